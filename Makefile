@@ -1,0 +1,28 @@
+# All commands of the project. Each installs what it needs and says what it does.
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: test
+test: setup ## Run all tests: unit, store, HTTP, command line, OpenAPI, browser
+	cargo test --locked
+
+.PHONY: check
+check: ## Check format, lints, documentation, licences and sources of the dependencies
+	cargo fmt --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
+	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny
+	cargo deny --offline check bans licenses sources
+
+.PHONY: openapi
+openapi: ## Write openapi/openapi.yaml anew from the code
+	cargo run --locked --quiet -- openapi > openapi/openapi.yaml.new
+	mv openapi/openapi.yaml.new openapi/openapi.yaml
+
+.PHONY: setup
+setup: ## Install what the tests need, with apt and pip (part of `make test`)
+	@tests/setup

@@ -1,0 +1,83 @@
+//! The composition root: puts the parts together and runs them.
+
+use std::{io, sync::Arc, time::Duration};
+
+use tokio::{net::TcpListener, time::sleep};
+
+use crate::{
+    config::{AdminConfig, AdminPassword, Config},
+    http::{self, Services},
+    service::{
+        Clock,
+        login::Login,
+        readiness::Readiness,
+        tokens::Tokens,
+        users::{Bootstrap, Users},
+    },
+    store::StoreError,
+};
+
+/// How often a store that is not there yet is asked again.
+const STORE_RETRY: Duration = Duration::from_millis(500);
+
+/// Runs the service on `listener` until `shutdown` completes and the requests in flight are done.
+pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+    let clock = Clock::system();
+    let store = config.store.open();
+    let users = Users::new(Arc::clone(&store), clock.clone());
+    let services = Arc::new(Services {
+        tokens: Tokens::new(Arc::clone(&store), config.keys, clock, config.rules),
+        login: Login::new(Arc::clone(&store)),
+        readiness: Readiness::new(store),
+    });
+
+    // A store that is there is prepared before the first request; one that is not keeps nobody waiting.
+    let first_contact = match bootstrap(&users, &config.admin).await {
+        Ok(()) => {
+            services.readiness.started();
+            None
+        }
+        Err(error) => {
+            tracing::warn!(error = &error as &dyn std::error::Error, "waiting for the store");
+            let services = Arc::clone(&services);
+            Some(tokio::spawn(async move {
+                while bootstrap(&users, &config.admin).await.is_err() {
+                    sleep(STORE_RETRY).await;
+                }
+                tracing::info!("the store answers");
+                services.readiness.started();
+            }))
+        }
+    };
+    let stopping = async {
+        shutdown.await;
+        services.readiness.stopping();
+    };
+    let endpoint = http::endpoint(Arc::clone(&services));
+    let result = http::server::serve(listener, endpoint, stopping, config.shutdown_grace).await;
+    if let Some(task) = first_contact {
+        task.abort();
+    }
+    result
+}
+
+/// Adds the first administrator to a store without users.
+async fn bootstrap(users: &Users, admin: &AdminConfig) -> Result<(), StoreError> {
+    match &admin.password {
+        AdminPassword::Variable(password) | AdminPassword::File(password, _) | AdminPassword::Generated(password) => {
+            match users.bootstrap(admin.name.clone(), password.clone()).await? {
+                Bootstrap::Created => tracing::info!(name = %admin.name, "added the first administrator"),
+                Bootstrap::Exists => tracing::debug!("there are users; no administrator was added"),
+            }
+        }
+        AdminPassword::Missing => {
+            if !users.any().await? {
+                tracing::warn!(
+                    "there are no users: `mayfly user add --role admin NAME` adds one, or set MAYFLY_ADMIN_PASSWORD_FILE \
+                     and start again"
+                );
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,82 @@
+//! The command line: one file a subcommand.
+
+use std::{
+    io::{self, Write},
+    process::ExitCode,
+};
+
+use clap::{Parser, Subcommand};
+
+use crate::config::{HELP_OF_SECRETS, Mistakes};
+
+mod key;
+mod openapi;
+mod serve;
+mod user;
+
+/// API tokens that live exactly as long as their owner says
+///
+/// Without a command, `serve` runs. Every setting is a flag and a variable; a flag goes first.
+#[derive(Parser)]
+#[command(name = "mayfly", version, after_help = HELP_OF_SECRETS, after_long_help = HELP_OF_SECRETS)]
+#[command(args_conflicts_with_subcommands = true, max_term_width = 120)]
+struct Cli {
+    #[command(flatten)]
+    serve: serve::Serve,
+
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the service (what happens without a command, too)
+    #[command(after_help = HELP_OF_SECRETS, after_long_help = HELP_OF_SECRETS)]
+    Serve(serve::Serve),
+    /// Add, list and remove users, and change passwords, in Redis and while the service runs
+    User(user::User),
+    /// Make the keys that sign tokens
+    Key(key::Key),
+    /// Print the OpenAPI document
+    Openapi(openapi::Openapi),
+}
+
+/// Why a command did not do what it should.
+enum Failure {
+    /// It was told wrongly: exit code 2.
+    Usage(String),
+    /// It could not: exit code 1.
+    Runtime(String),
+}
+
+impl From<Mistakes> for Failure {
+    fn from(mistakes: Mistakes) -> Self {
+        Self::Usage(mistakes.to_string())
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Runtime(error.to_string())
+    }
+}
+
+/// Runs what the command line says. Exits with 0 on success, 1 on failure and 2 where it was told wrongly.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let result = match cli.command {
+        None => cli.serve.run(),
+        Some(Command::Serve(serve)) => serve.run(),
+        Some(Command::User(user)) => user.run(),
+        Some(Command::Key(key)) => key.run(),
+        Some(Command::Openapi(openapi)) => openapi.run(),
+    };
+    let (message, code) = match result {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Usage(message)) => (message, ExitCode::from(2)),
+        Err(Failure::Runtime(message)) => (message, ExitCode::FAILURE),
+    };
+    // Where nobody reads it, the exit code still says it.
+    let _ = writeln!(io::stderr(), "mayfly: {message}");
+    code
+}

@@ -1,0 +1,31 @@
+//! `mayfly openapi`: print the OpenAPI document.
+
+use std::io::{self, Write};
+
+use clap::{Args, ValueEnum};
+
+use super::Failure;
+use crate::http;
+
+#[derive(Args)]
+pub(super) struct Openapi {
+    /// How to write it
+    #[arg(long, value_enum, default_value_t = Format::Yaml)]
+    format: Format,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Format {
+    Yaml,
+    Json,
+}
+
+impl Openapi {
+    pub(super) fn run(self) -> Result<(), Failure> {
+        let text = match self.format {
+            Format::Yaml => http::document_yaml(),
+            Format::Json => format!("{:#}\n", http::document()),
+        };
+        Ok(io::stdout().write_all(text.as_bytes())?)
+    }
+}

@@ -1,0 +1,138 @@
+//! `mayfly user`: the users, in Redis and while the service runs.
+
+use std::io::{self, IsTerminal, Read, Write};
+
+use clap::{Args, Subcommand};
+use secrecy::{ExposeSecret, SecretString};
+
+use super::Failure;
+use crate::{
+    config::{StoreConfig, StoreSettings},
+    domain::{
+        password::Password,
+        user::{Role, UserName},
+    },
+    service::{Clock, users::Users},
+    store::StoreError,
+};
+
+#[derive(Args)]
+pub(super) struct User {
+    #[command(flatten)]
+    store: StoreSettings,
+
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Add a user
+    Add {
+        /// 1 to 64 of the characters A-Z a-z 0-9 . _ @ + -
+        name: UserName,
+        /// What the user may do: user or admin
+        #[arg(long, default_value_t = Role::User)]
+        role: Role,
+        #[command(flatten)]
+        password: PasswordSource,
+    },
+    /// List all users
+    List,
+    /// Give a user another password
+    Password {
+        /// Who
+        name: UserName,
+        #[command(flatten)]
+        password: PasswordSource,
+    },
+    /// Remove a user and revoke all of the user's tokens
+    Remove {
+        /// Who
+        name: UserName,
+    },
+}
+
+#[derive(Args)]
+struct PasswordSource {
+    /// Read the password from standard input instead of asking for it
+    #[arg(long)]
+    password_stdin: bool,
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Runtime(error.to_string())
+    }
+}
+
+impl User {
+    #[tokio::main(flavor = "current_thread")]
+    pub(super) async fn run(self) -> Result<(), Failure> {
+        let store = self.store.load()?;
+        if let StoreConfig::Memory = store {
+            let why = "MAYFLY_REDIS_URL (--redis-url) is missing. Users of the embedded store live in the memory of the \
+                       service that runs: no other process can reach them";
+            return Err(Failure::Usage(why.into()));
+        }
+        let users = Users::new(store.open(), Clock::system());
+        match self.command {
+            Command::Add { name, role, password } => {
+                let password = password.read()?;
+                if !users.add(name.clone(), role, password).await? {
+                    return Err(Failure::Runtime(format!("there is a user {name} already")));
+                }
+                say(&format!("added {role} {name}\n"))
+            }
+            Command::List => {
+                let users = users.list().await?;
+                let line = |user: &crate::domain::user::User| {
+                    let state = if user.disabled { "disabled" } else { "enabled" };
+                    format!("{}\t{}\t{state}\n", user.name, user.role)
+                };
+                say(&users.iter().map(line).collect::<String>())
+            }
+            Command::Password { name, password } => {
+                let password = password.read()?;
+                if !users.set_password(&name, password).await? {
+                    return Err(no_such_user(&name));
+                }
+                say(&format!("changed the password of {name}\n"))
+            }
+            Command::Remove { name } => {
+                if !users.remove(&name).await? {
+                    return Err(no_such_user(&name));
+                }
+                say(&format!("removed {name}\n"))
+            }
+        }
+    }
+}
+
+impl PasswordSource {
+    fn read(&self) -> Result<Password, Failure> {
+        let text = SecretString::from(if self.password_stdin {
+            let mut text = String::new();
+            io::stdin().read_to_string(&mut text)?;
+            text
+        } else if io::stdin().is_terminal() {
+            let text = rpassword::prompt_password("Password: ")?;
+            if rpassword::prompt_password("Again: ")? != text {
+                return Err(Failure::Usage("the passwords differ".into()));
+            }
+            text
+        } else {
+            return Err(Failure::Usage("there is no terminal to ask for the password: use --password-stdin".into()));
+        });
+        let password = text.expose_secret().trim_end_matches(['\r', '\n']);
+        password.parse().map_err(|error: crate::domain::password::PasswordError| Failure::Usage(error.to_string()))
+    }
+}
+
+fn no_such_user(name: &UserName) -> Failure {
+    Failure::Runtime(format!("there is no user {name}"))
+}
+
+fn say(text: &str) -> Result<(), Failure> {
+    Ok(io::stdout().write_all(text.as_bytes())?)
+}

@@ -1,0 +1,417 @@
+//! Every setting once: its flag, its variable, its default and what it does.
+//!
+//! clap reads them as text, so that [`Config::load`] can report all mistakes at once instead of the first.
+
+use std::{
+    collections::BTreeMap,
+    fmt, fs, io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    str::FromStr,
+    sync::Arc,
+    time::Duration,
+};
+
+use clap::{Args, Command};
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::{
+    domain::{
+        keys::{self, KeySet},
+        life::Life,
+        password::Password,
+        token::TokenRules,
+        user::UserName,
+    },
+    store::{Store, memory::MemoryStore, redis::RedisStore},
+};
+
+const ADMIN_PASSWORD: &str = "MAYFLY_ADMIN_PASSWORD";
+
+/// Said under the help of all settings.
+pub const HELP_OF_SECRETS: &str = "\
+Secrets are never taken from an argument, which every user of the machine can see:
+      MAYFLY_ADMIN_PASSWORD
+          The password of the first administrator";
+
+/// The settings of the service.
+#[derive(Debug, Clone, Args)]
+pub struct Settings {
+    /// The address and port to listen on
+    #[arg(long, env = "MAYFLY_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:25441")]
+    listen: String,
+
+    #[command(flatten)]
+    store: StoreSettings,
+
+    /// A JWK Set; its first key signs tokens, all of them verify. `mayfly key generate` makes one. Required with Redis;
+    /// without, a key is made that is gone when the service stops
+    #[arg(long, env = "MAYFLY_JWT_KEYS_FILE", value_name = "FILE")]
+    jwt_keys_file: Option<PathBuf>,
+
+    /// The issuer to name in tokens, as their `iss`
+    #[arg(long, env = "MAYFLY_JWT_ISSUER", value_name = "TEXT")]
+    jwt_issuer: Option<String>,
+
+    /// The longest life of a token
+    #[arg(long, env = "MAYFLY_TOKEN_MAX_LIFE", value_name = "LIFE", default_value = "365 days")]
+    token_max_life: String,
+
+    /// The most live tokens of one user
+    #[arg(long, env = "MAYFLY_TOKEN_QUOTA", value_name = "NUMBER", default_value = "1000")]
+    token_quota: String,
+
+    /// The name of the first administrator, who is added where there is no user at all
+    #[arg(long, env = "MAYFLY_ADMIN_NAME", value_name = "NAME", default_value = "admin")]
+    admin_name: String,
+
+    /// A file with the password of the first administrator. Without it and MAYFLY_ADMIN_PASSWORD, the embedded store
+    /// gets one with a random password, and Redis none
+    #[arg(long, env = "MAYFLY_ADMIN_PASSWORD_FILE", value_name = "FILE")]
+    admin_password_file: Option<PathBuf>,
+
+    /// How long a shutdown waits for requests in flight
+    #[arg(long, env = "MAYFLY_SHUTDOWN_GRACE", value_name = "DURATION", default_value = "25s")]
+    shutdown_grace: String,
+
+    /// What to log: error, warn, info, debug or trace, or tracing's directives
+    #[arg(long, env = "MAYFLY_LOG", value_name = "FILTER", default_value = "info")]
+    log: String,
+}
+
+/// The settings that say where users and tokens are kept.
+#[derive(Debug, Clone, Args)]
+pub struct StoreSettings {
+    /// The Redis (7.0 or later) that keeps users and tokens: redis://user:password@host:port/db, of which all but the host
+    /// may be left out. Without it they are kept in memory and gone when the service stops
+    #[arg(long, env = "MAYFLY_REDIS_URL", value_name = "URL", hide_env_values = true)]
+    redis_url: Option<String>,
+
+    /// How long an operation of Redis may take, connecting included
+    #[arg(long, env = "MAYFLY_REDIS_TIMEOUT", value_name = "DURATION", default_value = "1s")]
+    redis_timeout: String,
+}
+
+/// The settings, read and checked.
+pub struct Config {
+    /// Where to listen.
+    pub listen: SocketAddr,
+    /// Where users and tokens are kept.
+    pub store: StoreConfig,
+    /// The keys that sign tokens.
+    pub keys: Arc<KeySet>,
+    /// What the operator allows.
+    pub rules: TokenRules,
+    /// The first administrator.
+    pub admin: AdminConfig,
+    /// How long a shutdown waits for requests in flight.
+    pub shutdown_grace: Duration,
+    /// What to log.
+    pub log: String,
+}
+
+/// Where users and tokens are kept.
+pub enum StoreConfig {
+    /// In the memory of this process.
+    Memory,
+    /// In Redis.
+    Redis {
+        /// Its URL, which may hold a password.
+        url: SecretString,
+        /// How long an operation may take.
+        timeout: Duration,
+    },
+}
+
+/// The first administrator.
+pub struct AdminConfig {
+    /// The name.
+    pub name: UserName,
+    /// The password.
+    pub password: AdminPassword,
+}
+
+/// Where the password of the first administrator comes from.
+#[derive(Clone)]
+pub enum AdminPassword {
+    /// The variable.
+    Variable(Password),
+    /// The file.
+    File(Password, PathBuf),
+    /// Nobody gave one, and the store is embedded: it was made for this run.
+    Generated(Password),
+    /// Nobody gave one, and the store is Redis: nobody is added.
+    Missing,
+}
+
+/// The variables of the environment that begin with `MAYFLY_`.
+pub type Environment = BTreeMap<String, String>;
+
+/// All mistakes in the settings.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Mistakes(Vec<String>);
+
+impl fmt::Display for Mistakes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = if self.0.len() == 1 { "a mistake" } else { "mistakes" };
+        writeln!(f, "there {} {what} in the settings:", if self.0.len() == 1 { "is" } else { "are" })?;
+        self.0.iter().try_for_each(|mistake| writeln!(f, "  {mistake}"))?;
+        write!(f, "`mayfly --help` describes them all")
+    }
+}
+
+impl Mistakes {
+    /// Notes a mistake in the setting of this variable.
+    fn note(&mut self, variable: &str, mistake: impl fmt::Display) {
+        let flag = variable.trim_start_matches("MAYFLY_").to_lowercase().replace('_', "-");
+        let name = if variable == ADMIN_PASSWORD { variable.to_owned() } else { format!("{variable} (--{flag})") };
+        self.0.push(format!("{name}: {mistake}"));
+    }
+
+    fn check<T, E: fmt::Display>(&mut self, variable: &str, result: Result<T, E>) -> Option<T> {
+        result.map_err(|mistake| self.note(variable, mistake)).ok()
+    }
+}
+
+impl Config {
+    /// Reads the settings, the files that they name, and the secrets in the environment.
+    pub fn load(settings: &Settings, environment: &Environment) -> Result<Self, Mistakes> {
+        let mut mistakes = Mistakes::default();
+        for name in unknown_variables(environment) {
+            mistakes.0.push(format!("{name}: there is no such setting"));
+        }
+        let listen = mistakes.check(
+            "MAYFLY_LISTEN",
+            settings
+                .listen
+                .parse()
+                .map_err(|_| format!("{:?} is no address and port such as 127.0.0.1:25441", settings.listen)),
+        );
+        let store = settings.store.load_into(&mut mistakes);
+        let needs_keys = settings.store.redis_url.is_some();
+        let keys = mistakes.check("MAYFLY_JWT_KEYS_FILE", load_keys(settings.jwt_keys_file.as_ref(), needs_keys));
+        let issuer = mistakes.check("MAYFLY_JWT_ISSUER", check_issuer(settings.jwt_issuer.as_deref()));
+        let max_life = mistakes.check("MAYFLY_TOKEN_MAX_LIFE", check_max_life(&settings.token_max_life));
+        let quota = mistakes.check("MAYFLY_TOKEN_QUOTA", check_quota(&settings.token_quota));
+        let name = mistakes.check("MAYFLY_ADMIN_NAME", UserName::from_str(&settings.admin_name));
+        let password = load_admin_password(settings, environment, &mut mistakes);
+        let shutdown_grace = mistakes.check("MAYFLY_SHUTDOWN_GRACE", parse_duration(&settings.shutdown_grace));
+        let log = mistakes.check("MAYFLY_LOG", check_log(&settings.log));
+
+        let config = (|| {
+            Some(Self {
+                listen: listen?,
+                store: store?,
+                keys: Arc::new(keys?),
+                rules: TokenRules { max_life: max_life?, quota: quota?, issuer: issuer? },
+                admin: AdminConfig { name: name?, password: password? },
+                shutdown_grace: shutdown_grace?,
+                log: log?,
+            })
+        })();
+        config.filter(|_| mistakes.0.is_empty()).ok_or(mistakes)
+    }
+}
+
+impl StoreSettings {
+    /// Reads the settings of the store alone.
+    pub fn load(&self) -> Result<StoreConfig, Mistakes> {
+        let mut mistakes = Mistakes::default();
+        self.load_into(&mut mistakes).ok_or(mistakes)
+    }
+
+    fn load_into(&self, mistakes: &mut Mistakes) -> Option<StoreConfig> {
+        let timeout = mistakes.check("MAYFLY_REDIS_TIMEOUT", parse_duration(&self.redis_timeout));
+        let Some(url) = &self.redis_url else { return timeout.map(|_| StoreConfig::Memory) };
+        // The words of the parser are withheld, for they may quote a password.
+        let checked = RedisStore::new(url, Duration::ZERO)
+            .map_err(|_| "not a URL such as redis://127.0.0.1:6379 or redis://user:password@redis:6379/0");
+        mistakes.check("MAYFLY_REDIS_URL", checked)?;
+        Some(StoreConfig::Redis { url: url.as_str().into(), timeout: timeout? })
+    }
+}
+
+impl StoreConfig {
+    /// The store itself. Nothing is connected yet.
+    ///
+    /// # Panics
+    /// Not where the settings were checked.
+    pub fn open(&self) -> Arc<dyn Store> {
+        match self {
+            Self::Memory => Arc::new(MemoryStore::default()),
+            Self::Redis { url, timeout } => {
+                Arc::new(RedisStore::new(url.expose_secret(), *timeout).expect("the URL was checked"))
+            }
+        }
+    }
+}
+
+fn load_keys(file: Option<&PathBuf>, needed: bool) -> Result<KeySet, String> {
+    match file {
+        Some(file) => {
+            let json = SecretString::from(fs::read_to_string(file).map_err(|error| cannot_read(file, &error))?);
+            KeySet::parse(json.expose_secret()).map_err(|error| format!("{}: {error}", file.display()))
+        }
+        None if needed => Err("missing, and required with Redis: `mayfly key generate > keys.json` makes one".into()),
+        None => Ok(KeySet::parse(keys::generate().expose_secret()).expect("a generated set is good")),
+    }
+}
+
+fn load_admin_password(
+    settings: &Settings,
+    environment: &Environment,
+    mistakes: &mut Mistakes,
+) -> Option<AdminPassword> {
+    match (environment.get(ADMIN_PASSWORD), &settings.admin_password_file) {
+        (None, None) if settings.store.redis_url.is_some() => Some(AdminPassword::Missing),
+        (None, None) => Some(AdminPassword::Generated(Password::generate())),
+        (Some(password), None) => mistakes.check(ADMIN_PASSWORD, password.parse()).map(AdminPassword::Variable),
+        (None, Some(file)) => {
+            let password = mistakes.check("MAYFLY_ADMIN_PASSWORD_FILE", read_password(file))?;
+            Some(AdminPassword::File(password, file.clone()))
+        }
+        (Some(_), Some(_)) => {
+            mistakes.note(ADMIN_PASSWORD, "give this or MAYFLY_ADMIN_PASSWORD_FILE, not both");
+            None
+        }
+    }
+}
+
+fn read_password(file: &Path) -> Result<Password, String> {
+    let text = SecretString::from(fs::read_to_string(file).map_err(|error| cannot_read(file, &error))?);
+    // An editor's last newline is not meant.
+    let password = text.expose_secret().trim_end_matches(['\r', '\n']);
+    password.parse().map_err(|error| format!("{}: {error}", file.display()))
+}
+
+/// Variables that no setting has: misspelt ones, without which the service would quietly run on a default.
+fn unknown_variables(environment: &Environment) -> impl Iterator<Item = &str> {
+    let settings = Settings::augment_args(Command::new(""));
+    let known = move |name: &str| {
+        name == ADMIN_PASSWORD
+            || settings.get_arguments().any(|setting| setting.get_env().is_some_and(|env| env == name))
+    };
+    // Kubernetes gives each container such variables for each service, and one of them may be called mayfly.
+    let of_kubernetes = |name: &str| {
+        name.ends_with("_SERVICE_HOST")
+            || name.contains("_SERVICE_PORT")
+            || name.ends_with("_PORT")
+            || name.contains("_PORT_")
+    };
+    environment.keys().map(String::as_str).filter(move |name| !known(name) && !of_kubernetes(name))
+}
+
+fn cannot_read(file: &Path, error: &io::Error) -> String {
+    format!("cannot read {}: {error}", file.display())
+}
+
+/// Longer names would make longer tokens than are accepted.
+fn check_issuer(issuer: Option<&str>) -> Result<Option<String>, &'static str> {
+    match issuer {
+        Some(text) if text.is_empty() || text.len() > 256 || text.contains(char::is_control) => {
+            Err("an issuer is 1 to 256 bytes without control characters")
+        }
+        issuer => Ok(issuer.map(str::to_owned)),
+    }
+}
+
+/// A century is more than any token needs and less than any clock here overflows at.
+fn check_max_life(text: &str) -> Result<Life, String> {
+    let century = Life::parse("36525 days").expect("a constant life");
+    Life::parse_up_to(text, century).map_err(|error| error.to_string())
+}
+
+fn check_quota(text: &str) -> Result<usize, String> {
+    let quota = text.parse().ok().filter(|quota| (1..=100_000).contains(quota));
+    quota.ok_or_else(|| format!("{text:?} is no number from 1 to 100000"))
+}
+
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let duration = humantime::parse_duration(text).ok().filter(|duration| !duration.is_zero());
+    duration.ok_or_else(|| format!("{text:?} is no duration such as 500ms or 25s"))
+}
+
+fn check_log(text: &str) -> Result<String, String> {
+    match tracing_subscriber::EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("{text:?} is no filter such as info or mayfly=debug: {error}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::FromArgMatches;
+
+    use super::*;
+
+    fn load(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Config, Mistakes> {
+        let arguments = [&["mayfly"], arguments].concat();
+        let matches = Settings::augment_args(Command::new("mayfly")).get_matches_from(arguments);
+        let settings = Settings::from_arg_matches(&matches).unwrap();
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Config::load(&settings, &environment)
+    }
+
+    #[test]
+    fn nothing_set_is_a_good_configuration() {
+        let config = load(&[], &[]).unwrap();
+        assert_eq!(config.listen.to_string(), "127.0.0.1:25441");
+        assert!(matches!(config.store, StoreConfig::Memory));
+        assert!(matches!(config.admin.password, AdminPassword::Generated(_)));
+        assert_eq!((config.rules.quota, config.rules.max_life.seconds()), (1000, 31_536_000));
+    }
+
+    #[test]
+    fn all_mistakes_are_reported_at_once() {
+        let mistakes = load(
+            &[
+                "--listen=here",
+                "--redis-url=http://user:hunter2@redis",
+                "--redis-timeout=0s",
+                "--token-max-life=1M",
+                "--token-quota=0",
+                "--admin-name=a:b",
+                "--admin-password-file=/nowhere",
+                "--jwt-issuer=",
+                "--log=a=b=c",
+                "--shutdown-grace=soon",
+            ],
+            &[("MAYFLY_TOKEN_QOUTA", "5"), ("MAYFLY_PORT", "tcp://10.0.0.1:80"), ("MAYFLY_SERVICE_HOST", "10.0.0.1")],
+        )
+        .err()
+        .unwrap()
+        .to_string();
+        for variable in [
+            "MAYFLY_LISTEN (--listen)",
+            "MAYFLY_REDIS_URL",
+            "MAYFLY_REDIS_TIMEOUT",
+            "MAYFLY_JWT_KEYS_FILE",
+            "MAYFLY_TOKEN_MAX_LIFE",
+            "MAYFLY_TOKEN_QUOTA",
+            "MAYFLY_ADMIN_NAME",
+            "MAYFLY_ADMIN_PASSWORD_FILE",
+            "MAYFLY_JWT_ISSUER",
+            "MAYFLY_LOG",
+            "MAYFLY_SHUTDOWN_GRACE",
+            "MAYFLY_TOKEN_QOUTA: there is no such setting",
+        ] {
+            assert!(mistakes.contains(variable), "{variable} in:\n{mistakes}");
+        }
+        assert_eq!(mistakes.lines().count(), 14, "{mistakes}");
+        assert!(!mistakes.contains("hunter2"), "{mistakes}");
+    }
+
+    #[test]
+    fn redis_needs_a_key_file() {
+        let mistakes = load(&["--redis-url=redis://127.0.0.1"], &[]).err().unwrap().to_string();
+        assert!(mistakes.contains("`mayfly key generate > keys.json` makes one"), "{mistakes}");
+    }
+
+    #[test]
+    fn the_password_comes_from_one_place() {
+        let both = load(&["--admin-password-file=/nowhere"], &[("MAYFLY_ADMIN_PASSWORD", "hunter2")]);
+        assert!(both.err().unwrap().to_string().contains("not both"));
+        let variable = load(&[], &[("MAYFLY_ADMIN_PASSWORD", "hunter2")]).unwrap();
+        assert!(matches!(variable.admin.password, AdminPassword::Variable(_)));
+    }
+}

@@ -1,0 +1,58 @@
+//! What a token's JWT says.
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    life::Life,
+    token::{Description, TokenId},
+    user::UserName,
+};
+
+/// The claims of a token, in the order in which they are written: those of the contract, then the registered names
+/// for the same things (RFC 7519, section 4.1) that other software looks for.
+///
+/// Unknown and duplicate claims are an error when read: nothing but what was written here is accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Claims {
+    /// The owner's name.
+    pub username: String,
+    /// The token's id.
+    pub jwt_token_id: String,
+    /// What the owner calls it.
+    pub jwt_token_description: String,
+    /// When it dies at the latest, in seconds since the epoch.
+    pub exp: u64,
+    /// When it was issued, in seconds since the epoch.
+    pub iat: u64,
+    /// `username` again.
+    pub sub: String,
+    /// `jwt_token_id` again.
+    pub jti: String,
+    /// Who issued it, where that is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub iss: Option<String>,
+}
+
+impl Claims {
+    /// The claims of `owner`'s token, issued at `iat` seconds since the epoch; `exp - iat` is `life` exactly.
+    pub fn new(
+        owner: &UserName,
+        id: TokenId,
+        description: &Description,
+        life: Life,
+        iat: u64,
+        iss: Option<String>,
+    ) -> Self {
+        Self {
+            username: owner.to_string(),
+            jwt_token_id: id.to_string(),
+            jwt_token_description: description.as_str().to_owned(),
+            exp: iat + life.seconds(),
+            iat,
+            sub: owner.to_string(),
+            jti: id.to_string(),
+            iss,
+        }
+    }
+}

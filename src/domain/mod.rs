@@ -1,0 +1,10 @@
+//! Values and rules, and nothing else: no web, no Redis, no clock.
+//!
+//! A value that exists is valid: each type is made by parsing, and says in its error what a user can do about it.
+
+pub mod claims;
+pub mod keys;
+pub mod life;
+pub mod password;
+pub mod token;
+pub mod user;

@@ -1,0 +1,165 @@
+//! A token, as everybody but its owner sees it: all but the JWT itself.
+
+use std::{fmt, str::FromStr, time::Duration};
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use super::life::Life;
+
+/// The id of a token: a random UUID (v4), written in lower case with hyphens and in no other way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TokenId(Uuid);
+
+/// A text is no [`TokenId`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not a token id")]
+pub struct TokenIdError;
+
+impl TokenId {
+    /// A new id out of the thread's cryptographic generator.
+    pub fn random() -> Self {
+        Self(Uuid::new_v4())
+    }
+}
+
+impl FromStr for TokenId {
+    type Err = TokenIdError;
+
+    fn from_str(text: &str) -> Result<Self, TokenIdError> {
+        let id = Self(Uuid::try_parse(text).map_err(|_| TokenIdError)?);
+        // `Uuid` also reads braces, URNs, upper case and no hyphens. One token has one name.
+        if id.to_string() == text { Ok(id) } else { Err(TokenIdError) }
+    }
+}
+
+impl fmt::Display for TokenId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(f)
+    }
+}
+
+/// What its owner calls a token: 1 to 256 characters once trimmed, none of them a control character.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Description(String);
+
+/// A text is no [`Description`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a description is 1 to {} characters once trimmed, without control characters", Description::MAX_CHARS)]
+pub struct DescriptionError;
+
+impl Description {
+    /// The most characters (Unicode scalar values) in one.
+    pub const MAX_CHARS: usize = 256;
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Description {
+    type Err = DescriptionError;
+
+    fn from_str(text: &str) -> Result<Self, DescriptionError> {
+        let text = text.trim();
+        let fits = !text.is_empty() && text.chars().count() <= Self::MAX_CHARS;
+        if fits && !text.contains(char::is_control) { Ok(Self(text.to_owned())) } else { Err(DescriptionError) }
+    }
+}
+
+/// The SHA-256 of a whole JWT: what is stored in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenDigest([u8; 32]);
+
+impl TokenDigest {
+    /// The digest of these bytes.
+    pub fn of(jwt: &str) -> Self {
+        Self(Sha256::digest(jwt).into())
+    }
+
+    /// 43 characters of unpadded base64url.
+    pub fn to_base64(self) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(self.0)
+    }
+
+    /// The inverse of [`TokenDigest::to_base64`].
+    pub fn from_base64(text: &str) -> Option<Self> {
+        let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
+        bytes.try_into().ok().map(Self)
+    }
+}
+
+/// What is known of a token for as long as it lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Token {
+    /// Its id, the `jti` of the JWT.
+    pub id: TokenId,
+    /// What its owner calls it.
+    pub description: Description,
+    /// How long it lives from its creation on.
+    pub life: Life,
+    /// When it was signed, in seconds since the epoch: the `iat` of the JWT.
+    pub issued_at: u64,
+    /// What a presented JWT must hash to.
+    pub digest: TokenDigest,
+}
+
+/// What the operator allows.
+#[derive(Debug, Clone)]
+pub struct TokenRules {
+    /// The longest life.
+    pub max_life: Life,
+    /// The most live tokens of one user.
+    pub quota: usize,
+    /// The `iss` of the JWTs.
+    pub issuer: Option<String>,
+}
+
+/// A token that exists, with what the store says of its remaining life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LiveToken {
+    /// The token.
+    pub token: Token,
+    /// What is left of its life, by the store's clock.
+    pub remaining: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_has_one_spelling() {
+        let text = "b56929f3-54f1-4dc2-9984-9bba615e26e6";
+        assert_eq!(text.parse::<TokenId>().unwrap().to_string(), text);
+        for other in [
+            "B56929F3-54F1-4DC2-9984-9BBA615E26E6",
+            "b56929f354f14dc299849bba615e26e6",
+            "{b56929f3-54f1-4dc2-9984-9bba615e26e6}",
+            "urn:uuid:b56929f3-54f1-4dc2-9984-9bba615e26e6",
+            "b56929f3",
+            "",
+            "*",
+        ] {
+            assert_eq!(other.parse::<TokenId>(), Err(TokenIdError), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn a_description_is_trimmed_and_bounded() {
+        assert_eq!(" Token specter ".parse::<Description>().unwrap().as_str(), "Token specter");
+        assert!("ü".repeat(256).parse::<Description>().is_ok());
+        for bad in ["", "  ", "a\nb", "a\u{7f}b", "a\u{85}b", &"x".repeat(257)] {
+            assert_eq!(bad.parse::<Description>(), Err(DescriptionError), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_digest_survives_its_text() {
+        let digest = TokenDigest::of("abc");
+        assert_eq!(TokenDigest::from_base64(&digest.to_base64()), Some(digest));
+        assert_eq!(TokenDigest::from_base64("AAAA"), None);
+    }
+}

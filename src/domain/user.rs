@@ -1,0 +1,112 @@
+//! Users: who they are and what they may do.
+
+use std::{fmt, str::FromStr};
+
+use super::password::PasswordHash;
+
+/// The name of a user: `[A-Za-z0-9._@+-]{1,64}`. It can therefore stand in a Redis key, between the braces of a hash
+/// tag, without being escaped.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct UserName(String);
+
+/// A text is no [`UserName`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a user name is 1 to {} of the characters A-Z a-z 0-9 . _ @ + -", UserName::MAX_CHARS)]
+pub struct UserNameError;
+
+impl UserName {
+    /// The most characters in one.
+    pub const MAX_CHARS: usize = 64;
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for UserName {
+    type Err = UserNameError;
+
+    fn from_str(text: &str) -> Result<Self, UserNameError> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || "._@+-".contains(c);
+        if (1..=Self::MAX_CHARS).contains(&text.len()) && text.chars().all(allowed) {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err(UserNameError)
+        }
+    }
+}
+
+impl fmt::Display for UserName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What a user may do beyond managing the own tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// Nothing more.
+    User,
+    /// Manage users and other users' tokens.
+    Admin,
+}
+
+/// A text is no [`Role`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a role is \"user\" or \"admin\"")]
+pub struct RoleError;
+
+impl Role {
+    /// The word for it in the API, the CLI and the store.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+impl FromStr for Role {
+    type Err = RoleError;
+
+    fn from_str(text: &str) -> Result<Self, RoleError> {
+        [Self::User, Self::Admin].into_iter().find(|role| role.as_str() == text).ok_or(RoleError)
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// A user, with the hash of the password.
+#[derive(Debug, Clone)]
+pub struct User {
+    /// The name, unique and unchangeable.
+    pub name: UserName,
+    /// What the password must verify against.
+    pub password_hash: PasswordHash,
+    /// What the user may do.
+    pub role: Role,
+    /// When the user was created, in seconds since the epoch.
+    pub created_at: u64,
+    /// A disabled user cannot log in and gets no tokens.
+    pub disabled: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_safe_in_a_key() {
+        for good in ["alice", "a", "bob.smith+ci@example.org", "A_1-2", &"x".repeat(64)] {
+            assert_eq!(good.parse::<UserName>().unwrap().as_str(), good);
+        }
+        for bad in ["", "a b", "a:b", "a{b}", "a*", "ü", "a\n", &"x".repeat(65)] {
+            assert_eq!(bad.parse::<UserName>(), Err(UserNameError), "{bad:?}");
+        }
+    }
+}

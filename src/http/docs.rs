@@ -1,0 +1,52 @@
+//! The OpenAPI document, generated from the operations, and Swagger UI on top of it.
+
+use poem::{IntoEndpoint, Response, Route, endpoint::make_sync, get, web::Html};
+use poem_openapi::{LicenseObject, OpenApiService};
+use serde_json::{Value, json};
+
+use super::{health::HealthApi, token::TokenApi};
+
+/// All operations of the API.
+pub(super) fn api() -> OpenApiService<(TokenApi, HealthApi), ()> {
+    OpenApiService::new((TokenApi, HealthApi), "Mayfly", env!("CARGO_PKG_VERSION"))
+        .description(
+            "API tokens that live exactly as long as their owner says. A user logs in with HTTP Basic; a token, used as \
+             Bearer, may inspect and revoke itself. Every error is a problem of RFC 9457.",
+        )
+        .license(LicenseObject::new("Apache-2.0").url("https://www.apache.org/licenses/LICENSE-2.0"))
+        .server("/")
+}
+
+/// The OpenAPI document.
+///
+/// # Panics
+/// Where poem-openapi writes no JSON.
+pub fn document() -> Value {
+    let mut document: Value = serde_json::from_str(&api().spec()).expect("poem-openapi writes JSON");
+    // poem-openapi has no words for what serde's `deny_unknown_fields` means.
+    document["components"]["schemas"]["TokenRequest"]["additionalProperties"] = json!(false);
+    document
+}
+
+/// The OpenAPI document as YAML.
+///
+/// # Panics
+/// Where JSON cannot be written as YAML.
+pub fn document_yaml() -> String {
+    serde_yaml::to_string(&document()).expect("JSON is YAML")
+}
+
+/// `/openapi.json`, `/openapi.yaml` and `/docs`.
+pub(super) fn routes(document: &Value) -> Route {
+    let json = format!("{document:#}\n");
+    // The page holds the document that poem-openapi wrote; what was amended takes its place.
+    let page = format!("<!DOCTYPE html>{}", api().swagger_ui_html().replace(&api().spec(), &json));
+    Route::new()
+        .at("/openapi.json", text("application/json", json))
+        .at("/openapi.yaml", text("application/yaml", document_yaml()))
+        .at("/docs", get(make_sync(move |_| Html(page.clone()))))
+}
+
+fn text(content_type: &'static str, body: String) -> impl IntoEndpoint {
+    get(make_sync(move |_| Response::builder().content_type(content_type).body(body.clone())))
+}

@@ -1,0 +1,137 @@
+//! The outermost layer: what holds for every request, whatever answers it.
+//!
+//! It names the request, turns each error, panics included, into a problem, and logs one line.
+
+use std::{panic::AssertUnwindSafe, time::Instant};
+
+use futures_util::FutureExt;
+use poem::{
+    Endpoint, IntoResponse, Middleware, PathPattern, Request, Response, Result,
+    error::{MethodNotAllowedError, NotFoundError, ParsePathError},
+    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+};
+use poem_openapi::error::ContentTypeError;
+use uuid::Uuid;
+
+use super::{allow::AllowedMethods, problem::Problem};
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// The most bytes of all names and values of a request's headers.
+pub(super) const MAX_HEADER_BYTES: usize = 16 * 1024;
+
+/// Puts an endpoint into the envelope.
+pub(super) struct Envelope {
+    /// What to say of the other methods of a path.
+    pub(super) allowed: AllowedMethods,
+}
+
+/// An endpoint that never fails.
+pub(super) struct Enveloped<E> {
+    inner: E,
+    allowed: AllowedMethods,
+}
+
+impl<E: Endpoint> Middleware<E> for Envelope {
+    type Output = Enveloped<E>;
+
+    fn transform(&self, inner: E) -> Self::Output {
+        Enveloped { inner, allowed: self.allowed.clone() }
+    }
+}
+
+impl<E: Endpoint> Endpoint for Enveloped<E> {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> Result<Response> {
+        let begun = Instant::now();
+        let request_id = request_id(request.headers());
+        let method = request.method().clone();
+        let path = request.uri().path().to_owned();
+
+        let result = if header_bytes(request.headers()) > MAX_HEADER_BYTES {
+            Err(headers_too_large().into())
+        } else {
+            AssertUnwindSafe(self.inner.call(request))
+                .catch_unwind()
+                .await
+                .unwrap_or_else(|_| Err(internal_error().into()))
+        };
+        let (mut response, route) = match result {
+            Ok(response) => {
+                let response = response.into_response();
+                let route = response.data::<PathPattern>().cloned();
+                (response, route)
+            }
+            Err(error) => {
+                let route = error.data::<PathPattern>().cloned();
+                (self.answer(error, &path, &request_id), route)
+            }
+        };
+        response.headers_mut().insert(REQUEST_ID, request_id.parse().expect("an id is visible ASCII"));
+        tracing::info!(
+            request_id,
+            %method,
+            route = route.as_ref().map_or("-", |PathPattern(route)| route),
+            status = response.status().as_u16(),
+            duration_us = begun.elapsed().as_micros(),
+            "request"
+        );
+        Ok(response)
+    }
+}
+
+impl<E> Enveloped<E> {
+    fn answer(&self, error: poem::Error, path: &str, request_id: &str) -> Response {
+        if error.is_from_response() {
+            return error.into_response();
+        }
+        let problem = error.downcast_ref::<Problem>().cloned().unwrap_or_else(|| self.problem_of(&error, path));
+        problem.into_response(request_id)
+    }
+
+    /// The problem that an error of the frameworks amounts to.
+    fn problem_of(&self, error: &poem::Error, path: &str) -> Problem {
+        if error.is::<NotFoundError>() {
+            Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path. /docs describes what there is.")
+        } else if error.is::<ParsePathError>() {
+            // A name that is not even text. What is named in paths are tokens.
+            Problem::no_such_token()
+        } else if error.is::<MethodNotAllowedError>() {
+            let allow = self.allowed.at(path);
+            let detail = format!("This path answers to {allow} only.");
+            let allow = HeaderValue::try_from(allow).expect("methods are visible ASCII");
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).with_header(header::ALLOW, allow)
+        } else if error.is::<ContentTypeError>() {
+            let detail = "The body must be JSON: send it with Content-Type: application/json.";
+            Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
+        } else if error.status().is_client_error() {
+            Problem::new(error.status(), error.to_string())
+        } else {
+            tracing::error!(%error, "a request failed");
+            internal_error()
+        }
+    }
+}
+
+fn internal_error() -> Problem {
+    let detail = "Something went wrong here. The logs know more under this request's id.";
+    Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
+}
+
+fn headers_too_large() -> Problem {
+    let detail = format!("The headers of a request are at most {MAX_HEADER_BYTES} bytes.");
+    Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
+}
+
+fn header_bytes(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
+}
+
+/// The id that the client or a proxy gave the request, if it is harmless in a log; else a new one.
+fn request_id(headers: &HeaderMap) -> String {
+    let harmless =
+        |id: &&str| (1..=64).contains(&id.len()) && id.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
+    let given = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).filter(harmless);
+    given.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned)
+}

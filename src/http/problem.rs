@@ -1,0 +1,205 @@
+//! The one shape of every error: `application/problem+json` (RFC 9457).
+
+use std::{borrow::Cow, marker::PhantomData};
+
+use poem::{
+    Response,
+    error::ResponseError,
+    http::{HeaderName, HeaderValue, StatusCode, header},
+};
+use poem_openapi::{
+    ApiResponse, Object,
+    registry::{MetaHeader, MetaMediaType, MetaResponse, MetaResponses, MetaSchema, MetaSchemaRef, Registry},
+    types::{ToJSON, Type},
+};
+use serde::Serialize;
+
+use crate::{
+    service::{login::LoginError, tokens::IssueError},
+    store::StoreError,
+};
+
+/// The media type of RFC 9457.
+const CONTENT_TYPE: &str = "application/problem+json";
+
+/// Seconds after which a client may try again where the server's own trouble was the cause.
+const RETRY_AFTER_SECONDS: u32 = 1;
+
+/// What went wrong, before it has the id of a request. Everything in it is for the client: no cause, no secret.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error("{status}: {detail}")]
+pub struct Problem {
+    status: StatusCode,
+    detail: Cow<'static, str>,
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// How a problem looks on the wire.
+#[derive(Debug, Serialize, Object)]
+#[oai(rename = "Problem")]
+struct ProblemBody {
+    /// `about:blank`: the status says what kind of problem it is.
+    r#type: String,
+    /// The words of the status.
+    title: String,
+    /// The HTTP status.
+    status: u16,
+    /// What is wrong with this request, and what to do about it.
+    detail: String,
+    /// The same as `detail`.
+    message: String,
+    /// What the logs call this request; the `X-Request-Id` header says it, too.
+    request_id: String,
+}
+
+impl Problem {
+    /// A problem with this status; `detail` is shown to the client.
+    pub fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { status, detail: detail.into(), headers: Vec::new() }
+    }
+
+    /// 400: the request makes no sense, and repeating it will not change that.
+    pub fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    /// 404 for a token: unknown, expired, malformed or another user's, all with the same bytes.
+    pub fn no_such_token() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "There is no such token.")
+    }
+
+    /// 503: the server's own trouble.
+    pub fn unavailable(detail: &'static str) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header(header::RETRY_AFTER, RETRY_AFTER_SECONDS.into())
+    }
+
+    /// The problem with one more header in its answer.
+    #[must_use]
+    pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    /// The answer to the request with this id.
+    pub fn into_response(self, request_id: &str) -> Response {
+        let body = self.body(request_id);
+        let mut response = Response::builder()
+            .status(self.status)
+            .content_type(CONTENT_TYPE)
+            .header(header::CACHE_CONTROL, "no-store")
+            .body(serde_json::to_vec(&body).expect("strings and numbers are JSON"));
+        for (name, value) in self.headers {
+            response.headers_mut().append(name, value);
+        }
+        response
+    }
+
+    fn body(&self, request_id: &str) -> ProblemBody {
+        ProblemBody {
+            r#type: "about:blank".into(),
+            title: self.status.canonical_reason().unwrap_or("Unknown").into(),
+            status: self.status.as_u16(),
+            detail: self.detail.to_string(),
+            message: self.detail.to_string(),
+            request_id: request_id.into(),
+        }
+    }
+}
+
+/// Lets a problem travel as poem's error up to `envelope`, which alone answers it.
+impl ResponseError for Problem {
+    fn status(&self) -> StatusCode {
+        self.status
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        tracing::warn!(error = &error as &dyn std::error::Error, "the store failed");
+        Self::unavailable("The token store does not answer. Try again in a moment.")
+    }
+}
+
+impl From<LoginError> for Problem {
+    fn from(error: LoginError) -> Self {
+        match error {
+            LoginError::Refused => super::auth::wrong_login(),
+            LoginError::Busy => Self::unavailable("Too many logins at once. Try again in a moment."),
+            LoginError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<IssueError> for Problem {
+    fn from(error: IssueError) -> Self {
+        match error {
+            IssueError::Life(error) => Self::bad_request(format!("jwt_token_life: {error}.")),
+            IssueError::Description(error) => Self::bad_request(format!("jwt_token_description: {error}.")),
+            IssueError::QuotaReached(quota) => Self::new(
+                StatusCode::CONFLICT,
+                format!("You have {quota} live tokens, as many as allowed. Delete one or wait until one expires."),
+            ),
+            IssueError::NoSuchUser => super::auth::wrong_login(),
+            IssueError::Store(error) => error.into(),
+        }
+    }
+}
+
+/// What an operation answers when it does not succeed: each status with an example of its `detail`.
+pub trait Refusals {
+    /// Status, example.
+    const LIST: &'static [(u16, &'static str)];
+}
+
+/// A problem, in the signature of an operation that documents its [`Refusals`].
+pub struct Refused<R> {
+    problem: Problem,
+    refusals: PhantomData<fn() -> R>,
+}
+
+impl<R, P: Into<Problem>> From<P> for Refused<R> {
+    fn from(problem: P) -> Self {
+        Self { problem: problem.into(), refusals: PhantomData }
+    }
+}
+
+impl<R> From<Refused<R>> for poem::Error {
+    fn from(refused: Refused<R>) -> Self {
+        refused.problem.into()
+    }
+}
+
+impl<R: Refusals> ApiResponse for Refused<R> {
+    fn meta() -> MetaResponses {
+        MetaResponses { responses: R::LIST.iter().map(|(status, detail)| meta(*status, detail)).collect() }
+    }
+
+    fn register(registry: &mut Registry) {
+        ProblemBody::register(registry);
+    }
+}
+
+fn meta(status: u16, detail: &'static str) -> MetaResponse {
+    let code = StatusCode::from_u16(status).expect("a status of HTTP");
+    let example = Problem::new(code, detail).body("0f1c7c5e-4d4e-4a52-8b0e-0f3a5f0c7d11");
+    let schema = MetaSchema { all_of: vec![ProblemBody::schema_ref()], example: example.to_json(), ..MetaSchema::ANY };
+    let header = |name: &str, description: &str| MetaHeader {
+        name: name.into(),
+        description: Some(description.into()),
+        required: true,
+        deprecated: false,
+        schema: String::schema_ref(),
+    };
+    let headers = match status {
+        401 => vec![header("WWW-AUTHENTICATE", "How to log in: one challenge for Basic, one for Bearer.")],
+        429 | 503 => vec![header("RETRY-AFTER", "Seconds after which to try again.")],
+        _ => Vec::new(),
+    };
+    MetaResponse {
+        description: code.canonical_reason().unwrap_or_default(),
+        status: Some(status),
+        status_range: None,
+        content: vec![MetaMediaType { content_type: CONTENT_TYPE, schema: MetaSchemaRef::Inline(Box::new(schema)) }],
+        headers,
+    }
+}

@@ -1,0 +1,462 @@
+//! `/api/v1alpha/token`: issue, list, inspect and revoke tokens.
+//!
+//! Every path, field and message here is the user's own: `tests/api/token.rs` holds them letter for letter.
+
+use std::{borrow::Cow, cmp::Ordering, collections::BTreeMap, convert::Infallible, fmt, str::FromStr, sync::Arc};
+
+use poem::web::Data;
+use poem_openapi::{
+    ApiResponse, Object, OpenApi,
+    param::{Path, Query},
+    registry::{MetaSchema, MetaSchemaRef},
+    types::{Example, ParseFromParameter, ParseResult, Type},
+};
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Services, Tag,
+    auth::{BasicUser, BearerToken},
+    json::Json,
+    problem::{Problem, Refusals, Refused},
+};
+use crate::{
+    domain::token::{LiveToken, TokenId},
+    service::tokens::Issued,
+    store::{Listing, Page},
+};
+
+const PATH: &str = "/api/v1alpha/token";
+
+/// The operations on tokens.
+pub(super) struct TokenApi;
+
+/// What to issue.
+#[derive(Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+#[oai(example)]
+struct TokenRequest {
+    /// What to call the token: 1 to 256 characters once trimmed, no control characters. Need not be unique.
+    #[oai(validator(min_length = 1, max_length = 256))]
+    jwt_token_description: String,
+    /// How long it lives, in words: `6 hours`, `90m`, `1h 30m`, `30 days`, `1week 2days`. Whole seconds, from one to
+    /// what the operator allows (365 days unless configured otherwise).
+    #[oai(validator(min_length = 1, max_length = 64))]
+    jwt_token_life: String,
+}
+
+/// A new token. The JWT is shown this once and is stored nowhere.
+#[derive(Serialize, Object)]
+#[oai(example)]
+struct TokenIssued {
+    /// `Token generated`
+    message: String,
+    /// The id of the token, a UUID.
+    jwt_token_id: String,
+    /// The token.
+    jwt_token: String,
+    /// What it is called.
+    jwt_token_description: String,
+    /// How long it lives, in seconds.
+    jwt_token_life: u64,
+}
+
+/// The live tokens of a user.
+#[derive(Serialize, Object)]
+#[oai(example)]
+struct TokenList {
+    /// `Tokens exists`, or `No tokens exist`.
+    message: String,
+    /// By id, newest first.
+    jwt_tokens: BTreeMap<ListedId, TokenSummary>,
+}
+
+/// A live token, in a list.
+#[derive(Serialize, Object)]
+#[expect(clippy::struct_field_names, reason = "the names are the user's")]
+struct TokenSummary {
+    /// What it is called.
+    jwt_token_description: String,
+    /// How long it lives in all, in seconds.
+    jwt_token_life: u64,
+    /// How long it will still live, in seconds.
+    jwt_token_remaining_life: f64,
+}
+
+/// A live token.
+#[derive(Serialize, Object)]
+#[oai(example)]
+struct TokenDetails {
+    /// `Tokens exists`
+    message: String,
+    /// What it is called.
+    jwt_token_description: String,
+    /// How long it lives in all, in seconds.
+    jwt_token_life: u64,
+    /// How long it will still live, in seconds.
+    jwt_token_life_remaining: f64,
+    /// `Valid`: a token that is not valid does not exist.
+    expiry_status: String,
+}
+
+/// A token is gone.
+#[derive(Serialize, Object)]
+#[oai(example)]
+struct TokenDeleted {
+    /// `Token deleted`
+    message: String,
+}
+
+#[derive(ApiResponse)]
+enum IssueResponse {
+    /// The token was issued.
+    #[oai(status = 201)]
+    Created(
+        Json<TokenIssued>,
+        /// The path of the new token.
+        #[oai(header = "Location")]
+        String,
+    ),
+}
+
+#[derive(ApiResponse)]
+enum ListResponse {
+    /// The live tokens, or a page of them.
+    #[oai(status = 200)]
+    Ok(
+        Json<TokenList>,
+        /// Where the next page is, with `rel="next"` (RFC 8288); absent on the last.
+        #[oai(header = "Link")]
+        Option<String>,
+    ),
+}
+
+#[OpenApi(prefix_path = "/api/v1alpha/token", tag = "Tag::Tokens")]
+impl TokenApi {
+    /// Issue a token
+    ///
+    /// The answer holds the JWT, which is shown this once.
+    #[oai(path = "/", method = "post", operation_id = "issueToken")]
+    async fn issue(
+        &self,
+        services: Data<&Arc<Services>>,
+        BasicUser(user): BasicUser,
+        request: Json<TokenRequest>,
+    ) -> Result<IssueResponse, Refused<Issue>> {
+        let Json(TokenRequest { jwt_token_description, jwt_token_life }) = request;
+        let issued = services.tokens.issue(&user.name, &jwt_token_description, &jwt_token_life).await?;
+        let location = format!("{PATH}/{}", issued.token.id);
+        Ok(IssueResponse::Created(Json(issued.into()), location))
+    }
+
+    /// List the own tokens
+    ///
+    /// Newest first, and all of them unless `limit` says otherwise.
+    #[oai(path = "/", method = "get", operation_id = "listTokens")]
+    async fn list(
+        &self,
+        services: Data<&Arc<Services>>,
+        BasicUser(user): BasicUser,
+        /// At most so many.
+        #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
+        limit: Query<Option<usize>>,
+        /// Begin behind this live token.
+        after: Query<Option<String>>,
+    ) -> Result<ListResponse, Refused<List>> {
+        let after = after.0.map(|id| id.parse()).transpose().map_err(|_| no_such_cursor())?;
+        let page = Page { after, limit: limit.0 };
+        let listing = services.tokens.list(&user.name, page).await?.ok_or_else(no_such_cursor)?;
+        let link = next_page(&listing, page.limit);
+        Ok(ListResponse::Ok(Json(listing.into()), link))
+    }
+
+    /// Inspect a token
+    #[oai(path = "/:id", method = "get", operation_id = "inspectToken")]
+    async fn inspect(
+        &self,
+        services: Data<&Arc<Services>>,
+        BasicUser(user): BasicUser,
+        /// The token's id.
+        id: Path<IdParam>,
+    ) -> Result<Json<TokenDetails>, Refused<One>> {
+        let id = id.0.0.ok_or_else(Problem::no_such_token)?;
+        let live = services.tokens.inspect(&user.name, id).await?.ok_or_else(Problem::no_such_token)?;
+        Ok(Json(live.into()))
+    }
+
+    /// Revoke a token
+    ///
+    /// Once this is answered with 200, no replica accepts the token again.
+    #[oai(path = "/:id", method = "delete", operation_id = "revokeToken")]
+    async fn revoke(
+        &self,
+        services: Data<&Arc<Services>>,
+        BasicUser(user): BasicUser,
+        /// The token's id.
+        id: Path<IdParam>,
+    ) -> Result<Json<TokenDeleted>, Refused<One>> {
+        let id = id.0.0.ok_or_else(Problem::no_such_token)?;
+        let revoked = services.tokens.revoke(&user.name, id).await?;
+        if revoked { Ok(Json(TokenDeleted::example())) } else { Err(Problem::no_such_token().into()) }
+    }
+
+    /// Inspect the presented token
+    #[oai(path = "/self", method = "get", operation_id = "inspectSelf")]
+    async fn inspect_self(&self, BearerToken(verified): BearerToken) -> Result<Json<TokenDetails>, Refused<Own>> {
+        Ok(Json(verified.live.into()))
+    }
+
+    /// Revoke the presented token
+    ///
+    /// Once this is answered with 200, no replica accepts the token again.
+    #[oai(path = "/self", method = "delete", operation_id = "revokeSelf")]
+    async fn revoke_self(
+        &self,
+        services: Data<&Arc<Services>>,
+        BearerToken(verified): BearerToken,
+    ) -> Result<Json<TokenDeleted>, Refused<Own>> {
+        // Where another request was faster, the token is gone all the same.
+        services.tokens.revoke(&verified.owner, verified.live.token.id).await?;
+        Ok(Json(TokenDeleted::example()))
+    }
+}
+
+fn no_such_cursor() -> Problem {
+    Problem::bad_request("after: there is no such token (any more). Begin with the first page.")
+}
+
+fn next_page(listing: &Listing, limit: Option<usize>) -> Option<String> {
+    let last = listing.tokens.last().filter(|_| listing.more)?.token.id;
+    Some(format!("<{PATH}?limit={}&after={last}>; rel=\"next\"", limit?))
+}
+
+impl From<Issued> for TokenIssued {
+    fn from(Issued { jwt, token }: Issued) -> Self {
+        Self {
+            message: "Token generated".into(),
+            jwt_token_id: token.id.to_string(),
+            jwt_token: jwt.expose_secret().into(),
+            jwt_token_description: token.description.as_str().into(),
+            jwt_token_life: token.life.seconds(),
+        }
+    }
+}
+
+impl From<Listing> for TokenList {
+    fn from(listing: Listing) -> Self {
+        let message = if listing.tokens.is_empty() { "No tokens exist" } else { "Tokens exists" };
+        let entry = |(position, LiveToken { token, remaining }): (usize, LiveToken)| {
+            let summary = TokenSummary {
+                jwt_token_description: token.description.as_str().into(),
+                jwt_token_life: token.life.seconds(),
+                jwt_token_remaining_life: remaining.as_secs_f64(),
+            };
+            (ListedId { position, id: token.id.to_string() }, summary)
+        };
+        Self { message: message.into(), jwt_tokens: listing.tokens.into_iter().enumerate().map(entry).collect() }
+    }
+}
+
+impl From<LiveToken> for TokenDetails {
+    fn from(LiveToken { token, remaining }: LiveToken) -> Self {
+        Self {
+            message: "Tokens exists".into(),
+            jwt_token_description: token.description.as_str().into(),
+            jwt_token_life: token.life.seconds(),
+            jwt_token_life_remaining: remaining.as_secs_f64(),
+            expiry_status: "Valid".into(),
+        }
+    }
+}
+
+/// The id of a token in a list, sorted by its position: it makes an ordered map of poem-openapi's.
+#[derive(PartialEq, Eq)]
+struct ListedId {
+    position: usize,
+    id: String,
+}
+
+impl Ord for ListedId {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.position.cmp(&other.position)
+    }
+}
+
+impl PartialOrd for ListedId {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl fmt::Display for ListedId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.id)
+    }
+}
+
+impl FromStr for ListedId {
+    type Err = Infallible;
+
+    fn from_str(id: &str) -> Result<Self, Infallible> {
+        Ok(Self { position: 0, id: id.into() })
+    }
+}
+
+impl Serialize for ListedId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.id)
+    }
+}
+
+/// The id in a path. One that is malformed names no token, and is answered like any other that does not: 404.
+struct IdParam(Option<TokenId>);
+
+impl Type for IdParam {
+    const IS_REQUIRED: bool = true;
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        "string_uuid".into()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        MetaSchemaRef::Inline(Box::new(MetaSchema::new_with_format("string", "uuid")))
+    }
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(std::iter::once(self))
+    }
+}
+
+impl ParseFromParameter for IdParam {
+    fn parse_from_parameter(value: &str) -> ParseResult<Self> {
+        Ok(Self(value.parse().ok()))
+    }
+}
+
+const UNAUTHORIZED: (u16, &str) = (401, "The user name or the password is wrong.");
+const FORBIDDEN: (u16, &str) =
+    (403, "A token may inspect and revoke itself only. Log in with a user name and a password.");
+const NOT_FOUND: (u16, &str) = (404, "There is no such token.");
+const INTERNAL: (u16, &str) = (500, "Something went wrong here. The logs know more under this request's id.");
+const UNAVAILABLE: (u16, &str) = (503, "The token store does not answer. Try again in a moment.");
+const HEADERS_TOO_LARGE: (u16, &str) = (431, "The headers of a request are at most 16384 bytes.");
+const TWO_LOGINS: (u16, &str) = (400, "A request has one Authorization header.");
+
+/// What issuing is refused with.
+struct Issue;
+
+impl Refusals for Issue {
+    const LIST: &'static [(u16, &'static str)] = &[
+        (400, "jwt_token_life: the unit \"M\" is ambiguous: write \"min\" or \"month\"."),
+        UNAUTHORIZED,
+        FORBIDDEN,
+        (408, "The body of the request took too long to arrive."),
+        (409, "You have 1000 live tokens, as many as allowed. Delete one or wait until one expires."),
+        (413, "A body is at most 16384 bytes."),
+        (415, "The body must be JSON: send it with Content-Type: application/json."),
+        HEADERS_TOO_LARGE,
+        INTERNAL,
+        UNAVAILABLE,
+    ];
+}
+
+/// What listing is refused with.
+struct List;
+
+impl Refusals for List {
+    const LIST: &'static [(u16, &'static str)] = &[
+        (400, "after: there is no such token (any more). Begin with the first page."),
+        UNAUTHORIZED,
+        FORBIDDEN,
+        HEADERS_TOO_LARGE,
+        INTERNAL,
+        UNAVAILABLE,
+    ];
+}
+
+/// What an operation on one token is refused with.
+struct One;
+
+impl Refusals for One {
+    const LIST: &'static [(u16, &'static str)] =
+        &[TWO_LOGINS, UNAUTHORIZED, FORBIDDEN, NOT_FOUND, HEADERS_TOO_LARGE, INTERNAL, UNAVAILABLE];
+}
+
+/// What an operation on the presented token is refused with.
+struct Own;
+
+impl Refusals for Own {
+    const LIST: &'static [(u16, &'static str)] = &[
+        TWO_LOGINS,
+        (401, "The token is not valid: it has expired, was revoked, or was not issued here."),
+        (403, "\"self\" is the token that a request presents: present one, or name a token by its id."),
+        HEADERS_TOO_LARGE,
+        INTERNAL,
+        UNAVAILABLE,
+    ];
+}
+
+impl Example for TokenRequest {
+    fn example() -> Self {
+        Self { jwt_token_description: "Token specter".into(), jwt_token_life: "6 hours".into() }
+    }
+}
+
+impl Example for TokenIssued {
+    fn example() -> Self {
+        Self {
+            message: "Token generated".into(),
+            jwt_token_id: "b56929f3-54f1-4dc2-9984-9bba615e26e6".into(),
+            jwt_token:
+                "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImtpZCI6Ii4uLiJ9.eyJ1c2VybmFtZSI6ImFkbWluIn0.gBE7S4lJfpPQctt2Dk"
+                    .into(),
+            jwt_token_description: "Token specter".into(),
+            jwt_token_life: 21_600,
+        }
+    }
+}
+
+impl Example for TokenList {
+    fn example() -> Self {
+        let beta = TokenSummary {
+            jwt_token_description: "Token beta".into(),
+            jwt_token_life: 5_400,
+            jwt_token_remaining_life: 5_395.147,
+        };
+        let alpha = TokenSummary {
+            jwt_token_description: "Token alpha".into(),
+            jwt_token_life: 360,
+            jwt_token_remaining_life: 232.195,
+        };
+        let id = |position, id: &str| ListedId { position, id: id.into() };
+        let jwt_tokens = BTreeMap::from([
+            (id(0, "94f10f9b-2139-4f31-ab57-52ac175b9acc"), beta),
+            (id(1, "2bc0160d-edf4-4ab6-9801-52d185f65b59"), alpha),
+        ]);
+        Self { message: "Tokens exists".into(), jwt_tokens }
+    }
+}
+
+impl Example for TokenDetails {
+    fn example() -> Self {
+        Self {
+            message: "Tokens exists".into(),
+            jwt_token_description: "Token alpha".into(),
+            jwt_token_life: 360,
+            jwt_token_life_remaining: 232.195,
+            expiry_status: "Valid".into(),
+        }
+    }
+}
+
+impl Example for TokenDeleted {
+    fn example() -> Self {
+        Self { message: "Token deleted".into() }
+    }
+}

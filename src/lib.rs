@@ -1,0 +1,30 @@
+//! Mayfly issues API tokens that live exactly as long as their owner says.
+//!
+//! A token is a signed JWT and one key in Redis, whose TTL is its life; deleting the key revokes the token on every
+//! replica, because a replica keeps no state of its own.
+//!
+//! # Layout
+//! - [`cli`]: the command line, one file a subcommand; [`config`]: every setting once.
+//! - [`app`]: puts the parts together and runs them.
+//! - [`http`]: the only place that knows poem. One file a resource.
+//! - [`service`]: the use cases. They know neither poem nor Redis.
+//! - [`store`]: the [`store::Store`] trait, in memory and in Redis; `store::redis` alone knows Redis.
+//! - [`domain`]: values and rules, without any of the above.
+//! - [`telemetry`] writes the logs.
+//!
+//! Imports run one way: `main → cli → app → {http, service, store}`, `http → service → {domain, store}`,
+//! `store → domain`. `tests/architecture.rs` keeps it so.
+//!
+//! # The path of a request
+//! `http::server` accepts the connection and hyper reads the request; `http::envelope` names it and will turn whatever
+//! fails into a problem; an operation in the file of its resource asks `http::auth` who is asking, calls one method of
+//! [`service`], which makes one call of the store, and converts the result.
+
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod domain;
+pub mod http;
+pub mod service;
+pub mod store;
+pub mod telemetry;

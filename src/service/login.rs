@@ -1,0 +1,69 @@
+//! Log in with a name and a password.
+
+use std::{sync::Arc, thread::available_parallelism};
+
+use tokio::{sync::Semaphore, task::spawn_blocking};
+
+use crate::{
+    domain::{
+        password::{Password, PasswordHash},
+        user::{User, UserName},
+    },
+    store::{Store, StoreError},
+};
+
+/// How many logins may wait for each core. At 17 to 30 ms a hash, the last of them waits about a second.
+const WAITING_PER_CORE: usize = 32;
+
+/// Checks passwords, as many at once as there are cores.
+pub struct Login {
+    store: Arc<dyn Store>,
+    cores: Arc<Semaphore>,
+    places: Arc<Semaphore>,
+}
+
+/// Why somebody is not let in.
+#[derive(Debug, thiserror::Error)]
+pub enum LoginError {
+    /// No such user, a wrong password, or a disabled user. Which of these is nobody's business.
+    #[error("wrong user name or password")]
+    Refused,
+    /// More passwords to check than can be checked in good time.
+    #[error("too many logins at once")]
+    Busy,
+    /// Nobody knows.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Login {
+    /// Logs users of `store` in.
+    pub fn new(store: Arc<dyn Store>) -> Self {
+        let cores = available_parallelism().map_or(1, usize::from);
+        Self {
+            store,
+            cores: Arc::new(Semaphore::new(cores)),
+            places: Arc::new(Semaphore::new(cores * (1 + WAITING_PER_CORE))),
+        }
+    }
+
+    /// The user with this name, if this is the password. It takes as long for a name that nobody has.
+    pub async fn log_in(&self, name: &UserName, password: Password) -> Result<User, LoginError> {
+        let user = self.store.find_user(name).await?;
+        let hash = user.as_ref().map_or_else(PasswordHash::dummy, |user| user.password_hash.clone());
+        let matches = self.verify(hash, password).await?;
+        user.filter(|user| matches && !user.disabled).ok_or(LoginError::Refused)
+    }
+
+    async fn verify(&self, hash: PasswordHash, password: Password) -> Result<bool, LoginError> {
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| LoginError::Busy)?;
+        let core = Arc::clone(&self.cores).acquire_owned().await.map_err(|_| LoginError::Busy)?;
+        // The permits go with the work: it goes on when the client has gone away.
+        let work = spawn_blocking(move || {
+            let _permits = (place, core);
+            hash.verify(&password)
+        });
+        // A hash that panics lets nobody in.
+        Ok(work.await.unwrap_or(false))
+    }
+}

@@ -1,0 +1,36 @@
+//! The use cases: log in, issue, inspect, list, revoke, verify, and the users behind them.
+//!
+//! They know the domain and the store's trait, and neither HTTP nor Redis. Each has an error enum of its own, which
+//! says what went wrong and not how it is answered.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+pub mod login;
+pub mod readiness;
+pub mod tokens;
+pub mod users;
+
+/// Where the time of day comes from, as the time since the Unix epoch. It dates a JWT; what ends a token's life is the
+/// clock of the store.
+#[derive(Clone)]
+pub struct Clock(Arc<dyn Fn() -> Duration + Send + Sync>);
+
+impl Clock {
+    /// The clock of this machine.
+    pub fn system() -> Self {
+        Self::new(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+    }
+
+    /// Any clock.
+    pub fn new(now: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+        Self(Arc::new(now))
+    }
+
+    /// Whole seconds since the epoch.
+    pub fn unix_seconds(&self) -> u64 {
+        (self.0)().as_secs()
+    }
+}

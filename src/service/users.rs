@@ -1,0 +1,74 @@
+//! Add, list and remove users, and change their passwords.
+
+use std::sync::Arc;
+
+use tokio::task::spawn_blocking;
+
+use super::Clock;
+use crate::{
+    domain::{
+        password::{Password, PasswordHash},
+        user::{Role, User, UserName},
+    },
+    store::{Store, StoreError},
+};
+
+/// All users.
+pub struct Users {
+    store: Arc<dyn Store>,
+    clock: Clock,
+}
+
+/// What became of the first user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bootstrap {
+    /// There was nobody, and now there is this administrator.
+    Created,
+    /// There is somebody, and nothing changed.
+    Exists,
+}
+
+impl Users {
+    /// The users of `store`.
+    pub fn new(store: Arc<dyn Store>, clock: Clock) -> Self {
+        Self { store, clock }
+    }
+
+    /// Adds a user. `false`: the name is taken, and nothing changed.
+    pub async fn add(&self, name: UserName, role: Role, password: Password) -> Result<bool, StoreError> {
+        let password_hash = hash(password).await;
+        let user = User { name, password_hash, role, created_at: self.clock.unix_seconds(), disabled: false };
+        self.store.create_user(&user).await
+    }
+
+    /// Whether there is any user.
+    pub async fn any(&self) -> Result<bool, StoreError> {
+        self.store.has_users().await
+    }
+
+    /// All users, by name.
+    pub async fn list(&self) -> Result<Vec<User>, StoreError> {
+        self.store.list_users().await
+    }
+
+    /// Gives a user another password. The user's tokens live on. `false`: no such user.
+    pub async fn set_password(&self, name: &UserName, password: Password) -> Result<bool, StoreError> {
+        self.store.set_password(name, &hash(password).await).await
+    }
+
+    /// Removes a user and all of the user's tokens. `false`: no such user.
+    pub async fn remove(&self, name: &UserName) -> Result<bool, StoreError> {
+        self.store.remove_user(name).await
+    }
+
+    /// Adds the first administrator where there is no user at all. An installation that has users is left alone, so that
+    /// an administrator who was removed or has another password stays so across restarts.
+    pub async fn bootstrap(&self, name: UserName, password: Password) -> Result<Bootstrap, StoreError> {
+        let created = !self.any().await? && self.add(name, Role::Admin, password).await?;
+        Ok(if created { Bootstrap::Created } else { Bootstrap::Exists })
+    }
+}
+
+async fn hash(password: Password) -> PasswordHash {
+    spawn_blocking(move || PasswordHash::of(&password)).await.expect("hashing does not panic")
+}

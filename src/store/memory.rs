@@ -1,0 +1,125 @@
+//! The embedded store: everything in the memory of this process, to try the service without a Redis.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+use async_trait::async_trait;
+use tokio::time::Instant;
+
+use super::{Creation, Listing, LiveToken, Page, PasswordHash, Store, StoreError, Token, TokenId, User, UserName};
+
+/// Users and tokens in one map behind one lock. No operation waits while it holds it.
+#[derive(Debug, Default)]
+pub struct MemoryStore {
+    accounts: Mutex<BTreeMap<UserName, Account>>,
+}
+
+#[derive(Debug)]
+struct Account {
+    user: User,
+    /// In the order of their creation. The quota bounds it: the dead are dropped before a token is added.
+    tokens: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    token: Token,
+    dies_at: Instant,
+}
+
+impl Entry {
+    fn live(&self, now: Instant) -> Option<LiveToken> {
+        let remaining = self.dies_at.checked_duration_since(now).filter(|left| !left.is_zero())?;
+        Some(LiveToken { token: self.token.clone(), remaining })
+    }
+}
+
+impl MemoryStore {
+    fn accounts(&self) -> MutexGuard<'_, BTreeMap<UserName, Account>> {
+        // No operation leaves the map half changed, so that one which panicked has spoilt nothing.
+        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[async_trait]
+impl Store for MemoryStore {
+    async fn create_token(&self, owner: &UserName, token: &Token, quota: usize) -> Result<Creation, StoreError> {
+        let mut accounts = self.accounts();
+        let Some(account) = accounts.get_mut(owner).filter(|account| !account.user.disabled) else {
+            return Ok(Creation::NoSuchUser);
+        };
+        let now = Instant::now();
+        account.tokens.retain(|entry| entry.live(now).is_some());
+        if account.tokens.len() >= quota {
+            return Ok(Creation::QuotaReached);
+        }
+        account.tokens.push(Entry { token: token.clone(), dies_at: now + token.life.duration() });
+        Ok(Creation::Created)
+    }
+
+    async fn find_token(&self, owner: &UserName, id: TokenId) -> Result<Option<LiveToken>, StoreError> {
+        let accounts = self.accounts();
+        let entry = accounts.get(owner).and_then(|account| account.tokens.iter().find(|entry| entry.token.id == id));
+        Ok(entry.and_then(|entry| entry.live(Instant::now())))
+    }
+
+    async fn list_tokens(&self, owner: &UserName, page: Page) -> Result<Option<Listing>, StoreError> {
+        let accounts = self.accounts();
+        let now = Instant::now();
+        let entries = accounts.get(owner).map_or(&[][..], |account| &account.tokens);
+        let mut live = entries.iter().rev().filter_map(|entry| entry.live(now));
+        if let Some(after) = page.after
+            && !live.any(|found| found.token.id == after)
+        {
+            return Ok(None);
+        }
+        let tokens = live.by_ref().take(page.limit.unwrap_or(usize::MAX)).collect();
+        let more = live.next().is_some();
+        Ok(Some(Listing { tokens, more }))
+    }
+
+    async fn revoke_token(&self, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
+        let mut accounts = self.accounts();
+        let Some(account) = accounts.get_mut(owner) else { return Ok(false) };
+        let Some(index) = account.tokens.iter().position(|entry| entry.token.id == id) else { return Ok(false) };
+        Ok(account.tokens.remove(index).live(Instant::now()).is_some())
+    }
+
+    async fn create_user(&self, user: &User) -> Result<bool, StoreError> {
+        let mut accounts = self.accounts();
+        if accounts.contains_key(&user.name) {
+            return Ok(false);
+        }
+        accounts.insert(user.name.clone(), Account { user: user.clone(), tokens: Vec::new() });
+        Ok(true)
+    }
+
+    async fn find_user(&self, name: &UserName) -> Result<Option<User>, StoreError> {
+        Ok(self.accounts().get(name).map(|account| account.user.clone()))
+    }
+
+    async fn has_users(&self) -> Result<bool, StoreError> {
+        Ok(!self.accounts().is_empty())
+    }
+
+    async fn list_users(&self) -> Result<Vec<User>, StoreError> {
+        Ok(self.accounts().values().map(|account| account.user.clone()).collect())
+    }
+
+    async fn set_password(&self, name: &UserName, hash: &PasswordHash) -> Result<bool, StoreError> {
+        let mut accounts = self.accounts();
+        let Some(account) = accounts.get_mut(name) else { return Ok(false) };
+        account.user.password_hash = hash.clone();
+        Ok(true)
+    }
+
+    async fn remove_user(&self, name: &UserName) -> Result<bool, StoreError> {
+        Ok(self.accounts().remove(name).is_some())
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+}

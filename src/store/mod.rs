@@ -1,0 +1,105 @@
+//! Where tokens and users are kept: the seam between the use cases and what remembers for them.
+//!
+//! A method of [`Store`] is one atomic operation of the domain, never a get or a set, so that every backend can make it
+//! whole in its own way. `tests/store_contract` holds all of them to the same promises.
+
+use async_trait::async_trait;
+
+use crate::domain::{
+    password::PasswordHash,
+    token::{LiveToken, Token, TokenId},
+    user::{User, UserName},
+};
+
+pub mod memory;
+pub mod redis;
+
+/// The operation did not take place, or nobody knows whether it did. In no case may the caller conclude anything about
+/// a token or a user from it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// It could not be reached, refused the work (loading, read-only, out of memory), or hung up in the middle of it.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It did not answer in time.
+    #[error("the store did not answer in time")]
+    Timeout,
+    /// What it holds is not what was written.
+    #[error("the store holds a corrupt {0}")]
+    Corrupt(&'static str),
+}
+
+/// What became of a token that was to be created.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Creation {
+    /// It lives.
+    Created,
+    /// Its owner has as many live tokens as allowed. Nothing changed.
+    QuotaReached,
+    /// Its owner does not exist, or is disabled. Nothing changed.
+    NoSuchUser,
+}
+
+/// Which of a user's tokens to list. They come newest first, in the order of their creation in the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Page {
+    /// Begin behind this one; `None`: with the newest.
+    pub after: Option<TokenId>,
+    /// At most so many; `None`: all.
+    pub limit: Option<usize>,
+}
+
+impl Page {
+    /// All tokens.
+    pub const ALL: Self = Self { after: None, limit: None };
+}
+
+/// Some of a user's tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    /// The tokens of the page, newest first.
+    pub tokens: Vec<LiveToken>,
+    /// Whether more follow behind the last.
+    pub more: bool,
+}
+
+/// Keeps tokens and users.
+///
+/// "Not there" is an `Option` or a `bool`; an error means that the store could not tell. A token is gone by itself once
+/// its life is over, by the clock of the store and by no other.
+#[async_trait]
+pub trait Store: Send + Sync {
+    /// Creates a token that lives its life from now on, if its owner exists, is not disabled and has fewer than `quota`
+    /// live ones.
+    async fn create_token(&self, owner: &UserName, token: &Token, quota: usize) -> Result<Creation, StoreError>;
+
+    /// A live token of this owner.
+    async fn find_token(&self, owner: &UserName, id: TokenId) -> Result<Option<LiveToken>, StoreError>;
+
+    /// The live tokens of this owner. `None`: there is no live token that is `page.after`.
+    async fn list_tokens(&self, owner: &UserName, page: Page) -> Result<Option<Listing>, StoreError>;
+
+    /// Ends a token now. `false`: there was none to end.
+    async fn revoke_token(&self, owner: &UserName, id: TokenId) -> Result<bool, StoreError>;
+
+    /// Creates a user. `false`: the name is taken, and nothing changed.
+    async fn create_user(&self, user: &User) -> Result<bool, StoreError>;
+
+    /// A user, disabled or not.
+    async fn find_user(&self, name: &UserName) -> Result<Option<User>, StoreError>;
+
+    /// Whether there is any user.
+    async fn has_users(&self) -> Result<bool, StoreError>;
+
+    /// All users, by name.
+    async fn list_users(&self) -> Result<Vec<User>, StoreError>;
+
+    /// Gives a user another password. `false`: no such user.
+    async fn set_password(&self, name: &UserName, hash: &PasswordHash) -> Result<bool, StoreError>;
+
+    /// Removes a user and ends all of the user's tokens now. `false`: no such user.
+    async fn remove_user(&self, name: &UserName) -> Result<bool, StoreError>;
+
+    /// Answers if operations can be expected to work.
+    async fn ping(&self) -> Result<(), StoreError>;
+}

@@ -1,0 +1,41 @@
+#!lua
+-- Creates a token, if its owner may have one more.
+-- KEYS: the token, the index of its owner's tokens, its owner. ARGV: its id, its record, its life in ms, the quota.
+-- Returns 1: created. 0: quota reached. -1: no such user, or disabled.
+
+if redis.call('HGET', KEYS[3], 'disabled') ~= '0' then
+  return -1
+end
+-- The same create again, after an answer that got lost.
+if redis.call('GET', KEYS[1]) == ARGV[2] then
+  return 1
+end
+
+local quota = tonumber(ARGV[4])
+if redis.call('ZCARD', KEYS[2]) >= quota then
+  -- The index may name tokens that died by themselves. They are dropped only here and when the tokens are listed, so
+  -- that creating one costs the same whatever the others did.
+  local prefix = KEYS[1]:sub(1, -#ARGV[1] - 1)
+  local dead = {}
+  for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
+    if redis.call('EXISTS', prefix .. id) == 0 then
+      dead[#dead + 1] = id
+    end
+  end
+  for _, id in ipairs(dead) do
+    redis.call('ZREM', KEYS[2], id)
+  end
+  if redis.call('ZCARD', KEYS[2]) >= quota then
+    return 0
+  end
+end
+
+local now = redis.call('TIME')
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+redis.call('ZADD', KEYS[2], now[1] .. string.format('%06d', now[2]), ARGV[1])
+-- The index outlives its last token by a second. A key without a TTL counts as endless to GT: hence NX first.
+local last = now[1] * 1000 + tonumber(ARGV[3]) + 1000
+if redis.call('PEXPIREAT', KEYS[2], string.format('%.0f', last), 'NX') == 0 then
+  redis.call('PEXPIREAT', KEYS[2], string.format('%.0f', last), 'GT')
+end
+return 1

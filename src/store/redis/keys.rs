@@ -1,0 +1,29 @@
+//! The name of every key, one constructor each.
+//!
+//! All keys of one user share the hash tag `{name}`, so that they live in one slot of a cluster and one script can
+//! change them together. [`UserName`] and [`TokenId`] hold no character that means anything to Redis.
+
+use crate::domain::{token::TokenId, user::UserName};
+
+/// A string: the record of a token, with its life as TTL.
+pub(super) fn token(owner: &UserName, id: TokenId) -> String {
+    format!("{}{id}", token_prefix(owner))
+}
+
+/// What the keys of all tokens of a user begin with: a script completes it with an id from the index.
+pub(super) fn token_prefix(owner: &UserName) -> String {
+    format!("mayfly:{{{owner}}}:token:")
+}
+
+/// A sorted set: the ids of a user's tokens by the time of their creation. It may name dead ones, never miss a live one.
+pub(super) fn token_index(owner: &UserName) -> String {
+    format!("mayfly:{{{owner}}}:tokens")
+}
+
+/// A hash: the user.
+pub(super) fn user(name: &UserName) -> String {
+    format!("mayfly:{{{name}}}:user")
+}
+
+/// A set: the names of all users. It may name removed ones for a moment, and misses none.
+pub(super) const USERS: &str = "mayfly:users";

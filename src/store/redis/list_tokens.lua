@@ -1,0 +1,38 @@
+#!lua flags=allow-oom
+-- Lists the live tokens of a user, newest first, and drops the dead from the index on the way.
+-- KEYS: the index. ARGV: the prefix of the tokens' keys, begin behind this id ('' for the newest), at most so many
+-- ('' for all). Returns id, record, remaining ms, id, …; one token more than asked for says that there is more.
+-- Returns nil where the token to begin behind is not alive.
+
+local start = 0
+if ARGV[2] ~= '' then
+  local rank = redis.call('ZREVRANK', KEYS[1], ARGV[2])
+  if not rank or redis.call('EXISTS', ARGV[1] .. ARGV[2]) == 0 then
+    return false
+  end
+  start = rank + 1
+end
+local wanted = ARGV[3] == '' and math.huge or tonumber(ARGV[3]) + 1
+
+local found, count, dead = {}, 0, {}
+repeat
+  local last = wanted == math.huge and -1 or start + (wanted - count) - 1
+  local ids = redis.call('ZREVRANGE', KEYS[1], start, last)
+  for _, id in ipairs(ids) do
+    local record = redis.call('GET', ARGV[1] .. id)
+    if record then
+      count = count + 1
+      found[#found + 1] = id
+      found[#found + 1] = record
+      found[#found + 1] = redis.call('PTTL', ARGV[1] .. id)
+    else
+      dead[#dead + 1] = id
+    end
+  end
+  start = start + #ids
+until #ids == 0 or last == -1 or count >= wanted
+
+for _, id in ipairs(dead) do
+  redis.call('ZREM', KEYS[1], id)
+end
+return found

@@ -1,0 +1,193 @@
+//! The store in Redis 7.0 or later: a token is one key with a native TTL.
+//!
+//! Every operation is one round trip: a command, or a script where several keys change together. A script is sent by its
+//! hash; only the first use on a server that does not know it costs two more trips.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use deadpool_redis::redis::{
+    self, RedisError, RedisResult, Script, ScriptInvocation, aio::MultiplexedConnection, pipe,
+};
+
+use self::connection::Connection;
+use super::{Creation, Listing, LiveToken, Page, PasswordHash, Store, StoreError, Token, TokenId, User, UserName};
+
+mod connection;
+mod keys;
+mod records;
+
+/// A Redis server, not necessarily there.
+pub struct RedisStore {
+    connection: Connection,
+    scripts: Scripts,
+}
+
+struct Scripts {
+    create_token: Script,
+    list_tokens: Script,
+    revoke_token: Script,
+    create_user: Script,
+    update_user: Script,
+    remove_user: Script,
+}
+
+impl RedisStore {
+    /// Prepares a store at `url` (`redis://[user:password@]host[:port][/db]`); nothing is connected yet. No operation
+    /// takes longer than `timeout`. Fails where the URL is none.
+    pub fn new(url: &str, timeout: Duration) -> Result<Self, RedisError> {
+        Ok(Self {
+            connection: Connection::new(url, timeout)?,
+            scripts: Scripts {
+                create_token: Script::new(include_str!("create_token.lua")),
+                list_tokens: Script::new(include_str!("list_tokens.lua")),
+                revoke_token: Script::new(include_str!("revoke_token.lua")),
+                create_user: Script::new(include_str!("create_user.lua")),
+                update_user: Script::new(include_str!("update_user.lua")),
+                remove_user: Script::new(include_str!("remove_user.lua")),
+            },
+        })
+    }
+}
+
+/// The answer of a script that reports a success as 1 and its absence as 0.
+async fn invoke<T: redis::FromRedisValue>(
+    invocation: &ScriptInvocation<'_>,
+    mut connection: MultiplexedConnection,
+) -> RedisResult<T> {
+    invocation.invoke_async(&mut connection).await
+}
+
+#[async_trait]
+impl Store for RedisStore {
+    async fn create_token(&self, owner: &UserName, token: &Token, quota: usize) -> Result<Creation, StoreError> {
+        let mut script = self.scripts.create_token.prepare_invoke();
+        script
+            .key(keys::token(owner, token.id))
+            .key(keys::token_index(owner))
+            .key(keys::user(owner))
+            .arg(token.id.to_string())
+            .arg(records::encode_token(token))
+            .arg(token.life.seconds() * 1000)
+            .arg(quota);
+        match self.connection.repeat(|connection| invoke(&script, connection)).await? {
+            1 => Ok(Creation::Created),
+            0 => Ok(Creation::QuotaReached),
+            _ => Ok(Creation::NoSuchUser),
+        }
+    }
+
+    async fn find_token(&self, owner: &UserName, id: TokenId) -> Result<Option<LiveToken>, StoreError> {
+        let key = keys::token(owner, id);
+        let mut request = pipe();
+        request.get(&key).pttl(&key);
+        let (record, pttl): (Option<Vec<u8>>, i64) =
+            self.connection.repeat(async |mut connection| request.query_async(&mut connection).await).await?;
+        record.map_or(Ok(None), |record| records::decode_token(id, &record, pttl))
+    }
+
+    async fn list_tokens(&self, owner: &UserName, page: Page) -> Result<Option<Listing>, StoreError> {
+        let mut script = self.scripts.list_tokens.prepare_invoke();
+        script
+            .key(keys::token_index(owner))
+            .arg(keys::token_prefix(owner))
+            .arg(page.after.map(|id| id.to_string()).unwrap_or_default())
+            .arg(page.limit.map(|limit| limit.to_string()).unwrap_or_default());
+        let found: Option<Vec<(String, Vec<u8>, i64)>> =
+            self.connection.repeat(|connection| invoke(&script, connection)).await?;
+        let Some(mut found) = found else { return Ok(None) };
+        let limit = page.limit.unwrap_or(usize::MAX);
+        let more = found.len() > limit;
+        found.truncate(limit);
+        let tokens = found
+            .iter()
+            .filter_map(|(id, record, pttl)| match id.parse() {
+                Ok(id) => records::decode_token(id, record, *pttl).transpose(),
+                Err(_) => Some(Err(StoreError::Corrupt("token index"))),
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Some(Listing { tokens, more }))
+    }
+
+    async fn revoke_token(&self, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
+        let mut script = self.scripts.revoke_token.prepare_invoke();
+        script.key(keys::token(owner, id)).key(keys::token_index(owner)).arg(id.to_string());
+        self.connection.once(|connection| invoke(&script, connection)).await
+    }
+
+    async fn create_user(&self, user: &User) -> Result<bool, StoreError> {
+        let mut script = self.scripts.create_user.prepare_invoke();
+        script.key(keys::user(&user.name)).arg(records::encode_user(user));
+        let created = self.connection.once(|connection| invoke(&script, connection)).await?;
+        // The set of names lives in a slot of its own. Written after the user and even for one who exists, it is whole
+        // again when a creation that broke off in between is repeated.
+        self.add_name(&user.name).await?;
+        Ok(created)
+    }
+
+    async fn find_user(&self, name: &UserName) -> Result<Option<User>, StoreError> {
+        let request = redis::Cmd::hgetall(keys::user(name));
+        let fields = self.connection.repeat(async |mut connection| request.query_async(&mut connection).await).await?;
+        records::decode_user(name, &fields)
+    }
+
+    async fn has_users(&self) -> Result<bool, StoreError> {
+        let request = redis::Cmd::exists(keys::USERS);
+        self.connection.repeat(async |mut connection| request.query_async(&mut connection).await).await
+    }
+
+    async fn list_users(&self) -> Result<Vec<User>, StoreError> {
+        let request = redis::Cmd::smembers(keys::USERS);
+        let names: BTreeSet<String> =
+            self.connection.repeat(async |mut connection| request.query_async(&mut connection).await).await?;
+        let names: Vec<UserName> = names
+            .iter()
+            .map(|name| name.parse().map_err(|_| StoreError::Corrupt("user name")))
+            .collect::<Result<_, _>>()?;
+        if names.is_empty() {
+            return Ok(Vec::new());
+        }
+        let mut request = pipe();
+        for name in &names {
+            request.hgetall(keys::user(name));
+        }
+        let users: Vec<HashMap<String, String>> =
+            self.connection.repeat(async |mut connection| request.query_async(&mut connection).await).await?;
+        let users = names.iter().zip(&users);
+        users.filter_map(|(name, fields)| records::decode_user(name, fields).transpose()).collect()
+    }
+
+    async fn set_password(&self, name: &UserName, hash: &PasswordHash) -> Result<bool, StoreError> {
+        let mut script = self.scripts.update_user.prepare_invoke();
+        script.key(keys::user(name)).arg(&records::password_field(hash)[..]);
+        self.connection.repeat(|connection| invoke(&script, connection)).await
+    }
+
+    async fn remove_user(&self, name: &UserName) -> Result<bool, StoreError> {
+        let mut script = self.scripts.remove_user.prepare_invoke();
+        script.key(keys::user(name)).key(keys::token_index(name)).arg(keys::token_prefix(name));
+        let removed = self.connection.once(|connection| invoke(&script, connection)).await?;
+        let request = redis::Cmd::srem(keys::USERS, name.as_str());
+        () = self.connection.repeat(async |mut connection| request.query_async(&mut connection).await).await?;
+        // Somebody may have created the user again in between.
+        if self.find_user(name).await?.is_some() {
+            self.add_name(name).await?;
+        }
+        Ok(removed)
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        let request = redis::cmd("PING");
+        self.connection.repeat(async |mut connection| request.query_async(&mut connection).await).await
+    }
+}
+
+impl RedisStore {
+    async fn add_name(&self, name: &UserName) -> Result<(), StoreError> {
+        let request = redis::Cmd::sadd(keys::USERS, name.as_str());
+        self.connection.repeat(async |mut connection| request.query_async(&mut connection).await).await
+    }
+}

@@ -1,0 +1,101 @@
+//! How tokens and users are written in Redis, and read back.
+
+use std::{collections::HashMap, time::Duration};
+
+use secrecy::ExposeSecret;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    domain::{
+        life::Life,
+        token::{LiveToken, Token, TokenDigest, TokenId},
+        user::{User, UserName},
+    },
+    store::StoreError,
+};
+
+/// The value of a token's key, as compact JSON. Its names are short because a million of them are kept in memory.
+#[derive(Serialize, Deserialize)]
+struct TokenRecord<'a> {
+    /// The description.
+    #[serde(rename = "d")]
+    description: std::borrow::Cow<'a, str>,
+    /// The life, in seconds.
+    #[serde(rename = "l")]
+    life: u64,
+    /// Issued at, in seconds since the epoch.
+    #[serde(rename = "i")]
+    issued_at: u64,
+    /// The SHA-256 of the JWT, in unpadded base64url.
+    #[serde(rename = "h")]
+    digest: String,
+}
+
+/// The value of a token's key.
+pub(super) fn encode_token(token: &Token) -> String {
+    serde_json::to_string(&TokenRecord {
+        description: token.description.as_str().into(),
+        life: token.life.seconds(),
+        issued_at: token.issued_at,
+        digest: token.digest.to_base64(),
+    })
+    .expect("strings and numbers are JSON")
+}
+
+/// A token out of the value of its key and what `PTTL` says of it: milliseconds, -2 for a key that has just died, and
+/// -1 for one without an end, which was never written by us.
+pub(super) fn decode_token(id: TokenId, record: &[u8], pttl: i64) -> Result<Option<LiveToken>, StoreError> {
+    const CORRUPT: StoreError = StoreError::Corrupt("token");
+    if pttl == -2 {
+        return Ok(None);
+    }
+    let remaining = Duration::from_millis(u64::try_from(pttl).map_err(|_| CORRUPT)?);
+    let record: TokenRecord<'_> = serde_json::from_slice(record).map_err(|_| CORRUPT)?;
+    let token = Token {
+        id,
+        description: record.description.parse().map_err(|_| CORRUPT)?,
+        life: Life::from_seconds(record.life).map_err(|_| CORRUPT)?,
+        issued_at: record.issued_at,
+        digest: TokenDigest::from_base64(&record.digest).ok_or(CORRUPT)?,
+    };
+    Ok(Some(LiveToken { token, remaining }))
+}
+
+const PASSWORD: &str = "password";
+const ROLE: &str = "role";
+const CREATED: &str = "created";
+/// `"0"` or `"1"`; `create_token.lua` reads it, too.
+const DISABLED: &str = "disabled";
+
+/// The field of a user's hash that a new password replaces, and its value.
+pub(super) fn password_field(hash: &crate::domain::password::PasswordHash) -> [&str; 2] {
+    [PASSWORD, hash.expose_secret()]
+}
+
+/// The fields and values of a user's hash.
+pub(super) fn encode_user(user: &User) -> Vec<String> {
+    let [password, hash] = password_field(&user.password_hash);
+    let disabled = if user.disabled { "1" } else { "0" };
+    let created = user.created_at.to_string();
+    [password, hash, ROLE, user.role.as_str(), CREATED, &created, DISABLED, disabled].map(str::to_owned).into()
+}
+
+/// A user out of the hash of the name. An empty hash is a user who does not exist.
+pub(super) fn decode_user(name: &UserName, fields: &HashMap<String, String>) -> Result<Option<User>, StoreError> {
+    const CORRUPT: StoreError = StoreError::Corrupt("user");
+    if fields.is_empty() {
+        return Ok(None);
+    }
+    let field = |name| fields.get(name).ok_or(CORRUPT);
+    Ok(Some(User {
+        name: name.clone(),
+        password_hash: field(PASSWORD)?.parse().map_err(|_| CORRUPT)?,
+        role: field(ROLE)?.parse().map_err(|_| CORRUPT)?,
+        created_at: field(CREATED)?.parse().map_err(|_| CORRUPT)?,
+        disabled: match &**field(DISABLED)? {
+            "0" => false,
+            "1" => true,
+            _ => return Err(CORRUPT),
+        },
+    }))
+}

@@ -1,0 +1,105 @@
+//! Who is let in.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use rstest::rstest;
+
+use crate::support::{ADMIN_PASSWORD, Answer, Backend, Service};
+
+const TOKEN: &str = "/api/v1alpha/token";
+const SELF: &str = "/api/v1alpha/token/self";
+
+fn challenges(answer: &Answer) -> Vec<&str> {
+    answer.headers.get_all("www-authenticate").iter().map(|value| value.to_str().unwrap()).collect()
+}
+
+#[rstest]
+fn a_wrong_login_is_refused_without_saying_why(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = Service::start(backend);
+    let details: Vec<_> = [("admin", "wrong"), ("nobody", ADMIN_PASSWORD), ("", ""), ("ad{min", "x"), ("admin", "")]
+        .into_iter()
+        .map(|(name, password)| {
+            let answer = service.client().with_basic(name, password).get(TOKEN).send();
+            assert_eq!(
+                challenges(&answer),
+                [r#"Basic realm="mayfly", charset="UTF-8""#, r#"Bearer realm="mayfly""#],
+                "{name}:{password}"
+            );
+            answer.problem(401)
+        })
+        .collect();
+    assert!(details.iter().all(|detail| *detail == details[0]), "{details:?}");
+}
+
+#[test]
+fn the_header_is_read_as_the_rfcs_say() {
+    let service = Service::start(Backend::Memory);
+    let status = |value: &str| service.client().get(TOKEN).header("authorization", value).send().status;
+    let good = BASE64_STANDARD.encode(format!("admin:{ADMIN_PASSWORD}"));
+    assert_eq!(status(&format!("Basic {good}")), 200);
+    assert_eq!(status(&format!("bAsIc {good}")), 200);
+    for bad in [
+        "Basic",
+        "Basic ",
+        "Bearer",
+        "Basic ???",
+        &format!("Basic {}", BASE64_STANDARD.encode("admin")),
+        &format!("Basic {}", BASE64_STANDARD.encode(b"admin:\xff")),
+        &format!("Digest {good}"),
+        &format!("Basic {good} x"),
+        &good,
+    ] {
+        assert_eq!(status(bad), 401, "{bad:?}");
+    }
+}
+
+#[test]
+fn a_password_may_hold_colons_and_any_letters() {
+    let service = Service::start_with(Backend::Memory, |command| {
+        command.env("MAYFLY_ADMIN_PASSWORD", "pä:ss:wörd");
+    });
+    assert_eq!(service.client().with_basic("admin", "pä:ss:wörd").get(TOKEN).send().status, 200);
+}
+
+#[test]
+fn two_authorization_headers_are_one_too_many() {
+    let service = Service::start(Backend::Memory);
+    let (_, jwt) = service.admin().issue("x", "1h");
+    for path in [TOKEN, SELF] {
+        let answer = service.admin().get(path).header("authorization", &format!("Bearer {jwt}")).send();
+        assert!(answer.problem(400).contains("Authorization"), "{path}");
+    }
+}
+
+#[rstest]
+fn a_token_that_is_none_is_refused(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = Service::start(backend);
+    let (_, jwt) = service.admin().issue("x", "1h");
+    let (message, signature) = jwt.rsplit_once('.').unwrap();
+    for bad in ["x", "a.b.c", &format!("{message}."), &format!("{message}.A{}", &signature[1..]), &"x".repeat(5000)] {
+        for path in [TOKEN, SELF] {
+            let answer = service.client().with_bearer(bad).get(path).send();
+            answer.problem(401);
+            assert!(challenges(&answer)[1].contains(r#"error="invalid_token""#), "{bad:?}: {answer:?}");
+        }
+    }
+    assert_eq!(service.client().with_bearer(&jwt).get(SELF).send().status, 200);
+}
+
+#[rstest]
+fn users_see_their_own_tokens_only(#[values(Backend::Redis)] backend: Backend) {
+    let service = Service::start(backend);
+    let url = service.redis.as_ref().unwrap().url();
+    let output = crate::support::run(
+        Service::command().env("MAYFLY_REDIS_URL", url).args(["user", "add", "bob", "--password-stdin"]),
+        "secret",
+    );
+    assert!(output.status.success(), "{output:?}");
+    let bob = service.client().with_basic("bob", "secret");
+    let (id, _) = service.admin().issue("the admin's", "1h");
+    let path = format!("{TOKEN}/{id}");
+    bob.get(&path).send().problem(404);
+    bob.delete(&path).send().problem(404);
+    assert_eq!(bob.get(TOKEN).send().json()["message"], "No tokens exist");
+    bob.get(&format!("{TOKEN}?after={id}")).send().problem(400);
+    assert_eq!(service.admin().get(&path).send().status, 200);
+}

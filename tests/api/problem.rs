@@ -1,0 +1,158 @@
+//! Whatever is wrong, and wherever it is caught, the body is a problem.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+};
+
+use serde_json::json;
+
+use crate::support::{ADMIN_PASSWORD, Backend, Service};
+
+const TOKEN: &str = "/api/v1alpha/token";
+
+#[test]
+fn bodies_are_read_strictly() {
+    let service = Service::start(Backend::Memory);
+    let post = |content_type: &str, body: &str| {
+        service.admin().request("POST", TOKEN).header("content-type", content_type).body(body).send()
+    };
+    let good = r#"{"jwt_token_description": "x", "jwt_token_life": "1h"}"#;
+    for content_type in ["application/json", "application/json; charset=utf-8", "Application/JSON"] {
+        assert_eq!(post(content_type, good).status, 201, "{content_type}");
+    }
+    for content_type in ["text/plain", "application/x-www-form-urlencoded", "application/jsonx", ""] {
+        post(content_type, good).problem(415);
+    }
+    service.admin().request("POST", TOKEN).body(good).send().problem(415);
+    for (body, hint) in [
+        ("", "EOF"),
+        ("{", "EOF"),
+        ("[]", "invalid length"),
+        ("null", "invalid type"),
+        ("\"x\"", "invalid type"),
+        ("{}", "missing field `jwt_token_description`"),
+        (r#"{"jwt_token_description": "x"}"#, "missing field `jwt_token_life`"),
+        (r#"{"jwt_token_description": 1, "jwt_token_life": "1h"}"#, "invalid type"),
+        (r#"{"jwt_token_description": "x", "jwt_token_life": 3600}"#, "invalid type"),
+        (r#"{"jwt_token_description": null, "jwt_token_life": "1h"}"#, "invalid type"),
+        (r#"{"jwt_token_description": "x", "jwt_token_life": "1h", "admin": true}"#, "unknown field `admin`"),
+        (r#"{"jwt_token_description": "x", "jwt_token_life": "1h", "jwt_token_life": "2h"}"#, "duplicate field"),
+        (r#"{"jwt_token_description": "x", "jwt_token_life": "1h"} x"#, "trailing"),
+    ] {
+        let detail = post("application/json", body).problem(400);
+        assert!(detail.contains(hint), "{body}: {detail}");
+    }
+    service
+        .admin()
+        .request("POST", TOKEN)
+        .header("content-type", "application/json")
+        .body(b"\"\xff\"")
+        .send()
+        .problem(400);
+}
+
+#[test]
+fn what_is_too_large_is_refused() {
+    let service = Service::start(Backend::Memory);
+    let body = json!({"jwt_token_description": "x".repeat(16 * 1024), "jwt_token_life": "1h"});
+    service.admin().post(TOKEN, &body).send().problem(413);
+    service.admin().get(TOKEN).header("x-padding", &"x".repeat(17 * 1024)).send().problem(431);
+    assert_eq!(service.admin().get(TOKEN).header("x-padding", &"x".repeat(15 * 1024)).send().status, 200);
+}
+
+#[test]
+fn paths_and_methods_that_are_not_there() {
+    let service = Service::start(Backend::Memory);
+    for path in ["/", "/nothing", "/api", "/api/v1alpha", "/api/v1alpha/token/x/y", "/docs/x", "//api/v1alpha/nothing"]
+    {
+        service.client().get(path).send().problem(404);
+    }
+    for (method, path, allow) in [
+        ("PUT", TOKEN, "POST, GET, HEAD"),
+        ("DELETE", "/api/v1alpha/token/", "POST, GET, HEAD"),
+        ("POST", "/api/v1alpha/token/b56929f3-54f1-4dc2-9984-9bba615e26e6", "GET, HEAD, DELETE"),
+        ("PATCH", "/api/v1alpha/token/self", "GET, HEAD, DELETE"),
+        ("OPTIONS", TOKEN, "POST, GET, HEAD"),
+        ("TRACE", "/livez", "GET, HEAD"),
+        ("POST", "/docs", "GET, HEAD"),
+        ("PUT", "/openapi.json", "GET, HEAD"),
+    ] {
+        let answer = service.admin().request(method, path).send();
+        answer.problem(405);
+        assert_eq!(answer.header("allow"), allow, "{method} {path}");
+    }
+}
+
+#[test]
+fn head_is_get_without_a_body() {
+    let service = Service::start(Backend::Memory);
+    let answer = service.admin().request("HEAD", TOKEN).send();
+    assert_eq!((answer.status, &*answer.text), (200, ""));
+}
+
+#[test]
+fn a_request_keeps_the_id_it_came_with() {
+    let service = Service::start(Backend::Memory);
+    let id = |given: &str| {
+        let answer = service.client().get(TOKEN).header("x-request-id", given).send();
+        answer.problem(401);
+        answer.header("x-request-id").to_owned()
+    };
+    assert_eq!(id("deploy-42.a_b"), "deploy-42.a_b");
+    for odd in ["", "a b", "a\"b", "ü", &"x".repeat(65)] {
+        assert!(uuid::Uuid::parse_str(&id(odd)).is_ok(), "{odd:?}");
+    }
+}
+
+/// Sends these bytes and reads all that comes back until the server hangs up.
+fn raw(service: &Service, bytes: &[u8]) -> String {
+    let mut stream = TcpStream::connect(service.url.trim_start_matches("http://")).unwrap();
+    stream.write_all(bytes).unwrap();
+    let mut answer = Vec::new();
+    // A server that refuses to read on resets the connection, after its answer.
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[test]
+fn what_is_no_http_is_refused_and_harms_nobody() {
+    let service = Service::start(Backend::Memory);
+    for bytes in
+        [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"[..], b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"]
+    {
+        assert!(raw(&service, bytes).starts_with("HTTP/1.1 400 "), "{bytes:?}");
+    }
+    let endless = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "x".repeat(1 << 20));
+    assert!(raw(&service, endless.as_bytes()).starts_with("HTTP/1.1 431 "));
+    assert_eq!(service.client().get("/livez").send().status, 200);
+}
+
+#[test]
+fn requests_that_contradict_themselves_are_refused() {
+    let service = Service::start(Backend::Memory);
+    for headers in ["Content-Length: 5\r\nContent-Length: 6", "Content-Length: x", "Transfer-Encoding: gzip"] {
+        let answer = raw(&service, format!("POST {TOKEN} HTTP/1.1\r\nHost: x\r\n{headers}\r\n\r\nhello").as_bytes());
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{headers}: {answer}");
+    }
+}
+
+#[test]
+fn no_secret_is_in_a_log() {
+    let mut log = tempfile::tempfile().unwrap();
+    let redirected = log.try_clone().unwrap();
+    let service = Service::start_with(Backend::Redis, |command| {
+        command.env("MAYFLY_LOG", "trace").stderr(redirected);
+    });
+    let (_, jwt) = service.admin().issue("x", "1h");
+    service.client().with_bearer(&jwt).get("/api/v1alpha/token/self").send();
+    service.client().with_basic("admin", "wrong-password").get(TOKEN).send();
+    drop(service);
+    let mut text = String::new();
+    std::io::Seek::rewind(&mut log).unwrap();
+    log.read_to_string(&mut text).unwrap();
+    assert!(text.contains("request_id"), "{text}");
+    for secret in [ADMIN_PASSWORD, "wrong-password", &jwt, "argon2id$"] {
+        assert!(!text.contains(secret), "{secret} in {text}");
+    }
+}

@@ -1,0 +1,299 @@
+//! `/api/v1alpha/token`: the user's own words, letter for letter.
+
+use std::collections::BTreeMap;
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, jwk::JwkSet};
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Backend, Service, eventually};
+
+const TOKEN: &str = "/api/v1alpha/token";
+
+fn members(value: &Value) -> Vec<&str> {
+    value.as_object().unwrap().keys().map(String::as_str).collect()
+}
+
+#[rstest]
+fn issuing_answers_as_the_seed_says(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = Service::start(backend);
+    let request = json!({"jwt_token_description": "Token specter", "jwt_token_life": "6 hours"});
+    let answer = service.admin().post(TOKEN, &request).send();
+    assert_eq!(answer.status, 201);
+    let body = answer.json();
+    assert_eq!(members(&body), ["message", "jwt_token_id", "jwt_token", "jwt_token_description", "jwt_token_life"]);
+    assert_eq!(body["message"], "Token generated");
+    assert_eq!(body["jwt_token_description"], "Token specter");
+    assert_eq!(body["jwt_token_life"], 21600);
+    let id = body["jwt_token_id"].as_str().unwrap();
+    assert_eq!(uuid::Uuid::parse_str(id).unwrap().get_version_num(), 4);
+    assert_eq!(answer.header("location"), format!("{TOKEN}/{id}"));
+    assert_eq!(answer.header("cache-control"), "no-store");
+    assert_eq!(service.admin().get(answer.header("location")).send().status, 200);
+}
+
+#[test]
+fn the_jwt_holds_the_claims_of_the_seed_and_the_registered_ones() {
+    let service = Service::start_with(Backend::Memory, |command| {
+        command.env("MAYFLY_JWT_ISSUER", "https://tokens.example");
+    });
+    let (id, jwt) = service.admin().issue("Token specter", "6 hours");
+
+    let set: JwkSet = serde_json::from_str(&std::fs::read_to_string(&service.keys_file).unwrap()).unwrap();
+    let mut validation = Validation::new(Algorithm::HS256);
+    validation.set_issuer(&["https://tokens.example"]);
+    let data = jsonwebtoken::decode::<Value>(&jwt, &DecodingKey::from_jwk(&set.keys[0]).unwrap(), &validation).unwrap();
+    let header: Value =
+        serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(jwt.split('.').next().unwrap()).unwrap()).unwrap();
+    assert_eq!(header, json!({"typ": "JWT", "alg": "HS256", "kid": set.keys[0].common.key_id}));
+
+    let claims = data.claims;
+    let (iat, exp) = (claims["iat"].as_u64().unwrap(), claims["exp"].as_u64().unwrap());
+    assert_eq!(exp - iat, 21600);
+    assert_eq!(
+        claims,
+        json!({
+            "username": "admin", "jwt_token_id": id, "jwt_token_description": "Token specter", "exp": exp, "iat": iat,
+            "sub": "admin", "jti": id, "iss": "https://tokens.example",
+        })
+    );
+}
+
+#[rstest]
+fn listing_answers_as_the_seed_says(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = Service::start(backend);
+    let admin = service.admin();
+    let nothing = admin.get(TOKEN).send();
+    assert_eq!((nothing.status, &*nothing.text), (200, r#"{"message":"No tokens exist","jwt_tokens":{}}"#));
+
+    let (alpha, _) = admin.issue("Token alpha", "6 minutes");
+    let (beta, _) = admin.issue("Token beta", "90m");
+    let list = admin.get(TOKEN).send();
+    assert_eq!(list.status, 200);
+    let body = list.json();
+    assert_eq!(members(&body), ["message", "jwt_tokens"]);
+    assert_eq!(body["message"], "Tokens exists");
+    assert_eq!(members(&body["jwt_tokens"]), [&*beta, &*alpha], "newest first");
+    let token = &body["jwt_tokens"][&alpha];
+    assert_eq!(members(token), ["jwt_token_description", "jwt_token_life", "jwt_token_remaining_life"]);
+    assert_eq!(token["jwt_token_description"], "Token alpha");
+    assert_eq!(token["jwt_token_life"], 360);
+    assert!(token["jwt_token_remaining_life"].is_f64());
+    let remaining = token["jwt_token_remaining_life"].as_f64().unwrap();
+    assert!((300.0..=360.0).contains(&remaining), "{remaining}");
+}
+
+#[rstest]
+fn a_token_is_inspected_and_deleted_as_the_seed_says(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = Service::start(backend);
+    let admin = service.admin();
+    let (id, _) = admin.issue("Token alpha", "6m");
+    let path = format!("{TOKEN}/{id}");
+
+    let answer = admin.get(&path).send();
+    assert_eq!(answer.status, 200);
+    let body = answer.json();
+    assert_eq!(
+        members(&body),
+        ["message", "jwt_token_description", "jwt_token_life", "jwt_token_life_remaining", "expiry_status"]
+    );
+    assert_eq!(body["message"], "Tokens exists");
+    assert_eq!(body["jwt_token_description"], "Token alpha");
+    assert_eq!(body["jwt_token_life"], 360);
+    assert_eq!(body["expiry_status"], "Valid");
+    assert!((300.0..=360.0).contains(&body["jwt_token_life_remaining"].as_f64().unwrap()));
+
+    let deleted = admin.delete(&path).send();
+    assert_eq!((deleted.status, &*deleted.text), (200, r#"{"message":"Token deleted"}"#));
+    admin.delete(&path).send().problem(404);
+    admin.get(&path).send().problem(404);
+    assert_eq!(admin.get(TOKEN).send().json()["message"], "No tokens exist");
+}
+
+#[rstest]
+fn the_remaining_life_runs_down(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = Service::start(backend);
+    let admin = service.admin();
+    let (id, _) = admin.issue("x", "1h");
+    let remaining = || admin.get(&format!("{TOKEN}/{id}")).send().json()["jwt_token_life_remaining"].as_f64().unwrap();
+    let first = remaining();
+    eventually("less is left than before", || (remaining() < first).then_some(()));
+}
+
+#[rstest]
+fn a_token_dies_by_itself(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = Service::start(backend);
+    let admin = service.admin();
+    let (id, jwt) = admin.issue("short", "1s");
+    let bearer = service.client().with_bearer(&jwt);
+    eventually("the token is gone", || (admin.get(&format!("{TOKEN}/{id}")).send().status == 404).then_some(()));
+    bearer.get("/api/v1alpha/token/self").send().problem(401);
+    assert_eq!(admin.get(TOKEN).send().json()["jwt_tokens"], json!({}));
+    if let Some(redis) = &service.redis {
+        assert_eq!(redis.cli(&["KEYS", "mayfly:*:token:*"]), "");
+    }
+}
+
+#[rstest]
+#[case::trailing_slash("/api/v1alpha/token/")]
+#[case::none("/api/v1alpha/token")]
+fn a_trailing_slash_makes_no_difference(#[case] path: &str) {
+    let service = Service::start(Backend::Memory);
+    let admin = service.admin();
+    let request = json!({"jwt_token_description": "x", "jwt_token_life": "1h"});
+    let id = admin.post(path, &request).send().json()["jwt_token_id"].as_str().unwrap().to_owned();
+    assert_eq!(admin.get(path).send().json()["jwt_tokens"].as_object().unwrap().len(), 1);
+    let slash = if path.ends_with('/') { "/" } else { "" };
+    assert_eq!(admin.get(&format!("{TOKEN}/{id}{slash}")).send().status, 200);
+    assert_eq!(admin.delete(&format!("{TOKEN}/{id}{slash}")).send().status, 200);
+}
+
+#[rstest]
+fn a_missing_token_is_a_missing_token(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = Service::start(backend);
+    let admin = service.admin();
+    let (deleted, _) = admin.issue("x", "1h");
+    admin.delete(&format!("{TOKEN}/{deleted}")).send();
+    let (live, _) = admin.issue("x", "1h");
+    let anonymous = |mut answer: Answer| {
+        answer.problem(404);
+        for volatile in ["x-request-id", "date"] {
+            answer.headers.remove(volatile);
+        }
+        let mut body = answer.json();
+        let id = body["request_id"].take();
+        let headers: BTreeMap<_, _> =
+            answer.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
+        (answer.text.replace(id.as_str().unwrap(), ""), headers)
+    };
+    let expected = anonymous(admin.get(&format!("{TOKEN}/{deleted}")).send());
+    for id in [
+        "b56929f3-54f1-4dc2-9984-9bba615e26e6",
+        &live.to_uppercase(),
+        &live.replace('-', ""),
+        "1",
+        "*",
+        "%2A",
+        "..%2F",
+        "%00",
+        "%ff",
+        &"x".repeat(1000),
+    ] {
+        for method in ["GET", "DELETE"] {
+            let answer = admin.request(method, &format!("{TOKEN}/{id}")).send();
+            assert_eq!(anonymous(answer), expected, "{method} {id}");
+        }
+    }
+    assert_eq!(admin.get(&format!("{TOKEN}/{live}")).send().status, 200);
+}
+
+#[rstest]
+fn the_list_comes_in_pages(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = Service::start(backend);
+    let admin = service.admin();
+    let mut issued: Vec<_> = (0..5).map(|number| admin.issue(&format!("{number}"), "1h").0).collect();
+    issued.reverse();
+
+    let (mut listed, mut next) = (Vec::new(), Some(format!("{TOKEN}?limit=2")));
+    let mut pages = 0;
+    while let Some(path) = next {
+        let page = admin.get(&path).send();
+        assert_eq!(page.status, 200, "{page:?}");
+        listed.extend(members(&page.json()["jwt_tokens"]).into_iter().map(str::to_owned));
+        let link = page.header("link");
+        next = link.strip_prefix('<').map(|link| link.strip_suffix(">; rel=\"next\"").unwrap().to_owned());
+        pages += 1;
+    }
+    assert_eq!((pages, listed), (3, issued.clone()));
+    assert_eq!(admin.get(&format!("{TOKEN}?limit=5")).send().header("link"), "");
+    let rest = admin.get(&format!("{TOKEN}?after={}", issued[2])).send();
+    assert_eq!(members(&rest.json()["jwt_tokens"]), [&*issued[3], &*issued[4]]);
+
+    for query in
+        ["limit=0", "limit=1001", "limit=x", "limit=-1", "after=x", "after=b56929f3-54f1-4dc2-9984-9bba615e26e6"]
+    {
+        admin.get(&format!("{TOKEN}?{query}")).send().problem(400);
+    }
+}
+
+#[rstest]
+fn the_quota_counts_live_tokens(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = Service::start_with(backend, |command| {
+        command.env("MAYFLY_TOKEN_QUOTA", "2");
+    });
+    let admin = service.admin();
+    let request = json!({"jwt_token_description": "x", "jwt_token_life": "1h"});
+    admin.issue("short", "1s");
+    let (long, _) = admin.issue("long", "1h");
+    eventually("the short one died", || {
+        (admin.get(TOKEN).send().json()["jwt_tokens"].as_object()?.len() == 1).then_some(())
+    });
+    admin.issue("another", "1h");
+    assert!(admin.post(TOKEN, &request).send().problem(409).contains('2'));
+    admin.delete(&format!("{TOKEN}/{long}")).send();
+    assert_eq!(admin.post(TOKEN, &request).send().status, 201);
+}
+
+#[test]
+fn lives_and_descriptions_are_checked() {
+    let service = Service::start_with(Backend::Memory, |command| {
+        command.env("MAYFLY_TOKEN_MAX_LIFE", "30 days");
+    });
+    let admin = service.admin();
+    let post = |description: &str, life: &str| {
+        admin.post(TOKEN, &json!({"jwt_token_description": description, "jwt_token_life": life})).send()
+    };
+    for (life, seconds) in [("6 hours", 21600), ("1h 30m", 5400), ("30 days", 2_592_000), ("1week 2days", 777_600)] {
+        assert_eq!(post("x", life).json()["jwt_token_life"], seconds, "{life}");
+    }
+    for life in [
+        "1 6 hours",
+        "18446744073709551615s 1000000000ns",
+        "0s",
+        "1ns",
+        "-1h",
+        "6",
+        "",
+        "1M",
+        "31 days",
+        &"1h".repeat(33),
+    ] {
+        assert!(post("x", life).problem(400).starts_with("jwt_token_life: "), "{life:?}");
+    }
+    assert_eq!(post("  Token specter ", "1h").json()["jwt_token_description"], "Token specter");
+    for description in ["", "  ", "a\nb", &"x".repeat(257)] {
+        assert!(post(description, "1h").problem(400).starts_with("jwt_token_description: "), "{description:?}");
+    }
+    assert_eq!(post(&"ü".repeat(256), "1h").status, 201);
+}
+
+#[rstest]
+fn a_token_may_inspect_and_revoke_itself_only(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = Service::start(backend);
+    let admin = service.admin();
+    let (id, jwt) = admin.issue("Token specter", "1h");
+    let (other, _) = admin.issue("other", "1h");
+    let bearer = service.client().with_bearer(&jwt);
+    let body = json!({"jwt_token_description": "x", "jwt_token_life": "1h"});
+
+    let own = bearer.get("/api/v1alpha/token/self").send();
+    assert_eq!((own.status, own.json()["jwt_token_description"].as_str()), (200, Some("Token specter")));
+    for refused in [
+        bearer.post(TOKEN, &body),
+        bearer.get(TOKEN),
+        bearer.get(&format!("{TOKEN}/{id}")),
+        bearer.delete(&format!("{TOKEN}/{other}")),
+    ] {
+        let answer = refused.send();
+        answer.problem(403);
+        assert!(answer.header("www-authenticate").contains("error=\"insufficient_scope\""), "{answer:?}");
+    }
+    admin.get("/api/v1alpha/token/self").send().problem(403);
+
+    assert_eq!(bearer.delete("/api/v1alpha/token/self").send().text, r#"{"message":"Token deleted"}"#);
+    bearer.get("/api/v1alpha/token/self").send().problem(401);
+    bearer.delete("/api/v1alpha/token/self").send().problem(401);
+    admin.get(&format!("{TOKEN}/{id}")).send().problem(404);
+    assert_eq!(admin.get(&format!("{TOKEN}/{other}")).send().status, 200);
+}

@@ -1,0 +1,221 @@
+//! How the service starts, waits and stops.
+
+use std::{
+    io::{Read, Write},
+    net::TcpStream,
+    process::Command,
+};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use nix::sys::signal::Signal;
+use serde_json::json;
+
+use crate::support::{ADMIN_PASSWORD, Backend, RedisServer, Service, eventually, free_port, run};
+
+const TOKEN: &str = "/api/v1alpha/token";
+
+#[test]
+fn it_says_where_it_is_and_gives_a_command_that_works() {
+    let directory = tempfile::tempdir().unwrap();
+    let password_file = directory.path().join("pass word");
+    std::fs::write(&password_file, "from a file\n").unwrap();
+    for (name, configure) in [
+        (
+            "generated",
+            Box::new(|command: &mut Command| {
+                command.env_remove("MAYFLY_ADMIN_PASSWORD").env_remove("MAYFLY_JWT_KEYS_FILE");
+            }) as Box<dyn Fn(&mut Command)>,
+        ),
+        ("variable", Box::new(|_: &mut Command| {})),
+        (
+            "file",
+            Box::new(|command: &mut Command| {
+                command.env_remove("MAYFLY_ADMIN_PASSWORD").env("MAYFLY_ADMIN_PASSWORD_FILE", &password_file);
+            }),
+        ),
+    ] {
+        let service = Service::start_with(Backend::Memory, |command| configure(command));
+        let lines: Vec<_> = service.greeting.lines().collect();
+        assert_eq!(lines[0], format!("Mayfly {} listens on {}", env!("CARGO_PKG_VERSION"), service.url), "{name}");
+        assert_eq!(lines[1], format!("Documentation: {}/docs", service.url), "{name}");
+        assert!(lines[2].starts_with("Store: in memory"), "{name}: {}", lines[2]);
+        assert!(lines[3].starts_with("Administrator: admin, password "), "{name}: {}", lines[3]);
+        assert!(lines.last().unwrap().trim_start().starts_with("curl -u "), "{name}");
+        let pasted = run(
+            Command::new("bash").args(["-c", lines.last().unwrap()]).env("MAYFLY_ADMIN_PASSWORD", ADMIN_PASSWORD),
+            "",
+        );
+        let answer = String::from_utf8(pasted.stdout).unwrap();
+        assert!(answer.starts_with(r#"{"message":"Token generated""#), "{name}: {answer}");
+    }
+}
+
+#[test]
+fn a_generated_password_is_fresh() {
+    let password = || {
+        let service = Service::start_with(Backend::Memory, |command| {
+            command.env_remove("MAYFLY_ADMIN_PASSWORD");
+        });
+        let line = service.greeting.lines().nth(3).unwrap().to_owned();
+        line.strip_prefix("Administrator: admin, password ").unwrap().to_owned()
+    };
+    let (first, second) = (password(), password());
+    assert_ne!(first, second);
+    assert_eq!(first.len(), 24);
+}
+
+#[test]
+fn the_administrator_is_added_once_and_never_overwritten() {
+    let redis = RedisServer::start();
+    let start = |password: &str| {
+        let service = Service::launch(Some(&redis.url()), |command| {
+            command.env("MAYFLY_ADMIN_PASSWORD", password);
+        });
+        eventually("ready", || (service.client().get("/readyz").send().status == 200).then_some(()));
+        service
+    };
+    let status =
+        |service: &Service, password: &str| service.client().with_basic("admin", password).get(TOKEN).send().status;
+    assert_eq!(status(&start("first"), "first"), 200);
+    let again = start("second");
+    assert_eq!((status(&again, "first"), status(&again, "second")), (200, 401));
+}
+
+#[test]
+fn replicas_share_everything() {
+    let redis = RedisServer::start();
+    let first = Service::launch(Some(&redis.url()), |_| {});
+    eventually("ready", || (first.client().get("/readyz").send().status == 200).then_some(()));
+    let keys = first.keys_file.clone();
+    let second = Service::launch(Some(&redis.url()), |command| {
+        command.env("MAYFLY_JWT_KEYS_FILE", keys);
+    });
+    let (id, jwt) = first.admin().issue("x", "1h");
+    assert_eq!(second.admin().get(&format!("{TOKEN}/{id}")).send().status, 200);
+    assert_eq!(second.client().with_bearer(&jwt).get("/api/v1alpha/token/self").send().status, 200);
+    assert_eq!(second.admin().delete(&format!("{TOKEN}/{id}")).send().status, 200);
+    first.admin().get(&format!("{TOKEN}/{id}")).send().problem(404);
+    first.client().with_bearer(&jwt).get("/api/v1alpha/token/self").send().problem(401);
+}
+
+#[test]
+fn tokens_outlive_a_restart_of_the_service_and_of_redis() {
+    let mut service = Service::start(Backend::Redis);
+    let (id, jwt) = service.admin().issue("x", "1h");
+    // Its append-only file is synced every second unless told otherwise.
+    let redis = service.redis.take().unwrap();
+    redis.cli(&["CONFIG", "SET", "appendfsync", "always"]);
+    let redis = redis.restart();
+    let get = || service.admin().get(&format!("{TOKEN}/{id}")).send();
+    eventually("it finds Redis again", || (get().status == 200).then_some(()));
+    let again = Service::launch(Some(&redis.url()), |command| {
+        command.env("MAYFLY_JWT_KEYS_FILE", &service.keys_file);
+    });
+    assert_eq!(again.client().with_bearer(&jwt).get("/api/v1alpha/token/self").send().status, 200);
+}
+
+#[test]
+fn without_redis_it_waits_unready_and_answers_503() {
+    let port = free_port();
+    let service = Service::launch(Some(&format!("redis://127.0.0.1:{port}")), |_| {});
+    assert_eq!(service.client().get("/livez").send().status, 200);
+    for answer in [
+        service.client().get("/readyz").send(),
+        service.admin().get(TOKEN).send(),
+        service.admin().post(TOKEN, &json!({"jwt_token_description": "x", "jwt_token_life": "1h"})).send(),
+    ] {
+        answer.problem(503);
+        assert_eq!(answer.header("retry-after"), "1");
+    }
+    let _redis = RedisServer::start_on_port(port);
+    eventually("ready", || (service.client().get("/readyz").send().status == 200).then_some(()));
+    service.admin().issue("x", "1h");
+}
+
+#[test]
+fn a_lost_redis_is_503_and_never_401() {
+    let mut service = Service::start(Backend::Redis);
+    let (id, jwt) = service.admin().issue("x", "1h");
+    let redis = service.redis.take().unwrap();
+    let port = redis.port;
+    drop(redis);
+    let bearer = service.client().with_bearer(&jwt);
+    for request in [
+        service.admin().get(TOKEN),
+        service.admin().get(&format!("{TOKEN}/{id}")),
+        service.admin().delete(&format!("{TOKEN}/{id}")),
+        service.client().with_basic("admin", "wrong").get(TOKEN),
+        bearer.get("/api/v1alpha/token/self"),
+        bearer.delete("/api/v1alpha/token/self"),
+        service.client().get("/readyz"),
+    ] {
+        request.send().problem(503);
+    }
+    assert_eq!(service.client().get("/livez").send().status, 200);
+    let _redis = RedisServer::start_on_port(port);
+    eventually("ready", || (service.client().get("/readyz").send().status == 200).then_some(()));
+}
+
+#[test]
+fn a_paused_redis_is_503_in_good_time() {
+    let service = Service::start(Backend::Redis);
+    let (id, _) = service.admin().issue("x", "1h");
+    let redis = service.redis.as_ref().unwrap();
+    redis.process.signal(Signal::SIGSTOP);
+    service.admin().get(&format!("{TOKEN}/{id}")).send().problem(503);
+    service.admin().get(&format!("{TOKEN}/{id}")).send().problem(503);
+    redis.process.signal(Signal::SIGCONT);
+    let get = || service.admin().get(&format!("{TOKEN}/{id}")).send();
+    eventually("it is well again", || (get().status == 200).then_some(()));
+}
+
+#[test]
+fn a_killed_connection_is_replaced_before_anybody_notices() {
+    let service = Service::start(Backend::Redis);
+    let (id, _) = service.admin().issue("x", "1h");
+    service.redis.as_ref().unwrap().cli(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    assert_eq!(service.admin().get(&format!("{TOKEN}/{id}")).send().status, 200);
+}
+
+#[test]
+fn a_termination_finishes_what_is_in_flight() {
+    let mut service = Service::start(Backend::Redis);
+    let address = service.url.trim_start_matches("http://").to_owned();
+    let credentials = BASE64_STANDARD.encode(format!("admin:{ADMIN_PASSWORD}"));
+    let body = r#"{"jwt_token_description": "x", "jwt_token_life": "1h"}"#;
+    let mut request = TcpStream::connect(&address).unwrap();
+    let head = format!(
+        "POST {TOKEN} HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {credentials}\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\nExpect: 100-continue\r\n\r\n",
+        body.len()
+    );
+    request.write_all(head.as_bytes()).unwrap();
+    // The server asks for the body: the request is in its hands.
+    let mut go_on = [0; 25];
+    request.read_exact(&mut go_on).unwrap();
+    assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
+
+    service.process.signal(Signal::SIGTERM);
+    eventually("nothing new is accepted", || TcpStream::connect(&address).is_err().then_some(()));
+    request.write_all(body.as_bytes()).unwrap();
+    let mut answer = String::new();
+    request.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
+    assert_eq!(service.process.wait().code(), Some(0));
+}
+
+#[test]
+fn it_stops_though_clients_idle_and_stall() {
+    for signal in [Signal::SIGTERM, Signal::SIGINT] {
+        let mut service = Service::start_with(Backend::Memory, |command| {
+            command.env("MAYFLY_SHUTDOWN_GRACE", "100ms");
+        });
+        let address = service.url.trim_start_matches("http://").to_owned();
+        let _idle = TcpStream::connect(&address).unwrap();
+        let mut stalled = TcpStream::connect(&address).unwrap();
+        stalled.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+        assert_eq!(service.client().get("/livez").send().status, 200);
+        service.process.signal(signal);
+        assert_eq!(service.process.wait().code(), Some(0));
+    }
+}

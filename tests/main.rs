@@ -1,0 +1,14 @@
+//! Statements about Mayfly, tried on the real parts: the real binary over a real socket, a real redis-server, a real
+//! browser. A part that is missing fails the run; `make setup` installs them all.
+
+#![expect(unreachable_pub, reason = "`support` is written like the library that it is")]
+
+mod api;
+mod architecture;
+mod browser;
+mod cli;
+mod lifecycle;
+mod openapi;
+mod redis;
+mod store_contract;
+mod support;

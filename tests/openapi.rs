@@ -1,0 +1,86 @@
+//! The OpenAPI document.
+
+use std::{fs, process::Command};
+
+use serde_json::Value;
+
+use crate::support::{Backend, Service, run};
+
+const COMMITTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/openapi/openapi.yaml");
+
+#[test]
+fn the_committed_document_is_the_generated_one() {
+    let printed = String::from_utf8(run(Service::command().arg("openapi"), "").stdout).unwrap();
+    assert!(printed == fs::read_to_string(COMMITTED).unwrap(), "openapi/openapi.yaml has drifted: run `make openapi`");
+}
+
+#[test]
+fn the_document_is_valid() {
+    let validator = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/.tools/bin/openapi-spec-validator");
+    let output = run(Command::new(validator).arg(COMMITTED), "");
+    assert!(output.status.success(), "{output:?}");
+}
+
+#[test]
+fn the_service_serves_what_the_command_prints() {
+    let service = Service::start(Backend::Memory);
+    for (path, arguments, content_type) in [
+        ("/openapi.yaml", &["openapi"][..], "application/yaml"),
+        ("/openapi.json", &["openapi", "--format=json"][..], "application/json"),
+    ] {
+        let answer = service.client().get(path).send();
+        assert_eq!((answer.status, answer.header("content-type")), (200, content_type));
+        assert_eq!(answer.text, String::from_utf8(run(Service::command().args(arguments), "").stdout).unwrap());
+    }
+}
+
+/// Every operation with the name of its path and method.
+fn operations() -> Vec<(String, Value)> {
+    let document = mayfly::http::document();
+    let paths = document["paths"].as_object().unwrap().clone();
+    let operations = |(path, methods): (String, Value)| {
+        let methods = methods.as_object().unwrap().clone();
+        methods.into_iter().map(move |(method, operation)| (format!("{method} {path}"), operation))
+    };
+    paths.into_iter().flat_map(operations).collect()
+}
+
+#[test]
+fn every_answer_has_a_body_with_an_example() {
+    let document = mayfly::http::document();
+    for (name, operation) in operations() {
+        for (status, response) in operation["responses"].as_object().unwrap() {
+            let content = response["content"].as_object().expect(&name);
+            let (media_type, body) = content.iter().next().expect(&name);
+            let expected = if status.starts_with('2') { "application/json" } else { "application/problem+json" };
+            assert_eq!(media_type, expected, "{name} {status}");
+            let schema = match body["schema"]["$ref"].as_str() {
+                Some(reference) => &document["components"]["schemas"][reference.rsplit('/').next().unwrap()],
+                None => &body["schema"],
+            };
+            assert!(schema["example"].is_object(), "{name} {status} has no example");
+        }
+        if let Some(body) = operation.get("requestBody") {
+            assert_eq!(body["content"]["application/json"]["schema"]["$ref"], "#/components/schemas/TokenRequest");
+            assert!(document["components"]["schemas"]["TokenRequest"]["example"].is_object());
+        }
+    }
+}
+
+#[test]
+fn every_operation_refuses_strangers_unless_it_is_public() {
+    const PUBLIC: [&str; 2] = ["get /livez", "get /readyz"];
+    let service = Service::start(Backend::Memory);
+    for (name, operation) in operations() {
+        let (method, path) = name.split_once(' ').unwrap();
+        let path = path.replace("{id}", "b56929f3-54f1-4dc2-9984-9bba615e26e6");
+        let answer = service.client().request(&method.to_uppercase(), &path).send();
+        if PUBLIC.contains(&&*name) {
+            assert_eq!(answer.status, 200, "{name}");
+            assert!(operation.get("security").is_none(), "{name}");
+        } else {
+            answer.problem(401);
+            assert!(operation["security"].is_array(), "{name}");
+        }
+    }
+}

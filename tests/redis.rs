@@ -1,0 +1,148 @@
+//! What is in Redis, and what Redis alone decides.
+
+use serde_json::Value;
+
+use crate::support::{ADMIN_PASSWORD, Backend, Service};
+
+const TOKEN: &str = "/api/v1alpha/token";
+
+#[test]
+fn a_token_is_one_key_whose_ttl_is_its_life() {
+    let service = Service::start(Backend::Redis);
+    let redis = service.redis.as_ref().unwrap();
+    let (id, jwt) = service.admin().issue("Token specter", "6 hours");
+    let key = format!("mayfly:{{admin}}:token:{id}");
+    assert_eq!(redis.cli(&["KEYS", "mayfly:*:token:*"]), key);
+
+    let ttl: f64 = redis.cli(&["TTL", &key]).parse().unwrap();
+    let details = service.admin().get(&format!("{TOKEN}/{id}")).send().json();
+    let remaining = details["jwt_token_life_remaining"].as_f64().unwrap();
+    assert!((ttl - remaining).abs() <= 1.0, "TTL {ttl}, API {remaining}");
+
+    // What Redis says is what the API says, whatever was asked for at first.
+    redis.cli(&["EXPIRE", &key, "100"]);
+    let details = service.admin().get(&format!("{TOKEN}/{id}")).send().json();
+    assert!((90.0..=100.0).contains(&details["jwt_token_life_remaining"].as_f64().unwrap()), "{details}");
+    let list = service.admin().get(TOKEN).send().json();
+    assert!((90.0..=100.0).contains(&list["jwt_tokens"][&id]["jwt_token_remaining_life"].as_f64().unwrap()), "{list}");
+
+    // Nothing in there is a secret that lets anybody in.
+    let mut everything = String::new();
+    for key in redis.cli(&["KEYS", "*"]).lines() {
+        let command = match &*redis.cli(&["TYPE", key]) {
+            "string" => vec!["GET", key],
+            "hash" => vec!["HGETALL", key],
+            "set" => vec!["SMEMBERS", key],
+            "zset" => vec!["ZRANGE", key, "0", "-1"],
+            other => panic!("{key} is a {other}"),
+        };
+        everything += &redis.cli(&command);
+    }
+    assert!(everything.contains("Token specter") && everything.contains("$argon2id$v=19$m=19456,t=2,p=1$"));
+    for secret in [&*jwt, jwt.rsplit('.').next().unwrap(), ADMIN_PASSWORD] {
+        assert!(!everything.contains(secret), "{secret} in {everything}");
+    }
+}
+
+#[test]
+fn deleting_its_key_revokes_a_token() {
+    let service = Service::start(Backend::Redis);
+    let redis = service.redis.as_ref().unwrap();
+    let (id, jwt) = service.admin().issue("x", "1h");
+    assert_eq!(redis.cli(&["DEL", &format!("mayfly:{{admin}}:token:{id}")]), "1");
+    service.admin().get(&format!("{TOKEN}/{id}")).send().problem(404);
+    service.admin().delete(&format!("{TOKEN}/{id}")).send().problem(404);
+    service.client().with_bearer(&jwt).get("/api/v1alpha/token/self").send().problem(401);
+    assert_eq!(service.admin().get(TOKEN).send().json()["message"], "No tokens exist");
+    assert_eq!(redis.cli(&["EXISTS", "mayfly:{admin}:tokens"]), "0", "the index is empty");
+}
+
+#[test]
+fn the_index_dies_with_its_last_token() {
+    let service = Service::start(Backend::Redis);
+    let redis = service.redis.as_ref().unwrap();
+    let ttl = || redis.cli(&["TTL", "mayfly:{admin}:tokens"]).parse::<i64>().unwrap();
+    service.admin().issue("x", "1h");
+    assert!((3590..=3601).contains(&ttl()), "{}", ttl());
+    service.admin().issue("x", "2h");
+    service.admin().issue("x", "1m");
+    assert!((7190..=7201).contains(&ttl()), "{}", ttl());
+}
+
+#[test]
+fn a_token_of_another_life_or_content_is_not_accepted() {
+    let service = Service::start(Backend::Redis);
+    let redis = service.redis.as_ref().unwrap();
+    let (id, jwt) = service.admin().issue("x", "1h");
+    let (_, other) = service.admin().issue("y", "1h");
+    let key = format!("mayfly:{{admin}}:token:{id}");
+    let mut record: Value = serde_json::from_str(&redis.cli(&["GET", &key])).unwrap();
+
+    // The digest of another JWT: this one was not issued under this key.
+    record["h"] = mayfly::domain::token::TokenDigest::of(&other).to_base64().into();
+    redis.cli(&["SET", &key, &record.to_string(), "KEEPTTL"]);
+    service.client().with_bearer(&jwt).get("/api/v1alpha/token/self").send().problem(401);
+
+    // In doubt nobody is let in, and nobody is told that the token is bad.
+    for corrupt in ["", "{}", "\u{1}"] {
+        redis.cli(&["SET", &key, corrupt, "KEEPTTL"]);
+        service.client().with_bearer(&jwt).get("/api/v1alpha/token/self").send().problem(503);
+        service.admin().get(&format!("{TOKEN}/{id}")).send().problem(503);
+    }
+}
+
+#[test]
+fn each_operation_is_one_round_trip() {
+    let service = Service::start(Backend::Redis);
+    let redis = service.redis.as_ref().unwrap();
+    let admin = service.admin();
+    let (id, jwt) = admin.issue("x", "1h");
+    admin.get(TOKEN).send();
+    admin.delete(&format!("{TOKEN}/{}", admin.issue("y", "1h").0)).send();
+    let bearer = service.client().with_bearer(&jwt);
+    // Each login reads the user, with HGETALL; a token presented logs nobody in.
+    for (what, request, expected) in [
+        ("list", admin.get(TOKEN), vec!["evalsha", "hgetall"]),
+        ("inspect", admin.get(&format!("{TOKEN}/{id}")), vec!["get", "hgetall", "pttl"]),
+        ("verify", bearer.get("/api/v1alpha/token/self"), vec!["get", "pttl"]),
+        ("revoke", admin.delete(&format!("{TOKEN}/{id}")), vec!["evalsha", "hgetall"]),
+    ] {
+        redis.cli(&["CONFIG", "RESETSTAT"]);
+        assert_eq!(request.send().status, 200, "{what}");
+        let stats = redis.cli(&["INFO", "commandstats"]);
+        let commands = stats.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split(':').next());
+        // What the scripts call is counted, too, as is redis-cli itself.
+        let in_scripts = ["config|resetstat", "del", "zrem", "zrevrange", "info"];
+        let is_get_in_script = |command: &str| what == "list" && ["get", "pttl"].contains(&command);
+        let mut sent: Vec<_> =
+            commands.filter(|command| !in_scripts.contains(command) && !is_get_in_script(command)).collect();
+        sent.sort_unstable();
+        assert_eq!(sent, expected, "{what}: {stats}");
+    }
+}
+
+#[test]
+fn a_redis_that_forgot_the_scripts_is_told_again() {
+    let service = Service::start(Backend::Redis);
+    service.admin().issue("x", "1h");
+    service.redis.as_ref().unwrap().cli(&["SCRIPT", "FLUSH"]);
+    let (id, _) = service.admin().issue("y", "1h");
+    assert_eq!(service.admin().delete(&format!("{TOKEN}/{id}")).send().status, 200);
+}
+
+#[test]
+fn a_full_redis_still_revokes() {
+    let service = Service::start(Backend::Redis);
+    let redis = service.redis.as_ref().unwrap();
+    let (id, jwt) = service.admin().issue("x", "1h");
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let body = serde_json::json!({"jwt_token_description": "x", "jwt_token_life": "1h"});
+    let refused = service.admin().post(TOKEN, &body).send();
+    refused.problem(503);
+    assert!(!refused.header("retry-after").is_empty());
+    assert_eq!(service.admin().get(TOKEN).send().status, 200);
+    assert_eq!(service.admin().delete(&format!("{TOKEN}/{id}")).send().status, 200);
+    service.client().with_bearer(&jwt).get("/api/v1alpha/token/self").send().problem(401);
+    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(service.admin().post(TOKEN, &body).send().status, 201);
+}

@@ -1,0 +1,256 @@
+//! What every store promises, held against the embedded one and against a real Redis.
+
+use std::{sync::Arc, time::Duration};
+
+use mayfly::{
+    domain::{
+        life::Life,
+        password::{Password, PasswordHash},
+        token::{Token, TokenDigest, TokenId},
+        user::{Role, User, UserName},
+    },
+    store::{Creation, Page, Store, memory::MemoryStore, redis::RedisStore},
+};
+use rstest::rstest;
+use secrecy::ExposeSecret;
+use tokio::time::{sleep, timeout};
+
+use crate::support::{Backend, RedisServer};
+
+const QUOTA: usize = 10;
+
+/// A store, and what it needs to live.
+struct Fixture {
+    store: Arc<dyn Store>,
+    _redis: Option<RedisServer>,
+}
+
+impl Fixture {
+    fn new(backend: Backend) -> Self {
+        match backend {
+            Backend::Memory => Self { store: Arc::new(MemoryStore::default()), _redis: None },
+            Backend::Redis => {
+                let redis = RedisServer::start();
+                let store = RedisStore::new(&redis.url(), Duration::from_secs(5)).unwrap();
+                Self { store: Arc::new(store), _redis: Some(redis) }
+            }
+        }
+    }
+
+    /// A store with one user.
+    async fn with_user(backend: Backend, name: &str) -> (Self, UserName) {
+        let fixture = Self::new(backend);
+        assert!(fixture.store.create_user(&user(name)).await.unwrap());
+        (fixture, name.parse().unwrap())
+    }
+
+    async fn ids(&self, owner: &UserName, page: Page) -> Option<Vec<TokenId>> {
+        let listing = self.store.list_tokens(owner, page).await.unwrap()?;
+        Some(listing.tokens.iter().map(|live| live.token.id).collect())
+    }
+}
+
+fn user(name: &str) -> User {
+    User {
+        name: name.parse().unwrap(),
+        password_hash: PasswordHash::dummy(),
+        role: Role::Admin,
+        created_at: 1_662_720_135,
+        disabled: false,
+    }
+}
+
+fn token(life_seconds: u64) -> Token {
+    let id = TokenId::random();
+    Token {
+        id,
+        description: "Tökèn \"specter\" 🜁 {}".parse().unwrap(),
+        life: Life::from_seconds(life_seconds).unwrap(),
+        issued_at: 1_662_720_135,
+        digest: TokenDigest::of(&id.to_string()),
+    }
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_token_is_found_as_it_was_created(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let (fixture, alice) = Fixture::with_user(backend, "alice").await;
+    let token = token(3600);
+    assert_eq!(fixture.store.find_token(&alice, token.id).await.unwrap(), None);
+    assert_eq!(fixture.store.create_token(&alice, &token, QUOTA).await.unwrap(), Creation::Created);
+    let live = fixture.store.find_token(&alice, token.id).await.unwrap().unwrap();
+    assert_eq!(live.token, token);
+    assert!(live.remaining <= Duration::from_hours(1) && live.remaining > Duration::from_secs(3500));
+    let listing = fixture.store.list_tokens(&alice, Page::ALL).await.unwrap().unwrap();
+    assert_eq!(listing.tokens[0].token, token);
+    assert_eq!((listing.tokens.len(), listing.more), (1, false));
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_token_belongs_to_its_owner(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let (fixture, alice) = Fixture::with_user(backend, "alice").await;
+    fixture.store.create_user(&user("bob")).await.unwrap();
+    let bob = "bob".parse().unwrap();
+    let token = token(3600);
+    fixture.store.create_token(&alice, &token, QUOTA).await.unwrap();
+    assert_eq!(fixture.store.find_token(&bob, token.id).await.unwrap(), None);
+    assert!(!fixture.store.revoke_token(&bob, token.id).await.unwrap());
+    assert_eq!(fixture.ids(&bob, Page::ALL).await, Some(vec![]));
+    assert_eq!(fixture.ids(&bob, Page { after: Some(token.id), limit: None }).await, None);
+    assert!(fixture.store.find_token(&alice, token.id).await.unwrap().is_some());
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_revoked_token_is_gone(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let (fixture, alice) = Fixture::with_user(backend, "alice").await;
+    let (first, second) = (token(3600), token(3600));
+    fixture.store.create_token(&alice, &first, QUOTA).await.unwrap();
+    fixture.store.create_token(&alice, &second, QUOTA).await.unwrap();
+    assert!(fixture.store.revoke_token(&alice, first.id).await.unwrap());
+    assert!(!fixture.store.revoke_token(&alice, first.id).await.unwrap());
+    assert_eq!(fixture.store.find_token(&alice, first.id).await.unwrap(), None);
+    assert_eq!(fixture.ids(&alice, Page::ALL).await, Some(vec![second.id]));
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_token_dies_at_the_end_of_its_life(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let (fixture, alice) = Fixture::with_user(backend, "alice").await;
+    let (short, long) = (token(1), token(3600));
+    fixture.store.create_token(&alice, &short, QUOTA).await.unwrap();
+    fixture.store.create_token(&alice, &long, QUOTA).await.unwrap();
+    let gone = async {
+        while fixture.store.find_token(&alice, short.id).await.unwrap().is_some() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), gone).await.expect("the token dies");
+    assert_eq!(fixture.ids(&alice, Page::ALL).await, Some(vec![long.id]));
+    assert_eq!(fixture.ids(&alice, Page { after: Some(short.id), limit: None }).await, None);
+    assert!(!fixture.store.revoke_token(&alice, short.id).await.unwrap());
+}
+
+#[rstest]
+#[tokio::test]
+async fn tokens_are_listed_newest_first_in_pages(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let (fixture, alice) = Fixture::with_user(backend, "alice").await;
+    let mut created = Vec::new();
+    for life in [300, 100, 500, 200, 400] {
+        let token = token(life);
+        fixture.store.create_token(&alice, &token, QUOTA).await.unwrap();
+        created.insert(0, token.id);
+    }
+    assert_eq!(fixture.ids(&alice, Page::ALL).await.unwrap(), created);
+    for limit in 1..=6 {
+        let (mut listed, mut after) = (Vec::new(), None);
+        loop {
+            let page = fixture.store.list_tokens(&alice, Page { after, limit: Some(limit) }).await.unwrap().unwrap();
+            assert!(page.tokens.len() == limit || !page.more);
+            listed.extend(page.tokens.iter().map(|live| live.token.id));
+            after = listed.last().copied();
+            if !page.more {
+                break;
+            }
+        }
+        assert_eq!(listed, created, "limit {limit}");
+    }
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_quota_is_exact_and_counts_the_living(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let (fixture, alice) = Fixture::with_user(backend, "alice").await;
+    let short = token(1);
+    fixture.store.create_token(&alice, &short, QUOTA).await.unwrap();
+    let attempts = (1..=QUOTA).map(|_| {
+        let (store, alice) = (Arc::clone(&fixture.store), alice.clone());
+        tokio::spawn(async move { store.create_token(&alice, &token(3600), QUOTA).await.unwrap() })
+    });
+    let mut created = 0;
+    for attempt in attempts.collect::<Vec<_>>() {
+        created += usize::from(attempt.await.unwrap() == Creation::Created);
+    }
+    assert_eq!(created, QUOTA - 1);
+    let refilled = async {
+        while fixture.store.create_token(&alice, &token(3600), QUOTA).await.unwrap() != Creation::Created {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(30), refilled).await.expect("a dead token leaves its place");
+    assert_eq!(fixture.store.create_token(&alice, &token(3600), QUOTA).await.unwrap(), Creation::QuotaReached);
+    assert_eq!(fixture.ids(&alice, Page::ALL).await.unwrap().len(), QUOTA);
+}
+
+#[rstest]
+#[tokio::test]
+async fn only_users_who_may_log_in_get_tokens(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let fixture = Fixture::new(backend);
+    let nobody = "nobody".parse().unwrap();
+    assert_eq!(fixture.store.create_token(&nobody, &token(60), QUOTA).await.unwrap(), Creation::NoSuchUser);
+    fixture.store.create_user(&User { disabled: true, ..user("eve") }).await.unwrap();
+    let eve = "eve".parse().unwrap();
+    assert_eq!(fixture.store.create_token(&eve, &token(60), QUOTA).await.unwrap(), Creation::NoSuchUser);
+    assert_eq!(fixture.ids(&eve, Page::ALL).await, Some(vec![]));
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_user_is_found_as_created_and_created_once(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let fixture = Fixture::new(backend);
+    let alice = "alice".parse().unwrap();
+    assert!(!fixture.store.has_users().await.unwrap());
+    assert!(fixture.store.find_user(&alice).await.unwrap().is_none());
+    assert!(fixture.store.create_user(&user("alice")).await.unwrap());
+    assert!(fixture.store.has_users().await.unwrap());
+    assert!(!fixture.store.create_user(&User { role: Role::User, ..user("alice") }).await.unwrap());
+    let found = fixture.store.find_user(&alice).await.unwrap().unwrap();
+    assert_eq!((found.name, found.role, found.created_at, found.disabled), (alice, Role::Admin, 1_662_720_135, false));
+    assert_eq!(found.password_hash.expose_secret(), PasswordHash::dummy().expose_secret());
+}
+
+#[rstest]
+#[tokio::test]
+async fn users_are_listed_by_name(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let fixture = Fixture::new(backend);
+    assert!(fixture.store.list_users().await.unwrap().is_empty());
+    for name in ["carol", "alice", "bob"] {
+        fixture.store.create_user(&user(name)).await.unwrap();
+    }
+    fixture.store.remove_user(&"bob".parse().unwrap()).await.unwrap();
+    let names: Vec<_> =
+        fixture.store.list_users().await.unwrap().into_iter().map(|user| user.name.to_string()).collect();
+    assert_eq!(names, ["alice", "carol"]);
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_password_is_changed(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let (fixture, alice) = Fixture::with_user(backend, "alice").await;
+    let password: Password = "new".parse().unwrap();
+    let hash = PasswordHash::of(&password);
+    assert!(!fixture.store.set_password(&"nobody".parse().unwrap(), &hash).await.unwrap());
+    assert!(fixture.store.set_password(&alice, &hash).await.unwrap());
+    assert!(fixture.store.find_user(&alice).await.unwrap().unwrap().password_hash.verify(&password));
+    assert!(fixture.store.find_user(&"nobody".parse().unwrap()).await.unwrap().is_none());
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_removed_user_leaves_no_tokens(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let (fixture, alice) = Fixture::with_user(backend, "alice").await;
+    let tokens = [token(3600), token(3600)];
+    for token in &tokens {
+        fixture.store.create_token(&alice, token, QUOTA).await.unwrap();
+    }
+    assert!(fixture.store.remove_user(&alice).await.unwrap());
+    assert!(!fixture.store.remove_user(&alice).await.unwrap());
+    assert!(!fixture.store.has_users().await.unwrap());
+    assert_eq!(fixture.store.create_token(&alice, &token(60), QUOTA).await.unwrap(), Creation::NoSuchUser);
+    fixture.store.create_user(&user("alice")).await.unwrap();
+    assert_eq!(fixture.ids(&alice, Page::ALL).await, Some(vec![]));
+    for token in &tokens {
+        assert_eq!(fixture.store.find_token(&alice, token.id).await.unwrap(), None);
+    }
+}

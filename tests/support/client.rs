@@ -1,0 +1,123 @@
+//! An HTTP client that says what it got.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use serde_json::{Value, json};
+use ureq::{
+    Agent,
+    http::{HeaderMap, Method, Request},
+};
+
+/// Sends requests to one service.
+#[derive(Clone)]
+pub struct Client {
+    agent: Agent,
+    url: String,
+    authorization: Option<String>,
+}
+
+/// A request in the making.
+pub struct Draft {
+    agent: Agent,
+    request: ureq::http::request::Builder,
+    body: Vec<u8>,
+}
+
+/// What came back.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub text: String,
+}
+
+impl Client {
+    pub fn new(url: &str) -> Self {
+        let agent = Agent::config_builder().http_status_as_error(false).max_redirects(0).build().into();
+        Self { agent, url: url.to_owned(), authorization: None }
+    }
+
+    pub fn with_basic(&self, name: &str, password: &str) -> Self {
+        let credentials = BASE64_STANDARD.encode(format!("{name}:{password}"));
+        Self { authorization: Some(format!("Basic {credentials}")), ..self.clone() }
+    }
+
+    pub fn with_bearer(&self, token: &str) -> Self {
+        Self { authorization: Some(format!("Bearer {token}")), ..self.clone() }
+    }
+
+    pub fn request(&self, method: &str, path: &str) -> Draft {
+        let method = Method::from_bytes(method.as_bytes()).unwrap();
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.url));
+        if let Some(authorization) = &self.authorization {
+            request = request.header("authorization", authorization);
+        }
+        Draft { agent: self.agent.clone(), request, body: Vec::new() }
+    }
+
+    pub fn get(&self, path: &str) -> Draft {
+        self.request("GET", path)
+    }
+
+    pub fn delete(&self, path: &str) -> Draft {
+        self.request("DELETE", path)
+    }
+
+    pub fn post(&self, path: &str, body: &Value) -> Draft {
+        self.request("POST", path).header("content-type", "application/json").body(body.to_string())
+    }
+
+    /// Issues a token: its id and its JWT.
+    pub fn issue(&self, description: &str, life: &str) -> (String, String) {
+        let body = json!({"jwt_token_description": description, "jwt_token_life": life});
+        let answer = self.post("/api/v1alpha/token", &body).send();
+        assert_eq!(answer.status, 201, "{answer:?}");
+        let field = |name: &str| answer.json()[name].as_str().unwrap().to_owned();
+        (field("jwt_token_id"), field("jwt_token"))
+    }
+}
+
+impl Draft {
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.request = self.request.header(name, value);
+        self
+    }
+
+    pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
+        self.body = body.into();
+        self
+    }
+
+    pub fn send(self) -> Answer {
+        self.try_send().unwrap()
+    }
+
+    pub fn try_send(self) -> Result<Answer, ureq::Error> {
+        let mut response = self.agent.run(self.request.body(self.body).unwrap())?;
+        let text = response.body_mut().read_to_string()?;
+        Ok(Answer { status: response.status().as_u16(), headers: response.headers().clone(), text })
+    }
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    /// Asserts that this is a problem of the contract, and returns its `detail`.
+    #[track_caller]
+    pub fn problem(&self, status: u16) -> String {
+        assert_eq!(self.status, status, "{self:?}");
+        assert_eq!(self.header("content-type"), "application/problem+json");
+        let problem = self.json();
+        let members: Vec<_> = problem.as_object().unwrap().keys().map(String::as_str).collect();
+        assert_eq!(members, ["type", "title", "status", "detail", "message", "request_id"]);
+        assert_eq!(problem["status"], status);
+        assert_eq!(problem["message"], problem["detail"]);
+        assert_eq!(problem["request_id"], self.header("x-request-id"));
+        problem["detail"].as_str().unwrap().to_owned()
+    }
+}

@@ -1,0 +1,100 @@
+//! The real binary, serving.
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    path::PathBuf,
+    process::{Command, Stdio},
+    thread,
+};
+
+use secrecy::ExposeSecret;
+
+use super::{Client, Process, RedisServer, eventually};
+
+/// The password of the administrator in every test.
+pub const ADMIN_PASSWORD: &str = "correct horse battery staple";
+
+/// Where a service keeps its state.
+#[derive(Debug, Clone, Copy)]
+pub enum Backend {
+    Memory,
+    Redis,
+}
+
+/// A running service with an administrator `admin`.
+pub struct Service {
+    pub process: Process,
+    /// What it printed at the start, up to and with the command to try.
+    pub greeting: String,
+    /// `http://127.0.0.1:port`
+    pub url: String,
+    /// The JWK Set that it signs with.
+    pub keys_file: PathBuf,
+    /// Its Redis, where it has one.
+    pub redis: Option<RedisServer>,
+    _directory: tempfile::TempDir,
+}
+
+impl Service {
+    /// Starts one and waits until it is ready.
+    pub fn start(backend: Backend) -> Self {
+        Self::start_with(backend, |_| {})
+    }
+
+    /// Starts one that is configured further by `configure`, and waits until it is ready.
+    pub fn start_with(backend: Backend, configure: impl FnOnce(&mut Command)) -> Self {
+        let redis = matches!(backend, Backend::Redis).then(RedisServer::start);
+        let url = redis.as_ref().map(RedisServer::url);
+        let service = Self { redis, ..Self::launch(url.as_deref(), configure) };
+        eventually("the service is ready", || (service.client().get("/readyz").send().status == 200).then_some(()));
+        service
+    }
+
+    /// Starts one on this Redis, and waits only until it listens.
+    pub fn launch(redis_url: Option<&str>, configure: impl FnOnce(&mut Command)) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let keys_file = directory.path().join("keys.json");
+        fs::write(&keys_file, mayfly::domain::keys::generate().expose_secret()).unwrap();
+        let mut command = Self::command();
+        command
+            .env("MAYFLY_LISTEN", "127.0.0.1:0")
+            .env("MAYFLY_ADMIN_PASSWORD", ADMIN_PASSWORD)
+            .env("MAYFLY_JWT_KEYS_FILE", &keys_file)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null());
+        if let Some(url) = redis_url {
+            command.env("MAYFLY_REDIS_URL", url);
+        }
+        configure(&mut command);
+        let mut process = Process::spawn(&mut command);
+        let mut lines = BufReader::new(process.child().stdout.take().unwrap()).lines();
+        let mut greeting = Vec::new();
+        while greeting.last().is_none_or(|line: &String| !line.contains("curl -u")) {
+            greeting.push(lines.next().expect("it greets").unwrap());
+        }
+        // Nobody reads the rest, but a closed pipe would be an error.
+        thread::spawn(move || lines.count());
+        let url = greeting[0].split(' ').find(|word| word.starts_with("http://")).expect("it says where").to_owned();
+        Self { process, greeting: greeting.join("\n"), url, keys_file, redis: None, _directory: directory }
+    }
+
+    /// The binary, with none of the settings of whoever runs the tests.
+    pub fn command() -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_mayfly"));
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MAYFLY_")) {
+            command.env_remove(name);
+        }
+        command
+    }
+
+    /// A client that presents no credentials.
+    pub fn client(&self) -> Client {
+        Client::new(&self.url)
+    }
+
+    /// A client that logs in as the administrator.
+    pub fn admin(&self) -> Client {
+        self.client().with_basic("admin", ADMIN_PASSWORD)
+    }
+}
