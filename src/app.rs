@@ -2,7 +2,11 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use tokio::{net::TcpListener, time::sleep};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{Signal, SignalKind, signal},
+    time::{interval, sleep},
+};
 
 use crate::{
     config::{AdminConfig, AdminPassword, Config},
@@ -11,10 +15,11 @@ use crate::{
         Clock,
         login::Login,
         readiness::Readiness,
+        signing_keys::WATCH_INTERVAL,
         tokens::Tokens,
         users::{Bootstrap, Users},
     },
-    store::StoreError,
+    store::{StoreError, leased::LeasedStore},
 };
 
 /// How often a store that is not there yet is asked again.
@@ -23,13 +28,17 @@ const STORE_RETRY: Duration = Duration::from_millis(500);
 /// Runs the service on `listener` until `shutdown` completes and the requests in flight are done.
 pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
     let clock = Clock::system();
-    let store = config.store.open();
-    let users = Users::new(Arc::clone(&store), clock.clone());
+    let store = Arc::new(LeasedStore::new(config.store.open(), config.lease));
+    let keys = Arc::new(config.keys);
+    let users = Users::new(Arc::clone(&store) as _, clock.clone());
     let services = Arc::new(Services {
-        tokens: Tokens::new(Arc::clone(&store), config.keys, clock, config.rules),
-        login: Login::new(Arc::clone(&store)),
+        tokens: Tokens::new(Arc::clone(&store), Arc::clone(&keys), clock, config.rules.clone()),
+        login: Login::new(Arc::clone(&store) as _),
         readiness: Readiness::new(store),
+        keys,
+        issuer: config.rules.issuer,
     });
+    let following_keys = tokio::spawn(follow_keys(Arc::clone(&services), signal(SignalKind::hangup())?));
 
     // A store that is there is prepared before the first request; one that is not keeps nobody waiting.
     let first_contact = match bootstrap(&users, &config.admin).await {
@@ -55,10 +64,22 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     };
     let endpoint = http::endpoint(Arc::clone(&services));
     let result = http::server::serve(listener, endpoint, stopping, config.shutdown_grace).await;
+    following_keys.abort();
     if let Some(task) = first_contact {
         task.abort();
     }
     result
+}
+
+/// Keeps the signing keys those of their file: a new one is found by looking at it, and SIGHUP has it read at once.
+async fn follow_keys(services: Arc<Services>, mut hangup: Signal) {
+    let mut look = interval(WATCH_INTERVAL);
+    loop {
+        tokio::select! {
+            _ = look.tick() => services.tokens.follow_keys(),
+            _ = hangup.recv() => services.tokens.reload_keys(),
+        };
+    }
 }
 
 /// Adds the first administrator to a store without users.

@@ -17,13 +17,15 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
     domain::{
-        keys::{self, KeySet},
+        jwk::{self, Algorithm},
+        keys::KeySet,
         life::Life,
         password::Password,
         token::TokenRules,
         user::UserName,
     },
-    store::{Store, memory::MemoryStore, redis::RedisStore},
+    service::{Clock, signing_keys::SigningKeys},
+    store::{Store, leased::LEASE, memory::MemoryStore, redis::RedisStore},
 };
 
 const ADMIN_PASSWORD: &str = "MAYFLY_ADMIN_PASSWORD";
@@ -44,14 +46,19 @@ pub struct Settings {
     #[command(flatten)]
     store: StoreSettings,
 
-    /// A JWK Set; its first key signs tokens, all of them verify. `mayfly key generate` makes one. Required with Redis;
-    /// without, a key is made that is gone when the service stops
+    /// A JWK Set; its first key signs tokens, all of them verify. `mayfly key generate` makes one. It is read again when it
+    /// changes. Required with Redis; without, a key is made that is gone when the service stops
     #[arg(long, env = "MAYFLY_JWT_KEYS_FILE", value_name = "FILE")]
     jwt_keys_file: Option<PathBuf>,
 
     /// The issuer to name in tokens, as their `iss`
     #[arg(long, env = "MAYFLY_JWT_ISSUER", value_name = "TEXT")]
     jwt_issuer: Option<String>,
+
+    /// For how long a token that was verified may be accepted again without asking Redis: up to 250ms, which each revocation
+    /// waits out; 0 asks each time
+    #[arg(long, env = "MAYFLY_LEASE", value_name = "DURATION", default_value = "250ms")]
+    lease: String,
 
     /// The longest life of a token
     #[arg(long, env = "MAYFLY_TOKEN_MAX_LIFE", value_name = "LIFE", default_value = "365 days")]
@@ -99,7 +106,9 @@ pub struct Config {
     /// Where users and tokens are kept.
     pub store: StoreConfig,
     /// The keys that sign tokens.
-    pub keys: Arc<KeySet>,
+    pub keys: SigningKeys,
+    /// For how long what was read from the store may be used again.
+    pub lease: Duration,
     /// What the operator allows.
     pub rules: TokenRules,
     /// The first administrator.
@@ -190,6 +199,7 @@ impl Config {
         let store = settings.store.load_into(&mut mistakes);
         let needs_keys = settings.store.redis_url.is_some();
         let keys = mistakes.check("MAYFLY_JWT_KEYS_FILE", load_keys(settings.jwt_keys_file.as_ref(), needs_keys));
+        let lease = mistakes.check("MAYFLY_LEASE", check_lease(&settings.lease));
         let issuer = mistakes.check("MAYFLY_JWT_ISSUER", check_issuer(settings.jwt_issuer.as_deref()));
         let max_life = mistakes.check("MAYFLY_TOKEN_MAX_LIFE", check_max_life(&settings.token_max_life));
         let quota = mistakes.check("MAYFLY_TOKEN_QUOTA", check_quota(&settings.token_quota));
@@ -202,7 +212,8 @@ impl Config {
             Some(Self {
                 listen: listen?,
                 store: store?,
-                keys: Arc::new(keys?),
+                keys: keys?,
+                lease: lease?,
                 rules: TokenRules { max_life: max_life?, quota: quota?, issuer: issuer? },
                 admin: AdminConfig { name: name?, password: password? },
                 shutdown_grace: shutdown_grace?,
@@ -246,14 +257,14 @@ impl StoreConfig {
     }
 }
 
-fn load_keys(file: Option<&PathBuf>, needed: bool) -> Result<KeySet, String> {
+fn load_keys(file: Option<&PathBuf>, needed: bool) -> Result<SigningKeys, String> {
     match file {
-        Some(file) => {
-            let json = SecretString::from(fs::read_to_string(file).map_err(|error| cannot_read(file, &error))?);
-            KeySet::parse(json.expose_secret()).map_err(|error| format!("{}: {error}", file.display()))
-        }
+        Some(file) => SigningKeys::open(file).map_err(|error| error.to_string()),
         None if needed => Err("missing, and required with Redis: `mayfly key generate > keys.json` makes one".into()),
-        None => Ok(KeySet::parse(keys::generate().expose_secret()).expect("a generated set is good")),
+        None => {
+            let set = jwk::generate(Algorithm::Hs256, Clock::system().unix_seconds());
+            Ok(SigningKeys::fixed(KeySet::parse(set.expose_secret()).expect("a generated set is good")))
+        }
     }
 }
 
@@ -321,6 +332,14 @@ fn check_max_life(text: &str) -> Result<Life, String> {
     Life::parse_up_to(text, century).map_err(|error| error.to_string())
 }
 
+fn check_lease(text: &str) -> Result<Duration, String> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    let lease = humantime::parse_duration(text).ok().filter(|lease| *lease <= LEASE);
+    lease.ok_or_else(|| format!("{text:?} is no duration from 0 to {LEASE:?}"))
+}
+
 fn check_quota(text: &str) -> Result<usize, String> {
     let quota = text.parse().ok().filter(|quota| (1..=100_000).contains(quota));
     quota.ok_or_else(|| format!("{text:?} is no number from 1 to 100000"))
@@ -370,6 +389,7 @@ mod tests {
                 "--redis-timeout=0s",
                 "--token-max-life=1M",
                 "--token-quota=0",
+                "--lease=251ms",
                 "--admin-name=a:b",
                 "--admin-password-file=/nowhere",
                 "--jwt-issuer=",
@@ -388,6 +408,7 @@ mod tests {
             "MAYFLY_JWT_KEYS_FILE",
             "MAYFLY_TOKEN_MAX_LIFE",
             "MAYFLY_TOKEN_QUOTA",
+            "MAYFLY_LEASE",
             "MAYFLY_ADMIN_NAME",
             "MAYFLY_ADMIN_PASSWORD_FILE",
             "MAYFLY_JWT_ISSUER",
@@ -397,7 +418,7 @@ mod tests {
         ] {
             assert!(mistakes.contains(variable), "{variable} in:\n{mistakes}");
         }
-        assert_eq!(mistakes.lines().count(), 14, "{mistakes}");
+        assert_eq!(mistakes.lines().count(), 15, "{mistakes}");
         assert!(!mistakes.contains("hunter2"), "{mistakes}");
     }
 
@@ -411,7 +432,7 @@ mod tests {
     fn the_password_comes_from_one_place() {
         let both = load(&["--admin-password-file=/nowhere"], &[("MAYFLY_ADMIN_PASSWORD", "hunter2")]);
         assert!(both.err().unwrap().to_string().contains("not both"));
-        let variable = load(&[], &[("MAYFLY_ADMIN_PASSWORD", "hunter2")]).unwrap();
+        let variable = load(&["--lease=0"], &[("MAYFLY_ADMIN_PASSWORD", "hunter2")]).unwrap();
         assert!(matches!(variable.admin.password, AdminPassword::Variable(_)));
     }
 }

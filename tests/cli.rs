@@ -26,6 +26,8 @@ fn the_help_documents_every_setting() {
             "[default: 1s]",
             "[env: MAYFLY_JWT_KEYS_FILE=]",
             "[env: MAYFLY_JWT_ISSUER=]",
+            "[env: MAYFLY_LEASE=]",
+            "[default: 250ms]",
             "[env: MAYFLY_TOKEN_MAX_LIFE=]",
             "[default: \"365 days\"]",
             "[env: MAYFLY_TOKEN_QUOTA=]",
@@ -132,7 +134,12 @@ fn what_is_wrong_with_a_user_command_is_said() {
     let redis = redis.url();
     for (arguments, url, input, expected) in [
         (&["add", "a:b", "--password-stdin"][..], &*redis, "x", "a user name is 1 to 64 of the characters"),
-        (&["add", "bob", "--role=root", "--password-stdin"], &redis, "x", "a role is \"user\" or \"admin\""),
+        (
+            &["add", "bob", "--role=root", "--password-stdin"],
+            &redis,
+            "x",
+            "a role is \"user\", \"introspector\" or \"admin\"",
+        ),
         (&["add", "bob", "--password-stdin"], &redis, "", "a password is 1 to 1024 bytes"),
         (&["add", "bob"], &redis, "x", "use --password-stdin"),
         (&["list"], "http://", "", "MAYFLY_REDIS_URL (--redis-url): not a URL"),

@@ -134,7 +134,9 @@ fn without_redis_it_waits_unready_and_answers_503() {
 
 #[test]
 fn a_lost_redis_is_503_and_never_401() {
-    let mut service = Service::start(Backend::Redis);
+    let mut service = Service::start_with(Backend::Redis, |command| {
+        command.env("MAYFLY_LEASE", "0");
+    });
     let (id, jwt) = service.admin().issue("x", "1h");
     let redis = service.redis.take().unwrap();
     let port = redis.port;

@@ -7,6 +7,8 @@ mod api;
 mod architecture;
 mod browser;
 mod cli;
+mod forward_auth;
+mod keys;
 mod lifecycle;
 mod openapi;
 mod redis;

@@ -93,7 +93,9 @@ fn a_token_of_another_life_or_content_is_not_accepted() {
 
 #[test]
 fn each_operation_is_one_round_trip() {
-    let service = Service::start(Backend::Redis);
+    let service = Service::start_with(Backend::Redis, |command| {
+        command.env("MAYFLY_LEASE", "0");
+    });
     let redis = service.redis.as_ref().unwrap();
     let admin = service.admin();
     let (id, jwt) = admin.issue("x", "1h");

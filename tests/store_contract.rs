@@ -9,15 +9,27 @@ use mayfly::{
         token::{Token, TokenDigest, TokenId},
         user::{Role, User, UserName},
     },
-    store::{Creation, Page, Store, memory::MemoryStore, redis::RedisStore},
+    store::{
+        Creation, Page, Rotation, Store,
+        leased::{LEASE, LeasedStore},
+        memory::MemoryStore,
+        redis::RedisStore,
+    },
 };
 use rstest::rstest;
 use secrecy::ExposeSecret;
 use tokio::time::{sleep, timeout};
 
-use crate::support::{Backend, RedisServer};
+use crate::support::RedisServer;
 
 const QUOTA: usize = 10;
+
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    Memory,
+    Redis,
+    Leased,
+}
 
 /// A store, and what it needs to live.
 struct Fixture {
@@ -26,20 +38,23 @@ struct Fixture {
 }
 
 impl Fixture {
-    fn new(backend: Backend) -> Self {
-        match backend {
-            Backend::Memory => Self { store: Arc::new(MemoryStore::default()), _redis: None },
-            Backend::Redis => {
+    fn new(kind: Kind) -> Self {
+        match kind {
+            Kind::Memory => Self { store: Arc::new(MemoryStore::default()), _redis: None },
+            Kind::Redis => {
                 let redis = RedisServer::start();
                 let store = RedisStore::new(&redis.url(), Duration::from_secs(5)).unwrap();
                 Self { store: Arc::new(store), _redis: Some(redis) }
+            }
+            Kind::Leased => {
+                Self { store: Arc::new(LeasedStore::new(Arc::new(MemoryStore::default()), LEASE)), _redis: None }
             }
         }
     }
 
     /// A store with one user.
-    async fn with_user(backend: Backend, name: &str) -> (Self, UserName) {
-        let fixture = Self::new(backend);
+    async fn with_user(kind: Kind, name: &str) -> (Self, UserName) {
+        let fixture = Self::new(kind);
         assert!(fixture.store.create_user(&user(name)).await.unwrap());
         (fixture, name.parse().unwrap())
     }
@@ -68,13 +83,14 @@ fn token(life_seconds: u64) -> Token {
         life: Life::from_seconds(life_seconds).unwrap(),
         issued_at: 1_662_720_135,
         digest: TokenDigest::of(&id.to_string()),
+        successor: None,
     }
 }
 
 #[rstest]
 #[tokio::test]
-async fn a_token_is_found_as_it_was_created(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
-    let (fixture, alice) = Fixture::with_user(backend, "alice").await;
+async fn a_token_is_found_as_it_was_created(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+    let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let token = token(3600);
     assert_eq!(fixture.store.find_token(&alice, token.id).await.unwrap(), None);
     assert_eq!(fixture.store.create_token(&alice, &token, QUOTA).await.unwrap(), Creation::Created);
@@ -88,8 +104,8 @@ async fn a_token_is_found_as_it_was_created(#[values(Backend::Memory, Backend::R
 
 #[rstest]
 #[tokio::test]
-async fn a_token_belongs_to_its_owner(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
-    let (fixture, alice) = Fixture::with_user(backend, "alice").await;
+async fn a_token_belongs_to_its_owner(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+    let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     fixture.store.create_user(&user("bob")).await.unwrap();
     let bob = "bob".parse().unwrap();
     let token = token(3600);
@@ -103,8 +119,8 @@ async fn a_token_belongs_to_its_owner(#[values(Backend::Memory, Backend::Redis)]
 
 #[rstest]
 #[tokio::test]
-async fn a_revoked_token_is_gone(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
-    let (fixture, alice) = Fixture::with_user(backend, "alice").await;
+async fn a_revoked_token_is_gone(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+    let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let (first, second) = (token(3600), token(3600));
     fixture.store.create_token(&alice, &first, QUOTA).await.unwrap();
     fixture.store.create_token(&alice, &second, QUOTA).await.unwrap();
@@ -116,8 +132,85 @@ async fn a_revoked_token_is_gone(#[values(Backend::Memory, Backend::Redis)] back
 
 #[rstest]
 #[tokio::test]
-async fn a_token_dies_at_the_end_of_its_life(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
-    let (fixture, alice) = Fixture::with_user(backend, "alice").await;
+async fn a_presented_token_is_revoked_by_its_digest_only(
+    #[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind,
+) {
+    let (fixture, alice) = Fixture::with_user(kind, "alice").await;
+    let (first, second) = (token(3600), token(3600));
+    for token in [&first, &second] {
+        fixture.store.create_token(&alice, token, QUOTA).await.unwrap();
+    }
+    assert!(!fixture.store.revoke_presented(&alice, first.id, second.digest).await.unwrap());
+    assert_eq!(fixture.ids(&alice, Page::ALL).await.unwrap().len(), 2);
+    assert!(fixture.store.revoke_presented(&alice, first.id, first.digest).await.unwrap());
+    assert!(!fixture.store.revoke_presented(&alice, first.id, first.digest).await.unwrap());
+    assert_eq!(fixture.ids(&alice, Page::ALL).await, Some(vec![second.id]));
+}
+
+#[rstest]
+#[tokio::test]
+async fn all_tokens_of_one_user_are_revoked(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+    let (fixture, alice) = Fixture::with_user(kind, "alice").await;
+    fixture.store.create_user(&user("bob")).await.unwrap();
+    let bob = "bob".parse().unwrap();
+    for owner in [&alice, &alice, &bob] {
+        fixture.store.create_token(owner, &token(3600), QUOTA).await.unwrap();
+    }
+    assert_eq!(fixture.store.revoke_tokens(&alice).await.unwrap(), 2);
+    assert_eq!(fixture.store.revoke_tokens(&alice).await.unwrap(), 0);
+    assert_eq!(fixture.ids(&alice, Page::ALL).await, Some(vec![]));
+    assert_eq!(fixture.ids(&bob, Page::ALL).await.unwrap().len(), 1);
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_rotated_token_lives_on_for_the_overlap(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+    let (fixture, alice) = Fixture::with_user(kind, "alice").await;
+    let rotate = async |old: &Token, new: &Token, overlap: u64| {
+        let overlap = Duration::from_secs(overlap);
+        fixture.store.rotate_token(&alice, old, new, overlap, QUOTA).await.unwrap()
+    };
+    let find = async |id| fixture.store.find_token(&alice, id).await.unwrap();
+    let (first, second, third, fourth) = (token(3600), token(3600), token(3600), token(3600));
+    assert_eq!(rotate(&first, &second, 60).await, Rotation::NoSuchToken);
+    fixture.store.create_token(&alice, &first, QUOTA).await.unwrap();
+
+    assert_eq!(rotate(&first, &second, 60).await, Rotation::Rotated);
+    let old = find(first.id).await.unwrap();
+    assert_eq!(old.token, Token { successor: Some(second.id), ..first.clone() });
+    assert!(old.remaining <= Duration::from_mins(1) && old.remaining > Duration::from_secs(30));
+    assert!(find(second.id).await.unwrap().remaining > Duration::from_secs(3500));
+    assert_eq!(fixture.ids(&alice, Page::ALL).await.unwrap(), [second.id, first.id]);
+    assert_eq!(rotate(&first, &third, 60).await, Rotation::AlreadyRotated);
+    assert_eq!(find(third.id).await, None);
+
+    // No overlap lengthens a life; and none at all ends it.
+    assert_eq!(rotate(&second, &third, 1_000_000).await, Rotation::Rotated);
+    assert!(find(second.id).await.unwrap().remaining <= Duration::from_hours(1));
+    assert_eq!(rotate(&third, &fourth, 0).await, Rotation::Rotated);
+    assert_eq!(find(third.id).await, None);
+    assert_eq!(rotate(&third, &token(60), 0).await, Rotation::NoSuchToken);
+    assert_eq!(fixture.ids(&alice, Page::ALL).await.unwrap(), [fourth.id, second.id, first.id]);
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_rotation_keeps_to_the_quota(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+    let (fixture, alice) = Fixture::with_user(kind, "alice").await;
+    let (first, second) = (token(3600), token(3600));
+    fixture.store.create_token(&alice, &first, 1).await.unwrap();
+    let overlap = Duration::from_mins(1);
+    assert_eq!(fixture.store.rotate_token(&alice, &first, &second, overlap, 1).await.unwrap(), Rotation::QuotaReached);
+    assert_eq!(fixture.store.find_token(&alice, first.id).await.unwrap().unwrap().token, first);
+    let at_once = Duration::ZERO;
+    assert_eq!(fixture.store.rotate_token(&alice, &first, &second, at_once, 1).await.unwrap(), Rotation::Rotated);
+    assert_eq!(fixture.ids(&alice, Page::ALL).await.unwrap(), [second.id]);
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_token_dies_at_the_end_of_its_life(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+    let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let (short, long) = (token(1), token(3600));
     fixture.store.create_token(&alice, &short, QUOTA).await.unwrap();
     fixture.store.create_token(&alice, &long, QUOTA).await.unwrap();
@@ -134,8 +227,8 @@ async fn a_token_dies_at_the_end_of_its_life(#[values(Backend::Memory, Backend::
 
 #[rstest]
 #[tokio::test]
-async fn tokens_are_listed_newest_first_in_pages(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
-    let (fixture, alice) = Fixture::with_user(backend, "alice").await;
+async fn tokens_are_listed_newest_first_in_pages(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+    let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let mut created = Vec::new();
     for life in [300, 100, 500, 200, 400] {
         let token = token(life);
@@ -160,8 +253,8 @@ async fn tokens_are_listed_newest_first_in_pages(#[values(Backend::Memory, Backe
 
 #[rstest]
 #[tokio::test]
-async fn a_quota_is_exact_and_counts_the_living(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
-    let (fixture, alice) = Fixture::with_user(backend, "alice").await;
+async fn a_quota_is_exact_and_counts_the_living(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+    let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let short = token(1);
     fixture.store.create_token(&alice, &short, QUOTA).await.unwrap();
     let attempts = (1..=QUOTA).map(|_| {
@@ -185,8 +278,8 @@ async fn a_quota_is_exact_and_counts_the_living(#[values(Backend::Memory, Backen
 
 #[rstest]
 #[tokio::test]
-async fn only_users_who_may_log_in_get_tokens(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
-    let fixture = Fixture::new(backend);
+async fn only_users_who_may_log_in_get_tokens(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+    let fixture = Fixture::new(kind);
     let nobody = "nobody".parse().unwrap();
     assert_eq!(fixture.store.create_token(&nobody, &token(60), QUOTA).await.unwrap(), Creation::NoSuchUser);
     fixture.store.create_user(&User { disabled: true, ..user("eve") }).await.unwrap();
@@ -197,8 +290,8 @@ async fn only_users_who_may_log_in_get_tokens(#[values(Backend::Memory, Backend:
 
 #[rstest]
 #[tokio::test]
-async fn a_user_is_found_as_created_and_created_once(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
-    let fixture = Fixture::new(backend);
+async fn a_user_is_found_as_created_and_created_once(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+    let fixture = Fixture::new(kind);
     let alice = "alice".parse().unwrap();
     assert!(!fixture.store.has_users().await.unwrap());
     assert!(fixture.store.find_user(&alice).await.unwrap().is_none());
@@ -212,8 +305,8 @@ async fn a_user_is_found_as_created_and_created_once(#[values(Backend::Memory, B
 
 #[rstest]
 #[tokio::test]
-async fn users_are_listed_by_name(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
-    let fixture = Fixture::new(backend);
+async fn users_are_listed_by_name(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+    let fixture = Fixture::new(kind);
     assert!(fixture.store.list_users().await.unwrap().is_empty());
     for name in ["carol", "alice", "bob"] {
         fixture.store.create_user(&user(name)).await.unwrap();
@@ -226,8 +319,8 @@ async fn users_are_listed_by_name(#[values(Backend::Memory, Backend::Redis)] bac
 
 #[rstest]
 #[tokio::test]
-async fn a_password_is_changed(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
-    let (fixture, alice) = Fixture::with_user(backend, "alice").await;
+async fn a_password_is_changed(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+    let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let password: Password = "new".parse().unwrap();
     let hash = PasswordHash::of(&password);
     assert!(!fixture.store.set_password(&"nobody".parse().unwrap(), &hash).await.unwrap());
@@ -238,8 +331,8 @@ async fn a_password_is_changed(#[values(Backend::Memory, Backend::Redis)] backen
 
 #[rstest]
 #[tokio::test]
-async fn a_removed_user_leaves_no_tokens(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
-    let (fixture, alice) = Fixture::with_user(backend, "alice").await;
+async fn a_removed_user_leaves_no_tokens(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+    let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let tokens = [token(3600), token(3600)];
     for token in &tokens {
         fixture.store.create_token(&alice, token, QUOTA).await.unwrap();

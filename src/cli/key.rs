@@ -1,12 +1,25 @@
-//! `mayfly key`: make the keys that sign tokens.
+//! `mayfly key`: the keys that sign tokens.
 
-use std::io::{self, Write};
+use std::{
+    fs,
+    io::{self, Write},
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use clap::{Args, Subcommand};
-use secrecy::ExposeSecret;
+use secrecy::{ExposeSecret, SecretString};
+use tempfile::NamedTempFile;
 
 use super::Failure;
-use crate::domain::keys;
+use crate::{
+    domain::{
+        jwk::{self, Algorithm, JwkSetError},
+        keys::KeySet,
+        life::Life,
+    },
+    service::Clock,
+};
 
 #[derive(Args)]
 pub(super) struct Key {
@@ -16,14 +29,94 @@ pub(super) struct Key {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Print a JWK Set with one new HS256 key of 32 random bytes, for `MAYFLY_JWT_KEYS_FILE`
-    Generate,
+    /// Print a JWK Set with one new key, for `MAYFLY_JWT_KEYS_FILE`
+    Generate {
+        #[command(flatten)]
+        algorithm: AlgorithmChoice,
+    },
+    /// Put a new key in front of a set: it signs from now on, all others go on verifying. Replicas notice by themselves
+    Rotate {
+        /// The JWK Set, which is replaced in one step
+        file: PathBuf,
+        #[command(flatten)]
+        algorithm: AlgorithmChoice,
+        /// Let the new key only verify for so long, until each replica and whoever fetches jwks.json knows it. Replicas that
+        /// see one and the same file need no delay; where it is copied to them, as a Kubernetes secret is, give it the time
+        /// that the copies take
+        #[arg(long, value_name = "DURATION", value_parser = parse_delay, default_value = "0s")]
+        delay: Duration,
+    },
+    /// Remove the keys that have signed nothing for longer than the longest life of a token
+    Prune {
+        /// The JWK Set, which is replaced in one step
+        file: PathBuf,
+        /// The longest life of a token: what MAYFLY_TOKEN_MAX_LIFE was when the key last signed
+        #[arg(long, value_name = "LIFE", value_parser = Life::parse)]
+        older_than: Life,
+    },
+}
+
+#[derive(Args)]
+struct AlgorithmChoice {
+    /// How it signs: HS256 (the fastest), EdDSA or ES256 (others can verify by themselves, with jwks.json)
+    #[arg(long = "alg", value_name = "ALGORITHM", default_value_t = Algorithm::Hs256)]
+    algorithm: Algorithm,
 }
 
 impl Key {
     pub(super) fn run(self) -> Result<(), Failure> {
+        let now = Clock::system().unix_seconds();
         match self.command {
-            Command::Generate => Ok(io::stdout().write_all(keys::generate().expose_secret().as_bytes())?),
+            Command::Generate { algorithm } => {
+                let set = jwk::generate(algorithm.algorithm, now);
+                Ok(io::stdout().write_all(set.expose_secret().as_bytes())?)
+            }
+            Command::Rotate { file, algorithm, delay } => {
+                let set = read(&file)?;
+                let rotated = jwk::rotate(set.expose_secret(), algorithm.algorithm, now, delay);
+                replace(&file, &rotated.map_err(|error| broken(&file, &error))?)
+            }
+            Command::Prune { file, older_than } => {
+                let set = read(&file)?;
+                let pruned = jwk::prune(set.expose_secret(), older_than.duration(), now);
+                let (rest, removed) = pruned.map_err(|error| broken(&file, &error))?;
+                if !removed.is_empty() {
+                    replace(&file, &rest)?;
+                }
+                let mut out = io::stdout();
+                Ok(removed.iter().try_for_each(|kid| writeln!(out, "removed {kid}"))?)
+            }
         }
     }
+}
+
+/// A set that the service would take.
+fn read(file: &Path) -> Result<SecretString, Failure> {
+    let set = fs::read_to_string(file).map(SecretString::from);
+    let set = set.map_err(|error| Failure::Runtime(format!("cannot read {}: {error}", file.display())))?;
+    KeySet::parse(set.expose_secret()).map_err(|error| broken(file, &error))?;
+    Ok(set)
+}
+
+/// Puts a new file in the place of the old one, with its permissions: who reads it at any moment sees all of one of them.
+fn replace(file: &Path, set: &SecretString) -> Result<(), Failure> {
+    let replaced = (|| {
+        // The file itself, not the link to it.
+        let file = file.canonicalize()?;
+        let mut new = NamedTempFile::new_in(file.parent().unwrap_or(Path::new(".")))?;
+        new.write_all(set.expose_secret().as_bytes())?;
+        new.as_file().set_permissions(fs::metadata(&file)?.permissions())?;
+        new.as_file().sync_all()?;
+        new.persist(&file)?;
+        Ok(())
+    })();
+    replaced.map_err(|error: io::Error| Failure::Runtime(format!("cannot replace {}: {error}", file.display())))
+}
+
+fn broken(file: &Path, error: &JwkSetError) -> Failure {
+    Failure::Runtime(format!("{}: {error}", file.display()))
+}
+
+fn parse_delay(text: &str) -> Result<Duration, String> {
+    humantime::parse_duration(text).map_err(|_| format!("{text:?} is no duration such as 90s or 10m"))
 }

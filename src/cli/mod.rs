@@ -29,13 +29,14 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one of them")]
 enum Command {
     /// Run the service (what happens without a command, too)
     #[command(after_help = HELP_OF_SECRETS, after_long_help = HELP_OF_SECRETS)]
     Serve(serve::Serve),
     /// Add, list and remove users, and change passwords, in Redis and while the service runs
     User(user::User),
-    /// Make the keys that sign tokens
+    /// Make, rotate and prune the keys that sign tokens
     Key(key::Key),
     /// Print the OpenAPI document
     Openapi(openapi::Openapi),

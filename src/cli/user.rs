@@ -1,6 +1,10 @@
 //! `mayfly user`: the users, in Redis and while the service runs.
 
-use std::io::{self, IsTerminal, Read, Write};
+use std::{
+    io::{self, IsTerminal, Read, Write},
+    sync::Arc,
+    time::Duration,
+};
 
 use clap::{Args, Subcommand};
 use secrecy::{ExposeSecret, SecretString};
@@ -13,7 +17,7 @@ use crate::{
         user::{Role, UserName},
     },
     service::{Clock, users::Users},
-    store::StoreError,
+    store::{StoreError, leased::LeasedStore},
 };
 
 #[derive(Args)]
@@ -31,7 +35,7 @@ enum Command {
     Add {
         /// 1 to 64 of the characters A-Z a-z 0-9 . _ @ + -
         name: UserName,
-        /// What the user may do: user or admin
+        /// What the user may do: user, introspector (ask about others' tokens) or admin (all)
         #[arg(long, default_value_t = Role::User)]
         role: Role,
         #[command(flatten)]
@@ -75,7 +79,9 @@ impl User {
                        service that runs: no other process can reach them";
             return Err(Failure::Usage(why.into()));
         }
-        let users = Users::new(store.open(), Clock::system());
+        // Its writes wait until no replica goes by what it read before.
+        let store = LeasedStore::new(store.open(), Duration::ZERO);
+        let users = Users::new(Arc::new(store), Clock::system());
         match self.command {
             Command::Add { name, role, password } => {
                 let password = password.read()?;

@@ -13,7 +13,7 @@ use aws_lc_rs::{
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::{DecodingKey, EncodingKey};
 use secrecy::{ExposeSecret, SecretString};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -156,7 +156,7 @@ pub(super) struct LoadedKey {
 }
 
 /// A key that anybody may know, as `/.well-known/jwks.json` gives it. A symmetric key has none.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicJwk {
     /// The key type.
     pub kty: &'static str,
@@ -165,11 +165,7 @@ pub struct PublicJwk {
     /// A coordinate, or all there is.
     pub x: String,
     /// The other coordinate, where there is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub y: Option<String>,
-    /// `sig`: it verifies signatures.
-    #[serde(rename = "use")]
-    pub usage: &'static str,
     /// The algorithm.
     pub alg: &'static str,
     /// The key's name.
@@ -178,8 +174,7 @@ pub struct PublicJwk {
 
 impl JwkSet {
     pub(super) fn parse(json: &str) -> Result<Self, JwkSetError> {
-        serde_json::from_str(json)
-            .map_err(|error| JwkSetError::Json { line: error.line(), column: error.column() })
+        serde_json::from_str(json).map_err(|error| JwkSetError::Json { line: error.line(), column: error.column() })
     }
 }
 
@@ -257,7 +252,7 @@ impl Jwk {
     ) -> PublicJwk {
         let encode = |bytes| BASE64_URL_SAFE_NO_PAD.encode(bytes);
         let alg = algorithm.as_str();
-        PublicJwk { kty, crv, x: encode(x), y: y.map(encode), usage: "sig", alg, kid: self.kid.clone() }
+        PublicJwk { kty, crv, x: encode(x), y: y.map(encode), alg, kid: self.kid.clone() }
     }
 }
 
@@ -390,7 +385,7 @@ mod tests {
     #[test]
     fn a_rotation_adds_in_front_and_keeps_everything() {
         let first = r#"{"keys": [{"kty": "oct", "kid": "a", "x5t": "kept"}]}"#;
-        let second = rotate(first, Algorithm::EdDsa, 100, Duration::from_secs(60)).unwrap();
+        let second = rotate(first, Algorithm::EdDsa, 100, Duration::from_mins(1)).unwrap();
         let keys = values(second.expose_secret()).unwrap();
         assert_eq!((keys.len(), &keys[1]["x5t"], &keys[0]["nbf"]), (2, &json!("kept"), &json!(160)));
         assert!(rotate("[]", Algorithm::EdDsa, 100, Duration::ZERO).is_err());

@@ -2,8 +2,8 @@
 
 use std::{fmt, str::FromStr, time::Duration};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::life::Life;
@@ -70,13 +70,15 @@ impl FromStr for Description {
 }
 
 /// The SHA-256 of a whole JWT: what is stored in its place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TokenDigest([u8; 32]);
 
 impl TokenDigest {
     /// The digest of these bytes.
     pub fn of(jwt: &str) -> Self {
-        Self(Sha256::digest(jwt).into())
+        let mut bytes = [0; 32];
+        bytes.copy_from_slice(digest(&SHA256, jwt.as_bytes()).as_ref());
+        Self(bytes)
     }
 
     /// 43 characters of unpadded base64url.
@@ -104,6 +106,8 @@ pub struct Token {
     pub issued_at: u64,
     /// What a presented JWT must hash to.
     pub digest: TokenDigest,
+    /// The token that took its place, where there is one: this one lives on only so that its users can change over.
+    pub successor: Option<TokenId>,
 }
 
 /// What the operator allows.

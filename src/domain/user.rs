@@ -48,13 +48,22 @@ impl fmt::Display for UserName {
 pub enum Role {
     /// Nothing more.
     User,
+    /// Introspect other users' tokens, as a service does that is given them.
+    Introspector,
     /// Manage users and other users' tokens.
     Admin,
 }
 
+impl Role {
+    /// Whether it may ask about tokens that are not the own ones.
+    pub fn may_introspect(self) -> bool {
+        matches!(self, Self::Introspector | Self::Admin)
+    }
+}
+
 /// A text is no [`Role`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a role is \"user\" or \"admin\"")]
+#[error("a role is \"user\", \"introspector\" or \"admin\"")]
 pub struct RoleError;
 
 impl Role {
@@ -62,6 +71,7 @@ impl Role {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::User => "user",
+            Self::Introspector => "introspector",
             Self::Admin => "admin",
         }
     }
@@ -71,7 +81,7 @@ impl FromStr for Role {
     type Err = RoleError;
 
     fn from_str(text: &str) -> Result<Self, RoleError> {
-        [Self::User, Self::Admin].into_iter().find(|role| role.as_str() == text).ok_or(RoleError)
+        [Self::User, Self::Introspector, Self::Admin].into_iter().find(|role| role.as_str() == text).ok_or(RoleError)
     }
 }
 

@@ -17,8 +17,10 @@ use crate::{
         password::Password,
         user::{User, UserName},
     },
-    service::tokens::{Verified, VerifyError},
+    service::tokens::VerifyError,
 };
+
+const INVALID_TOKEN: &str = "The token is not valid: it has expired, was revoked, or was not issued here.";
 
 const BASIC_CHALLENGE: HeaderValue = HeaderValue::from_static(r#"Basic realm="mayfly", charset="UTF-8""#);
 const BEARER_CHALLENGE: HeaderValue = HeaderValue::from_static(r#"Bearer realm="mayfly""#);
@@ -30,13 +32,17 @@ const INSUFFICIENT_SCOPE_CHALLENGE: HeaderValue =
 /// A user who logged in with name and password.
 pub(super) struct BasicUser(pub(super) User);
 
-/// A client that presents a live token.
-pub(super) struct BearerToken(pub(super) Verified);
+/// A token that a client presents, whatever it is worth: the operation asks the store once, for all it needs to know.
+pub(super) struct BearerToken(pub(super) SecretString);
+
+/// A user who logged in, or whose live token somebody presents.
+pub(super) struct BasicOrBearerUser(pub(super) User);
 
 /// What an `Authorization` header holds.
-enum Credentials {
+enum Credentials<'a> {
     Basic(UserName, Password),
-    Bearer(SecretString),
+    /// What may be a JWT.
+    Bearer(&'a str),
 }
 
 /// 401 for a name and a password that do not belong together, or a name that nobody has.
@@ -45,10 +51,19 @@ pub(super) fn wrong_login() -> Problem {
 }
 
 fn invalid_token() -> Problem {
-    unauthorized(
-        "The token is not valid: it has expired, was revoked, or was not issued here.",
-        INVALID_TOKEN_CHALLENGE,
-    )
+    unauthorized(INVALID_TOKEN, INVALID_TOKEN_CHALLENGE)
+}
+
+/// The answer where only a token lets anybody in: no challenge for a password, which would have a browser ask for one.
+pub(super) fn bearer_only(error: Option<VerifyError>) -> Problem {
+    let (detail, challenge) = match error {
+        Some(VerifyError::Store(error)) => return error.into(),
+        Some(VerifyError::Invalid | VerifyError::Expired | VerifyError::Revoked) => {
+            (INVALID_TOKEN, INVALID_TOKEN_CHALLENGE)
+        }
+        None => ("Present a token: Authorization: Bearer.", BEARER_CHALLENGE),
+    };
+    Problem::new(StatusCode::UNAUTHORIZED, detail).with_header(header::WWW_AUTHENTICATE, challenge)
 }
 
 fn unauthorized(detail: &'static str, bearer: HeaderValue) -> Problem {
@@ -60,28 +75,35 @@ fn unauthorized(detail: &'static str, bearer: HeaderValue) -> Problem {
 impl From<VerifyError> for Problem {
     fn from(error: VerifyError) -> Self {
         match error {
-            VerifyError::Refused => invalid_token(),
+            VerifyError::Invalid | VerifyError::Expired | VerifyError::Revoked => invalid_token(),
             VerifyError::Store(error) => error.into(),
         }
     }
 }
 
-impl Credentials {
-    fn of(request: &Request) -> Result<Self, Problem> {
-        let mut headers = request.headers().get_all(header::AUTHORIZATION).iter();
-        let missing = || unauthorized("Log in with a user name and a password, or present a token.", BEARER_CHALLENGE);
-        let value = headers.next().ok_or_else(missing)?;
-        if headers.next().is_some() {
-            return Err(Problem::bad_request("A request has one Authorization header."));
-        }
-        let (scheme, credentials) = value.to_str().ok().and_then(|value| value.split_once(' ')).ok_or_else(missing)?;
-        let credentials = credentials.trim_matches(' ');
-        if scheme.eq_ignore_ascii_case("Basic") {
-            Self::basic(credentials).ok_or_else(wrong_login)
-        } else if scheme.eq_ignore_ascii_case("Bearer") {
-            Ok(Self::Bearer(credentials.into()))
-        } else {
-            Err(missing())
+/// The scheme and the credentials of a request; `None` where it has none that are known here.
+pub(super) fn authorization(request: &Request) -> Result<Option<(Scheme, &str)>, Problem> {
+    let mut headers = request.headers().get_all(header::AUTHORIZATION).iter();
+    let Some(value) = headers.next() else { return Ok(None) };
+    if headers.next().is_some() {
+        return Err(Problem::bad_request("A request has one Authorization header."));
+    }
+    let Some((scheme, credentials)) = value.to_str().ok().and_then(|value| value.split_once(' ')) else {
+        return Ok(None);
+    };
+    let scheme = Scheme::ALL.into_iter().find(|known| scheme.eq_ignore_ascii_case(known.as_str()));
+    Ok(scheme.map(|scheme| (scheme, credentials.trim_matches(' '))))
+}
+
+impl<'a> Credentials<'a> {
+    fn of(request: &'a Request) -> Result<Self, Problem> {
+        match authorization(request)? {
+            Some((Scheme::Basic, credentials)) => Self::basic(credentials).ok_or_else(wrong_login),
+            Some((Scheme::Bearer, credentials)) => Ok(Self::Bearer(credentials)),
+            None => {
+                let detail = "Log in with a user name and a password, or present a token.";
+                Err(unauthorized(detail, BEARER_CHALLENGE))
+            }
         }
     }
 
@@ -93,20 +115,25 @@ impl Credentials {
     }
 }
 
+/// Implements what the extractors have in common: which schemes the document names for them.
+macro_rules! security_schemes {
+    ($($scheme:ident),+) => {
+        const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::SecurityScheme];
+        type ParamType = ();
+        type ParamRawType = ();
+
+        fn register(registry: &mut Registry) {
+            $(Scheme::$scheme.register(registry);)+
+        }
+
+        fn security_schemes() -> Vec<&'static str> {
+            vec![$(Scheme::$scheme.as_str()),+]
+        }
+    };
+}
+
 impl<'a> ApiExtractor<'a> for BasicUser {
-    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::SecurityScheme];
-    type ParamType = ();
-    type ParamRawType = ();
-
-    fn register(registry: &mut Registry) {
-        let description = "A user's name and password.";
-        registry
-            .create_security_scheme("Basic", MetaSecurityScheme { scheme: Some("basic"), ..http_scheme(description) });
-    }
-
-    fn security_schemes() -> Vec<&'static str> {
-        vec!["Basic"]
-    }
+    security_schemes!(Basic);
 
     async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> Result<Self> {
         let services = Services::of(request);
@@ -116,7 +143,7 @@ impl<'a> ApiExtractor<'a> for BasicUser {
             }
             Credentials::Bearer(jwt) => {
                 // Only a live token is told what it may not do.
-                services.tokens.verify(jwt.expose_secret()).await.map_err(Problem::from)?;
+                services.tokens.verify(jwt).await.map_err(Problem::from)?;
                 let detail = "A token may inspect and revoke itself only. Log in with a user name and a password.";
                 Err(Problem::new(StatusCode::FORBIDDEN, detail)
                     .with_header(header::WWW_AUTHENTICATE, INSUFFICIENT_SCOPE_CHALLENGE)
@@ -127,28 +154,13 @@ impl<'a> ApiExtractor<'a> for BasicUser {
 }
 
 impl<'a> ApiExtractor<'a> for BearerToken {
-    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::SecurityScheme];
-    type ParamType = ();
-    type ParamRawType = ();
-
-    fn register(registry: &mut Registry) {
-        let scheme = http_scheme("A token issued here.");
-        let scheme = MetaSecurityScheme { scheme: Some("bearer"), bearer_format: Some("JWT"), ..scheme };
-        registry.create_security_scheme("Bearer", scheme);
-    }
-
-    fn security_schemes() -> Vec<&'static str> {
-        vec!["Bearer"]
-    }
+    security_schemes!(Bearer);
 
     async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> Result<Self> {
-        let services = Services::of(request);
         match Credentials::of(request)? {
-            Credentials::Bearer(jwt) => {
-                Ok(Self(services.tokens.verify(jwt.expose_secret()).await.map_err(Problem::from)?))
-            }
+            Credentials::Bearer(jwt) => Ok(Self(jwt.into())),
             Credentials::Basic(name, password) => {
-                services.login.log_in(&name, password).await.map_err(Problem::from)?;
+                Services::of(request).login.log_in(&name, password).await.map_err(Problem::from)?;
                 let detail = "\"self\" is the token that a request presents: present one, or name a token by its id.";
                 Err(Problem::new(StatusCode::FORBIDDEN, detail).into())
             }
@@ -156,15 +168,60 @@ impl<'a> ApiExtractor<'a> for BearerToken {
     }
 }
 
-fn http_scheme(description: &'static str) -> MetaSecurityScheme {
-    MetaSecurityScheme {
-        ty: "http",
-        description: Some(description),
-        name: None,
-        key_in: None,
-        scheme: None,
-        bearer_format: None,
-        flows: None,
-        openid_connect_url: None,
+impl<'a> ApiExtractor<'a> for BasicOrBearerUser {
+    security_schemes!(Basic, Bearer);
+
+    async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> Result<Self> {
+        let services = Services::of(request);
+        let user = match Credentials::of(request)? {
+            Credentials::Basic(name, password) => {
+                services.login.log_in(&name, password).await.map_err(Problem::from)?
+            }
+            Credentials::Bearer(jwt) => {
+                let presented = services.tokens.verify(jwt).await.map_err(Problem::from)?;
+                services.login.find(&presented.owner).await.map_err(Problem::from)?.ok_or_else(invalid_token)?
+            }
+        };
+        Ok(Self(user))
+    }
+}
+
+/// How a client can say who it is.
+#[derive(Clone, Copy)]
+pub(super) enum Scheme {
+    /// With a name and a password (RFC 7617).
+    Basic,
+    /// With a token (RFC 6750).
+    Bearer,
+}
+
+impl Scheme {
+    const ALL: [Self; 2] = [Self::Basic, Self::Bearer];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Basic => "Basic",
+            Self::Bearer => "Bearer",
+        }
+    }
+
+    fn register(self, registry: &mut Registry) {
+        let (scheme, bearer_format, description) = match self {
+            Self::Basic => ("basic", None, "A user's name and password."),
+            Self::Bearer => ("bearer", Some("JWT"), "A token issued here."),
+        };
+        registry.create_security_scheme(
+            self.as_str(),
+            MetaSecurityScheme {
+                ty: "http",
+                description: Some(description),
+                name: None,
+                key_in: None,
+                scheme: Some(scheme),
+                bearer_format,
+                flows: None,
+                openid_connect_url: None,
+            },
+        );
     }
 }

@@ -4,11 +4,11 @@ use poem::{IntoEndpoint, Response, Route, endpoint::make_sync, get, web::Html};
 use poem_openapi::{LicenseObject, OpenApiService};
 use serde_json::{Value, json};
 
-use super::{health::HealthApi, token::TokenApi};
+use super::{health::HealthApi, oauth::OAuthApi, token::TokenApi, verify};
 
 /// All operations of the API.
-pub(super) fn api() -> OpenApiService<(TokenApi, HealthApi), ()> {
-    OpenApiService::new((TokenApi, HealthApi), "Mayfly", env!("CARGO_PKG_VERSION"))
+pub(super) fn api() -> OpenApiService<(TokenApi, OAuthApi, HealthApi), ()> {
+    OpenApiService::new((TokenApi, OAuthApi, HealthApi), "Mayfly", env!("CARGO_PKG_VERSION"))
         .description(
             "API tokens that live exactly as long as their owner says. A user logs in with HTTP Basic; a token, used as \
              Bearer, may inspect and revoke itself. Every error is a problem of RFC 9457.",
@@ -24,7 +24,10 @@ pub(super) fn api() -> OpenApiService<(TokenApi, HealthApi), ()> {
 pub fn document() -> Value {
     let mut document: Value = serde_json::from_str(&api().spec()).expect("poem-openapi writes JSON");
     // poem-openapi has no words for what serde's `deny_unknown_fields` means.
-    document["components"]["schemas"]["TokenRequest"]["additionalProperties"] = json!(false);
+    for strict in ["TokenRequest", "RotateRequest"] {
+        document["components"]["schemas"][strict]["additionalProperties"] = json!(false);
+    }
+    verify::describe(&mut document);
     document
 }
 

@@ -13,7 +13,12 @@ use poem::{
 use poem_openapi::error::ContentTypeError;
 use uuid::Uuid;
 
-use super::{allow::AllowedMethods, problem::Problem};
+use super::{
+    allow::AllowedMethods,
+    oauth,
+    payload::{FORM, JSON},
+    problem::Problem,
+};
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -87,6 +92,7 @@ impl<E> Enveloped<E> {
             return error.into_response();
         }
         let problem = error.downcast_ref::<Problem>().cloned().unwrap_or_else(|| self.problem_of(&error, path));
+        let problem = if path.starts_with(oauth::PATH) { problem.for_oauth() } else { problem };
         problem.into_response(request_id)
     }
 
@@ -103,7 +109,8 @@ impl<E> Enveloped<E> {
             let allow = HeaderValue::try_from(allow).expect("methods are visible ASCII");
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).with_header(header::ALLOW, allow)
         } else if error.is::<ContentTypeError>() {
-            let detail = "The body must be JSON: send it with Content-Type: application/json.";
+            let media_type = if path.starts_with(oauth::PATH) { FORM } else { JSON };
+            let detail = format!("The body must be of another type: send it with Content-Type: {media_type}.");
             Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
         } else if error.status().is_client_error() {
             Problem::new(error.status(), error.to_string())

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{
     Services, Tag,
-    json::Json,
+    payload::Json,
     problem::{Problem, Refusals, Refused},
 };
 

@@ -1,7 +1,7 @@
 //! HTTP: the only place that knows poem.
 //!
 //! A request comes in through [`server`], passes `envelope`, is routed to an operation in the file of its resource
-//! (`token`, `health`, `docs`), which asks `auth` who is asking, calls one use case and converts its result. Whatever
+//! (`verify`, `token`, `oauth`, `health`, `docs`), which asks `auth` who is asking, calls one use case and converts its result. Whatever
 //! fails on the way becomes a `problem`.
 
 use std::sync::Arc;
@@ -12,18 +12,20 @@ use poem::{
 };
 use poem_openapi::Tags;
 
-use self::{allow::AllowedMethods, envelope::Envelope};
-use crate::service::{login::Login, readiness::Readiness, tokens::Tokens};
+use self::{allow::AllowedMethods, envelope::Envelope, verify::Verify};
+use crate::service::{login::Login, readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens};
 
 mod allow;
 mod auth;
 mod docs;
 mod envelope;
 mod health;
-mod json;
+mod oauth;
+mod payload;
 mod problem;
 pub mod server;
 mod token;
+mod verify;
 
 pub use docs::{document, document_yaml};
 
@@ -35,6 +37,10 @@ pub struct Services {
     pub login: Login,
     /// Whether requests can be sent here.
     pub readiness: Readiness,
+    /// The keys, of which the public ones are for everybody.
+    pub keys: Arc<SigningKeys>,
+    /// The configured `iss`.
+    pub issuer: Option<String>,
 }
 
 impl Services {
@@ -48,6 +54,8 @@ impl Services {
 enum Tag {
     /// The tokens of the user who logs in.
     Tokens,
+    /// For the services that receive tokens.
+    Services,
     /// For load balancers and Kubernetes.
     Operations,
 }
@@ -56,7 +64,10 @@ enum Tag {
 pub fn endpoint(services: Arc<Services>) -> impl Endpoint<Output = Response> + 'static {
     let document = document();
     let allowed = AllowedMethods::of(&document);
+    let verify = Verify { services: Arc::clone(&services) };
     docs::routes(&document)
+        .at(verify::PATH, verify.clone())
+        .at(verify::PATHS_BELOW, verify)
         .nest_no_strip("/", docs::api())
         .with(AddData::new(services))
         .with(NormalizePath::new(TrailingSlash::Trim))

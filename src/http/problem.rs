@@ -15,7 +15,10 @@ use poem_openapi::{
 use serde::Serialize;
 
 use crate::{
-    service::{login::LoginError, tokens::IssueError},
+    service::{
+        login::LoginError,
+        tokens::{IssueError, RotateError},
+    },
     store::StoreError,
 };
 
@@ -32,6 +35,7 @@ pub struct Problem {
     status: StatusCode,
     detail: Cow<'static, str>,
     headers: Vec<(HeaderName, HeaderValue)>,
+    oauth_error: Option<&'static str>,
 }
 
 /// How a problem looks on the wire.
@@ -50,12 +54,16 @@ struct ProblemBody {
     message: String,
     /// What the logs call this request; the `X-Request-Id` header says it, too.
     request_id: String,
+    /// For OAuth's endpoints, the error code of RFC 6749, section 5.2.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[oai(skip_serializing_if_is_none)]
+    error: Option<String>,
 }
 
 impl Problem {
     /// A problem with this status; `detail` is shown to the client.
     pub fn new(status: StatusCode, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, detail: detail.into(), headers: Vec::new() }
+        Self { status, detail: detail.into(), headers: Vec::new(), oauth_error: None }
     }
 
     /// 400: the request makes no sense, and repeating it will not change that.
@@ -68,6 +76,12 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "There is no such token.")
     }
 
+    /// 409: a user has as many tokens as allowed.
+    fn quota_reached(quota: usize) -> Self {
+        let detail = format!("You have {quota} live tokens, as many as allowed. Delete one or wait until one expires.");
+        Self::new(StatusCode::CONFLICT, detail)
+    }
+
     /// 503: the server's own trouble.
     pub fn unavailable(detail: &'static str) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header(header::RETRY_AFTER, RETRY_AFTER_SECONDS.into())
@@ -78,6 +92,18 @@ impl Problem {
     pub fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
         self
+    }
+
+    /// The problem as the clients of OAuth's endpoints know it, too: with an error code of RFC 6749.
+    #[must_use]
+    pub fn for_oauth(self) -> Self {
+        let error = match self.status {
+            StatusCode::UNAUTHORIZED => "invalid_client",
+            StatusCode::SERVICE_UNAVAILABLE => "temporarily_unavailable",
+            status if status.is_client_error() => "invalid_request",
+            _ => "server_error",
+        };
+        Self { oauth_error: Some(error), ..self }
     }
 
     /// The answer to the request with this id.
@@ -102,6 +128,7 @@ impl Problem {
             detail: self.detail.to_string(),
             message: self.detail.to_string(),
             request_id: request_id.into(),
+            error: self.oauth_error.map(str::to_owned),
         }
     }
 }
@@ -135,12 +162,23 @@ impl From<IssueError> for Problem {
         match error {
             IssueError::Life(error) => Self::bad_request(format!("jwt_token_life: {error}.")),
             IssueError::Description(error) => Self::bad_request(format!("jwt_token_description: {error}.")),
-            IssueError::QuotaReached(quota) => Self::new(
-                StatusCode::CONFLICT,
-                format!("You have {quota} live tokens, as many as allowed. Delete one or wait until one expires."),
-            ),
+            IssueError::QuotaReached(quota) => Self::quota_reached(quota),
             IssueError::NoSuchUser => super::auth::wrong_login(),
             IssueError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<RotateError> for Problem {
+    fn from(error: RotateError) -> Self {
+        match error {
+            RotateError::Overlap(error) => Self::bad_request(format!("overlap: {error}.")),
+            RotateError::NoSuchToken => Self::no_such_token(),
+            RotateError::AlreadyRotated => {
+                Self::new(StatusCode::CONFLICT, "This token was rotated before. Rotate its successor.")
+            }
+            RotateError::QuotaReached(quota) => Self::quota_reached(quota),
+            RotateError::Store(error) => error.into(),
         }
     }
 }

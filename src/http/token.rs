@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Services, Tag,
     auth::{BasicUser, BearerToken},
-    json::Json,
+    payload::{Json, OptionalJson},
     problem::{Problem, Refusals, Refused},
 };
 use crate::{
@@ -105,6 +105,26 @@ struct TokenDetails {
 struct TokenDeleted {
     /// `Token deleted`
     message: String,
+}
+
+/// How to rotate.
+#[derive(Default, Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+#[oai(example)]
+struct RotateRequest {
+    /// How long both tokens live, in words such as `24 hours`. The rotated one never lives longer than it would have.
+    #[oai(validator(min_length = 1, max_length = 64))]
+    overlap: Option<String>,
+}
+
+/// All tokens of the user are gone.
+#[derive(Serialize, Object)]
+#[oai(example)]
+struct TokensDeleted {
+    /// `Tokens deleted`
+    message: String,
+    /// How many there were.
+    jwt_tokens_deleted: u64,
 }
 
 #[derive(ApiResponse)]
@@ -200,10 +220,47 @@ impl TokenApi {
         if revoked { Ok(Json(TokenDeleted::example())) } else { Err(Problem::no_such_token().into()) }
     }
 
+    /// Revoke all own tokens
+    ///
+    /// Once this is answered with 200, no replica accepts one of them again.
+    #[oai(path = "/", method = "delete", operation_id = "revokeTokens")]
+    async fn revoke_all(
+        &self,
+        services: Data<&Arc<Services>>,
+        BasicUser(user): BasicUser,
+    ) -> Result<Json<TokensDeleted>, Refused<All>> {
+        let jwt_tokens_deleted = services.tokens.revoke_all(&user.name).await?;
+        Ok(Json(TokensDeleted { jwt_tokens_deleted, ..TokensDeleted::example() }))
+    }
+
+    /// Rotate a token
+    ///
+    /// Issues a successor with the same description and life. The rotated token dies after the overlap: at once unless the
+    /// body says otherwise. It can be rotated once.
+    #[oai(path = "/:id/rotate", method = "post", operation_id = "rotateToken")]
+    async fn rotate(
+        &self,
+        services: Data<&Arc<Services>>,
+        BasicUser(user): BasicUser,
+        /// The token's id.
+        id: Path<IdParam>,
+        request: OptionalJson<RotateRequest>,
+    ) -> Result<IssueResponse, Refused<Rotate>> {
+        let OptionalJson(RotateRequest { overlap }) = request;
+        let id = id.0.0.ok_or_else(Problem::no_such_token)?;
+        let issued = services.tokens.rotate(&user.name, id, overlap.as_deref()).await?;
+        let location = format!("{PATH}/{}", issued.token.id);
+        Ok(IssueResponse::Created(Json(issued.into()), location))
+    }
+
     /// Inspect the presented token
     #[oai(path = "/self", method = "get", operation_id = "inspectSelf")]
-    async fn inspect_self(&self, BearerToken(verified): BearerToken) -> Result<Json<TokenDetails>, Refused<Own>> {
-        Ok(Json(verified.live.into()))
+    async fn inspect_self(
+        &self,
+        services: Data<&Arc<Services>>,
+        BearerToken(jwt): BearerToken,
+    ) -> Result<Json<TokenDetails>, Refused<Own>> {
+        Ok(Json(services.tokens.inspect_presented(jwt.expose_secret()).await?.into()))
     }
 
     /// Revoke the presented token
@@ -213,10 +270,9 @@ impl TokenApi {
     async fn revoke_self(
         &self,
         services: Data<&Arc<Services>>,
-        BearerToken(verified): BearerToken,
+        BearerToken(jwt): BearerToken,
     ) -> Result<Json<TokenDeleted>, Refused<Own>> {
-        // Where another request was faster, the token is gone all the same.
-        services.tokens.revoke(&verified.owner, verified.live.token.id).await?;
+        services.tokens.revoke_presented(jwt.expose_secret()).await?;
         Ok(Json(TokenDeleted::example()))
     }
 }
@@ -366,6 +422,33 @@ impl Refusals for Issue {
     ];
 }
 
+/// What rotating is refused with.
+struct Rotate;
+
+impl Refusals for Rotate {
+    const LIST: &'static [(u16, &'static str)] = &[
+        (400, "overlap: the unit \"M\" is ambiguous: write \"min\" or \"month\"."),
+        UNAUTHORIZED,
+        FORBIDDEN,
+        NOT_FOUND,
+        (408, "The body of the request took too long to arrive."),
+        (409, "This token was rotated before. Rotate its successor."),
+        (413, "A body is at most 16384 bytes."),
+        (415, "The body must be of another type: send it with Content-Type: application/json."),
+        HEADERS_TOO_LARGE,
+        INTERNAL,
+        UNAVAILABLE,
+    ];
+}
+
+/// What revoking all is refused with.
+struct All;
+
+impl Refusals for All {
+    const LIST: &'static [(u16, &'static str)] =
+        &[TWO_LOGINS, UNAUTHORIZED, FORBIDDEN, HEADERS_TOO_LARGE, INTERNAL, UNAVAILABLE];
+}
+
 /// What listing is refused with.
 struct List;
 
@@ -452,6 +535,18 @@ impl Example for TokenDetails {
             jwt_token_life_remaining: 232.195,
             expiry_status: "Valid".into(),
         }
+    }
+}
+
+impl Example for RotateRequest {
+    fn example() -> Self {
+        Self { overlap: Some("24 hours".into()) }
+    }
+}
+
+impl Example for TokensDeleted {
+    fn example() -> Self {
+        Self { message: "Tokens deleted".into(), jwt_tokens_deleted: 2 }
     }
 }
 

@@ -4,6 +4,7 @@ use std::{sync::Arc, thread::available_parallelism};
 
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
+use super::remembered_logins::RememberedLogins;
 use crate::{
     domain::{
         password::{Password, PasswordHash},
@@ -18,6 +19,7 @@ const WAITING_PER_CORE: usize = 32;
 /// Checks passwords, as many at once as there are cores.
 pub struct Login {
     store: Arc<dyn Store>,
+    remembered: RememberedLogins,
     cores: Arc<Semaphore>,
     places: Arc<Semaphore>,
 }
@@ -42,6 +44,7 @@ impl Login {
         let cores = available_parallelism().map_or(1, usize::from);
         Self {
             store,
+            remembered: RememberedLogins::new(),
             cores: Arc::new(Semaphore::new(cores)),
             places: Arc::new(Semaphore::new(cores * (1 + WAITING_PER_CORE))),
         }
@@ -51,8 +54,19 @@ impl Login {
     pub async fn log_in(&self, name: &UserName, password: Password) -> Result<User, LoginError> {
         let user = self.store.find_user(name).await?;
         let hash = user.as_ref().map_or_else(PasswordHash::dummy, |user| user.password_hash.clone());
-        let matches = self.verify(hash, password).await?;
-        user.filter(|user| matches && !user.disabled).ok_or(LoginError::Refused)
+        let login = self.remembered.fingerprint(name, &password, &hash);
+        let remembered = self.remembered.contains(&login);
+        let matches = remembered || self.verify(hash, password).await?;
+        let user = user.filter(|user| matches && !user.disabled).ok_or(LoginError::Refused)?;
+        if !remembered {
+            self.remembered.insert(login);
+        }
+        Ok(user)
+    }
+
+    /// The user with this name, who may log in, for one whose token said who it is.
+    pub async fn find(&self, name: &UserName) -> Result<Option<User>, StoreError> {
+        Ok(self.store.find_user(name).await?.filter(|user| !user.disabled))
     }
 
     async fn verify(&self, hash: PasswordHash, password: Password) -> Result<bool, LoginError> {

@@ -10,6 +10,8 @@ use std::{
 
 pub mod login;
 pub mod readiness;
+mod remembered_logins;
+pub mod signing_keys;
 pub mod tokens;
 pub mod users;
 

@@ -1,25 +1,31 @@
-//! Issue, inspect, list, revoke and verify tokens.
+//! Issue, inspect, list, rotate, revoke and verify tokens.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::Clock;
+use super::{Clock, signing_keys::SigningKeys};
 use crate::{
     domain::{
         claims::Claims,
-        keys::KeySet,
+        keys::{InvalidToken, MAX_JWT_BYTES},
         life::{Life, LifeError},
-        token::{DescriptionError, LiveToken, Token, TokenDigest, TokenId, TokenRules},
-        user::UserName,
+        token::{Description, DescriptionError, LiveToken, Token, TokenDigest, TokenId, TokenRules},
+        user::{User, UserName},
     },
-    store::{Creation, Listing, Page, Store, StoreError},
+    store::{
+        Creation, Listing, Page, Rotation, Store, StoreError,
+        leased::{LeasedStore, Presented},
+    },
 };
+
+/// How far in the future a token may have been issued, in seconds: another replica's clock may be ahead.
+const MAX_CLOCK_SKEW: u64 = 60;
 
 /// The tokens of all users.
 pub struct Tokens {
-    store: Arc<dyn Store>,
-    keys: Arc<KeySet>,
+    store: Arc<LeasedStore>,
+    keys: Arc<SigningKeys>,
     clock: Clock,
     rules: TokenRules,
 }
@@ -32,13 +38,19 @@ pub struct Issued {
     pub token: Token,
 }
 
-/// A JWT that was checked and found alive.
+/// What a service may know of a token that it was given (RFC 7662).
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verified {
+pub struct Introspection {
     /// Whose it is.
     pub owner: UserName,
     /// Which it is.
-    pub live: LiveToken,
+    pub id: TokenId,
+    /// When it was issued, in seconds since the epoch.
+    pub issued_at: u64,
+    /// When it dies, in seconds since the epoch.
+    pub expires_at: u64,
+    /// Who issued it, where that is configured.
+    pub issuer: Option<String>,
 }
 
 /// Why no token was issued.
@@ -61,12 +73,38 @@ pub enum IssueError {
     Store(#[from] StoreError),
 }
 
-/// Why a JWT is not accepted.
+/// Why no token took the place of another.
+#[derive(Debug, thiserror::Error)]
+pub enum RotateError {
+    /// The overlap is no duration.
+    #[error(transparent)]
+    Overlap(#[from] LifeError),
+    /// There is none, or not any more.
+    #[error("no such token")]
+    NoSuchToken,
+    /// Another has taken its place already.
+    #[error("the token has a successor")]
+    AlreadyRotated,
+    /// As many live tokens as allowed, and both are to live.
+    #[error("the quota of {0} live tokens is reached")]
+    QuotaReached(usize),
+    /// Nobody knows.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Why a JWT is not accepted. Which of the first three it was is for the metrics, not for the client.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    /// Not signed by us, not for us, never issued, expired or revoked. Which of these is nobody's business.
+    /// Not signed by us or not for us.
+    #[error("not a token of this service")]
+    Invalid,
+    /// Past its `exp`.
+    #[error("expired")]
+    Expired,
+    /// Revoked, or dead by the store's clock, or never issued though well signed.
     #[error("not a live token")]
-    Refused,
+    Revoked,
     /// Nobody knows.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -74,7 +112,7 @@ pub enum VerifyError {
 
 impl Tokens {
     /// Tokens in `store`, signed with `keys`.
-    pub fn new(store: Arc<dyn Store>, keys: Arc<KeySet>, clock: Clock, rules: TokenRules) -> Self {
+    pub fn new(store: Arc<LeasedStore>, keys: Arc<SigningKeys>, clock: Clock, rules: TokenRules) -> Self {
         Self { store, keys, clock, rules }
     }
 
@@ -82,16 +120,37 @@ impl Tokens {
     pub async fn issue(&self, owner: &UserName, description: &str, life: &str) -> Result<Issued, IssueError> {
         let description = description.parse()?;
         let life = Life::parse_up_to(life, self.rules.max_life)?;
-        let id = TokenId::random();
-        let issued_at = self.clock.unix_seconds();
-        let claims = Claims::new(owner, id, &description, life, issued_at, self.rules.issuer.clone());
-        let jwt = self.keys.sign(&claims);
-        let token = Token { id, description, life, issued_at, digest: TokenDigest::of(jwt.expose_secret()) };
-        match self.store.create_token(owner, &token, self.rules.quota).await? {
-            Creation::Created => Ok(Issued { jwt, token }),
+        let issued = self.sign(owner, description, life);
+        match self.store.create_token(owner, &issued.token, self.rules.quota).await? {
+            Creation::Created => Ok(issued),
             Creation::QuotaReached => Err(IssueError::QuotaReached(self.rules.quota)),
             Creation::NoSuchUser => Err(IssueError::NoSuchUser),
         }
+    }
+
+    /// Issues a token with the description and the life of another, which lives on for `overlap` only: not at all where
+    /// there is none.
+    ///
+    /// Costs two round trips: what is signed is what the first one reads.
+    pub async fn rotate(&self, owner: &UserName, id: TokenId, overlap: Option<&str>) -> Result<Issued, RotateError> {
+        let overlap = overlap.map(Life::parse).transpose()?.map_or(Duration::ZERO, Life::duration);
+        let token = self.store.find_token(owner, id).await?.ok_or(RotateError::NoSuchToken)?.token;
+        let issued = self.sign(owner, token.description.clone(), token.life);
+        match self.store.rotate_token(owner, &token, &issued.token, overlap, self.rules.quota).await? {
+            Rotation::Rotated => Ok(issued),
+            Rotation::AlreadyRotated => Err(RotateError::AlreadyRotated),
+            Rotation::QuotaReached => Err(RotateError::QuotaReached(self.rules.quota)),
+            Rotation::NoSuchToken => Err(RotateError::NoSuchToken),
+        }
+    }
+
+    fn sign(&self, owner: &UserName, description: Description, life: Life) -> Issued {
+        let id = TokenId::random();
+        let issued_at = self.clock.unix_seconds();
+        let claims = Claims::new(owner, id, &description, life, issued_at, self.rules.issuer.clone());
+        let jwt = self.keys.current().sign(&claims);
+        let digest = TokenDigest::of(jwt.expose_secret());
+        Issued { jwt, token: Token { id, description, life, issued_at, digest, successor: None } }
     }
 
     /// A live token of this user.
@@ -109,20 +168,104 @@ impl Tokens {
         self.store.revoke_token(owner, id).await
     }
 
+    /// Ends all tokens of this user on every replica before it returns, and says how many there were.
+    pub async fn revoke_all(&self, owner: &UserName) -> Result<u64, StoreError> {
+        self.store.revoke_tokens(owner).await
+    }
+
+    /// Ends the presented token on every replica before it returns.
+    pub async fn revoke_presented(&self, jwt: &str) -> Result<(), VerifyError> {
+        let (owner, id) = self.check(jwt)?;
+        let digest = TokenDigest::of(jwt);
+        if self.store.revoke_presented(&owner, id, digest).await? { Ok(()) } else { Err(VerifyError::Revoked) }
+    }
+
+    /// The presented token, as the store knows it at this moment.
+    pub async fn inspect_presented(&self, jwt: &str) -> Result<LiveToken, VerifyError> {
+        let (owner, id) = self.check(jwt)?;
+        let digest = TokenDigest::of(jwt);
+        let live = self.store.find_token(&owner, id).await?.filter(|live| live.token.digest == digest);
+        live.ok_or(VerifyError::Revoked)
+    }
+
     /// Who presents this JWT. It is accepted if one of our keys signed it, it has not expired, and exactly these bytes
     /// were issued under a key that still lives: a token forged with a stolen key was never issued.
-    pub async fn verify(&self, jwt: &str) -> Result<Verified, VerifyError> {
-        let claims = self.keys.verify(jwt).map_err(|_| VerifyError::Refused)?;
-        let now = self.clock.unix_seconds();
-        if claims.exp <= now || claims.iss != self.rules.issuer {
-            return Err(VerifyError::Refused);
+    ///
+    /// What was accepted less than a lease ago is accepted for its digest alone; see [`crate::store::leased`].
+    pub async fn verify(&self, jwt: &str) -> Result<Arc<Presented>, VerifyError> {
+        if jwt.len() > MAX_JWT_BYTES {
+            return Err(VerifyError::Invalid);
         }
-        let (Ok(owner), Ok(id)) = (claims.username.parse(), claims.jwt_token_id.parse()) else {
-            return Err(VerifyError::Refused);
+        let digest = TokenDigest::of(jwt);
+        if let Some(presented) = self.store.recall_token(digest) {
+            let token = &presented.live.token;
+            let expires_at = token.issued_at + token.life.seconds();
+            return if self.clock.unix_seconds() < expires_at { Ok(presented) } else { Err(VerifyError::Expired) };
+        }
+        let (owner, id) = self.check(jwt)?;
+        self.store.find_presented(owner, id, digest).await?.ok_or(VerifyError::Revoked)
+    }
+
+    /// What this user may know of a JWT: nothing, where it is not live or is another's and the user's role does not allow
+    /// to ask.
+    pub async fn introspect(&self, user: &User, jwt: &str) -> Result<Option<Introspection>, StoreError> {
+        let presented = match self.verify(jwt).await {
+            Ok(presented) => presented,
+            Err(VerifyError::Store(error)) => return Err(error),
+            Err(VerifyError::Invalid | VerifyError::Expired | VerifyError::Revoked) => return Ok(None),
         };
-        match self.store.find_token(&owner, id).await? {
-            Some(live) if live.token.digest == TokenDigest::of(jwt) => Ok(Verified { owner, live }),
-            _ => Err(VerifyError::Refused),
+        if presented.owner != user.name && !user.role.may_introspect() {
+            return Ok(None);
         }
+        let token = &presented.live.token;
+        // Sooner than its `exp` says where it was rotated.
+        let dies_at = self.clock.unix_seconds() + presented.remaining().as_secs() + 1;
+        Ok(Some(Introspection {
+            owner: presented.owner.clone(),
+            id: token.id,
+            issued_at: token.issued_at,
+            expires_at: dies_at.min(token.issued_at + token.life.seconds()),
+            issuer: self.rules.issuer.clone(),
+        }))
+    }
+
+    /// Whose a JWT is and which, if one of our keys signed it and it has not expired. Says nothing of whether it was issued
+    /// and still lives.
+    fn check(&self, jwt: &str) -> Result<(UserName, TokenId), VerifyError> {
+        let claims = match self.keys.current().verify(jwt) {
+            // Another replica may have read a new key before this one did.
+            Err(InvalidToken::UnknownKey) if self.follow_keys() => self.keys.current().verify(jwt),
+            result => result,
+        };
+        let claims = claims.map_err(|_| VerifyError::Invalid)?;
+        let now = self.clock.unix_seconds();
+        if claims.iss != self.rules.issuer || claims.iat > now + MAX_CLOCK_SKEW {
+            return Err(VerifyError::Invalid);
+        }
+        if claims.exp <= now {
+            return Err(VerifyError::Expired);
+        }
+        match (claims.username.parse(), claims.jwt_token_id.parse()) {
+            (Ok(owner), Ok(id)) => Ok((owner, id)),
+            _ => Err(VerifyError::Invalid),
+        }
+    }
+
+    /// Reads the key file if it changed; says whether there are new keys. Tokens of keys that are gone are accepted no
+    /// more.
+    pub fn follow_keys(&self) -> bool {
+        self.keys_changed(self.keys.follow_file())
+    }
+
+    /// Reads the key file, changed or not.
+    pub fn reload_keys(&self) -> bool {
+        self.keys_changed(self.keys.reload())
+    }
+
+    fn keys_changed(&self, changed: bool) -> bool {
+        if changed {
+            self.store.forget_tokens();
+        }
+        changed
     }
 }

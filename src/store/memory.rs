@@ -3,12 +3,16 @@
 use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use tokio::time::Instant;
 
-use super::{Creation, Listing, LiveToken, Page, PasswordHash, Store, StoreError, Token, TokenId, User, UserName};
+use super::{
+    Creation, Listing, LiveToken, Page, PasswordHash, Rotation, Store, StoreError, Token, TokenDigest, TokenId, User,
+    UserName,
+};
 
 /// Users and tokens in one map behind one lock. No operation waits while it holds it.
 #[derive(Debug, Default)]
@@ -85,6 +89,54 @@ impl Store for MemoryStore {
         let Some(account) = accounts.get_mut(owner) else { return Ok(false) };
         let Some(index) = account.tokens.iter().position(|entry| entry.token.id == id) else { return Ok(false) };
         Ok(account.tokens.remove(index).live(Instant::now()).is_some())
+    }
+
+    async fn revoke_presented(&self, owner: &UserName, id: TokenId, digest: TokenDigest) -> Result<bool, StoreError> {
+        let mut accounts = self.accounts();
+        let Some(account) = accounts.get_mut(owner) else { return Ok(false) };
+        let presented = |entry: &Entry| entry.token.id == id && entry.token.digest == digest;
+        let Some(index) = account.tokens.iter().position(presented) else { return Ok(false) };
+        Ok(account.tokens.remove(index).live(Instant::now()).is_some())
+    }
+
+    async fn revoke_tokens(&self, owner: &UserName) -> Result<u64, StoreError> {
+        let mut accounts = self.accounts();
+        let Some(account) = accounts.get_mut(owner) else { return Ok(0) };
+        let now = Instant::now();
+        Ok(account.tokens.drain(..).filter(|entry| entry.live(now).is_some()).map(|_| 1).sum())
+    }
+
+    async fn rotate_token(
+        &self,
+        owner: &UserName,
+        token: &Token,
+        successor: &Token,
+        overlap: Duration,
+        quota: usize,
+    ) -> Result<Rotation, StoreError> {
+        let mut accounts = self.accounts();
+        let Some(account) = accounts.get_mut(owner).filter(|account| !account.user.disabled) else {
+            return Ok(Rotation::NoSuchToken);
+        };
+        let now = Instant::now();
+        account.tokens.retain(|entry| entry.live(now).is_some());
+        let Some(index) = account.tokens.iter().position(|entry| entry.token.id == token.id) else {
+            return Ok(Rotation::NoSuchToken);
+        };
+        if account.tokens[index].token.successor.is_some() {
+            return Ok(Rotation::AlreadyRotated);
+        }
+        if overlap.is_zero() {
+            account.tokens.remove(index);
+        } else if account.tokens.len() >= quota {
+            return Ok(Rotation::QuotaReached);
+        } else {
+            let entry = &mut account.tokens[index];
+            entry.token.successor = Some(successor.id);
+            entry.dies_at = entry.dies_at.min(now + overlap);
+        }
+        account.tokens.push(Entry { token: successor.clone(), dies_at: now + successor.life.duration() });
+        Ok(Rotation::Rotated)
     }
 
     async fn create_user(&self, user: &User) -> Result<bool, StoreError> {

@@ -3,24 +3,27 @@
 //! A method of [`Store`] is one atomic operation of the domain, never a get or a set, so that every backend can make it
 //! whole in its own way. `tests/store_contract` holds all of them to the same promises.
 
+use std::{sync::Arc, time::Duration};
+
 use async_trait::async_trait;
 
 use crate::domain::{
     password::PasswordHash,
-    token::{LiveToken, Token, TokenId},
+    token::{LiveToken, Token, TokenDigest, TokenId},
     user::{User, UserName},
 };
 
+pub mod leased;
 pub mod memory;
 pub mod redis;
 
 /// The operation did not take place, or nobody knows whether it did. In no case may the caller conclude anything about
 /// a token or a user from it.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// It could not be reached, refused the work (loading, read-only, out of memory), or hung up in the middle of it.
     #[error("the store is unavailable: {0}")]
-    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Unavailable(#[source] Arc<dyn std::error::Error + Send + Sync>),
     /// It did not answer in time.
     #[error("the store did not answer in time")]
     Timeout,
@@ -38,6 +41,19 @@ pub enum Creation {
     QuotaReached,
     /// Its owner does not exist, or is disabled. Nothing changed.
     NoSuchUser,
+}
+
+/// What became of a token that another was to take the place of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rotation {
+    /// The successor lives, and the other one lives no longer than the overlap.
+    Rotated,
+    /// It has a successor already. Nothing changed.
+    AlreadyRotated,
+    /// Its owner has as many live tokens as allowed. Nothing changed.
+    QuotaReached,
+    /// It does not live (any more), or its owner does not exist or is disabled. Nothing changed.
+    NoSuchToken,
 }
 
 /// Which of a user's tokens to list. They come newest first, in the order of their creation in the store.
@@ -81,6 +97,23 @@ pub trait Store: Send + Sync {
 
     /// Ends a token now. `false`: there was none to end.
     async fn revoke_token(&self, owner: &UserName, id: TokenId) -> Result<bool, StoreError>;
+
+    /// Ends a token now, if its JWT has this digest. `false`: there was none to end.
+    async fn revoke_presented(&self, owner: &UserName, id: TokenId, digest: TokenDigest) -> Result<bool, StoreError>;
+
+    /// Ends all tokens of this owner now, and says how many there were.
+    async fn revoke_tokens(&self, owner: &UserName) -> Result<u64, StoreError>;
+
+    /// Creates `successor` as [`Store::create_token`] does, and lets `token`, as it was found, live no longer than
+    /// `overlap`: at once dead where that is zero, when it needs no place in the quota.
+    async fn rotate_token(
+        &self,
+        owner: &UserName,
+        token: &Token,
+        successor: &Token,
+        overlap: Duration,
+        quota: usize,
+    ) -> Result<Rotation, StoreError>;
 
     /// Creates a user. `false`: the name is taken, and nothing changed.
     async fn create_user(&self, user: &User) -> Result<bool, StoreError>;

@@ -1,5 +1,8 @@
 //! The API over a real socket, one file a resource; everything that depends on a store runs on each.
 
+mod attacks;
 mod auth;
+mod oauth;
 mod problem;
 mod token;
+mod verify;

@@ -297,3 +297,91 @@ fn a_token_may_inspect_and_revoke_itself_only(#[values(Backend::Memory, Backend:
     admin.get(&format!("{TOKEN}/{id}")).send().problem(404);
     assert_eq!(admin.get(&format!("{TOKEN}/{other}")).send().status, 200);
 }
+
+#[rstest]
+fn all_own_tokens_are_deleted_at_once(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = Service::start(backend);
+    let admin = service.admin();
+    let tokens: Vec<_> = (0..3).map(|_| admin.issue("x", "1h")).collect();
+    let bearers: Vec<_> = tokens.iter().map(|(_, jwt)| service.client().with_bearer(jwt)).collect();
+    for bearer in &bearers {
+        assert_eq!(bearer.get("/api/v1alpha/verify").send().status, 200);
+        bearer.delete(TOKEN).send().problem(403);
+    }
+    assert_eq!(admin.delete(TOKEN).send().text, r#"{"message":"Tokens deleted","jwt_tokens_deleted":3}"#);
+    for bearer in &bearers {
+        bearer.get("/api/v1alpha/verify").send().problem(401);
+    }
+    assert_eq!(admin.delete(TOKEN).send().json()["jwt_tokens_deleted"], 0);
+    assert_eq!(admin.get(TOKEN).send().json()["message"], "No tokens exist");
+}
+
+#[rstest]
+fn a_token_is_rotated_once(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = Service::start(backend);
+    let admin = service.admin();
+    let verify = |jwt: &str| service.client().with_bearer(jwt).get("/api/v1alpha/verify").send();
+    let (first, first_jwt) = admin.issue("Token specter", "6 hours");
+
+    let answer = admin.post(&format!("{TOKEN}/{first}/rotate"), &json!({"overlap": "24 hours"})).send();
+    assert_eq!(answer.status, 201, "{answer:?}");
+    let body = answer.json();
+    assert_eq!((&body["jwt_token_description"], &body["jwt_token_life"]), (&json!("Token specter"), &json!(21600)));
+    let (second, second_jwt) = (body["jwt_token_id"].as_str().unwrap(), body["jwt_token"].as_str().unwrap());
+    assert_eq!(answer.header("location"), format!("{TOKEN}/{second}"));
+    assert_ne!(first, second);
+    // Never longer than it would have lived.
+    let left = admin.get(&format!("{TOKEN}/{first}")).send().json()["jwt_token_life_remaining"].as_f64().unwrap();
+    assert!(left <= 21600.0, "{left}");
+    assert_eq!((verify(&first_jwt).status, verify(second_jwt).status), (200, 200));
+    admin.post(&format!("{TOKEN}/{first}/rotate"), &json!({})).send().problem(409);
+
+    let shortened = admin.post(&format!("{TOKEN}/{second}/rotate"), &json!({"overlap": "1 minute"})).send();
+    assert_eq!(shortened.status, 201);
+    let expires_in: u64 = verify(second_jwt).header("x-auth-expires-in").parse().unwrap();
+    assert!(expires_in <= 60, "{expires_in}");
+    let introspection = admin.post_form("/oauth2/introspect", &[("token", second_jwt)]).send().json();
+    let (iat, exp) = (introspection["iat"].as_u64().unwrap(), introspection["exp"].as_u64().unwrap());
+    assert!(exp - iat < 300, "{introspection}");
+}
+
+#[rstest]
+fn without_an_overlap_the_rotated_token_dies_at_once(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = Service::start(backend);
+    let admin = service.admin();
+    for body in [None, Some("{}"), Some(r#"{"overlap": null}"#)] {
+        let (id, jwt) = admin.issue("x", "1h");
+        let bearer = service.client().with_bearer(&jwt);
+        assert_eq!(bearer.get("/api/v1alpha/verify").send().status, 200);
+        let rotate = admin.request("POST", &format!("{TOKEN}/{id}/rotate"));
+        let rotate = match body {
+            Some(body) => rotate.header("content-type", "application/json").body(body),
+            None => rotate,
+        };
+        let answer = rotate.send();
+        assert_eq!(answer.status, 201, "{body:?}: {answer:?}");
+        bearer.get("/api/v1alpha/verify").send().problem(401);
+        admin.post(&format!("{TOKEN}/{id}/rotate"), &json!({})).send().problem(404);
+        let successor = answer.json()["jwt_token"].as_str().unwrap().to_owned();
+        assert_eq!(service.client().with_bearer(&successor).get("/api/v1alpha/verify").send().status, 200);
+    }
+}
+
+#[test]
+fn rotations_are_checked() {
+    let service = Service::start(Backend::Memory);
+    let admin = service.admin();
+    let (id, jwt) = admin.issue("x", "1h");
+    let path = format!("{TOKEN}/{id}/rotate");
+    for overlap in ["0s", "-1h", "1M", "1 6 hours", "", "forever"] {
+        assert!(admin.post(&path, &json!({"overlap": overlap})).send().problem(400).contains("overlap"), "{overlap:?}");
+    }
+    admin.post(&path, &json!({"overlap": 5})).send().problem(400);
+    admin.post(&path, &json!({"over": "5"})).send().problem(400);
+    admin.request("POST", &path).body("{}").send().problem(415);
+    for missing in ["x", "b56929f3-54f1-4dc2-9984-9bba615e26e6"] {
+        admin.post(&format!("{TOKEN}/{missing}/rotate"), &json!({})).send().problem(404);
+    }
+    service.client().with_bearer(&jwt).post(&path, &json!({})).send().problem(403);
+    service.client().post(&path, &json!({})).send().problem(401);
+}

@@ -10,7 +10,7 @@ use std::{
 
 use secrecy::ExposeSecret;
 
-use super::{Client, Process, RedisServer, eventually};
+use super::{Client, Process, RedisServer, eventually, run};
 
 /// The password of the administrator in every test.
 pub const ADMIN_PASSWORD: &str = "correct horse battery staple";
@@ -55,7 +55,8 @@ impl Service {
     pub fn launch(redis_url: Option<&str>, configure: impl FnOnce(&mut Command)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let keys_file = directory.path().join("keys.json");
-        fs::write(&keys_file, mayfly::domain::keys::generate().expose_secret()).unwrap();
+        fs::write(&keys_file, mayfly::domain::jwk::generate(mayfly::domain::jwk::Algorithm::Hs256, 0).expose_secret())
+            .unwrap();
         let mut command = Self::command();
         command
             .env("MAYFLY_LISTEN", "127.0.0.1:0")
@@ -77,6 +78,15 @@ impl Service {
         thread::spawn(move || lines.count());
         let url = greeting[0].split(' ').find(|word| word.starts_with("http://")).expect("it says where").to_owned();
         Self { process, greeting: greeting.join("\n"), url, keys_file, redis: None, _directory: directory }
+    }
+
+    /// Adds a user with the password "secret", as an operator does.
+    pub fn add_user(&self, name: &str, role: &str) {
+        let url = self.redis.as_ref().expect("users are added in Redis").url();
+        let mut command = Self::command();
+        command.env("MAYFLY_REDIS_URL", url).args(["user", "add", name, "--role", role, "--password-stdin"]);
+        let output = run(&mut command, "secret");
+        assert!(output.status.success(), "{output:?}");
     }
 
     /// The binary, with none of the settings of whoever runs the tests.

@@ -33,7 +33,7 @@ enum Failure {
 impl From<Failure> for StoreError {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Redis(error) if !error.is_timeout() => Self::Unavailable(error.into()),
+            Failure::Redis(error) if !error.is_timeout() => Self::Unavailable(Arc::new(error)),
             Failure::Redis(_) | Failure::Timeout => Self::Timeout,
         }
     }

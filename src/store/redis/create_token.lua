@@ -1,7 +1,9 @@
 #!lua
--- Creates a token, if its owner may have one more.
--- KEYS: the token, the index of its owner's tokens, its owner. ARGV: its id, its record, its life in ms, the quota.
--- Returns 1: created. 0: quota reached. -1: no such user, or disabled.
+-- Creates a token, if its owner may have one more, and ends the token whose place it takes, where there is one.
+-- KEYS: the token, the index of its owner's tokens, its owner, the predecessor.
+-- ARGV: its id, its record, its life in ms, the quota; the predecessor's id, its record from now on, and for how many ms
+-- it may still live.
+-- Returns 1: created. 0: quota reached. -1: no such user, or disabled. -2: the predecessor is gone. -3: it has a successor.
 
 if redis.call('HGET', KEYS[3], 'disabled') ~= '0' then
   return -1
@@ -11,7 +13,19 @@ if redis.call('GET', KEYS[1]) == ARGV[2] then
   return 1
 end
 
-local quota = tonumber(ARGV[4])
+local predecessor, overlap = KEYS[4], tonumber(ARGV[7])
+if predecessor then
+  local record = redis.call('GET', predecessor)
+  if not record then
+    return -2
+  end
+  if cjson.decode(record).s then
+    return -3
+  end
+end
+
+-- A predecessor that dies at once leaves its place.
+local quota = tonumber(ARGV[4]) + (overlap == 0 and 1 or 0)
 if redis.call('ZCARD', KEYS[2]) >= quota then
   -- The index may name tokens that died by themselves. They are dropped only here and when the tokens are listed, so
   -- that creating one costs the same whatever the others did.
@@ -28,6 +42,14 @@ if redis.call('ZCARD', KEYS[2]) >= quota then
   if redis.call('ZCARD', KEYS[2]) >= quota then
     return 0
   end
+end
+
+if overlap == 0 then
+  redis.call('DEL', predecessor)
+  redis.call('ZREM', KEYS[2], ARGV[5])
+elseif predecessor then
+  local left = math.min(overlap, redis.call('PTTL', predecessor))
+  redis.call('SET', predecessor, ARGV[6], 'PX', math.max(left, 1))
 end
 
 local now = redis.call('TIME')

@@ -14,7 +14,10 @@ use deadpool_redis::redis::{
 };
 
 use self::connection::Connection;
-use super::{Creation, Listing, LiveToken, Page, PasswordHash, Store, StoreError, Token, TokenId, User, UserName};
+use super::{
+    Creation, Listing, LiveToken, Page, PasswordHash, Rotation, Store, StoreError, Token, TokenDigest, TokenId, User,
+    UserName,
+};
 
 mod connection;
 mod keys;
@@ -30,6 +33,7 @@ struct Scripts {
     create_token: Script,
     list_tokens: Script,
     revoke_token: Script,
+    revoke_tokens: Script,
     create_user: Script,
     update_user: Script,
     remove_user: Script,
@@ -45,6 +49,7 @@ impl RedisStore {
                 create_token: Script::new(include_str!("create_token.lua")),
                 list_tokens: Script::new(include_str!("list_tokens.lua")),
                 revoke_token: Script::new(include_str!("revoke_token.lua")),
+                revoke_tokens: Script::new(include_str!("revoke_tokens.lua")),
                 create_user: Script::new(include_str!("create_user.lua")),
                 update_user: Script::new(include_str!("update_user.lua")),
                 remove_user: Script::new(include_str!("remove_user.lua")),
@@ -64,15 +69,7 @@ async fn invoke<T: redis::FromRedisValue>(
 #[async_trait]
 impl Store for RedisStore {
     async fn create_token(&self, owner: &UserName, token: &Token, quota: usize) -> Result<Creation, StoreError> {
-        let mut script = self.scripts.create_token.prepare_invoke();
-        script
-            .key(keys::token(owner, token.id))
-            .key(keys::token_index(owner))
-            .key(keys::user(owner))
-            .arg(token.id.to_string())
-            .arg(records::encode_token(token))
-            .arg(token.life.seconds() * 1000)
-            .arg(quota);
+        let script = self.creation(owner, token, quota);
         match self.connection.repeat(|connection| invoke(&script, connection)).await? {
             1 => Ok(Creation::Created),
             0 => Ok(Creation::QuotaReached),
@@ -114,8 +111,43 @@ impl Store for RedisStore {
 
     async fn revoke_token(&self, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
         let mut script = self.scripts.revoke_token.prepare_invoke();
-        script.key(keys::token(owner, id)).key(keys::token_index(owner)).arg(id.to_string());
+        script.key(keys::token(owner, id)).key(keys::token_index(owner)).arg(id.to_string()).arg("");
         self.connection.once(|connection| invoke(&script, connection)).await
+    }
+
+    async fn revoke_presented(&self, owner: &UserName, id: TokenId, digest: TokenDigest) -> Result<bool, StoreError> {
+        let mut script = self.scripts.revoke_token.prepare_invoke();
+        script.key(keys::token(owner, id)).key(keys::token_index(owner)).arg(id.to_string()).arg(digest.to_base64());
+        self.connection.once(|connection| invoke(&script, connection)).await
+    }
+
+    async fn revoke_tokens(&self, owner: &UserName) -> Result<u64, StoreError> {
+        let mut script = self.scripts.revoke_tokens.prepare_invoke();
+        script.key(keys::token_index(owner)).arg(keys::token_prefix(owner));
+        self.connection.once(|connection| invoke(&script, connection)).await
+    }
+
+    async fn rotate_token(
+        &self,
+        owner: &UserName,
+        token: &Token,
+        successor: &Token,
+        overlap: Duration,
+        quota: usize,
+    ) -> Result<Rotation, StoreError> {
+        let rotated = Token { successor: Some(successor.id), ..token.clone() };
+        let mut script = self.creation(owner, successor, quota);
+        script
+            .key(keys::token(owner, token.id))
+            .arg(token.id.to_string())
+            .arg(records::encode_token(&rotated))
+            .arg(u64::try_from(overlap.as_millis()).unwrap_or(u64::MAX));
+        match self.connection.repeat(|connection| invoke(&script, connection)).await? {
+            1 => Ok(Rotation::Rotated),
+            0 => Ok(Rotation::QuotaReached),
+            -3 => Ok(Rotation::AlreadyRotated),
+            _ => Ok(Rotation::NoSuchToken),
+        }
     }
 
     async fn create_user(&self, user: &User) -> Result<bool, StoreError> {
@@ -186,6 +218,20 @@ impl Store for RedisStore {
 }
 
 impl RedisStore {
+    /// The script that creates a token, ready to be told of a predecessor.
+    fn creation(&self, owner: &UserName, token: &Token, quota: usize) -> ScriptInvocation<'_> {
+        let mut script = self.scripts.create_token.prepare_invoke();
+        script
+            .key(keys::token(owner, token.id))
+            .key(keys::token_index(owner))
+            .key(keys::user(owner))
+            .arg(token.id.to_string())
+            .arg(records::encode_token(token))
+            .arg(token.life.seconds() * 1000)
+            .arg(quota);
+        script
+    }
+
     async fn add_name(&self, name: &UserName) -> Result<(), StoreError> {
         let request = redis::Cmd::sadd(keys::USERS, name.as_str());
         self.connection.repeat(async |mut connection| request.query_async(&mut connection).await).await

@@ -29,6 +29,9 @@ struct TokenRecord<'a> {
     /// The SHA-256 of the JWT, in unpadded base64url.
     #[serde(rename = "h")]
     digest: String,
+    /// The id of the successor.
+    #[serde(rename = "s", default, skip_serializing_if = "Option::is_none")]
+    successor: Option<String>,
 }
 
 /// The value of a token's key.
@@ -38,6 +41,7 @@ pub(super) fn encode_token(token: &Token) -> String {
         life: token.life.seconds(),
         issued_at: token.issued_at,
         digest: token.digest.to_base64(),
+        successor: token.successor.map(|id| id.to_string()),
     })
     .expect("strings and numbers are JSON")
 }
@@ -57,6 +61,7 @@ pub(super) fn decode_token(id: TokenId, record: &[u8], pttl: i64) -> Result<Opti
         life: Life::from_seconds(record.life).map_err(|_| CORRUPT)?,
         issued_at: record.issued_at,
         digest: TokenDigest::from_base64(&record.digest).ok_or(CORRUPT)?,
+        successor: record.successor.map(|id| id.parse()).transpose().map_err(|_| CORRUPT)?,
     };
     Ok(Some(LiveToken { token, remaining }))
 }

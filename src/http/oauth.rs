@@ -1,0 +1,301 @@
+//! `/oauth2` and what leads there: introspection (RFC 7662), revocation (RFC 7009), and the metadata and public keys that
+//! a client finds them by (RFC 8414, RFC 7517).
+
+use std::sync::Arc;
+
+use poem::{Request, web::Data};
+use poem_openapi::{ApiResponse, Object, OpenApi, types::Example};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Services, Tag,
+    auth::BasicOrBearerUser,
+    payload::{Form, Json},
+    problem::{Refusals, Refused},
+};
+use crate::{
+    domain::jwk::PublicJwk,
+    service::tokens::{Introspection, VerifyError},
+};
+
+/// What the paths begin with whose problems have an error code of OAuth.
+pub(super) const PATH: &str = "/oauth2/";
+
+/// The operations of OAuth.
+pub(super) struct OAuthApi;
+
+/// A token, to ask about or to revoke.
+#[derive(Deserialize, Object)]
+#[oai(example)]
+struct TokenForm {
+    /// The JWT.
+    token: String,
+    /// Ignored: there is one kind of token here.
+    token_type_hint: Option<String>,
+}
+
+/// What there is to know of a token.
+#[derive(Default, Serialize, Object)]
+#[oai(example, skip_serializing_if_is_none)]
+struct IntrospectionResponse {
+    /// Whether it is live. Nothing else is said of one that is not.
+    active: bool,
+    /// Whose it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    username: Option<String>,
+    /// The same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sub: Option<String>,
+    /// Its id.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jti: Option<String>,
+    /// When it was issued, in seconds since the epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iat: Option<u64>,
+    /// When it dies, in seconds since the epoch.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    exp: Option<u64>,
+    /// Who issued it, where that is configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    iss: Option<String>,
+    /// `Bearer`
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token_type: Option<String>,
+}
+
+/// The public keys: a JWK Set.
+#[derive(Serialize, Object)]
+#[oai(example)]
+struct PublicKeys {
+    /// Empty, where all keys are symmetric.
+    keys: Vec<PublicKey>,
+}
+
+/// A public key: a JWK.
+#[derive(Serialize, Object)]
+#[oai(skip_serializing_if_is_none)]
+struct PublicKey {
+    /// `OKP` or `EC`
+    kty: String,
+    /// `Ed25519` or `P-256`
+    crv: String,
+    /// The key, or a coordinate of it.
+    x: String,
+    /// The other coordinate.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    y: Option<String>,
+    /// `sig`
+    r#use: String,
+    /// `EdDSA` or `ES256`
+    alg: String,
+    /// The name that the headers of tokens refer to.
+    kid: String,
+}
+
+/// Where the endpoints are.
+#[derive(Serialize, Object)]
+#[oai(example)]
+struct Metadata {
+    /// The configured issuer, or where this was asked for.
+    issuer: String,
+    /// The public keys.
+    jwks_uri: String,
+    /// Introspection.
+    introspection_endpoint: String,
+    /// How its callers say who they are.
+    introspection_endpoint_auth_methods_supported: Vec<String>,
+    /// Revocation.
+    revocation_endpoint: String,
+    /// Holding the token is enough.
+    revocation_endpoint_auth_methods_supported: Vec<String>,
+    /// None: tokens are issued at `/api/v1alpha/token`.
+    response_types_supported: Vec<String>,
+    /// None.
+    grant_types_supported: Vec<String>,
+    /// For people.
+    service_documentation: String,
+}
+
+#[derive(ApiResponse)]
+enum RevocationResponse {
+    /// The token is live no more, if it ever was.
+    #[oai(status = 200)]
+    Ok,
+}
+
+#[OpenApi(tag = "Tag::Services")]
+impl OAuthApi {
+    /// Introspect a token
+    ///
+    /// Tells those who may know (the owner, introspectors, administrators) what there is to know of a live token, and
+    /// nothing but `{"active":false}` otherwise (RFC 7662).
+    #[oai(path = "/oauth2/introspect", method = "post", operation_id = "introspectToken")]
+    async fn introspect(
+        &self,
+        services: Data<&Arc<Services>>,
+        BasicOrBearerUser(user): BasicOrBearerUser,
+        form: Form<TokenForm>,
+    ) -> Result<Json<IntrospectionResponse>, Refused<Introspect>> {
+        let introspection = services.tokens.introspect(&user, &form.0.token).await?;
+        Ok(Json(introspection.map(Into::into).unwrap_or_default()))
+    }
+
+    /// Revoke a token that one holds
+    ///
+    /// Holding it is the right to revoke it. The answer is the same for a token that is not live (RFC 7009). Once it is
+    /// there, no replica accepts the token again.
+    #[oai(path = "/oauth2/revoke", method = "post", operation_id = "revokePresentedToken")]
+    async fn revoke(
+        &self,
+        services: Data<&Arc<Services>>,
+        form: Form<TokenForm>,
+    ) -> Result<RevocationResponse, Refused<Revoke>> {
+        match services.tokens.revoke_presented(&form.0.token).await {
+            Ok(()) | Err(VerifyError::Invalid | VerifyError::Expired | VerifyError::Revoked) => {
+                Ok(RevocationResponse::Ok)
+            }
+            Err(VerifyError::Store(error)) => Err(error.into()),
+        }
+    }
+
+    /// The public keys
+    ///
+    /// With which others can verify a signature by themselves, though not whether the token was revoked. A symmetric key is
+    /// not among them.
+    #[oai(path = "/.well-known/jwks.json", method = "get", operation_id = "publicKeys")]
+    async fn public_keys(&self, services: Data<&Arc<Services>>) -> Result<Json<PublicKeys>, Refused<Public>> {
+        let keys = services.keys.current().public().into_iter().map(Into::into).collect();
+        Ok(Json(PublicKeys { keys }))
+    }
+
+    /// Where the endpoints of OAuth are
+    #[oai(path = "/.well-known/oauth-authorization-server", method = "get", operation_id = "metadata")]
+    async fn metadata(
+        &self,
+        services: Data<&Arc<Services>>,
+        request: &Request,
+    ) -> Result<Json<Metadata>, Refused<Public>> {
+        let host = request.header("host").unwrap_or("localhost");
+        let issuer = services.issuer.clone().filter(|issuer| issuer.starts_with("http"));
+        Ok(Json(Metadata::at(&issuer.unwrap_or_else(|| format!("http://{host}")))))
+    }
+}
+
+impl Metadata {
+    fn at(issuer: &str) -> Self {
+        let base = issuer.trim_end_matches('/');
+        Self {
+            issuer: issuer.into(),
+            jwks_uri: format!("{base}/.well-known/jwks.json"),
+            introspection_endpoint: format!("{base}/oauth2/introspect"),
+            introspection_endpoint_auth_methods_supported: vec!["client_secret_basic".into(), "Bearer".into()],
+            revocation_endpoint: format!("{base}/oauth2/revoke"),
+            revocation_endpoint_auth_methods_supported: vec!["none".into()],
+            response_types_supported: Vec::new(),
+            grant_types_supported: Vec::new(),
+            service_documentation: format!("{base}/docs"),
+        }
+    }
+}
+
+impl From<Introspection> for IntrospectionResponse {
+    fn from(introspection: Introspection) -> Self {
+        let owner = introspection.owner.to_string();
+        Self {
+            active: true,
+            username: Some(owner.clone()),
+            sub: Some(owner),
+            jti: Some(introspection.id.to_string()),
+            iat: Some(introspection.issued_at),
+            exp: Some(introspection.expires_at),
+            iss: introspection.issuer,
+            token_type: Some("Bearer".into()),
+        }
+    }
+}
+
+impl From<PublicJwk> for PublicKey {
+    fn from(PublicJwk { kty, crv, x, y, alg, kid }: PublicJwk) -> Self {
+        Self { kty: kty.into(), crv: crv.into(), x, y, r#use: "sig".into(), alg: alg.into(), kid }
+    }
+}
+
+const REPEATED_FIELD: (u16, &str) = (400, "The body: duplicate field `token`.");
+const UNAUTHORIZED: (u16, &str) = (401, "The user name or the password is wrong.");
+const SLOW: (u16, &str) = (408, "The body of the request took too long to arrive.");
+const TOO_LARGE: (u16, &str) = (413, "A body is at most 16384 bytes.");
+const NOT_A_FORM: (u16, &str) =
+    (415, "The body must be of another type: send it with Content-Type: application/x-www-form-urlencoded.");
+const HEADERS_TOO_LARGE: (u16, &str) = (431, "The headers of a request are at most 16384 bytes.");
+const INTERNAL: (u16, &str) = (500, "Something went wrong here. The logs know more under this request's id.");
+const UNAVAILABLE: (u16, &str) = (503, "The token store does not answer. Try again in a moment.");
+
+/// What introspection is refused with.
+struct Introspect;
+
+impl Refusals for Introspect {
+    const LIST: &'static [(u16, &'static str)] =
+        &[REPEATED_FIELD, UNAUTHORIZED, SLOW, TOO_LARGE, NOT_A_FORM, HEADERS_TOO_LARGE, INTERNAL, UNAVAILABLE];
+}
+
+/// What revocation is refused with.
+struct Revoke;
+
+impl Refusals for Revoke {
+    const LIST: &'static [(u16, &'static str)] =
+        &[REPEATED_FIELD, SLOW, TOO_LARGE, NOT_A_FORM, HEADERS_TOO_LARGE, INTERNAL, UNAVAILABLE];
+}
+
+/// What everybody may know is refused with.
+struct Public;
+
+impl Refusals for Public {
+    const LIST: &'static [(u16, &'static str)] = &[HEADERS_TOO_LARGE, INTERNAL];
+}
+
+impl Example for TokenForm {
+    fn example() -> Self {
+        Self {
+            token:
+                "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImtpZCI6Ii4uLiJ9.eyJ1c2VybmFtZSI6ImFkbWluIn0.gBE7S4lJfpPQctt2Dk"
+                    .into(),
+            token_type_hint: None,
+        }
+    }
+}
+
+impl Example for IntrospectionResponse {
+    fn example() -> Self {
+        Self {
+            active: true,
+            username: Some("admin".into()),
+            sub: Some("admin".into()),
+            jti: Some("b56929f3-54f1-4dc2-9984-9bba615e26e6".into()),
+            iat: Some(1_662_720_135),
+            exp: Some(1_662_741_735),
+            iss: None,
+            token_type: Some("Bearer".into()),
+        }
+    }
+}
+
+impl Example for PublicKeys {
+    fn example() -> Self {
+        let key = PublicKey {
+            kty: "OKP".into(),
+            crv: "Ed25519".into(),
+            x: "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo".into(),
+            y: None,
+            r#use: "sig".into(),
+            alg: "EdDSA".into(),
+            kid: "93c5acd4-f53e-48aa-9316-c0e452ab1218".into(),
+        };
+        Self { keys: vec![key] }
+    }
+}
+
+impl Example for Metadata {
+    fn example() -> Self {
+        Self::at("https://tokens.example")
+    }
+}

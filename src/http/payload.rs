@@ -1,0 +1,164 @@
+//! Bodies of requests and answers, strict on the way in.
+
+use std::time::Duration;
+
+use poem::{
+    IntoResponse, Request, RequestBody, Response, Result,
+    error::ReadBodyError,
+    http::{StatusCode, header},
+    web::Json as JsonResponse,
+};
+use poem_openapi::{
+    ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions, impl_apirequest_for_payload,
+    payload::{ParsePayload, Payload},
+    registry::{MetaMediaType, MetaRequest, MetaResponse, MetaResponses, MetaSchemaRef, Registry},
+    types::Type,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::time::timeout;
+
+use super::problem::Problem;
+
+/// The most bytes of a request's body.
+pub(super) const MAX_BODY_BYTES: usize = 16 * 1024;
+
+/// The media types of bodies.
+pub(super) const JSON: &str = "application/json";
+pub(super) const FORM: &str = "application/x-www-form-urlencoded";
+
+/// How long a client may take to send a body.
+pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A body of JSON. Its type is documented by poem-openapi's `Object` and travels by serde, which, unlike the former,
+/// refuses duplicate fields (and unknown ones where the type denies them) and keeps the order of a map.
+pub(super) struct Json<T>(pub(super) T);
+
+impl<T: Type> Payload for Json<T> {
+    const CONTENT_TYPE: &'static str = JSON;
+
+    fn check_content_type(content_type: &str) -> bool {
+        is_media_type(content_type, Self::CONTENT_TYPE)
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        T::schema_ref()
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+}
+
+impl<T: Type + DeserializeOwned> ParsePayload for Json<T> {
+    const IS_REQUIRED: bool = true;
+
+    async fn from_request(_: &Request, body: &mut RequestBody) -> Result<Self> {
+        let bytes = read(body).await?;
+        let value =
+            serde_json::from_slice(&bytes).map_err(|error| Problem::bad_request(format!("The body: {error}.")))?;
+        Ok(Self(value))
+    }
+}
+
+/// The whole body of a request.
+async fn read(body: &mut RequestBody) -> Result<Vec<u8>> {
+    let read = timeout(BODY_TIMEOUT, body.take()?.into_bytes_limit(MAX_BODY_BYTES)).await;
+    let read = read
+        .map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "The body of the request took too long to arrive."))?;
+    let bytes = read.map_err(|error| match error {
+        ReadBodyError::PayloadTooLarge => {
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("A body is at most {MAX_BODY_BYTES} bytes."))
+        }
+        _ => Problem::bad_request("The body of the request could not be read."),
+    })?;
+    Ok(bytes.into())
+}
+
+impl<T: Serialize + Send> IntoResponse for Json<T> {
+    fn into_response(self) -> Response {
+        // Tokens and what is known of them are nobody's to keep.
+        JsonResponse(self.0).with_header(header::CACHE_CONTROL, "no-store").into_response()
+    }
+}
+
+impl<T: Type + Serialize> ApiResponse for Json<T> {
+    fn meta() -> MetaResponses {
+        let content = vec![MetaMediaType { content_type: Self::CONTENT_TYPE, schema: T::schema_ref() }];
+        let ok =
+            MetaResponse { description: "OK", status: Some(200), status_range: None, content, headers: Vec::new() };
+        MetaResponses { responses: vec![ok] }
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+}
+
+impl_apirequest_for_payload!(Json<T>, T: Type + DeserializeOwned);
+
+/// A body of JSON that may be left out, which means the default.
+pub(super) struct OptionalJson<T>(pub(super) T);
+
+impl<'a, T: Type + DeserializeOwned + Default> ApiExtractor<'a> for OptionalJson<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::RequestObject];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn register(registry: &mut Registry) {
+        <Json<T> as ApiExtractor>::register(registry);
+    }
+
+    fn request_meta() -> Option<MetaRequest> {
+        <Json<T> as ApiExtractor>::request_meta().map(|meta| MetaRequest { required: false, ..meta })
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        options: ExtractParamOptions<()>,
+    ) -> Result<Self> {
+        let absent = request.content_type().is_none() && request.header(header::TRANSFER_ENCODING).is_none();
+        if absent && request.header(header::CONTENT_LENGTH).is_none_or(|length| length == "0") {
+            return Ok(Self(T::default()));
+        }
+        let Json(value) = <Json<T> as ApiExtractor>::from_request(request, body, options).await?;
+        Ok(Self(value))
+    }
+}
+
+/// A body of form fields, as the endpoints of OAuth take. Unknown fields are ignored and repeated ones refused (RFC 6749,
+/// section 3.2).
+pub(super) struct Form<T>(pub(super) T);
+
+impl<T: Type> Payload for Form<T> {
+    const CONTENT_TYPE: &'static str = FORM;
+
+    fn check_content_type(content_type: &str) -> bool {
+        is_media_type(content_type, Self::CONTENT_TYPE)
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        T::schema_ref()
+    }
+
+    fn register(registry: &mut Registry) {
+        T::register(registry);
+    }
+}
+
+impl<T: Type + DeserializeOwned> ParsePayload for Form<T> {
+    const IS_REQUIRED: bool = true;
+
+    async fn from_request(_: &Request, body: &mut RequestBody) -> Result<Self> {
+        let bytes = read(body).await?;
+        let fields = serde_urlencoded::from_bytes(&bytes);
+        Ok(Self(fields.map_err(|error| Problem::bad_request(format!("The body: {error}.")))?))
+    }
+}
+
+impl_apirequest_for_payload!(Form<T>, T: Type + DeserializeOwned);
+
+fn is_media_type(content_type: &str, expected: &str) -> bool {
+    let essence = content_type.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case(expected)
+}

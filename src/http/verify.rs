@@ -1,0 +1,96 @@
+//! Forward-auth: a proxy asks here, with the headers of each request that it was sent, whether to let it through.
+//!
+//! It answers to every method and to every path below its own, because proxies differ in what they forward. A plain
+//! endpoint of poem's: this is the hot path, and poem-openapi costs a twelfth of it (98 k against 90 k requests/s).
+
+use std::sync::Arc;
+
+use poem::{
+    Endpoint, Request, Response, Result,
+    http::{HeaderName, HeaderValue, header},
+};
+use serde_json::{Map, Value, json};
+
+use super::{
+    Services,
+    auth::{Scheme, authorization, bearer_only},
+};
+
+/// The path.
+pub(super) const PATH: &str = "/api/v1alpha/verify";
+/// The paths for proxies that append the one they were asked for.
+pub(super) const PATHS_BELOW: &str = "/api/v1alpha/verify/*path";
+
+const USER: HeaderName = HeaderName::from_static("x-auth-user");
+const TOKEN_ID: HeaderName = HeaderName::from_static("x-auth-token-id");
+const EXPIRES_IN: HeaderName = HeaderName::from_static("x-auth-expires-in");
+
+/// The endpoint.
+#[derive(Clone)]
+pub(super) struct Verify {
+    pub(super) services: Arc<Services>,
+}
+
+impl Endpoint for Verify {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> Result<Response> {
+        let Some((Scheme::Bearer, jwt)) = authorization(&request)? else { return Err(bearer_only(None).into()) };
+        let presented = self.services.tokens.verify(jwt).await.map_err(|error| bearer_only(Some(error)))?;
+        let id = presented.live.token.id.to_string();
+        let mut response = Response::default();
+        let headers = response.headers_mut();
+        headers.insert(USER, HeaderValue::from_str(presented.owner.as_str()).expect("a name is visible ASCII"));
+        headers.insert(TOKEN_ID, HeaderValue::try_from(id).expect("an id is visible ASCII"));
+        headers.insert(EXPIRES_IN, presented.remaining().as_secs().into());
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        Ok(response)
+    }
+}
+
+/// Describes the endpoint in the document, where it stands once for each method. Its refusals are those of the operation
+/// that inspects the presented token.
+pub(super) fn describe(document: &mut Value) {
+    let like = document["paths"]["/api/v1alpha/token/self"]["get"]["responses"].clone();
+    let header =
+        |description: &str, kind: &str| json!({"description": description, "required": true, "schema": {"type": kind}});
+    let mut responses = json!({
+        "200": {
+            "description": "The token is live.",
+            "headers": {
+                "X-AUTH-USER": header("Whose token it is.", "string"),
+                "X-AUTH-TOKEN-ID": header("Which token it is.", "string"),
+                "X-AUTH-EXPIRES-IN": header("Whole seconds for which it will still live.", "integer"),
+            },
+        },
+    });
+    for status in ["400", "401", "431", "500", "503"] {
+        responses[status] = like[status].clone();
+    }
+    let operations = |path: &str, parameters: Value| -> Map<String, Value> {
+        let methods = ["get", "head", "post", "put", "patch", "delete", "options", "trace"];
+        let operation = |method: &str| {
+            json!({
+                "tags": ["Services"],
+                "summary": "Verify the presented token",
+                "description": "For forward-auth: answers to every method, here and at every path below, with an empty body.",
+                "operationId": format!("verify{path}_{method}"),
+                "parameters": parameters,
+                "responses": responses,
+                "security": [{"Bearer": []}],
+            })
+        };
+        methods.into_iter().map(|method| (method.to_owned(), operation(method))).collect()
+    };
+    let path = json!([{
+        "name": "path",
+        "in": "path",
+        "required": true,
+        "description": "Anything.",
+        "schema": {"type": "string"},
+        "example": "orders/7",
+    }]);
+    let paths = document["paths"].as_object_mut().expect("a document has paths");
+    paths.insert(PATH.to_owned(), operations("", json!([])).into());
+    paths.insert(format!("{PATH}/{{path}}"), operations("Below", path).into());
+}

@@ -1,0 +1,122 @@
+//! The keys in force: those of a file, as it is now.
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use arc_swap::ArcSwap;
+use secrecy::{ExposeSecret, SecretString};
+
+use crate::domain::{jwk::JwkSetError, keys::KeySet};
+
+/// How often the file is looked at.
+pub const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+
+/// The keys that sign and verify. They follow their file: a new one is read when it appears, and as long as it is broken
+/// the old keys stay in force.
+pub struct SigningKeys {
+    current: ArcSwap<KeySet>,
+    file: Option<KeyFile>,
+}
+
+struct KeyFile {
+    path: PathBuf,
+    /// What the file looked like when it was last read, good or bad.
+    seen: Mutex<Option<Fingerprint>>,
+}
+
+/// Tells one version of a file from the next without reading it. Behind the symbolic links of a Kubernetes secret, too, a
+/// new version is another inode.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Fingerprint {
+    device: u64,
+    inode: u64,
+    size: u64,
+    modified: (i64, i64),
+}
+
+/// A key file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyFileError {
+    /// It cannot be read.
+    #[error("cannot read {0}: {1}")]
+    Read(PathBuf, #[source] io::Error),
+    /// It holds no usable keys.
+    #[error("{0}: {1}")]
+    Keys(PathBuf, #[source] JwkSetError),
+}
+
+impl SigningKeys {
+    /// Keys that never change.
+    pub fn fixed(keys: KeySet) -> Self {
+        Self { current: ArcSwap::from_pointee(keys), file: None }
+    }
+
+    /// The keys of this file.
+    pub fn open(path: &Path) -> Result<Self, KeyFileError> {
+        let seen = Fingerprint::of(path).ok();
+        let keys = read(path)?;
+        let file = KeyFile { path: path.to_owned(), seen: Mutex::new(seen) };
+        Ok(Self { current: ArcSwap::from_pointee(keys), file: Some(file) })
+    }
+
+    /// The keys in force.
+    pub fn current(&self) -> Arc<KeySet> {
+        self.current.load_full()
+    }
+
+    /// Reads the file if it is another than before, and says whether there are new keys. What is wrong with it is logged,
+    /// once a version.
+    pub fn follow_file(&self) -> bool {
+        let Some(file) = &self.file else { return false };
+        // A file that is not there at this moment is about to be.
+        let Ok(found) = Fingerprint::of(&file.path) else { return false };
+        let mut seen = file.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if *seen == Some(found) {
+            return false;
+        }
+        *seen = Some(found);
+        self.load(&file.path)
+    }
+
+    /// Reads the file again, changed or not, and says whether there are new keys.
+    pub fn reload(&self) -> bool {
+        self.file.as_ref().is_some_and(|file| self.load(&file.path))
+    }
+
+    fn load(&self, path: &Path) -> bool {
+        match read(path) {
+            Ok(keys) => {
+                tracing::info!(?keys, file = %path.display(), "read the signing keys");
+                self.current.store(Arc::new(keys));
+                true
+            }
+            Err(error) => {
+                tracing::error!(%error, "the old signing keys stay in force");
+                false
+            }
+        }
+    }
+}
+
+fn read(path: &Path) -> Result<KeySet, KeyFileError> {
+    let json = fs::read_to_string(path).map_err(|error| KeyFileError::Read(path.to_owned(), error))?;
+    let json = SecretString::from(json);
+    KeySet::parse(json.expose_secret()).map_err(|error| KeyFileError::Keys(path.to_owned(), error))
+}
+
+impl Fingerprint {
+    fn of(path: &Path) -> io::Result<Self> {
+        let metadata = fs::metadata(path)?;
+        Ok(Self {
+            device: metadata.dev(),
+            inode: metadata.ino(),
+            size: metadata.size(),
+            modified: (metadata.mtime(), metadata.mtime_nsec()),
+        })
+    }
+}

@@ -1,0 +1,140 @@
+//! `/oauth2` and `/.well-known`: what the RFCs say.
+
+use rstest::rstest;
+use serde_json::json;
+
+use crate::support::{ADMIN_PASSWORD, Backend, Service};
+
+const INTROSPECT: &str = "/oauth2/introspect";
+const REVOKE: &str = "/oauth2/revoke";
+const SELF: &str = "/api/v1alpha/token/self";
+
+#[rstest]
+fn a_live_token_is_introspected(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = Service::start_with(backend, |command| {
+        command.env("MAYFLY_JWT_ISSUER", "https://tokens.example");
+    });
+    let (id, jwt) = service.admin().issue("x", "1h");
+    for client in [service.admin(), service.client().with_bearer(&jwt)] {
+        for fields in [&[("token", &*jwt)][..], &[("token", &jwt), ("token_type_hint", "access_token"), ("x", "y")]] {
+            let answer = client.post_form(INTROSPECT, fields).send();
+            assert_eq!(answer.status, 200, "{answer:?}");
+            assert_eq!(answer.header("cache-control"), "no-store");
+            let body = answer.json();
+            let (iat, exp) = (body["iat"].as_u64().unwrap(), body["exp"].as_u64().unwrap());
+            assert_eq!(exp - iat, 3600);
+            assert_eq!(
+                body,
+                json!({
+                    "active": true, "username": "admin", "sub": "admin", "jti": id, "iat": iat, "exp": exp,
+                    "iss": "https://tokens.example", "token_type": "Bearer",
+                })
+            );
+        }
+    }
+}
+
+#[rstest]
+fn of_what_is_not_live_nothing_is_said(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = Service::start(backend);
+    let admin = service.admin();
+    let (id, revoked) = admin.issue("x", "1h");
+    admin.delete(&format!("/api/v1alpha/token/{id}")).send();
+    for token in [&*revoked, "", "x", "a.b.c", &"x".repeat(10_000)] {
+        let answer = admin.post_form(INTROSPECT, &[("token", token)]).send();
+        assert_eq!((answer.status, &*answer.text), (200, r#"{"active":false}"#), "{token}");
+    }
+    let caller = service.client().with_bearer(&revoked).post_form(INTROSPECT, &[("token", "x")]).send();
+    caller.problem(401);
+    assert_eq!(caller.json()["error"], "invalid_client");
+}
+
+#[test]
+fn others_tokens_are_for_those_whose_role_it_is() {
+    let service = Service::start(Backend::Redis);
+    for (name, role) in [("bob", "user"), ("gate", "introspector")] {
+        service.add_user(name, role);
+    }
+    let bob = service.client().with_basic("bob", "secret");
+    let (_, bobs) = bob.issue("x", "1h");
+    let (_, admins) = service.admin().issue("x", "1h");
+    let active = |name: &str, password: &str, token: &str| {
+        let client = service.client().with_basic(name, password);
+        client.post_form(INTROSPECT, &[("token", token)]).send().json()["active"].as_bool().unwrap()
+    };
+    assert_eq!((active("bob", "secret", &bobs), active("bob", "secret", &admins)), (true, false));
+    assert_eq!((active("gate", "secret", &bobs), active("gate", "secret", &admins)), (true, true));
+    assert_eq!((active("admin", ADMIN_PASSWORD, &bobs), active("admin", ADMIN_PASSWORD, &admins)), (true, true));
+    // A token speaks for its owner.
+    let with_token = |token: &str, about: &str| {
+        service.client().with_bearer(token).post_form(INTROSPECT, &[("token", about)]).send().json()["active"].clone()
+    };
+    assert_eq!((with_token(&bobs, &admins), with_token(&admins, &bobs)), (json!(false), json!(true)));
+}
+
+#[rstest]
+fn who_holds_a_token_may_revoke_it(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = Service::start(backend);
+    let (_, jwt) = service.admin().issue("x", "1h");
+    let (_, other) = service.admin().issue("y", "1h");
+    let bearer = service.client().with_bearer(&jwt);
+    assert_eq!(bearer.get("/api/v1alpha/verify").send().status, 200);
+    for token in [&*jwt, &jwt, "x", ""] {
+        let answer = service.client().post_form(REVOKE, &[("token", token), ("token_type_hint", "x")]).send();
+        assert_eq!((answer.status, &*answer.text), (200, ""), "{token}");
+    }
+    bearer.get("/api/v1alpha/verify").send().problem(401);
+    bearer.get(SELF).send().problem(401);
+    assert_eq!(service.client().with_bearer(&other).get(SELF).send().status, 200);
+}
+
+#[test]
+fn a_revocation_that_may_not_have_happened_is_503() {
+    let mut service = Service::start(Backend::Redis);
+    let (_, jwt) = service.admin().issue("x", "1h");
+    drop(service.redis.take());
+    let answer = service.client().post_form(REVOKE, &[("token", &jwt)]).send();
+    answer.problem(503);
+    assert_eq!(answer.header("retry-after"), "1");
+    assert_eq!(answer.json()["error"], "temporarily_unavailable");
+    // What was never issued here needs no Redis to be unknown.
+    assert_eq!(service.client().post_form(REVOKE, &[("token", "x")]).send().status, 200);
+}
+
+#[test]
+fn forms_are_read_strictly() {
+    let service = Service::start(Backend::Memory);
+    let admin = service.admin();
+    for path in [INTROSPECT, REVOKE] {
+        for body in ["", "x=y", "token=a&token=b"] {
+            let form = "application/x-www-form-urlencoded";
+            let answer = admin.request("POST", path).header("content-type", form).body(body).send();
+            answer.problem(400);
+            assert_eq!(answer.json()["error"], "invalid_request", "{path} {body}");
+        }
+        admin.post(path, &json!({"token": "x"})).send().problem(415);
+        admin.request("POST", path).body("token=x").send().problem(415);
+        admin.post_form(path, &[("token", &"x".repeat(17_000))]).send().problem(413);
+    }
+    service.client().post_form(INTROSPECT, &[("token", "x")]).send().problem(401);
+}
+
+#[test]
+fn the_metadata_lead_to_the_endpoints() {
+    let service = Service::start(Backend::Memory);
+    let metadata = service.client().get("/.well-known/oauth-authorization-server").send().json();
+    assert_eq!(metadata["issuer"], service.url);
+    for (member, path) in [
+        ("jwks_uri", "/.well-known/jwks.json"),
+        ("introspection_endpoint", INTROSPECT),
+        ("revocation_endpoint", REVOKE),
+    ] {
+        assert_eq!(metadata[member], format!("{}{path}", service.url));
+    }
+    let issuer = Service::start_with(Backend::Memory, |command| {
+        command.env("MAYFLY_JWT_ISSUER", "https://tokens.example");
+    });
+    let metadata = issuer.client().get("/.well-known/oauth-authorization-server").send().json();
+    assert_eq!(metadata["issuer"], "https://tokens.example");
+    assert_eq!(metadata["jwks_uri"], "https://tokens.example/.well-known/jwks.json");
+}

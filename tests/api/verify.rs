@@ -1,0 +1,137 @@
+//! `/api/v1alpha/verify`: forward-auth.
+
+use std::collections::BTreeSet;
+
+use rstest::rstest;
+
+use crate::support::{ADMIN_PASSWORD, Backend, Service, eventually};
+
+const VERIFY: &str = "/api/v1alpha/verify";
+
+#[rstest]
+fn a_live_token_is_let_through_whatever_the_method_and_path(
+    #[values(Backend::Memory, Backend::Redis)] backend: Backend,
+) {
+    let service = Service::start(backend);
+    let (id, jwt) = service.admin().issue("x", "1h");
+    let bearer = service.client().with_bearer(&jwt);
+    for method in ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"] {
+        for path in [VERIFY, "/api/v1alpha/verify/", "/api/v1alpha/verify/orders/7?x=1", "/api/v1alpha/verify/a%2Fb/"] {
+            let answer = bearer.request(method, path).send();
+            assert_eq!((answer.status, &*answer.text), (200, ""), "{method} {path}");
+            assert_eq!(answer.header("x-auth-user"), "admin");
+            assert_eq!(answer.header("x-auth-token-id"), id);
+            assert!((3590..=3600).contains(&answer.header("x-auth-expires-in").parse().unwrap()));
+            assert_eq!(answer.header("cache-control"), "no-store");
+        }
+    }
+}
+
+#[test]
+fn who_presents_no_token_is_asked_for_one_and_for_no_password() {
+    let service = Service::start(Backend::Memory);
+    for request in [
+        service.client().get(VERIFY),
+        service.client().with_basic("admin", ADMIN_PASSWORD).get(VERIFY),
+        service.client().get(VERIFY).header("authorization", "Basic ???"),
+        service.client().get(VERIFY).header("authorization", "Negotiate x"),
+    ] {
+        let answer = request.send();
+        answer.problem(401);
+        let challenges: Vec<_> = answer.headers.get_all("www-authenticate").iter().collect();
+        assert_eq!(challenges, [r#"Bearer realm="mayfly""#]);
+    }
+    let answer = service.client().with_bearer("x").get(VERIFY).send();
+    answer.problem(401);
+    assert!(answer.header("www-authenticate").starts_with(r#"Bearer realm="mayfly", error="invalid_token""#));
+}
+
+#[rstest]
+fn a_revoked_token_is_refused_on_the_very_next_request(
+    #[values(Backend::Memory, Backend::Redis)] backend: Backend,
+    #[values("0", "250ms")] lease: &str,
+) {
+    let service = Service::start_with(backend, |command| {
+        command.env("MAYFLY_LEASE", lease);
+    });
+    let admin = service.admin();
+    for _ in 0..3 {
+        let (id, jwt) = admin.issue("x", "1h");
+        let bearer = service.client().with_bearer(&jwt);
+        assert_eq!(bearer.get(VERIFY).send().status, 200);
+        assert_eq!(admin.delete(&format!("/api/v1alpha/token/{id}")).send().status, 200);
+        bearer.get(VERIFY).send().problem(401);
+    }
+}
+
+#[rstest]
+fn a_token_that_dies_by_itself_is_refused(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = Service::start(backend);
+    let (_, jwt) = service.admin().issue("short", "1s");
+    let bearer = service.client().with_bearer(&jwt);
+    let statuses = &mut BTreeSet::new();
+    eventually("it is refused", || {
+        let status = bearer.get(VERIFY).send().status;
+        statuses.insert(status);
+        (status == 401).then_some(())
+    });
+    bearer.get(VERIFY).send().problem(401);
+    assert!(statuses.iter().all(|status| [200, 401].contains(status)), "{statuses:?}");
+}
+
+#[test]
+fn under_a_lease_redis_is_asked_once() {
+    let service = Service::start(Backend::Redis);
+    let redis = service.redis.as_ref().unwrap();
+    let (_, jwt) = service.admin().issue("x", "1h");
+    let bearer = service.client().with_bearer(&jwt);
+    let calls = |stats: &str| {
+        let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_get:calls="))?;
+        line.split(',').next()?.parse::<u32>().ok()
+    };
+    // On a machine that stalls for a lease between two requests, another read is right.
+    eventually("fifty requests ask less than fifty times", || {
+        redis.cli(&["CONFIG", "RESETSTAT"]);
+        for _ in 0..50 {
+            assert_eq!(bearer.get(VERIFY).send().status, 200);
+        }
+        (calls(&redis.cli(&["INFO", "commandstats"]))? < 10).then_some(())
+    });
+
+    let unleased = Service::launch(Some(&redis.url()), |command| {
+        command.env("MAYFLY_LEASE", "0").env("MAYFLY_JWT_KEYS_FILE", &service.keys_file);
+    });
+    let bearer = unleased.client().with_bearer(&jwt);
+    redis.cli(&["CONFIG", "RESETSTAT"]);
+    for _ in 0..10 {
+        assert_eq!(bearer.get(VERIFY).send().status, 200);
+    }
+    assert_eq!(calls(&redis.cli(&["INFO", "commandstats"])), Some(10));
+}
+
+#[test]
+fn what_is_done_behind_its_back_is_seen_after_a_lease() {
+    let service = Service::start(Backend::Redis);
+    let redis = service.redis.as_ref().unwrap();
+    let (id, jwt) = service.admin().issue("x", "1h");
+    let bearer = service.client().with_bearer(&jwt);
+    assert_eq!(bearer.get(VERIFY).send().status, 200);
+    assert_eq!(redis.cli(&["DEL", &format!("mayfly:{{admin}}:token:{id}")]), "1");
+    eventually("it is refused", || (bearer.get(VERIFY).send().status == 401).then_some(()));
+}
+
+#[test]
+fn without_redis_nobody_is_let_through_once_the_lease_is_over() {
+    let mut service = Service::start(Backend::Redis);
+    let (_, jwt) = service.admin().issue("x", "1h");
+    let bearer = service.client().with_bearer(&jwt);
+    assert_eq!(bearer.get(VERIFY).send().status, 200);
+    drop(service.redis.take());
+    let answer = eventually("it is in doubt", || {
+        let answer = bearer.get(VERIFY).send();
+        assert!([200, 503].contains(&answer.status), "{answer:?}");
+        (answer.status == 503).then_some(answer)
+    });
+    answer.problem(503);
+    assert_eq!(answer.header("retry-after"), "1");
+}

@@ -1,0 +1,182 @@
+//! Keys come and go while the service runs.
+
+use std::{
+    fs,
+    io::{Read, Seek},
+    path::Path,
+    process::Command,
+};
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use jsonwebtoken::{DecodingKey, Validation, jwk::JwkSet};
+use nix::sys::signal::Signal;
+use rstest::rstest;
+use serde_json::Value;
+
+use crate::support::{Backend, Service, eventually, run};
+
+const VERIFY: &str = "/api/v1alpha/verify";
+
+/// Runs `mayfly key` with these arguments, and returns what it printed.
+#[track_caller]
+fn key(arguments: &[&str]) -> String {
+    let output = run(Service::command().arg("key").args(arguments), "");
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn kid(jwt: &str) -> String {
+    let header = BASE64_URL_SAFE_NO_PAD.decode(jwt.split('.').next().unwrap()).unwrap();
+    serde_json::from_slice::<Value>(&header).unwrap()["kid"].as_str().unwrap().to_owned()
+}
+
+fn kids(file: &Path) -> Vec<String> {
+    let set: Value = serde_json::from_str(&fs::read_to_string(file).unwrap()).unwrap();
+    set["keys"].as_array().unwrap().iter().map(|key| key["kid"].as_str().unwrap().to_owned()).collect()
+}
+
+#[rstest]
+#[case("HS256")]
+#[case("EdDSA")]
+#[case("ES256")]
+fn each_algorithm_signs_and_others_verify_with_what_is_public(#[case] algorithm: &str) {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("keys.json");
+    fs::write(&file, key(&["generate", "--alg", algorithm])).unwrap();
+    let service = Service::start_with(Backend::Memory, |command| {
+        command.env("MAYFLY_JWT_KEYS_FILE", &file);
+    });
+    let (_, jwt) = service.admin().issue("x", "1h");
+    assert_eq!(service.client().with_bearer(&jwt).get(VERIFY).send().status, 200);
+
+    let public = service.client().get("/.well-known/jwks.json").send();
+    let set: JwkSet = serde_json::from_str(&public.text).unwrap();
+    if algorithm == "HS256" {
+        assert_eq!(public.text, r#"{"keys":[]}"#);
+    } else {
+        assert!(!public.text.contains(r#""d""#), "{}", public.text);
+        let jwk = set.find(&kid(&jwt)).unwrap();
+        let validation = Validation::new(algorithm.parse().unwrap());
+        let decoded = jsonwebtoken::decode::<Value>(&jwt, &DecodingKey::from_jwk(jwk).unwrap(), &validation).unwrap();
+        assert_eq!(decoded.claims["username"], "admin");
+    }
+}
+
+#[test]
+fn a_rotation_reaches_a_running_service_and_fails_nobody() {
+    let service = Service::start(Backend::Redis);
+    let redis = service.redis.as_ref().unwrap();
+    // A replica that has not looked at the file since it changed must know a token of the new key all the same.
+    let replica = Service::launch(Some(&redis.url()), |command| {
+        command.env("MAYFLY_JWT_KEYS_FILE", &service.keys_file);
+    });
+    let (_, old) = service.admin().issue("old", "1h");
+    let file = service.keys_file.to_str().unwrap();
+    for algorithm in ["EdDSA", "ES256", "HS256"] {
+        let before = kids(&service.keys_file);
+        key(&["rotate", file, "--alg", algorithm]);
+        let after = kids(&service.keys_file);
+        assert_eq!(after[1..], before);
+        let new = eventually("the new key signs", || {
+            let (_, jwt) = service.admin().issue("new", "1h");
+            for replica in [&service, &replica] {
+                assert_eq!(replica.client().with_bearer(&jwt).get(VERIFY).send().status, 200);
+                assert_eq!(replica.client().with_bearer(&old).get(VERIFY).send().status, 200);
+            }
+            (kid(&jwt) == after[0]).then_some(jwt)
+        });
+        assert_eq!(replica.client().with_bearer(&new).get(VERIFY).send().status, 200);
+    }
+}
+
+#[test]
+fn a_delayed_key_verifies_before_it_signs() {
+    let service = Service::start(Backend::Memory);
+    key(&["rotate", service.keys_file.to_str().unwrap(), "--alg", "EdDSA", "--delay", "1h"]);
+    let public = || service.client().get("/.well-known/jwks.json").send().json()["keys"].as_array().unwrap().len();
+    eventually("the new key is published", || (public() == 1).then_some(()));
+    let (_, jwt) = service.admin().issue("x", "1h");
+    assert_eq!(kid(&jwt), kids(&service.keys_file)[1]);
+}
+
+#[test]
+fn tokens_of_a_pruned_key_are_refused() {
+    let service = Service::start(Backend::Memory);
+    let file = service.keys_file.to_str().unwrap();
+    let (_, old) = service.admin().issue("old", "1h");
+    let bearer = service.client().with_bearer(&old);
+    key(&["rotate", file]);
+    let gone = kids(&service.keys_file)[1].clone();
+    assert_eq!(key(&["prune", file, "--older-than", "1 hour"]), "");
+    assert_eq!(kids(&service.keys_file).len(), 2);
+    // A second that has passed is needed for a key to be older than one.
+    let printed = eventually("it is old enough", || {
+        Some(key(&["prune", file, "--older-than", "1s"])).filter(|printed| !printed.is_empty())
+    });
+    assert_eq!(printed, format!("removed {gone}\n"));
+    eventually("its tokens are refused", || (bearer.get(VERIFY).send().status == 401).then_some(()));
+    bearer.get(VERIFY).send().problem(401);
+}
+
+#[test]
+fn a_broken_file_keeps_the_old_keys_and_is_logged() {
+    let mut log = tempfile::tempfile().unwrap();
+    let redirected = log.try_clone().unwrap();
+    let service = Service::start_with(Backend::Memory, |command| {
+        command.stderr(redirected);
+    });
+    let mut logged = |needle: &str| {
+        let mut text = String::new();
+        log.rewind().unwrap();
+        log.read_to_string(&mut text).unwrap();
+        text.contains(needle).then_some(())
+    };
+    let (_, jwt) = service.admin().issue("x", "1h");
+    let good = fs::read(&service.keys_file).unwrap();
+    for (broken, why) in [("{", "line 1, column 1"), (r#"{"keys":[]}"#, "the set has no key")] {
+        fs::write(&service.keys_file, broken).unwrap();
+        eventually("the mistake is logged", || logged(why));
+        assert_eq!(service.client().with_bearer(&jwt).get(VERIFY).send().status, 200);
+        service.admin().issue("y", "1h");
+    }
+    fs::remove_file(&service.keys_file).unwrap();
+    service.process.signal(Signal::SIGHUP);
+    eventually("the mistake is logged", || logged("cannot read"));
+    assert_eq!(service.client().with_bearer(&jwt).get(VERIFY).send().status, 200);
+    fs::write(&service.keys_file, good).unwrap();
+    service.process.signal(Signal::SIGHUP);
+    eventually("it is read again", || logged("read the signing keys"));
+    assert_eq!(service.client().with_bearer(&jwt).get(VERIFY).send().status, 200);
+}
+
+#[test]
+fn a_rotation_replaces_the_file_in_one_step_and_keeps_its_permissions() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    let directory = tempfile::tempdir().unwrap();
+    let (file, link) = (directory.path().join("keys.json"), directory.path().join("link.json"));
+    fs::write(&file, key(&["generate"])).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    symlink("keys.json", &link).unwrap();
+    let before = fs::metadata(&file).unwrap();
+    key(&["rotate", link.to_str().unwrap()]);
+    let after = fs::metadata(&file).unwrap();
+    assert_ne!(after.ino(), before.ino(), "a new file takes the place of the old one");
+    assert_eq!(after.mode(), before.mode());
+    assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
+    assert_eq!(kids(&link).len(), 2);
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2, "nothing is left behind");
+
+    for (arguments, expected) in [
+        (&["rotate", "/nowhere/keys.json"][..], "cannot read /nowhere/keys.json"),
+        (&["prune", "/dev/null", "--older-than", "1d"], "/dev/null: not a JWK Set"),
+    ] {
+        let output = run(Command::new(env!("CARGO_BIN_EXE_mayfly")).arg("key").args(arguments), "");
+        assert_eq!(output.status.code(), Some(1));
+        assert!(String::from_utf8_lossy(&output.stderr).contains(expected), "{output:?}");
+    }
+    for arguments in [&["generate", "--alg", "RS256"][..], &["prune", "x"], &["rotate", "x", "--delay", "1 6 h"]] {
+        let output = run(Command::new(env!("CARGO_BIN_EXE_mayfly")).arg("key").args(arguments), "");
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    }
+}
