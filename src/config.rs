@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    ffi::OsString,
     fmt, fs, io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -17,10 +18,11 @@ use secrecy::{ExposeSecret, SecretString};
 
 use crate::{
     domain::{
+        duration,
         jwk::{self, Algorithm},
         keys::KeySet,
         life::Life,
-        password::Password,
+        password::{Password, PasswordError},
         token::TokenRules,
         user::UserName,
     },
@@ -37,7 +39,7 @@ Secrets are never taken from an argument, which every user of the machine can se
           The password of the first administrator";
 
 /// The settings of the service.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Args)]
 pub struct Settings {
     /// The address and port to listen on
     #[arg(long, env = "MAYFLY_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:25441")]
@@ -87,10 +89,11 @@ pub struct Settings {
 }
 
 /// The settings that say where users and tokens are kept.
-#[derive(Debug, Clone, Args)]
+#[derive(Clone, Args)]
 pub struct StoreSettings {
     /// The Redis (7.0 or later) that keeps users and tokens: redis://user:password@host:port/db, of which all but the host
-    /// may be left out. Without it they are kept in memory and gone when the service stops
+    /// may be left out; one with a password belongs into the variable. Without it they are kept in memory and gone when the
+    /// service stops
     #[arg(long, env = "MAYFLY_REDIS_URL", value_name = "URL", hide_env_values = true)]
     redis_url: Option<String>,
 
@@ -154,7 +157,7 @@ pub enum AdminPassword {
 }
 
 /// The variables of the environment that begin with `MAYFLY_`.
-pub type Environment = BTreeMap<String, String>;
+pub type Environment = BTreeMap<String, OsString>;
 
 /// All mistakes in the settings.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -276,7 +279,11 @@ fn load_admin_password(
     match (environment.get(ADMIN_PASSWORD), &settings.admin_password_file) {
         (None, None) if settings.store.redis_url.is_some() => Some(AdminPassword::Missing),
         (None, None) => Some(AdminPassword::Generated(Password::generate())),
-        (Some(password), None) => mistakes.check(ADMIN_PASSWORD, password.parse()).map(AdminPassword::Variable),
+        (Some(password), None) => {
+            let password = password.to_str().ok_or("is no UTF-8".to_owned());
+            let password = password.and_then(|text| text.parse().map_err(|error: PasswordError| error.to_string()));
+            mistakes.check(ADMIN_PASSWORD, password).map(AdminPassword::Variable)
+        }
         (None, Some(file)) => {
             let password = mistakes.check("MAYFLY_ADMIN_PASSWORD_FILE", read_password(file))?;
             Some(AdminPassword::File(password, file.clone()))
@@ -303,13 +310,13 @@ fn unknown_variables(environment: &Environment) -> impl Iterator<Item = &str> {
             || settings.get_arguments().any(|setting| setting.get_env().is_some_and(|env| env == name))
     };
     // Kubernetes gives each container such variables for each service, and one of them may be called mayfly.
-    let of_kubernetes = |name: &str| {
-        name.ends_with("_SERVICE_HOST")
-            || name.contains("_SERVICE_PORT")
-            || name.ends_with("_PORT")
-            || name.contains("_PORT_")
+    let of_kubernetes = |name: &str, value: &OsString| {
+        let url =
+            value.to_str().is_some_and(|value| ["tcp://", "udp://"].iter().any(|scheme| value.starts_with(scheme)));
+        name.ends_with("_SERVICE_HOST") || name.contains("_SERVICE_PORT") || name.contains("_PORT_") || url
     };
-    environment.keys().map(String::as_str).filter(move |name| !known(name) && !of_kubernetes(name))
+    let unknown = move |(name, value): &(&String, &OsString)| !known(name) && !of_kubernetes(name, value);
+    environment.iter().filter(unknown).map(|(name, _)| name.as_str())
 }
 
 fn cannot_read(file: &Path, error: &io::Error) -> String {
@@ -333,11 +340,9 @@ fn check_max_life(text: &str) -> Result<Life, String> {
 }
 
 fn check_lease(text: &str) -> Result<Duration, String> {
-    if text == "0" {
-        return Ok(Duration::ZERO);
-    }
-    let lease = humantime::parse_duration(text).ok().filter(|lease| *lease <= LEASE);
-    lease.ok_or_else(|| format!("{text:?} is no duration from 0 to {LEASE:?}"))
+    let lease = if text == "0" { Ok(Duration::ZERO) } else { duration::parse(text) };
+    let lease = lease.map_err(|error| error.to_string())?;
+    if lease <= LEASE { Ok(lease) } else { Err(format!("{text:?} is not from 0 to {LEASE:?}")) }
 }
 
 fn check_quota(text: &str) -> Result<usize, String> {
@@ -345,9 +350,11 @@ fn check_quota(text: &str) -> Result<usize, String> {
     quota.ok_or_else(|| format!("{text:?} is no number from 1 to 100000"))
 }
 
+/// An hour is more than anything here is worth waiting for.
 fn parse_duration(text: &str) -> Result<Duration, String> {
-    let duration = humantime::parse_duration(text).ok().filter(|duration| !duration.is_zero());
-    duration.ok_or_else(|| format!("{text:?} is no duration such as 500ms or 25s"))
+    let duration = duration::parse(text).map_err(|error| error.to_string())?;
+    let bounds = Duration::from_millis(1)..=Duration::from_hours(1);
+    if bounds.contains(&duration) { Ok(duration) } else { Err(format!("{text:?} is not from 1ms to 1h")) }
 }
 
 fn check_log(text: &str) -> Result<String, String> {
@@ -367,7 +374,7 @@ mod tests {
         let arguments = [&["mayfly"], arguments].concat();
         let matches = Settings::augment_args(Command::new("mayfly")).get_matches_from(arguments);
         let settings = Settings::from_arg_matches(&matches).unwrap();
-        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), value.into())).collect();
         Config::load(&settings, &environment)
     }
 
@@ -396,7 +403,12 @@ mod tests {
                 "--log=a=b=c",
                 "--shutdown-grace=soon",
             ],
-            &[("MAYFLY_TOKEN_QOUTA", "5"), ("MAYFLY_PORT", "tcp://10.0.0.1:80"), ("MAYFLY_SERVICE_HOST", "10.0.0.1")],
+            &[
+                ("MAYFLY_TOKEN_QOUTA", "5"),
+                ("MAYFLY_LISTEN_PORT", "80"),
+                ("MAYFLY_PORT", "tcp://10.0.0.1:80"),
+                ("MAYFLY_SERVICE_HOST", "10.0.0.1"),
+            ],
         )
         .err()
         .unwrap()
@@ -415,10 +427,11 @@ mod tests {
             "MAYFLY_LOG",
             "MAYFLY_SHUTDOWN_GRACE",
             "MAYFLY_TOKEN_QOUTA: there is no such setting",
+            "MAYFLY_LISTEN_PORT: there is no such setting",
         ] {
             assert!(mistakes.contains(variable), "{variable} in:\n{mistakes}");
         }
-        assert_eq!(mistakes.lines().count(), 15, "{mistakes}");
+        assert_eq!(mistakes.lines().count(), 16, "{mistakes}");
         assert!(!mistakes.contains("hunter2"), "{mistakes}");
     }
 

@@ -41,10 +41,9 @@ fn it_says_where_it_is_and_gives_a_command_that_works() {
         assert!(lines[2].starts_with("Store: in memory"), "{name}: {}", lines[2]);
         assert!(lines[3].starts_with("Administrator: admin, password "), "{name}: {}", lines[3]);
         assert!(lines.last().unwrap().trim_start().starts_with("curl -u "), "{name}");
-        let pasted = run(
-            Command::new("bash").args(["-c", lines.last().unwrap()]).env("MAYFLY_ADMIN_PASSWORD", ADMIN_PASSWORD),
-            "",
-        );
+        // Without a terminal, curl asks on standard input.
+        let mut paste = Command::new("setsid");
+        let pasted = run(paste.args(["--wait", "bash", "-c", lines.last().unwrap()]), &format!("{ADMIN_PASSWORD}\n"));
         let answer = String::from_utf8(pasted.stdout).unwrap();
         assert!(answer.starts_with(r#"{"message":"Token generated""#), "{name}: {answer}");
     }

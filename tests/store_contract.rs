@@ -255,7 +255,7 @@ async fn tokens_are_listed_newest_first_in_pages(#[values(Kind::Memory, Kind::Re
 #[tokio::test]
 async fn a_quota_is_exact_and_counts_the_living(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
-    let short = token(1);
+    let short = token(3);
     fixture.store.create_token(&alice, &short, QUOTA).await.unwrap();
     let attempts = (1..=QUOTA).map(|_| {
         let (store, alice) = (Arc::clone(&fixture.store), alice.clone());

@@ -14,6 +14,7 @@ use tempfile::NamedTempFile;
 use super::Failure;
 use crate::{
     domain::{
+        duration,
         jwk::{self, Algorithm, JwkSetError},
         keys::KeySet,
         life::Life,
@@ -43,7 +44,7 @@ enum Command {
         /// Let the new key only verify for so long, until each replica and whoever fetches jwks.json knows it. Replicas that
         /// see one and the same file need no delay; where it is copied to them, as a Kubernetes secret is, give it the time
         /// that the copies take
-        #[arg(long, value_name = "DURATION", value_parser = parse_delay, default_value = "0s")]
+        #[arg(long, value_name = "DURATION", value_parser = duration::parse, default_value = "0s")]
         delay: Duration,
     },
     /// Remove the keys that have signed nothing for longer than the longest life of a token
@@ -115,8 +116,4 @@ fn replace(file: &Path, set: &SecretString) -> Result<(), Failure> {
 
 fn broken(file: &Path, error: &JwkSetError) -> Failure {
     Failure::Runtime(format!("{}: {error}", file.display()))
-}
-
-fn parse_delay(text: &str) -> Result<Duration, String> {
-    humantime::parse_duration(text).map_err(|_| format!("{text:?} is no duration such as 90s or 10m"))
 }

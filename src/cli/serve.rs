@@ -31,7 +31,7 @@ impl Serve {
     #[tokio::main]
     pub(super) async fn run(self) -> Result<(), Failure> {
         let environment: Environment = env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
             .filter(|(name, _)| name.starts_with("MAYFLY_"))
             .collect();
         let config = Config::load(&self.settings, &environment)?;
@@ -63,17 +63,20 @@ fn greeting(config: &Config, listening: SocketAddr) -> String {
         StoreConfig::Memory => "Store: in memory, gone when the service stops (MAYFLY_REDIS_URL keeps it)\n",
         StoreConfig::Redis { .. } => "Store: Redis\n",
     };
+    let first = match config.store {
+        StoreConfig::Memory => "",
+        StoreConfig::Redis { .. } => ", where there was no user before",
+    };
     let (admin, login) = match &config.admin.password {
         AdminPassword::Generated(password) => {
             let password = password.expose_secret();
             (format!("{name}, password {password}"), format!("{name}:{password}"))
         }
-        AdminPassword::Variable(_) => {
-            (format!("{name}, password in MAYFLY_ADMIN_PASSWORD"), format!("\"{name}:$MAYFLY_ADMIN_PASSWORD\""))
-        }
+        // curl asks for the password.
+        AdminPassword::Variable(_) => (format!("{name}, password in MAYFLY_ADMIN_PASSWORD{first}"), name.to_string()),
         AdminPassword::File(_, file) => {
             let file = file.display();
-            (format!("{name}, password in {file}"), format!("\"{name}:$(cat '{file}')\""))
+            (format!("{name}, password in {file}{first}"), format!("\"{name}:$(cat '{file}')\""))
         }
         AdminPassword::Missing => (format!("{name}, if added before"), name.to_string()),
     };

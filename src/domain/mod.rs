@@ -3,6 +3,7 @@
 //! A value that exists is valid: each type is made by parsing, and says in its error what a user can do about it.
 
 pub mod claims;
+pub mod duration;
 pub mod jwk;
 pub mod keys;
 pub mod life;

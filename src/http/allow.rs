@@ -22,18 +22,21 @@ impl AllowedMethods {
         Self(Arc::new(paths.map(|(template, operations)| (template.clone(), allow(operations))).collect()))
     }
 
-    /// The value of `Allow` for a path that exists.
+    /// The value of `Allow` for a path that exists, whatever slashes are doubled or at its end.
     pub(super) fn at(&self, path: &str) -> String {
-        let path = path.trim_end_matches('/');
-        let exact = self.0.iter().find(|(template, _)| template == path);
+        let exact = self.0.iter().find(|(template, _)| segments(template).eq(segments(path)));
         let found = exact.or_else(|| self.0.iter().find(|(template, _)| matches(template, path)));
         found.map_or("GET, HEAD", |(_, allow)| allow).to_owned()
     }
 }
 
+fn segments(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter(|segment| !segment.is_empty())
+}
+
 fn matches(template: &str, path: &str) -> bool {
-    let mut path = path.split('/');
-    template.split('/').all(|part| path.next().is_some_and(|segment| part == segment || part.starts_with('{')))
+    let mut path = segments(path);
+    segments(template).all(|part| path.next().is_some_and(|segment| part == segment || part.starts_with('{')))
         && path.next().is_none()
 }
 
@@ -50,6 +53,7 @@ mod tests {
         for (path, allow) in [
             ("/a", "POST, GET, HEAD"),
             ("/a/", "POST, GET, HEAD"),
+            ("//a", "POST, GET, HEAD"),
             ("/a/1", "DELETE"),
             ("/a/self", "GET, HEAD"),
             ("/a/1/2", "GET, HEAD"),

@@ -1,6 +1,7 @@
 //! The OpenAPI document, generated from the operations, and Swagger UI on top of it.
 
-use poem::{IntoEndpoint, Response, Route, endpoint::make_sync, get, web::Html};
+use bytes::Bytes;
+use poem::{IntoEndpoint, Response, Route, endpoint::make_sync, get};
 use poem_openapi::{LicenseObject, OpenApiService};
 use serde_json::{Value, json};
 
@@ -11,7 +12,9 @@ pub(super) fn api() -> OpenApiService<(TokenApi, OAuthApi, HealthApi), ()> {
     OpenApiService::new((TokenApi, OAuthApi, HealthApi), "Mayfly", env!("CARGO_PKG_VERSION"))
         .description(
             "API tokens that live exactly as long as their owner says. A user logs in with HTTP Basic; a token, used as \
-             Bearer, may inspect and revoke itself. Every error is a problem of RFC 9457.",
+             Bearer, may inspect and revoke itself. Every error is a problem of RFC 9457: also those of a path that does \
+             not exist (404) or does not answer to a method (405, with `Allow`). Every answer has an `X-Request-Id`: that \
+             of the request, or a new one.",
         )
         .license(LicenseObject::new("Apache-2.0").url("https://www.apache.org/licenses/LICENSE-2.0"))
         .server("/")
@@ -26,6 +29,16 @@ pub fn document() -> Value {
     // poem-openapi has no words for what serde's `deny_unknown_fields` means.
     for strict in ["TokenRequest", "RotateRequest"] {
         document["components"]["schemas"][strict]["additionalProperties"] = json!(false);
+    }
+    // Nor for the example of a parameter.
+    for operations in document["paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut()) {
+        for operation in operations.as_object_mut().into_iter().flat_map(|operations| operations.values_mut()) {
+            for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
+                let is_limit = parameter["name"] == "limit";
+                parameter["example"] =
+                    if is_limit { json!(100) } else { json!("b56929f3-54f1-4dc2-9984-9bba615e26e6") };
+            }
+        }
     }
     verify::describe(&mut document);
     document
@@ -47,9 +60,11 @@ pub(super) fn routes(document: &Value) -> Route {
     Route::new()
         .at("/openapi.json", text("application/json", json))
         .at("/openapi.yaml", text("application/yaml", document_yaml()))
-        .at("/docs", get(make_sync(move |_| Html(page.clone()))))
+        .at("/docs", text("text/html; charset=utf-8", page))
 }
 
 fn text(content_type: &'static str, body: String) -> impl IntoEndpoint {
+    // However many clients fetch it, and however slowly, it is in memory once.
+    let body = Bytes::from(body);
     get(make_sync(move |_| Response::builder().content_type(content_type).body(body.clone())))
 }

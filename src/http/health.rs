@@ -2,14 +2,17 @@
 
 use std::sync::Arc;
 
-use poem::{http::StatusCode, web::Data};
+use poem::web::Data;
 use poem_openapi::{Object, OpenApi, types::Example};
 use serde::Serialize;
 
 use super::{
     Services, Tag,
     payload::Json,
-    problem::{Problem, Refusals, Refused},
+    problem::{
+        Problem, Refusals, Refused,
+        refusal::{INTERNAL, LARGE_HEADERS},
+    },
 };
 
 /// The operations for those who run the service.
@@ -35,8 +38,8 @@ impl HealthApi {
     ///
     /// Says nothing of Redis: a restart of this process would not mend that.
     #[oai(path = "/livez", method = "get", operation_id = "live")]
-    async fn live(&self) -> Json<Health> {
-        Json(Health::example())
+    async fn live(&self) -> Result<Json<Health>, Refused<NotAlive>> {
+        Ok(Json(Health::example()))
     }
 
     /// Can requests be sent here?
@@ -51,10 +54,16 @@ impl HealthApi {
     }
 }
 
+/// What a sign of life is refused with.
+struct NotAlive;
+
+impl Refusals for NotAlive {
+    const LIST: &'static [(u16, &'static str)] = &[LARGE_HEADERS, INTERNAL];
+}
+
 /// What readiness is refused with.
 struct NotReady;
 
 impl Refusals for NotReady {
-    const LIST: &'static [(u16, &'static str)] =
-        &[(StatusCode::SERVICE_UNAVAILABLE.as_u16(), "Redis does not answer.")];
+    const LIST: &'static [(u16, &'static str)] = &[LARGE_HEADERS, INTERNAL, (503, "The token store does not answer.")];
 }

@@ -11,7 +11,10 @@ use super::{
     Services, Tag,
     auth::BasicOrBearerUser,
     payload::{Form, Json},
-    problem::{Refusals, Refused},
+    problem::{
+        Refusals, Refused,
+        refusal::{INTERNAL, LARGE_BODY, LARGE_HEADERS, SLOW_BODY, UNAVAILABLE, WRONG_LOGIN},
+    },
 };
 use crate::{
     domain::jwk::PublicJwk,
@@ -221,21 +224,15 @@ impl From<PublicJwk> for PublicKey {
 }
 
 const REPEATED_FIELD: (u16, &str) = (400, "The body: duplicate field `token`.");
-const UNAUTHORIZED: (u16, &str) = (401, "The user name or the password is wrong.");
-const SLOW: (u16, &str) = (408, "The body of the request took too long to arrive.");
-const TOO_LARGE: (u16, &str) = (413, "A body is at most 16384 bytes.");
 const NOT_A_FORM: (u16, &str) =
     (415, "The body must be of another type: send it with Content-Type: application/x-www-form-urlencoded.");
-const HEADERS_TOO_LARGE: (u16, &str) = (431, "The headers of a request are at most 16384 bytes.");
-const INTERNAL: (u16, &str) = (500, "Something went wrong here. The logs know more under this request's id.");
-const UNAVAILABLE: (u16, &str) = (503, "The token store does not answer. Try again in a moment.");
 
 /// What introspection is refused with.
 struct Introspect;
 
 impl Refusals for Introspect {
     const LIST: &'static [(u16, &'static str)] =
-        &[REPEATED_FIELD, UNAUTHORIZED, SLOW, TOO_LARGE, NOT_A_FORM, HEADERS_TOO_LARGE, INTERNAL, UNAVAILABLE];
+        &[REPEATED_FIELD, WRONG_LOGIN, SLOW_BODY, LARGE_BODY, NOT_A_FORM, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
 }
 
 /// What revocation is refused with.
@@ -243,14 +240,14 @@ struct Revoke;
 
 impl Refusals for Revoke {
     const LIST: &'static [(u16, &'static str)] =
-        &[REPEATED_FIELD, SLOW, TOO_LARGE, NOT_A_FORM, HEADERS_TOO_LARGE, INTERNAL, UNAVAILABLE];
+        &[REPEATED_FIELD, SLOW_BODY, LARGE_BODY, NOT_A_FORM, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
 }
 
 /// What everybody may know is refused with.
 struct Public;
 
 impl Refusals for Public {
-    const LIST: &'static [(u16, &'static str)] = &[HEADERS_TOO_LARGE, INTERNAL];
+    const LIST: &'static [(u16, &'static str)] = &[LARGE_HEADERS, INTERNAL];
 }
 
 impl Example for TokenForm {

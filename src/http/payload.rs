@@ -52,24 +52,34 @@ impl<T: Type> Payload for Json<T> {
 impl<T: Type + DeserializeOwned> ParsePayload for Json<T> {
     const IS_REQUIRED: bool = true;
 
-    async fn from_request(_: &Request, body: &mut RequestBody) -> Result<Self> {
-        let bytes = read(body).await?;
+    async fn from_request(request: &Request, body: &mut RequestBody) -> Result<Self> {
+        let bytes = read(request, body).await?;
+        // serde would take an array of the fields' values, too.
+        if bytes.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+            return Err(Problem::bad_request("The body must be a JSON object.").into());
+        }
         let value =
             serde_json::from_slice(&bytes).map_err(|error| Problem::bad_request(format!("The body: {error}.")))?;
         Ok(Self(value))
     }
 }
 
-/// The whole body of a request.
-async fn read(body: &mut RequestBody) -> Result<Vec<u8>> {
-    let read = timeout(BODY_TIMEOUT, body.take()?.into_bytes_limit(MAX_BODY_BYTES)).await;
-    let read = read
+/// The whole body of a request. One that says it is too large is not waited for.
+async fn read(request: &Request, body: &mut RequestBody) -> Result<Vec<u8>, Problem> {
+    let too_large =
+        || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("A body is at most {MAX_BODY_BYTES} bytes."));
+    let unreadable = || Problem::bad_request("The body of the request could not be read.");
+    let length = request.header(header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
+    if length.is_some_and(|length: u64| length > MAX_BODY_BYTES as u64) {
+        return Err(too_large());
+    }
+    let body = body.take().map_err(|_| unreadable())?;
+    let read = timeout(BODY_TIMEOUT, body.into_bytes_limit(MAX_BODY_BYTES))
+        .await
         .map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "The body of the request took too long to arrive."))?;
     let bytes = read.map_err(|error| match error {
-        ReadBodyError::PayloadTooLarge => {
-            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("A body is at most {MAX_BODY_BYTES} bytes."))
-        }
-        _ => Problem::bad_request("The body of the request could not be read."),
+        ReadBodyError::PayloadTooLarge => too_large(),
+        _ => unreadable(),
     })?;
     Ok(bytes.into())
 }
@@ -149,8 +159,8 @@ impl<T: Type> Payload for Form<T> {
 impl<T: Type + DeserializeOwned> ParsePayload for Form<T> {
     const IS_REQUIRED: bool = true;
 
-    async fn from_request(_: &Request, body: &mut RequestBody) -> Result<Self> {
-        let bytes = read(body).await?;
+    async fn from_request(request: &Request, body: &mut RequestBody) -> Result<Self> {
+        let bytes = read(request, body).await?;
         let fields = serde_urlencoded::from_bytes(&bytes);
         Ok(Self(fields.map_err(|error| Problem::bad_request(format!("The body: {error}.")))?))
     }

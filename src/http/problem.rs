@@ -38,7 +38,7 @@ pub struct Problem {
     oauth_error: Option<&'static str>,
 }
 
-/// How a problem looks on the wire.
+/// What went wrong (RFC 9457).
 #[derive(Debug, Serialize, Object)]
 #[oai(rename = "Problem")]
 struct ProblemBody {
@@ -183,6 +183,27 @@ impl From<RotateError> for Problem {
     }
 }
 
+/// What most operations may answer when they do not succeed: status, and an example of its `detail`.
+pub(super) mod refusal {
+    type Refusal = (u16, &'static str);
+
+    pub(crate) const TWO_LOGINS: Refusal = (400, "A request has one Authorization header.");
+    pub(crate) const WRONG_LOGIN: Refusal = (401, "The user name or the password is wrong.");
+    pub(crate) const INVALID_TOKEN: Refusal =
+        (401, "The token is not valid: it has expired, was revoked, or was not issued here.");
+    pub(crate) const TOKEN_INSTEAD_OF_LOGIN: Refusal =
+        (403, "A token may inspect and revoke itself only. Log in with a user name and a password.");
+    pub(crate) const NO_SUCH_TOKEN: Refusal = (404, "There is no such token.");
+    pub(crate) const SLOW_BODY: Refusal = (408, "The body of the request took too long to arrive.");
+    pub(crate) const LARGE_BODY: Refusal = (413, "A body is at most 16384 bytes.");
+    pub(crate) const NOT_JSON: Refusal =
+        (415, "The body must be of another type: send it with Content-Type: application/json.");
+    pub(crate) const LARGE_HEADERS: Refusal = (431, "The headers of a request are at most 16384 bytes.");
+    pub(crate) const INTERNAL: Refusal =
+        (500, "Something went wrong here. The logs know more under this request's id.");
+    pub(crate) const UNAVAILABLE: Refusal = (503, "The token store does not answer. Try again in a moment.");
+}
+
 /// What an operation answers when it does not succeed: each status with an example of its `detail`.
 pub trait Refusals {
     /// Status, example.
@@ -224,12 +245,13 @@ fn meta(status: u16, detail: &'static str) -> MetaResponse {
     let header = |name: &str, description: &str| MetaHeader {
         name: name.into(),
         description: Some(description.into()),
-        required: true,
+        required: status != 403,
         deprecated: false,
         schema: String::schema_ref(),
     };
     let headers = match status {
         401 => vec![header("WWW-AUTHENTICATE", "How to log in: one challenge for Basic, one for Bearer.")],
+        403 => vec![header("WWW-AUTHENTICATE", "`insufficient_scope`, where a token was presented.")],
         429 | 503 => vec![header("RETRY-AFTER", "Seconds after which to try again.")],
         _ => Vec::new(),
     };

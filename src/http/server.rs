@@ -20,10 +20,14 @@ use tokio::{
     sync::Semaphore,
     time::{sleep, timeout},
 };
+use tokio_io_timeout::TimeoutStream;
 
 /// How long a connection may take to send the head of its next request, idling included. Longer than the 60 s for which
 /// nginx keeps an idle connection to an upstream, so that it is never the server who closes it under a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// How long a client may take none of an answer that waits for it.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// hyper's buffer for the head of a request: four times what `envelope` accepts, so that it can answer.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -95,9 +99,11 @@ fn connection(
     });
     // Small answers, written at once: waiting for more to send with them only costs time.
     let _ = stream.set_nodelay(true);
+    let mut stream = TimeoutStream::new(stream);
+    stream.set_write_timeout(Some(WRITE_TIMEOUT));
     http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), service)
+        .serve_connection(TokioIo::new(Box::pin(stream)), service)
 }

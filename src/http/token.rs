@@ -18,7 +18,13 @@ use super::{
     Services, Tag,
     auth::{BasicUser, BearerToken},
     payload::{Json, OptionalJson},
-    problem::{Problem, Refusals, Refused},
+    problem::{
+        Problem, Refusals, Refused,
+        refusal::{
+            INTERNAL, INVALID_TOKEN, LARGE_BODY, LARGE_HEADERS, NO_SUCH_TOKEN, NOT_JSON, SLOW_BODY,
+            TOKEN_INSTEAD_OF_LOGIN, TWO_LOGINS, UNAVAILABLE, WRONG_LOGIN,
+        },
+    },
 };
 use crate::{
     domain::token::{LiveToken, TokenId},
@@ -395,28 +401,19 @@ impl ParseFromParameter for IdParam {
     }
 }
 
-const UNAUTHORIZED: (u16, &str) = (401, "The user name or the password is wrong.");
-const FORBIDDEN: (u16, &str) =
-    (403, "A token may inspect and revoke itself only. Log in with a user name and a password.");
-const NOT_FOUND: (u16, &str) = (404, "There is no such token.");
-const INTERNAL: (u16, &str) = (500, "Something went wrong here. The logs know more under this request's id.");
-const UNAVAILABLE: (u16, &str) = (503, "The token store does not answer. Try again in a moment.");
-const HEADERS_TOO_LARGE: (u16, &str) = (431, "The headers of a request are at most 16384 bytes.");
-const TWO_LOGINS: (u16, &str) = (400, "A request has one Authorization header.");
-
 /// What issuing is refused with.
 struct Issue;
 
 impl Refusals for Issue {
     const LIST: &'static [(u16, &'static str)] = &[
         (400, "jwt_token_life: the unit \"M\" is ambiguous: write \"min\" or \"month\"."),
-        UNAUTHORIZED,
-        FORBIDDEN,
-        (408, "The body of the request took too long to arrive."),
+        WRONG_LOGIN,
+        TOKEN_INSTEAD_OF_LOGIN,
+        SLOW_BODY,
         (409, "You have 1000 live tokens, as many as allowed. Delete one or wait until one expires."),
-        (413, "A body is at most 16384 bytes."),
-        (415, "The body must be JSON: send it with Content-Type: application/json."),
-        HEADERS_TOO_LARGE,
+        LARGE_BODY,
+        NOT_JSON,
+        LARGE_HEADERS,
         INTERNAL,
         UNAVAILABLE,
     ];
@@ -428,14 +425,14 @@ struct Rotate;
 impl Refusals for Rotate {
     const LIST: &'static [(u16, &'static str)] = &[
         (400, "overlap: the unit \"M\" is ambiguous: write \"min\" or \"month\"."),
-        UNAUTHORIZED,
-        FORBIDDEN,
-        NOT_FOUND,
-        (408, "The body of the request took too long to arrive."),
+        WRONG_LOGIN,
+        TOKEN_INSTEAD_OF_LOGIN,
+        NO_SUCH_TOKEN,
+        SLOW_BODY,
         (409, "This token was rotated before. Rotate its successor."),
-        (413, "A body is at most 16384 bytes."),
-        (415, "The body must be of another type: send it with Content-Type: application/json."),
-        HEADERS_TOO_LARGE,
+        LARGE_BODY,
+        NOT_JSON,
+        LARGE_HEADERS,
         INTERNAL,
         UNAVAILABLE,
     ];
@@ -446,7 +443,7 @@ struct All;
 
 impl Refusals for All {
     const LIST: &'static [(u16, &'static str)] =
-        &[TWO_LOGINS, UNAUTHORIZED, FORBIDDEN, HEADERS_TOO_LARGE, INTERNAL, UNAVAILABLE];
+        &[TWO_LOGINS, WRONG_LOGIN, TOKEN_INSTEAD_OF_LOGIN, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
 }
 
 /// What listing is refused with.
@@ -455,9 +452,9 @@ struct List;
 impl Refusals for List {
     const LIST: &'static [(u16, &'static str)] = &[
         (400, "after: there is no such token (any more). Begin with the first page."),
-        UNAUTHORIZED,
-        FORBIDDEN,
-        HEADERS_TOO_LARGE,
+        WRONG_LOGIN,
+        TOKEN_INSTEAD_OF_LOGIN,
+        LARGE_HEADERS,
         INTERNAL,
         UNAVAILABLE,
     ];
@@ -468,7 +465,7 @@ struct One;
 
 impl Refusals for One {
     const LIST: &'static [(u16, &'static str)] =
-        &[TWO_LOGINS, UNAUTHORIZED, FORBIDDEN, NOT_FOUND, HEADERS_TOO_LARGE, INTERNAL, UNAVAILABLE];
+        &[TWO_LOGINS, WRONG_LOGIN, TOKEN_INSTEAD_OF_LOGIN, NO_SUCH_TOKEN, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
 }
 
 /// What an operation on the presented token is refused with.
@@ -477,9 +474,9 @@ struct Own;
 impl Refusals for Own {
     const LIST: &'static [(u16, &'static str)] = &[
         TWO_LOGINS,
-        (401, "The token is not valid: it has expired, was revoked, or was not issued here."),
+        INVALID_TOKEN,
         (403, "\"self\" is the token that a request presents: present one, or name a token by its id."),
-        HEADERS_TOO_LARGE,
+        LARGE_HEADERS,
         INTERNAL,
         UNAVAILABLE,
     ];

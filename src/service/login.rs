@@ -1,6 +1,6 @@
 //! Log in with a name and a password.
 
-use std::{sync::Arc, thread::available_parallelism};
+use std::{panic::resume_unwind, sync::Arc, thread::available_parallelism};
 
 use tokio::{sync::Semaphore, task::spawn_blocking};
 
@@ -77,7 +77,9 @@ impl Login {
             let _permits = (place, core);
             hash.verify(&password)
         });
-        // A hash that panics lets nobody in.
-        Ok(work.await.unwrap_or(false))
+        work.await.map_err(|error| match error.try_into_panic() {
+            Ok(panic) => resume_unwind(panic),
+            Err(_shutdown) => LoginError::Busy,
+        })
     }
 }

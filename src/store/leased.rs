@@ -156,7 +156,7 @@ impl Store for LeasedStore {
         quota: usize,
     ) -> Result<Rotation, StoreError> {
         let rotation = self.store.rotate_token(owner, token, successor, overlap, quota).await?;
-        if rotation == Rotation::Rotated && overlap < LEASE {
+        if rotation == Rotation::Rotated {
             wait_out_leases().await;
         }
         Ok(rotation)

@@ -5,6 +5,7 @@ use std::{
     net::TcpStream,
 };
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::json;
 
 use crate::support::{ADMIN_PASSWORD, Backend, Service};
@@ -28,9 +29,10 @@ fn bodies_are_read_strictly() {
     for (body, hint) in [
         ("", "EOF"),
         ("{", "EOF"),
-        ("[]", "invalid length"),
-        ("null", "invalid type"),
-        ("\"x\"", "invalid type"),
+        ("[]", "must be a JSON object"),
+        (r#"["x", "1h"]"#, "must be a JSON object"),
+        ("null", "must be a JSON object"),
+        ("\"x\"", "must be a JSON object"),
         ("{}", "missing field `jwt_token_description`"),
         (r#"{"jwt_token_description": "x"}"#, "missing field `jwt_token_life`"),
         (r#"{"jwt_token_description": 1, "jwt_token_life": "1h"}"#, "invalid type"),
@@ -76,6 +78,7 @@ fn paths_and_methods_that_are_not_there() {
         ("PATCH", "/api/v1alpha/token/self", "GET, HEAD, DELETE"),
         ("OPTIONS", TOKEN, "POST, GET, HEAD, DELETE"),
         ("TRACE", "/livez", "GET, HEAD"),
+        ("PUT", "//api//v1alpha/token", "POST, GET, HEAD, DELETE"),
         ("POST", "/docs", "GET, HEAD"),
         ("PUT", "/openapi.json", "GET, HEAD"),
     ] {
@@ -104,6 +107,17 @@ fn a_request_keeps_the_id_it_came_with() {
     for odd in ["", "a b", "a\"b", "ü", &"x".repeat(65)] {
         assert!(uuid::Uuid::parse_str(&id(odd)).is_ok(), "{odd:?}");
     }
+}
+
+#[test]
+fn a_body_that_says_it_is_too_large_is_not_waited_for() {
+    let service = Service::start(Backend::Memory);
+    let basic = BASE64_STANDARD.encode(format!("admin:{ADMIN_PASSWORD}"));
+    let request = format!(
+        "POST {TOKEN} HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {basic}\r\nContent-Type: application/json\r\n\
+         Content-Length: 999999\r\n\r\n{{}}"
+    );
+    assert!(raw(&service, request.as_bytes()).starts_with("HTTP/1.1 413 "));
 }
 
 /// Sends these bytes and reads all that comes back until the server hangs up.
@@ -153,7 +167,8 @@ fn no_secret_is_in_a_log() {
     std::io::Seek::rewind(&mut log).unwrap();
     log.read_to_string(&mut text).unwrap();
     assert!(text.contains("request_id"), "{text}");
-    for secret in [ADMIN_PASSWORD, "wrong-password", &jwt, "argon2id$"] {
+    let basic = BASE64_STANDARD.encode(format!("admin:{ADMIN_PASSWORD}"));
+    for secret in [ADMIN_PASSWORD, "wrong-password", &jwt, &basic, "argon2id$"] {
         assert!(!text.contains(secret), "{secret} in {text}");
     }
 }

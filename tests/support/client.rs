@@ -1,11 +1,16 @@
 //! An HTTP client that says what it got.
 
+use std::time::Duration;
+
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
 use ureq::{
     Agent,
     http::{HeaderMap, Method, Request},
 };
+
+/// Longer than any answer takes: it only keeps a test from hanging.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Sends requests to one service.
 #[derive(Clone)]
@@ -32,7 +37,12 @@ pub struct Answer {
 
 impl Client {
     pub fn new(url: &str) -> Self {
-        let agent = Agent::config_builder().http_status_as_error(false).max_redirects(0).build().into();
+        let agent = Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .timeout_global(Some(PATIENCE))
+            .build()
+            .into();
         Self { agent, url: url.to_owned(), authorization: None }
     }
 

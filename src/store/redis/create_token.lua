@@ -55,9 +55,4 @@ end
 local now = redis.call('TIME')
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 redis.call('ZADD', KEYS[2], now[1] .. string.format('%06d', now[2]), ARGV[1])
--- The index outlives its last token by a second. A key without a TTL counts as endless to GT: hence NX first.
-local last = now[1] * 1000 + tonumber(ARGV[3]) + 1000
-if redis.call('PEXPIREAT', KEYS[2], string.format('%.0f', last), 'NX') == 0 then
-  redis.call('PEXPIREAT', KEYS[2], string.format('%.0f', last), 'GT')
-end
 return 1

@@ -15,7 +15,9 @@ pub(super) fn token_prefix(owner: &UserName) -> String {
     format!("mayfly:{{{owner}}}:token:")
 }
 
-/// A sorted set: the ids of a user's tokens by the time of their creation. It may name dead ones, never miss a live one.
+/// A sorted set: the ids of a user's tokens by the time of their creation. It may name dead ones, never miss a live one: it
+/// has no TTL, with which Redis could evict it under a `volatile` policy and a token whose TTL somebody lengthened could
+/// outlive it; then nobody could list that token, or revoke it with its owner.
 pub(super) fn token_index(owner: &UserName) -> String {
     format!("mayfly:{{{owner}}}:tokens")
 }

@@ -99,13 +99,15 @@ impl Store for RedisStore {
         let limit = page.limit.unwrap_or(usize::MAX);
         let more = found.len() > limit;
         found.truncate(limit);
-        let tokens = found
-            .iter()
-            .filter_map(|(id, record, pttl)| match id.parse() {
-                Ok(id) => records::decode_token(id, record, *pttl).transpose(),
-                Err(_) => Some(Err(StoreError::Corrupt("token index"))),
+        // One record that nobody can read hides no others.
+        let read = |(id, record, pttl): &(String, Vec<u8>, i64)| {
+            let token = id.parse().map_err(|_| StoreError::Corrupt("token index"));
+            token.and_then(|id| records::decode_token(id, record, *pttl)).unwrap_or_else(|error| {
+                tracing::error!(%error, %owner, id, "a token is left out of a list");
+                None
             })
-            .collect::<Result<_, _>>()?;
+        };
+        let tokens = found.iter().filter_map(read).collect();
         Ok(Some(Listing { tokens, more }))
     }
 

@@ -1,5 +1,5 @@
-#!lua
--- Changes fields of a user who exists. KEYS: the user. ARGV: fields and values.
+#!lua flags=allow-oom
+-- Changes fields of a user who exists, even where Redis is out of memory: a password may have to go now. KEYS: the user. ARGV: fields and values.
 -- Returns 1: changed. 0: no such user.
 
 if redis.call('EXISTS', KEYS[1]) == 0 then

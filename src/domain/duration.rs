@@ -1,0 +1,118 @@
+//! Durations as people write them, for lives and settings alike.
+
+use std::time::Duration;
+
+/// The most characters a duration may be written in.
+pub const MAX_TEXT: usize = 64;
+
+/// The most digits of one number in it. Even as many such numbers of years as fit into [`MAX_TEXT`] do not add up to
+/// `u64::MAX` seconds: humantime 2.4.0 panics where a sum does (`"18446744073709551615s 1000000000ns"`).
+const MAX_DIGITS: usize = 9;
+
+/// Why a text is no duration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DurationError {
+    /// Empty, too long, or not ASCII.
+    #[error("must be 1 to {MAX_TEXT} ASCII characters, such as \"6 hours\" or \"1h 30m\"")]
+    Text,
+    /// Not a sequence of a number and its unit.
+    #[error(
+        "must be numbers of up to {MAX_DIGITS} digits, each followed by its unit, such as \"6 hours\" or \"1h 30m\""
+    )]
+    Grammar,
+    /// A bare `M`, which humantime reads as a month and most people as minutes.
+    #[error("the unit \"M\" is ambiguous: write \"min\" or \"month\"")]
+    AmbiguousMonth,
+    /// A unit that humantime does not have.
+    #[error("has an unknown unit: use seconds, minutes, hours, days, weeks, months or years")]
+    Unit,
+}
+
+/// Reads a duration in humantime's units (`"6 hours"`, `"1h 30m"`, `"1week 2days"`).
+pub fn parse(text: &str) -> Result<Duration, DurationError> {
+    if text.len() > MAX_TEXT || !text.is_ascii() {
+        return Err(DurationError::Text);
+    }
+    let text = text.trim_matches(' ');
+    if text.is_empty() {
+        return Err(DurationError::Text);
+    }
+    check_grammar(text)?;
+    humantime::parse_duration(text).map_err(|_| DurationError::Unit)
+}
+
+/// Accepts `number unit` pairs only. humantime alone would join the digits of `"1 6 hours"` to 16 hours.
+fn check_grammar(text: &str) -> Result<(), DurationError> {
+    let mut rest = text;
+    while !rest.is_empty() {
+        let (digits, after) = split_while(rest, |c| c.is_ascii_digit());
+        let (unit, after) = split_while(after.trim_start_matches(' '), |c| c.is_ascii_alphabetic());
+        if digits.is_empty() || digits.len() > MAX_DIGITS || unit.is_empty() {
+            return Err(DurationError::Grammar);
+        }
+        if unit == "M" {
+            return Err(DurationError::AmbiguousMonth);
+        }
+        rest = after.trim_start_matches(' ');
+    }
+    Ok(())
+}
+
+fn split_while(text: &str, belongs: impl Fn(char) -> bool) -> (&str, &str) {
+    text.split_at(text.find(|c| !belongs(c)).unwrap_or(text.len()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_what_people_write() {
+        for (text, seconds) in [
+            ("6 hours", 21600),
+            ("90m", 5400),
+            ("1h 30m", 5400),
+            ("1h30m", 5400),
+            ("30 days", 2_592_000),
+            ("1week 2days", 777_600),
+            (" 1s ", 1),
+            ("1month", 2_630_016),
+            ("0s", 0),
+        ] {
+            assert_eq!(parse(text), Ok(Duration::from_secs(seconds)), "{text:?}");
+        }
+        assert_eq!(parse("500ms"), Ok(Duration::from_millis(500)));
+    }
+
+    #[test]
+    fn refuses_the_known_traps() {
+        for (text, error) in [
+            ("", DurationError::Text),
+            ("  ", DurationError::Text),
+            (&" ".repeat(65), DurationError::Text),
+            (&"1h".repeat(33), DurationError::Text),
+            ("6 ч", DurationError::Text),
+            ("1 6 hours", DurationError::Grammar),
+            ("18446744073709551615s 1000000000ns", DurationError::Grammar),
+            ("-1h", DurationError::Grammar),
+            ("6", DurationError::Grammar),
+            ("hours", DurationError::Grammar),
+            ("1.5 hours", DurationError::Grammar),
+            ("1h,30m", DurationError::Grammar),
+            ("1h\n", DurationError::Grammar),
+            ("1M", DurationError::AmbiguousMonth),
+            ("1h 2M", DurationError::AmbiguousMonth),
+            ("6 parsecs", DurationError::Unit),
+        ] {
+            assert_eq!(parse(text), Err(error), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn the_longest_text_is_no_panic() {
+        let years = "999999999years".repeat(MAX_TEXT / 14) + "999999y";
+        assert!(years.len() <= MAX_TEXT);
+        assert!(parse(&years).is_ok());
+        assert!(parse(&"999999999y".repeat(6)).is_ok());
+    }
+}
