@@ -10,6 +10,10 @@ help: ## Show this list
 test: setup ## Run all tests: unit, store, HTTP, command line, OpenAPI, browser
 	cargo test --locked
 
+.PHONY: soak
+soak: setup ## Try the promises for minutes, and print what was counted
+	cargo test --locked --release --test soak
+
 .PHONY: check
 check: ## Check format, lints, documentation, licences and sources of the dependencies
 	cargo fmt --check

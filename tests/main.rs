@@ -12,5 +12,6 @@ mod keys;
 mod lifecycle;
 mod openapi;
 mod redis;
+mod revocation;
 mod store_contract;
 mod support;
