@@ -10,6 +10,12 @@ help: ## Show this list
 test: setup ## Run all tests: unit, store, HTTP, command line, OpenAPI, browser
 	cargo test --locked
 
+.PHONY: bench
+bench: ## Measure what a request, a token and a signature cost, and print tables
+	tests/setup wrk
+	cargo build --locked --release --example ceiling
+	cargo bench --locked
+
 .PHONY: soak
 soak: setup ## Try the promises for minutes, and print what was counted
 	cargo test --locked --release --test soak

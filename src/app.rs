@@ -34,9 +34,13 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     let services = Arc::new(Services {
         tokens: Tokens::new(Arc::clone(&store), Arc::clone(&keys), clock, config.rules.clone()),
         login: Login::new(Arc::clone(&store) as _),
-        readiness: Readiness::new(store),
+        readiness: Readiness::new(Arc::clone(&store) as _),
         keys,
         issuer: config.rules.issuer,
+    });
+    let keeping_leases = tokio::spawn({
+        let store = Arc::clone(&store);
+        async move { store.keep_leases().await }
     });
     let following_keys = tokio::spawn(follow_keys(Arc::clone(&services), signal(SignalKind::hangup())?));
 
@@ -65,6 +69,7 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     let endpoint = http::endpoint(Arc::clone(&services));
     let result = http::server::serve(listener, endpoint, stopping, config.shutdown_grace).await;
     following_keys.abort();
+    keeping_leases.abort();
     if let Some(task) = first_contact {
         task.abort();
     }

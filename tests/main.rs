@@ -1,6 +1,7 @@
 //! Statements about Mayfly, tried on the real parts: the real binary over a real socket, a real redis-server, a real
 //! browser. A part that is missing fails the run; `make setup` installs them all.
 
+#![allow(dead_code, reason = "some of `support` is for `make bench` and `make soak`")]
 #![expect(unreachable_pub, reason = "`support` is written like the library that it is")]
 
 mod api;

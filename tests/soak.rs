@@ -1,7 +1,7 @@
 //! `make soak`: what the tests try for seconds, for minutes. Prints one table.
 
 #![expect(unreachable_pub, reason = "`support` is written like the library that it is")]
-#![allow(dead_code, reason = "most of `support` is for the tests")]
+#![allow(dead_code, unused_imports, reason = "most of `support` is for the tests")]
 
 mod revocation;
 mod support;

@@ -81,7 +81,6 @@ fn token(life_seconds: u64) -> Token {
         id,
         description: "Tökèn \"specter\" 🜁 {}".parse().unwrap(),
         life: Life::from_seconds(life_seconds).unwrap(),
-        issued_at: 1_662_720_135,
         digest: TokenDigest::of(&id.to_string()),
         successor: None,
     }
@@ -100,6 +99,24 @@ async fn a_token_is_found_as_it_was_created(#[values(Kind::Memory, Kind::Redis, 
     let listing = fixture.store.list_tokens(&alice, Page::ALL).await.unwrap().unwrap();
     assert_eq!(listing.tokens[0].token, token);
     assert_eq!((listing.tokens.len(), listing.more), (1, false));
+}
+
+#[rstest]
+#[tokio::test]
+async fn it_tells_which_tokens_are_unchanged(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+    let (fixture, alice) = Fixture::with_user(kind, "alice").await;
+    let tokens = [token(3600), token(3600), token(3600), token(3600)];
+    for token in &tokens {
+        fixture.store.create_token(&alice, token, QUOTA).await.unwrap();
+    }
+    let [first, revoked, rotated, last] = &tokens;
+    let other = Token { digest: revoked.digest, ..last.clone() };
+    let ask = async |tokens: &[&Token]| fixture.store.are_unchanged(&alice, tokens).await.unwrap();
+    assert_eq!(ask(&[first, revoked, rotated, last]).await, [true; 4]);
+    fixture.store.revoke_token(&alice, revoked.id).await.unwrap();
+    fixture.store.rotate_token(&alice, rotated, &token(3600), Duration::from_mins(1), QUOTA).await.unwrap();
+    assert_eq!(ask(&[last, revoked, rotated, &other, first]).await, [true, false, false, false, true]);
+    assert_eq!(fixture.store.are_unchanged(&"bob".parse().unwrap(), &[first]).await.unwrap(), [false]);
 }
 
 #[rstest]

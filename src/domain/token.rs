@@ -6,7 +6,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use uuid::Uuid;
 
-use super::life::Life;
+use super::{life::Life, user::UserName};
 
 /// The id of a token: a random UUID (v4), written in lower case with hyphens and in no other way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -102,12 +102,25 @@ pub struct Token {
     pub description: Description,
     /// How long it lives from its creation on.
     pub life: Life,
-    /// When it was signed, in seconds since the epoch: the `iat` of the JWT.
-    pub issued_at: u64,
     /// What a presented JWT must hash to.
     pub digest: TokenDigest,
     /// The token that took its place, where there is one: this one lives on only so that its users can change over.
     pub successor: Option<TokenId>,
+}
+
+/// What a JWT says that one of our keys signed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SignedToken {
+    /// Whose it is.
+    pub owner: UserName,
+    /// Which it is.
+    pub id: TokenId,
+    /// When it was signed, in seconds since the epoch: its `iat`.
+    pub issued_at: u64,
+    /// When it is accepted no more, in seconds since the epoch: its `exp`.
+    pub expires_at: u64,
+    /// The digest of all of it.
+    pub digest: TokenDigest,
 }
 
 /// What the operator allows.

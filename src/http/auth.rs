@@ -179,7 +179,7 @@ impl<'a> ApiExtractor<'a> for BasicOrBearerUser {
             }
             Credentials::Bearer(jwt) => {
                 let presented = services.tokens.verify(jwt).await.map_err(Problem::from)?;
-                services.login.find(&presented.owner).await.map_err(Problem::from)?.ok_or_else(invalid_token)?
+                services.login.find(&presented.signed.owner).await.map_err(Problem::from)?.ok_or_else(invalid_token)?
             }
         };
         Ok(Self(user))

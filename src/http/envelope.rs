@@ -52,7 +52,7 @@ impl<E: Endpoint> Endpoint for Enveloped<E> {
         let begun = Instant::now();
         let request_id = request_id(request.headers());
         let method = request.method().clone();
-        let path = request.uri().path().to_owned();
+        let uri = request.uri().clone();
 
         let result = if header_bytes(request.headers()) > MAX_HEADER_BYTES {
             Err(headers_too_large().into())
@@ -70,10 +70,10 @@ impl<E: Endpoint> Endpoint for Enveloped<E> {
             }
             Err(error) => {
                 let route = error.data::<PathPattern>().cloned();
-                (self.answer(error, &path, &request_id), route)
+                (self.answer(error, uri.path(), &request_id), route)
             }
         };
-        response.headers_mut().insert(REQUEST_ID, request_id.parse().expect("an id is visible ASCII"));
+        response.headers_mut().insert(REQUEST_ID, HeaderValue::from_str(&request_id).expect("an id is visible ASCII"));
         tracing::info!(
             request_id,
             %method,

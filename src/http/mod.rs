@@ -12,7 +12,7 @@ use poem::{
 };
 use poem_openapi::Tags;
 
-use self::{allow::AllowedMethods, envelope::Envelope, verify::Verify};
+use self::{allow::AllowedMethods, envelope::Envelope, verify::VerifyOr};
 use crate::service::{login::Login, readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens};
 
 mod allow;
@@ -64,13 +64,9 @@ enum Tag {
 pub fn endpoint(services: Arc<Services>) -> impl Endpoint<Output = Response> + 'static {
     let document = document();
     let allowed = AllowedMethods::of(&document);
-    let verify = Verify { services: Arc::clone(&services) };
-    docs::routes(&document)
-        .at(verify::PATH, verify.clone())
-        .at(verify::PATHS_BELOW, verify)
+    let others = docs::routes(&document)
         .nest_no_strip("/", docs::api())
-        .with(AddData::new(services))
-        .with(NormalizePath::new(TrailingSlash::Trim))
-        .with(Envelope { allowed })
-        .into_endpoint()
+        .with(AddData::new(Arc::clone(&services)))
+        .with(NormalizePath::new(TrailingSlash::Trim));
+    VerifyOr { services, others }.with(Envelope { allowed }).into_endpoint()
 }

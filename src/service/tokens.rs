@@ -10,7 +10,7 @@ use crate::{
         claims::Claims,
         keys::{InvalidToken, MAX_JWT_BYTES},
         life::{Life, LifeError},
-        token::{Description, DescriptionError, LiveToken, Token, TokenDigest, TokenId, TokenRules},
+        token::{Description, DescriptionError, LiveToken, SignedToken, Token, TokenDigest, TokenId, TokenRules},
         user::{User, UserName},
     },
     store::{
@@ -150,7 +150,7 @@ impl Tokens {
         let claims = Claims::new(owner, id, &description, life, issued_at, self.rules.issuer.clone());
         let jwt = self.keys.current().sign(&claims);
         let digest = TokenDigest::of(jwt.expose_secret());
-        Issued { jwt, token: Token { id, description, life, issued_at, digest, successor: None } }
+        Issued { jwt, token: Token { id, description, life, digest, successor: None } }
     }
 
     /// A live token of this user.
@@ -175,15 +175,13 @@ impl Tokens {
 
     /// Ends the presented token on every replica before it returns.
     pub async fn revoke_presented(&self, jwt: &str) -> Result<(), VerifyError> {
-        let (owner, id) = self.check(jwt)?;
-        let digest = TokenDigest::of(jwt);
+        let SignedToken { owner, id, digest, .. } = self.check(jwt, TokenDigest::of(jwt))?;
         if self.store.revoke_presented(&owner, id, digest).await? { Ok(()) } else { Err(VerifyError::Revoked) }
     }
 
     /// The presented token, as the store knows it at this moment.
     pub async fn inspect_presented(&self, jwt: &str) -> Result<LiveToken, VerifyError> {
-        let (owner, id) = self.check(jwt)?;
-        let digest = TokenDigest::of(jwt);
+        let SignedToken { owner, id, digest, .. } = self.check(jwt, TokenDigest::of(jwt))?;
         let live = self.store.find_token(&owner, id).await?.filter(|live| live.token.digest == digest);
         live.ok_or(VerifyError::Revoked)
     }
@@ -198,12 +196,11 @@ impl Tokens {
         }
         let digest = TokenDigest::of(jwt);
         if let Some(presented) = self.store.recall_token(digest) {
-            let token = &presented.live.token;
-            let expires_at = token.issued_at + token.life.seconds();
-            return if self.clock.unix_seconds() < expires_at { Ok(presented) } else { Err(VerifyError::Expired) };
+            let is_live = self.clock.unix_seconds() < presented.signed.expires_at;
+            return if is_live { Ok(presented) } else { Err(VerifyError::Expired) };
         }
-        let (owner, id) = self.check(jwt)?;
-        self.store.find_presented(owner, id, digest).await?.ok_or(VerifyError::Revoked)
+        let signed = self.check(jwt, digest)?;
+        self.store.find_presented(signed).await?.ok_or(VerifyError::Revoked)
     }
 
     /// What this user may know of a JWT: nothing, where it is not live or is another's and the user's role does not allow
@@ -214,24 +211,24 @@ impl Tokens {
             Err(VerifyError::Store(error)) => return Err(error),
             Err(VerifyError::Invalid | VerifyError::Expired | VerifyError::Revoked) => return Ok(None),
         };
-        if presented.owner != user.name && !user.role.may_introspect() {
+        let signed = &presented.signed;
+        if signed.owner != user.name && !user.role.may_introspect() {
             return Ok(None);
         }
-        let token = &presented.live.token;
         // Sooner than its `exp` says where it was rotated.
         let dies_at = self.clock.unix_seconds() + presented.remaining().as_secs() + 1;
         Ok(Some(Introspection {
-            owner: presented.owner.clone(),
-            id: token.id,
-            issued_at: token.issued_at,
-            expires_at: dies_at.min(token.issued_at + token.life.seconds()),
+            owner: signed.owner.clone(),
+            id: signed.id,
+            issued_at: signed.issued_at,
+            expires_at: signed.expires_at.min(dies_at),
             issuer: self.rules.issuer.clone(),
         }))
     }
 
-    /// Whose a JWT is and which, if one of our keys signed it and it has not expired. Says nothing of whether it was issued
-    /// and still lives.
-    fn check(&self, jwt: &str) -> Result<(UserName, TokenId), VerifyError> {
+    /// What this JWT of this digest says, if one of our keys signed it and it has not expired. That it was issued and still
+    /// lives, only the store knows.
+    fn check(&self, jwt: &str, digest: TokenDigest) -> Result<SignedToken, VerifyError> {
         let claims = match self.keys.current().verify(jwt) {
             // Another replica may have read a new key before this one did.
             Err(InvalidToken::UnknownKey) if self.follow_keys() => self.keys.current().verify(jwt),
@@ -246,7 +243,7 @@ impl Tokens {
             return Err(VerifyError::Expired);
         }
         match (claims.username.parse(), claims.jwt_token_id.parse()) {
-            (Ok(owner), Ok(id)) => Ok((owner, id)),
+            (Ok(owner), Ok(id)) => Ok(SignedToken { owner, id, issued_at: claims.iat, expires_at: claims.exp, digest }),
             _ => Err(VerifyError::Invalid),
         }
     }

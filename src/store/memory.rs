@@ -69,6 +69,14 @@ impl Store for MemoryStore {
         Ok(entry.and_then(|entry| entry.live(Instant::now())))
     }
 
+    async fn are_unchanged(&self, owner: &UserName, tokens: &[&Token]) -> Result<Vec<bool>, StoreError> {
+        let accounts = self.accounts();
+        let now = Instant::now();
+        let entries = accounts.get(owner).map_or(&[][..], |account| &account.tokens);
+        let is_unchanged = |token: &&Token| entries.iter().any(|entry| entry.token == **token && entry.dies_at > now);
+        Ok(tokens.iter().map(is_unchanged).collect())
+    }
+
     async fn list_tokens(&self, owner: &UserName, page: Page) -> Result<Option<Listing>, StoreError> {
         let accounts = self.accounts();
         let now = Instant::now();

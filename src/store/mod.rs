@@ -92,6 +92,9 @@ pub trait Store: Send + Sync {
     /// A live token of this owner.
     async fn find_token(&self, owner: &UserName, id: TokenId) -> Result<Option<LiveToken>, StoreError>;
 
+    /// For each of these tokens of this owner, whether it lives and is just as it is here.
+    async fn are_unchanged(&self, owner: &UserName, tokens: &[&Token]) -> Result<Vec<bool>, StoreError>;
+
     /// The live tokens of this owner. `None`: there is no live token that is `page.after`.
     async fn list_tokens(&self, owner: &UserName, page: Page) -> Result<Option<Listing>, StoreError>;
 

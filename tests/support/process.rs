@@ -39,6 +39,10 @@ impl Process {
         kill(self.pid(), signal).unwrap();
     }
 
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     fn pid(&self) -> Pid {
         Pid::from_raw(self.0.id().cast_signed())
     }

@@ -7,7 +7,7 @@ use crate::domain::{token::TokenId, user::UserName};
 
 /// A string: the record of a token, with its life as TTL.
 pub(super) fn token(owner: &UserName, id: TokenId) -> String {
-    format!("{}{id}", token_prefix(owner))
+    format!("mayfly:{{{owner}}}:token:{id}")
 }
 
 /// What the keys of all tokens of a user begin with: a script completes it with an id from the index.

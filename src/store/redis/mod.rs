@@ -83,7 +83,20 @@ impl Store for RedisStore {
         request.get(&key).pttl(&key);
         let (record, pttl): (Option<Vec<u8>>, i64) =
             self.connection.repeat(async |mut connection| request.query_async(&mut connection).await).await?;
-        record.map_or(Ok(None), |record| records::decode_token(id, &record, pttl))
+        record.map_or(Ok(None), |record| records::decode_live_token(id, &record, pttl))
+    }
+
+    async fn are_unchanged(&self, owner: &UserName, tokens: &[&Token]) -> Result<Vec<bool>, StoreError> {
+        let mut request = redis::cmd("MGET");
+        for token in tokens {
+            request.arg(keys::token(owner, token.id));
+        }
+        let found: Vec<Option<Vec<u8>>> =
+            self.connection.repeat(async |mut connection| request.query_async(&mut connection).await).await?;
+        let is_unchanged = |(token, found): (&&Token, Option<Vec<u8>>)| {
+            found.is_some_and(|record| record == records::encode_token(token).as_bytes())
+        };
+        Ok(tokens.iter().zip(found).map(is_unchanged).collect())
     }
 
     async fn list_tokens(&self, owner: &UserName, page: Page) -> Result<Option<Listing>, StoreError> {
@@ -102,7 +115,7 @@ impl Store for RedisStore {
         // One record that nobody can read hides no others.
         let read = |(id, record, pttl): &(String, Vec<u8>, i64)| {
             let token = id.parse().map_err(|_| StoreError::Corrupt("token index"));
-            token.and_then(|id| records::decode_token(id, record, *pttl)).unwrap_or_else(|error| {
+            token.and_then(|id| records::decode_live_token(id, record, *pttl)).unwrap_or_else(|error| {
                 tracing::error!(%error, %owner, id, "a token is left out of a list");
                 None
             })

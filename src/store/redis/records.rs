@@ -23,9 +23,6 @@ struct TokenRecord<'a> {
     /// The life, in seconds.
     #[serde(rename = "l")]
     life: u64,
-    /// Issued at, in seconds since the epoch.
-    #[serde(rename = "i")]
-    issued_at: u64,
     /// The SHA-256 of the JWT, in unpadded base64url.
     #[serde(rename = "h")]
     digest: String,
@@ -39,31 +36,33 @@ pub(super) fn encode_token(token: &Token) -> String {
     serde_json::to_string(&TokenRecord {
         description: token.description.as_str().into(),
         life: token.life.seconds(),
-        issued_at: token.issued_at,
         digest: token.digest.to_base64(),
         successor: token.successor.map(|id| id.to_string()),
     })
     .expect("strings and numbers are JSON")
 }
 
-/// A token out of the value of its key and what `PTTL` says of it: milliseconds, -2 for a key that has just died, and
-/// -1 for one without an end, which was never written by us.
-pub(super) fn decode_token(id: TokenId, record: &[u8], pttl: i64) -> Result<Option<LiveToken>, StoreError> {
+/// A token out of the value of its key.
+pub(super) fn decode_token(id: TokenId, record: &[u8]) -> Result<Token, StoreError> {
     const CORRUPT: StoreError = StoreError::Corrupt("token");
-    if pttl == -2 {
-        return Ok(None);
-    }
-    let remaining = Duration::from_millis(u64::try_from(pttl).map_err(|_| CORRUPT)?);
     let record: TokenRecord<'_> = serde_json::from_slice(record).map_err(|_| CORRUPT)?;
-    let token = Token {
+    Ok(Token {
         id,
         description: record.description.parse().map_err(|_| CORRUPT)?,
         life: Life::from_seconds(record.life).map_err(|_| CORRUPT)?,
-        issued_at: record.issued_at,
         digest: TokenDigest::from_base64(&record.digest).ok_or(CORRUPT)?,
         successor: record.successor.map(|id| id.parse()).transpose().map_err(|_| CORRUPT)?,
-    };
-    Ok(Some(LiveToken { token, remaining }))
+    })
+}
+
+/// A live token out of the value of its key and what `PTTL` says of it: milliseconds, -2 for a key that has just died, and
+/// -1 for one without an end, which was never written by us.
+pub(super) fn decode_live_token(id: TokenId, record: &[u8], pttl: i64) -> Result<Option<LiveToken>, StoreError> {
+    if pttl == -2 {
+        return Ok(None);
+    }
+    let remaining = Duration::from_millis(u64::try_from(pttl).map_err(|_| StoreError::Corrupt("token"))?);
+    Ok(Some(LiveToken { token: decode_token(id, record)?, remaining }))
 }
 
 const PASSWORD: &str = "password";

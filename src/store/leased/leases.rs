@@ -1,13 +1,4 @@
-//! Leased reads: strict revocation at memory speed.
-//!
-//! What was read from the store may be used again for at most one [`LEASE`], counted on this process' monotonic clock from
-//! the moment at which the read was *sent*. Whoever ends a token or changes a user writes to the store first and then waits
-//! out one lease before answering. So each copy read before the write has lapsed, on every replica, by the time the answer
-//! leaves: caching costs the rare deletion a quarter of a second and costs revocation nothing. There is no channel of
-//! invalidations that could lose one.
-//!
-//! Two things follow. A replica with leases switched off waits all the same, since another may have them on. And what is
-//! changed in Redis behind the service's back takes up to one lease to be seen.
+//! The table of leases.
 
 use std::{
     collections::{HashMap, hash_map},
@@ -16,195 +7,28 @@ use std::{
     time::Duration,
 };
 
-use async_trait::async_trait;
 use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared},
 };
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
-use super::{
-    Creation, Listing, LiveToken, Page, PasswordHash, Rotation, Store, StoreError, Token, TokenDigest, TokenId, User,
-    UserName,
-};
+use crate::store::StoreError;
 
-/// For how long a read may be used again. All replicas wait it out after a write, so that it is no setting.
-pub const LEASE: Duration = Duration::from_millis(250);
-
-/// What a write waits: the lease, and a margin for clocks that run apart, which is wide. NTP steers a clock by 0.05 % at
-/// the most, an eighth of a millisecond in a lease.
-const WAIT: Duration = LEASE.saturating_add(Duration::from_millis(1));
-
-/// At most so many reads are kept, tokens and users each; further ones are asked for each time. A token takes some 400
-/// bytes here.
+/// At most so many reads are kept; further ones are asked for each time. A token takes some 400 bytes here.
 const CAPACITY: usize = 65_536;
 
 /// Locks, each for its part of the keys.
 const SHARDS: usize = 16;
 
-/// A store whose reads are leased.
-///
-/// The operations of [`Store`] that this trait has in common with all others always ask the store behind it, but for
-/// [`Store::find_user`]. What is made fast is the question of the hot path: whose is this JWT?
-pub struct LeasedStore {
-    store: Arc<dyn Store>,
-    tokens: Arc<Leases<TokenDigest, Arc<Presented>>>,
-    users: Arc<Leases<UserName, User>>,
-}
-
-/// A token that lived when it was asked for by a JWT of its digest.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Presented {
-    /// Whose it is.
-    pub owner: UserName,
-    /// What the store said.
-    pub live: LiveToken,
-    /// When the store was asked.
-    pub asked_at: Instant,
-}
-
-impl Presented {
-    /// What is left of its life now.
-    pub fn remaining(&self) -> Duration {
-        self.live.remaining.saturating_sub(self.asked_at.elapsed())
-    }
-}
-
-impl LeasedStore {
-    /// Leases reads of `store` for `lease`; zero asks it each time.
-    ///
-    /// # Panics
-    /// Where the lease is longer than [`LEASE`], which other replicas do not wait for.
-    pub fn new(store: Arc<dyn Store>, lease: Duration) -> Self {
-        assert!(lease <= LEASE, "no replica waits longer than {LEASE:?}");
-        let tokens = Leases::new(lease, |presented: &Arc<Presented>| presented.live.remaining);
-        Self { store, tokens, users: Leases::new(lease, |_| Duration::MAX) }
-    }
-
-    /// The token whose JWT has this digest, if a lease on it holds.
-    pub fn recall_token(&self, digest: TokenDigest) -> Option<Arc<Presented>> {
-        self.tokens.recall(&digest)
-    }
-
-    /// The live token of this owner whose JWT has this digest, under a lease.
-    pub async fn find_presented(
-        &self,
-        owner: UserName,
-        id: TokenId,
-        digest: TokenDigest,
-    ) -> Result<Option<Arc<Presented>>, StoreError> {
-        let store = Arc::clone(&self.store);
-        let read = async move {
-            let asked_at = Instant::now();
-            let live = store.find_token(&owner, id).await?.filter(|live| live.token.digest == digest);
-            Ok(live.map(|live| Arc::new(Presented { owner, live, asked_at })))
-        };
-        self.tokens.read(digest, read).await
-    }
-
-    /// Lets all leases on tokens lapse now, as when a key is no longer trusted.
-    pub fn forget_tokens(&self) {
-        self.tokens.forget();
-    }
-}
-
-/// Every copy read before this was called has lapsed when it returns.
-async fn wait_out_leases() {
-    sleep(WAIT).await;
-}
-
-#[async_trait]
-impl Store for LeasedStore {
-    async fn create_token(&self, owner: &UserName, token: &Token, quota: usize) -> Result<Creation, StoreError> {
-        self.store.create_token(owner, token, quota).await
-    }
-
-    async fn find_token(&self, owner: &UserName, id: TokenId) -> Result<Option<LiveToken>, StoreError> {
-        self.store.find_token(owner, id).await
-    }
-
-    async fn list_tokens(&self, owner: &UserName, page: Page) -> Result<Option<Listing>, StoreError> {
-        self.store.list_tokens(owner, page).await
-    }
-
-    // A deletion that finds nothing waits, too: the one that did the work may have been told that it failed.
-
-    async fn revoke_token(&self, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
-        let revoked = self.store.revoke_token(owner, id).await?;
-        wait_out_leases().await;
-        Ok(revoked)
-    }
-
-    async fn revoke_presented(&self, owner: &UserName, id: TokenId, digest: TokenDigest) -> Result<bool, StoreError> {
-        let revoked = self.store.revoke_presented(owner, id, digest).await?;
-        wait_out_leases().await;
-        Ok(revoked)
-    }
-
-    async fn revoke_tokens(&self, owner: &UserName) -> Result<u64, StoreError> {
-        let revoked = self.store.revoke_tokens(owner).await?;
-        wait_out_leases().await;
-        Ok(revoked)
-    }
-
-    async fn rotate_token(
-        &self,
-        owner: &UserName,
-        token: &Token,
-        successor: &Token,
-        overlap: Duration,
-        quota: usize,
-    ) -> Result<Rotation, StoreError> {
-        let rotation = self.store.rotate_token(owner, token, successor, overlap, quota).await?;
-        if rotation == Rotation::Rotated {
-            wait_out_leases().await;
-        }
-        Ok(rotation)
-    }
-
-    async fn create_user(&self, user: &User) -> Result<bool, StoreError> {
-        self.store.create_user(user).await
-    }
-
-    async fn find_user(&self, name: &UserName) -> Result<Option<User>, StoreError> {
-        let (store, owned) = (Arc::clone(&self.store), name.clone());
-        let read = async move { store.find_user(&owned).await };
-        self.users.read(name.clone(), read).await
-    }
-
-    async fn has_users(&self) -> Result<bool, StoreError> {
-        self.store.has_users().await
-    }
-
-    async fn list_users(&self) -> Result<Vec<User>, StoreError> {
-        self.store.list_users().await
-    }
-
-    async fn set_password(&self, name: &UserName, hash: &PasswordHash) -> Result<bool, StoreError> {
-        let changed = self.store.set_password(name, hash).await?;
-        wait_out_leases().await;
-        Ok(changed)
-    }
-
-    async fn remove_user(&self, name: &UserName) -> Result<bool, StoreError> {
-        let removed = self.store.remove_user(name).await?;
-        wait_out_leases().await;
-        Ok(removed)
-    }
-
-    async fn ping(&self) -> Result<(), StoreError> {
-        self.store.ping().await
-    }
-}
-
 /// A read under way, which whoever awaits it drives: it ends although the one who began it went away.
 type Read<V> = Shared<BoxFuture<'static, Result<Option<V>, StoreError>>>;
 
 /// What was read, by key, each for as long as its lease. Absence is not kept: a token that was just created is there.
-struct Leases<K, V> {
+pub(super) struct Leases<K, V> {
     lease: Duration,
-    /// How long a value lives in all from the read on.
-    life: fn(&V) -> Duration,
+    /// When a value ends by itself, which no lease on it outlives.
+    ends_at: fn(&V) -> Option<Instant>,
     hasher: RandomState,
     shards: [Mutex<Shard<K, V>>; SHARDS],
 }
@@ -223,7 +47,18 @@ struct Lease<V> {
 
 enum State<V> {
     Reading(Read<V>),
-    Held(V),
+    Held {
+        value: V,
+        /// When it was last used again.
+        used_at: Option<Instant>,
+    },
+}
+
+/// A lease that is in use and lapses soon.
+pub(super) struct Due<K, V> {
+    pub(super) key: K,
+    pub(super) value: V,
+    until: Instant,
 }
 
 impl<K, V> Leases<K, V>
@@ -231,9 +66,9 @@ where
     K: Hash + Eq + Clone + Send + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    fn new(lease: Duration, life: fn(&V) -> Duration) -> Arc<Self> {
+    pub(super) fn new(lease: Duration, ends_at: fn(&V) -> Option<Instant>) -> Arc<Self> {
         let shard = || Mutex::new(Shard { leases: HashMap::new(), swept_at: Instant::now() });
-        Arc::new(Self { lease, life, hasher: RandomState::new(), shards: std::array::from_fn(|_| shard()) })
+        Arc::new(Self { lease, ends_at, hasher: RandomState::new(), shards: std::array::from_fn(|_| shard()) })
     }
 
     fn shard(&self, key: &K) -> MutexGuard<'_, Shard<K, V>> {
@@ -244,18 +79,22 @@ where
     }
 
     /// What is held of this key now.
-    fn recall(&self, key: &K) -> Option<V> {
+    pub(super) fn recall(&self, key: &K) -> Option<V> {
         if self.lease.is_zero() {
             return None;
         }
-        match self.shard(key).leases.get(key)? {
-            Lease { until, state: State::Held(value) } if Instant::now() < *until => Some(value.clone()),
+        let now = Instant::now();
+        match self.shard(key).leases.get_mut(key)? {
+            Lease { until, state: State::Held { value, used_at } } if now < *until => {
+                *used_at = Some(now);
+                Some(value.clone())
+            }
             _ => None,
         }
     }
 
     /// What is held of this key, or what a read of it finds: the one under way, if its lease holds, else `read`.
-    async fn read(
+    pub(super) async fn read(
         self: &Arc<Self>,
         key: K,
         read: impl Future<Output = Result<Option<V>, StoreError>> + Send + 'static,
@@ -267,7 +106,7 @@ where
             let mut shard = self.shard(&key);
             let sent = Instant::now();
             match shard.leases.get(&key).filter(|lease| sent < lease.until).map(|lease| &lease.state) {
-                Some(State::Held(value)) => return Ok(Some(value.clone())),
+                Some(State::Held { value, .. }) => return Ok(Some(value.clone())),
                 Some(State::Reading(reading)) => reading.clone(),
                 None => {
                     let (leases, settled) = (Arc::clone(self), key.clone());
@@ -293,15 +132,55 @@ where
         {
             match found {
                 Some(value) => {
-                    let until = sent + self.lease.min((self.life)(value));
-                    entry.insert(Lease { until, state: State::Held(value.clone()) });
+                    let state = State::Held { value: value.clone(), used_at: None };
+                    entry.insert(Lease { until: self.until(sent, value), state });
                 }
                 None => drop(entry.remove()),
             }
         }
     }
 
-    fn forget(&self) {
+    /// Until when what a read found may be used that was sent at this moment.
+    fn until(&self, sent: Instant, value: &V) -> Instant {
+        let lapses_at = sent + self.lease;
+        (self.ends_at)(value).map_or(lapses_at, |ends_at| lapses_at.min(ends_at))
+    }
+
+    /// The leases that lapse within `horizon` and were used again in the last `memory`.
+    pub(super) fn due(&self, horizon: Duration, memory: Duration) -> Vec<Due<K, V>> {
+        let mut due = Vec::new();
+        for shard in &self.shards {
+            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let now = Instant::now();
+            due.extend(shard.leases.iter().filter_map(|(key, Lease { until, state })| match state {
+                State::Held { value, used_at: Some(used_at) }
+                    if *until <= now + horizon && now <= *used_at + memory =>
+                {
+                    Some(Due { key: key.clone(), value: value.clone(), until: *until })
+                }
+                _ => None,
+            }));
+        }
+        due
+    }
+
+    /// Renews a lease by a read that was sent at this moment and found the same value, or ends it, where it found another
+    /// or none; unless another read took its place meanwhile.
+    pub(super) fn renew(&self, due: &Due<K, V>, sent: Instant, is_same: bool) {
+        let mut shard = self.shard(&due.key);
+        if let Some(lease) = shard.leases.get_mut(&due.key)
+            && lease.until == due.until
+        {
+            if is_same {
+                lease.until = self.until(sent, &due.value);
+            } else {
+                shard.leases.remove(&due.key);
+            }
+        }
+    }
+
+    /// Lets all leases lapse now.
+    pub(super) fn forget(&self) {
         for shard in &self.shards {
             shard.lock().unwrap_or_else(PoisonError::into_inner).leases.clear();
         }
@@ -327,15 +206,16 @@ mod tests {
 
     use tokio::{
         sync::Notify,
-        time::{advance, pause},
+        time::{advance, pause, sleep},
     };
 
     use super::*;
+    use crate::store::leased::LEASE;
 
     type Counted = Leases<u32, usize>;
 
     fn leases() -> Arc<Counted> {
-        Leases::new(LEASE, |_| Duration::MAX)
+        Leases::new(LEASE, |_| None)
     }
 
     /// Reads how many reads there were.
@@ -397,7 +277,7 @@ mod tests {
     #[tokio::test]
     async fn absence_failure_and_the_dead_are_not_held() {
         pause();
-        let leases = Leases::<u32, usize>::new(LEASE, |_| Duration::from_millis(10));
+        let leases = Leases::<u32, usize>::new(LEASE, |_| Some(Instant::now() + Duration::from_millis(10)));
         assert_eq!(leases.read(0, async { Ok(None) }).await.unwrap(), None);
         leases.read(0, async { Err(StoreError::Timeout) }).await.unwrap_err();
         assert_eq!(leases.recall(&0), None);
@@ -439,9 +319,52 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_lease_the_store_is_asked_each_time() {
-        let (leases, reads) = (Leases::new(Duration::ZERO, |_| Duration::MAX), Arc::new(AtomicUsize::new(0)));
+        let (leases, reads) = (Leases::new(Duration::ZERO, |_| None), Arc::new(AtomicUsize::new(0)));
         assert_eq!(count(&leases, 0, &reads).await, Some(0));
         assert_eq!(count(&leases, 0, &reads).await, Some(1));
+        assert_eq!(leases.recall(&0), None);
+    }
+
+    #[tokio::test]
+    async fn only_what_is_used_is_renewed_and_only_if_it_is_the_same() {
+        pause();
+        let (leases, memory) = (leases(), Duration::from_secs(1));
+        for key in 0..3 {
+            leases.read(key, async { Ok(Some(7)) }).await.unwrap();
+        }
+        for key in 1..3 {
+            assert_eq!(leases.recall(&key), Some(7));
+        }
+        assert_eq!(leases.due(LEASE / 2, memory).len(), 0, "none lapses soon");
+        advance(LEASE / 2).await;
+        let due = leases.due(LEASE / 2, memory);
+        assert_eq!(due.iter().map(|due| due.key).collect::<std::collections::BTreeSet<_>>(), [1, 2].into());
+        let sent = Instant::now();
+        for due in &due {
+            leases.renew(due, sent, due.key == 1);
+        }
+        assert_eq!(leases.recall(&2), None, "it is another, or gone");
+        advance(LEASE.saturating_sub(Duration::from_millis(1))).await;
+        assert_eq!((leases.recall(&0), leases.recall(&1)), (None, Some(7)));
+        advance(Duration::from_millis(1)).await;
+        assert_eq!(leases.recall(&1), None);
+        assert_eq!(leases.due(LEASE, Duration::ZERO).len(), 0, "nobody used it lately");
+    }
+
+    #[tokio::test]
+    async fn a_renewal_does_not_outlive_the_end_nor_what_took_its_place() {
+        pause();
+        let leases = Leases::<u32, Instant>::new(LEASE, |ends_at| Some(*ends_at));
+        let ends_at = Instant::now() + LEASE * 3 / 2;
+        leases.read(0, async move { Ok(Some(ends_at)) }).await.unwrap();
+        leases.recall(&0).unwrap();
+        let due = leases.due(LEASE, LEASE).remove(0);
+        advance(LEASE / 2).await;
+        leases.renew(&due, Instant::now(), true);
+        leases.renew(&due, Instant::now() + LEASE * 10, true);
+        advance(LEASE.saturating_sub(Duration::from_millis(1))).await;
+        assert!(leases.recall(&0).is_some());
+        advance(Duration::from_millis(1)).await;
         assert_eq!(leases.recall(&0), None);
     }
 }

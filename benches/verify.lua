@@ -1,0 +1,20 @@
+-- wrk: asks for one path with a random one of the tokens in a file, a line each. Arguments: the path, the file.
+
+local requests = {}
+
+function init(arguments)
+  for token in io.lines(arguments[2]) do
+    requests[#requests + 1] = wrk.format("GET", arguments[1], { Authorization = "Bearer " .. token })
+  end
+  math.randomseed(os.time())
+end
+
+function request()
+  return requests[math.random(#requests)]
+end
+
+function done(summary)
+  local errors = summary.errors
+  io.write(string.format("requests %d us %d errors %d\n", summary.requests, summary.duration,
+    errors.connect + errors.read + errors.write + errors.status + errors.timeout))
+end

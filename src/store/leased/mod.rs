@@ -1,0 +1,230 @@
+//! Leased reads: strict revocation at memory speed.
+//!
+//! What was read from the store may be used again for at most one [`LEASE`], counted on this process' monotonic clock from
+//! the moment at which the read was *sent*. Whoever ends a token or changes a user writes to the store first and then waits
+//! out one lease before answering. So each copy read before the write has lapsed, on every replica, by the time the answer
+//! leaves: caching costs the rare deletion a quarter of a second and costs revocation nothing. There is no channel of
+//! invalidations that could lose one.
+//!
+//! Two things follow. A replica with leases switched off waits all the same, since another may have them on. And what is
+//! changed in Redis behind the service's back takes up to one lease to be seen.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures_util::future::join_all;
+use tokio::time::{Instant, sleep};
+
+use self::leases::{Due, Leases};
+use super::{
+    Creation, Listing, LiveToken, Page, PasswordHash, Rotation, Store, StoreError, Token, TokenDigest, TokenId, User,
+    UserName,
+};
+use crate::domain::token::SignedToken;
+
+mod leases;
+
+/// For how long a read may be used again. All replicas wait it out after a write, so that it is no setting.
+pub const LEASE: Duration = Duration::from_millis(250);
+
+/// What a write waits: the lease, and a margin for clocks that run apart, which is wide. NTP steers a clock by 0.05 % at
+/// the most, an eighth of a millisecond in a lease.
+const WAIT: Duration = LEASE.saturating_add(Duration::from_millis(1));
+
+/// How often leases in use are renewed that would lapse before the next time but one. What is left of a lease then is time
+/// enough for the read.
+const RENEWAL_INTERVAL: Duration = Duration::from_millis(50);
+
+/// For how long a lease is renewed that nobody uses.
+const RENEWAL_MEMORY: Duration = Duration::from_secs(1);
+
+/// At most so many tokens are asked for in one command, which keeps no other waiting in Redis for long.
+const RENEWED_AT_ONCE: usize = 256;
+
+/// A store whose reads are leased.
+///
+/// The operations of [`Store`] that this trait has in common with all others always ask the store behind it, but for
+/// [`Store::find_user`]. What is made fast is the question of the hot path: whose is this JWT?
+pub struct LeasedStore {
+    store: Arc<dyn Store>,
+    tokens: Arc<Leases<TokenDigest, Arc<Presented>>>,
+    users: Arc<Leases<UserName, User>>,
+}
+
+/// A token that was presented and lived when it was asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Presented {
+    /// What its JWT says.
+    pub signed: SignedToken,
+    /// What the store said.
+    pub live: LiveToken,
+    /// When the store was asked.
+    pub asked_at: Instant,
+}
+
+impl Presented {
+    /// What is left of its life now.
+    pub fn remaining(&self) -> Duration {
+        self.live.remaining.saturating_sub(self.asked_at.elapsed())
+    }
+
+    fn ends_at(&self) -> Option<Instant> {
+        self.asked_at.checked_add(self.live.remaining)
+    }
+}
+
+impl LeasedStore {
+    /// Leases reads of `store` for `lease`; zero asks it each time.
+    ///
+    /// # Panics
+    /// Where the lease is longer than [`LEASE`], which other replicas do not wait for.
+    pub fn new(store: Arc<dyn Store>, lease: Duration) -> Self {
+        assert!(lease <= LEASE, "no replica waits longer than {LEASE:?}");
+        let tokens = Leases::new(lease, |presented: &Arc<Presented>| presented.ends_at());
+        Self { store, tokens, users: Leases::new(lease, |_| None) }
+    }
+
+    /// The token whose JWT has this digest, if a lease on it holds.
+    pub fn recall_token(&self, digest: TokenDigest) -> Option<Arc<Presented>> {
+        self.tokens.recall(&digest)
+    }
+
+    /// The live token that this JWT was issued for, under a lease.
+    pub async fn find_presented(&self, signed: SignedToken) -> Result<Option<Arc<Presented>>, StoreError> {
+        let (store, digest) = (Arc::clone(&self.store), signed.digest);
+        let read = async move {
+            let asked_at = Instant::now();
+            let live = store.find_token(&signed.owner, signed.id).await?;
+            let live = live.filter(|live| live.token.digest == signed.digest);
+            Ok(live.map(|live| Arc::new(Presented { signed, live, asked_at })))
+        };
+        self.tokens.read(digest, read).await
+    }
+
+    /// Lets all leases on tokens lapse now, as when a key is no longer trusted.
+    pub fn forget_tokens(&self) {
+        self.tokens.forget();
+    }
+
+    /// Renews the leases on tokens in use before they lapse, for ever: many with one command, so that nobody waits for a
+    /// read of a token that is used again and again, and Redis answers a fraction of the requests.
+    pub async fn keep_leases(&self) {
+        loop {
+            sleep(RENEWAL_INTERVAL).await;
+            self.renew_leases().await;
+        }
+    }
+
+    async fn renew_leases(&self) {
+        let due = self.tokens.due(RENEWAL_INTERVAL * 2, RENEWAL_MEMORY);
+        let mut by_owner = HashMap::<_, Vec<_>>::new();
+        for lease in &due {
+            by_owner.entry(&lease.value.signed.owner).or_default().push(lease);
+        }
+        let parts = by_owner
+            .iter()
+            .flat_map(|(owner, leases)| leases.chunks(RENEWED_AT_ONCE).map(move |part| self.renew(owner, part)));
+        join_all(parts).await;
+    }
+
+    async fn renew(&self, owner: &UserName, leases: &[&Due<TokenDigest, Arc<Presented>>]) {
+        let tokens: Vec<_> = leases.iter().map(|lease| &lease.value.live.token).collect();
+        let sent = Instant::now();
+        // What nobody can tell lapses, and is asked for by whoever needs it.
+        let Ok(unchanged) = self.store.are_unchanged(owner, &tokens).await else { return };
+        leases.iter().zip(unchanged).for_each(|(lease, unchanged)| self.tokens.renew(lease, sent, unchanged));
+    }
+}
+
+/// Every copy read before this was called has lapsed when it returns.
+async fn wait_out_leases() {
+    sleep(WAIT).await;
+}
+
+#[async_trait]
+impl Store for LeasedStore {
+    async fn create_token(&self, owner: &UserName, token: &Token, quota: usize) -> Result<Creation, StoreError> {
+        self.store.create_token(owner, token, quota).await
+    }
+
+    async fn find_token(&self, owner: &UserName, id: TokenId) -> Result<Option<LiveToken>, StoreError> {
+        self.store.find_token(owner, id).await
+    }
+
+    async fn are_unchanged(&self, owner: &UserName, tokens: &[&Token]) -> Result<Vec<bool>, StoreError> {
+        self.store.are_unchanged(owner, tokens).await
+    }
+
+    async fn list_tokens(&self, owner: &UserName, page: Page) -> Result<Option<Listing>, StoreError> {
+        self.store.list_tokens(owner, page).await
+    }
+
+    // A deletion that finds nothing waits, too: the one that did the work may have been told that it failed.
+
+    async fn revoke_token(&self, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
+        let revoked = self.store.revoke_token(owner, id).await?;
+        wait_out_leases().await;
+        Ok(revoked)
+    }
+
+    async fn revoke_presented(&self, owner: &UserName, id: TokenId, digest: TokenDigest) -> Result<bool, StoreError> {
+        let revoked = self.store.revoke_presented(owner, id, digest).await?;
+        wait_out_leases().await;
+        Ok(revoked)
+    }
+
+    async fn revoke_tokens(&self, owner: &UserName) -> Result<u64, StoreError> {
+        let revoked = self.store.revoke_tokens(owner).await?;
+        wait_out_leases().await;
+        Ok(revoked)
+    }
+
+    async fn rotate_token(
+        &self,
+        owner: &UserName,
+        token: &Token,
+        successor: &Token,
+        overlap: Duration,
+        quota: usize,
+    ) -> Result<Rotation, StoreError> {
+        let rotation = self.store.rotate_token(owner, token, successor, overlap, quota).await?;
+        if rotation == Rotation::Rotated {
+            wait_out_leases().await;
+        }
+        Ok(rotation)
+    }
+
+    async fn create_user(&self, user: &User) -> Result<bool, StoreError> {
+        self.store.create_user(user).await
+    }
+
+    async fn find_user(&self, name: &UserName) -> Result<Option<User>, StoreError> {
+        let (store, owned) = (Arc::clone(&self.store), name.clone());
+        let read = async move { store.find_user(&owned).await };
+        self.users.read(name.clone(), read).await
+    }
+
+    async fn has_users(&self) -> Result<bool, StoreError> {
+        self.store.has_users().await
+    }
+
+    async fn list_users(&self) -> Result<Vec<User>, StoreError> {
+        self.store.list_users().await
+    }
+
+    async fn set_password(&self, name: &UserName, hash: &PasswordHash) -> Result<bool, StoreError> {
+        let changed = self.store.set_password(name, hash).await?;
+        wait_out_leases().await;
+        Ok(changed)
+    }
+
+    async fn remove_user(&self, name: &UserName) -> Result<bool, StoreError> {
+        let removed = self.store.remove_user(name).await?;
+        wait_out_leases().await;
+        Ok(removed)
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.store.ping().await
+    }
+}
