@@ -8,7 +8,8 @@
 //! - [`app`]: puts the parts together and runs them.
 //! - [`http`]: the only place that knows poem. One file a resource.
 //! - [`service`]: the use cases. They know neither poem nor Redis.
-//! - [`store`]: the [`store::Store`] trait, in memory and in Redis; `store::redis` alone knows Redis.
+//! - [`store`]: the [`store::Store`] trait, in memory and in Redis, and [`store::leased`], which remembers reads for a moment;
+//!   `store::redis` alone knows Redis.
 //! - [`domain`]: values and rules, without any of the above.
 //! - [`telemetry`] writes the logs.
 //!
