@@ -1,6 +1,6 @@
 //! The composition root: puts the parts together and runs them.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{future::pending, io, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpListener,
@@ -20,6 +20,7 @@ use crate::{
         users::{Bootstrap, Users},
     },
     store::{StoreError, leased::LeasedStore},
+    telemetry::metrics::Prometheus,
 };
 
 /// How often a store that is not there yet is asked again.
@@ -85,6 +86,11 @@ async fn follow_keys(services: Arc<Services>, mut hangup: Signal) {
             _ = hangup.recv() => services.tokens.reload_keys(),
         };
     }
+}
+
+/// Serves `/metrics` on `listener` until the future is dropped: what goes on during a shutdown is measured, too.
+pub async fn serve_metrics(listener: TcpListener, prometheus: Prometheus) -> io::Result<()> {
+    http::server::serve(listener, http::metrics_endpoint(prometheus), pending(), Duration::ZERO).await
 }
 
 /// Adds the first administrator to a store without users.

@@ -4,6 +4,7 @@
 
 use std::{
     collections::BTreeMap,
+    env,
     ffi::OsString,
     fmt, fs, io,
     net::SocketAddr,
@@ -28,6 +29,7 @@ use crate::{
     },
     service::{Clock, signing_keys::SigningKeys},
     store::{Store, leased::LEASE, memory::MemoryStore, redis::RedisStore},
+    telemetry::{self, Otlp},
 };
 
 const ADMIN_PASSWORD: &str = "MAYFLY_ADMIN_PASSWORD";
@@ -36,7 +38,11 @@ const ADMIN_PASSWORD: &str = "MAYFLY_ADMIN_PASSWORD";
 pub const HELP_OF_SECRETS: &str = "\
 Secrets are never taken from an argument, which every user of the machine can see:
       MAYFLY_ADMIN_PASSWORD
-          The password of the first administrator";
+          The password of the first administrator
+
+Traces, metrics and logs are sent to a collector where OpenTelemetry's variables ask for it:
+      OTEL_EXPORTER_OTLP_ENDPOINT
+          The collector, such as http://localhost:4318 (OTLP over HTTP); the other variables of the specification hold, too";
 
 /// The settings of the service.
 #[derive(Clone, Args)]
@@ -83,9 +89,18 @@ pub struct Settings {
     #[arg(long, env = "MAYFLY_SHUTDOWN_GRACE", value_name = "DURATION", default_value = "25s")]
     shutdown_grace: String,
 
-    /// What to log: error, warn, info, debug or trace, or tracing's directives
+    /// The address and port to serve Prometheus' /metrics on, or off
+    #[arg(long, env = "MAYFLY_METRICS_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:25442")]
+    metrics_listen: String,
+
+    /// What to log: error, warn, info, debug or trace, or tracing's directives. Audit events are logged in any case but
+    /// audit=off
     #[arg(long, env = "MAYFLY_LOG", value_name = "FILTER", default_value = "info")]
     log: String,
+
+    /// How a line of the log looks: text, json, or auto (text on a terminal, json elsewhere)
+    #[arg(long, env = "MAYFLY_LOG_FORMAT", value_name = "FORMAT", default_value = "auto")]
+    log_format: String,
 }
 
 /// The settings that say where users and tokens are kept.
@@ -118,8 +133,10 @@ pub struct Config {
     pub admin: AdminConfig,
     /// How long a shutdown waits for requests in flight.
     pub shutdown_grace: Duration,
-    /// What to log.
-    pub log: String,
+    /// Where to serve metrics, if anywhere.
+    pub metrics_listen: Option<SocketAddr>,
+    /// What to tell operators, and how.
+    pub telemetry: telemetry::Settings,
 }
 
 /// Where users and tokens are kept.
@@ -156,8 +173,27 @@ pub enum AdminPassword {
     Missing,
 }
 
-/// The variables of the environment that begin with `MAYFLY_`.
+/// The variables of the environment that begin with `MAYFLY_` or `OTEL_`.
 pub type Environment = BTreeMap<String, OsString>;
+
+/// Those of this process.
+pub fn environment() -> Environment {
+    let ours = |name: &str| name.starts_with("MAYFLY_") || name.starts_with("OTEL_");
+    let named = env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    named.filter(|(name, _)| ours(name)).collect()
+}
+
+/// What to send to a collector, by the variables of OpenTelemetry.
+pub fn load_otlp(environment: &Environment) -> Result<Otlp, Mistakes> {
+    let text = environment.iter().map(|(name, value)| (name.clone(), value.to_string_lossy().into_owned()));
+    Otlp::load(&text.collect()).map_err(|otlp| {
+        let mut mistakes = Mistakes::default();
+        for (variable, mistake) in otlp {
+            mistakes.note(variable, mistake);
+        }
+        mistakes
+    })
+}
 
 /// All mistakes in the settings.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -175,8 +211,12 @@ impl fmt::Display for Mistakes {
 impl Mistakes {
     /// Notes a mistake in the setting of this variable.
     fn note(&mut self, variable: &str, mistake: impl fmt::Display) {
-        let flag = variable.trim_start_matches("MAYFLY_").to_lowercase().replace('_', "-");
-        let name = if variable == ADMIN_PASSWORD { variable.to_owned() } else { format!("{variable} (--{flag})") };
+        let name = match variable.strip_prefix("MAYFLY_") {
+            Some(flag) if variable != ADMIN_PASSWORD => {
+                format!("{variable} (--{})", flag.to_lowercase().replace('_', "-"))
+            }
+            _ => variable.to_owned(),
+        };
         self.0.push(format!("{name}: {mistake}"));
     }
 
@@ -192,13 +232,7 @@ impl Config {
         for name in unknown_variables(environment) {
             mistakes.0.push(format!("{name}: there is no such setting"));
         }
-        let listen = mistakes.check(
-            "MAYFLY_LISTEN",
-            settings
-                .listen
-                .parse()
-                .map_err(|_| format!("{:?} is no address and port such as 127.0.0.1:25441", settings.listen)),
-        );
+        let listen = mistakes.check("MAYFLY_LISTEN", parse_address(&settings.listen));
         let store = settings.store.load_into(&mut mistakes);
         let needs_keys = settings.store.redis_url.is_some();
         let keys = mistakes.check("MAYFLY_JWT_KEYS_FILE", load_keys(settings.jwt_keys_file.as_ref(), needs_keys));
@@ -209,7 +243,10 @@ impl Config {
         let name = mistakes.check("MAYFLY_ADMIN_NAME", UserName::from_str(&settings.admin_name));
         let password = load_admin_password(settings, environment, &mut mistakes);
         let shutdown_grace = mistakes.check("MAYFLY_SHUTDOWN_GRACE", parse_duration(&settings.shutdown_grace));
+        let metrics_listen = mistakes.check("MAYFLY_METRICS_LISTEN", check_metrics_listen(&settings.metrics_listen));
         let log = mistakes.check("MAYFLY_LOG", check_log(&settings.log));
+        let log_format = mistakes.check("MAYFLY_LOG_FORMAT", settings.log_format.parse());
+        let otlp = load_otlp(environment).map_err(|otlp| mistakes.0.extend(otlp.0)).ok();
 
         let config = (|| {
             Some(Self {
@@ -220,7 +257,8 @@ impl Config {
                 rules: TokenRules { max_life: max_life?, quota: quota?, issuer: issuer? },
                 admin: AdminConfig { name: name?, password: password? },
                 shutdown_grace: shutdown_grace?,
-                log: log?,
+                metrics_listen: metrics_listen?,
+                telemetry: telemetry::Settings { log: log?, log_format: log_format?, otlp: otlp? },
             })
         })();
         config.filter(|_| mistakes.0.is_empty()).ok_or(mistakes)
@@ -315,8 +353,8 @@ fn unknown_variables(environment: &Environment) -> impl Iterator<Item = &str> {
             value.to_str().is_some_and(|value| ["tcp://", "udp://"].iter().any(|scheme| value.starts_with(scheme)));
         name.ends_with("_SERVICE_HOST") || name.contains("_SERVICE_PORT") || name.contains("_PORT_") || url
     };
-    let unknown = move |(name, value): &(&String, &OsString)| !known(name) && !of_kubernetes(name, value);
-    environment.iter().filter(unknown).map(|(name, _)| name.as_str())
+    let ours = environment.iter().filter(|(name, _)| name.starts_with("MAYFLY_"));
+    ours.filter(move |(name, value)| !known(name) && !of_kubernetes(name, value)).map(|(name, _)| name.as_str())
 }
 
 fn cannot_read(file: &Path, error: &io::Error) -> String {
@@ -355,6 +393,14 @@ fn parse_duration(text: &str) -> Result<Duration, String> {
     let duration = duration::parse(text).map_err(|error| error.to_string())?;
     let bounds = Duration::from_millis(1)..=Duration::from_hours(1);
     if bounds.contains(&duration) { Ok(duration) } else { Err(format!("{text:?} is not from 1ms to 1h")) }
+}
+
+fn parse_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("{text:?} is no address and port such as 127.0.0.1:25441"))
+}
+
+fn check_metrics_listen(text: &str) -> Result<Option<SocketAddr>, String> {
+    if text == "off" { Ok(None) } else { parse_address(text).map(Some) }
 }
 
 fn check_log(text: &str) -> Result<String, String> {
@@ -402,8 +448,11 @@ mod tests {
                 "--jwt-issuer=",
                 "--log=a=b=c",
                 "--shutdown-grace=soon",
+                "--metrics-listen=there",
+                "--log-format=xml",
             ],
             &[
+                ("OTEL_TRACES_SAMPLER", "some"),
                 ("MAYFLY_TOKEN_QOUTA", "5"),
                 ("MAYFLY_LISTEN_PORT", "80"),
                 ("MAYFLY_PORT", "tcp://10.0.0.1:80"),
@@ -424,14 +473,17 @@ mod tests {
             "MAYFLY_ADMIN_NAME",
             "MAYFLY_ADMIN_PASSWORD_FILE",
             "MAYFLY_JWT_ISSUER",
-            "MAYFLY_LOG",
+            "MAYFLY_LOG (",
             "MAYFLY_SHUTDOWN_GRACE",
+            "MAYFLY_METRICS_LISTEN (--metrics-listen)",
+            "MAYFLY_LOG_FORMAT",
+            "OTEL_TRACES_SAMPLER: \"some\" is not built in",
             "MAYFLY_TOKEN_QOUTA: there is no such setting",
             "MAYFLY_LISTEN_PORT: there is no such setting",
         ] {
             assert!(mistakes.contains(variable), "{variable} in:\n{mistakes}");
         }
-        assert_eq!(mistakes.lines().count(), 16, "{mistakes}");
+        assert_eq!(mistakes.lines().count(), 19, "{mistakes}");
         assert!(!mistakes.contains("hunter2"), "{mistakes}");
     }
 

@@ -11,14 +11,15 @@
 //! - [`store`]: the [`store::Store`] trait, in memory and in Redis, and [`store::leased`], which remembers reads for a moment;
 //!   `store::redis` alone knows Redis.
 //! - [`domain`]: values and rules, without any of the above.
-//! - [`telemetry`] writes the logs.
+//! - [`telemetry`]: what operators see, one file a subject: logs, audit events, metrics, traces. It alone knows
+//!   OpenTelemetry.
 //!
 //! Imports run one way: `main → cli → app → {http, service, store}`, `http → service → {domain, store}`,
-//! `store → domain`. `tests/architecture.rs` keeps it so.
+//! `store → domain`; any of them tells `telemetry` what happened, in one line. `tests/architecture.rs` keeps it so.
 //!
 //! # The path of a request
-//! `http::server` accepts the connection and hyper reads the request; `http::envelope` names it and will turn whatever
-//! fails into a problem; an operation in the file of its resource asks `http::auth` who is asking, calls one method of
+//! `http::server` accepts the connection and hyper reads the request; `http::envelope` names it, observes it and will turn
+//! whatever fails into a problem; an operation in the file of its resource asks `http::auth` who is asking, calls one method of
 //! [`service`], which makes one call of the store, and converts the result.
 
 pub mod app;

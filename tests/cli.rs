@@ -38,8 +38,13 @@ fn the_help_documents_every_setting() {
             "[env: MAYFLY_ADMIN_PASSWORD_FILE=]",
             "[env: MAYFLY_SHUTDOWN_GRACE=]",
             "[default: 25s]",
+            "[env: MAYFLY_METRICS_LISTEN=]",
+            "[default: 127.0.0.1:25442]",
             "[env: MAYFLY_LOG=]",
             "[default: info]",
+            "[env: MAYFLY_LOG_FORMAT=]",
+            "[default: auto]",
+            "OTEL_EXPORTER_OTLP_ENDPOINT\n",
         ] {
             assert!(help.contains(setting), "{setting} is not in:\n{help}");
         }
@@ -82,6 +87,21 @@ fn a_taken_port_is_said() {
     let (code, stdout, stderr) = mayfly(&["--listen", address], &[], "");
     assert_eq!((code, &*stdout), (1, ""));
     assert!(stderr.contains(&format!("cannot listen on {address}: ")), "{stderr}");
+    let environment = [("MAYFLY_LISTEN", "127.0.0.1:0"), ("MAYFLY_METRICS_LISTEN", address)];
+    let (code, stdout, stderr) = mayfly(&[], &environment, "");
+    assert_eq!((code, &*stdout), (1, ""));
+    assert!(stderr.contains("MAYFLY_METRICS_LISTEN"), "{stderr}");
+}
+
+#[test]
+fn what_the_collector_cannot_take_is_said() {
+    let environment = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")];
+    for arguments in [&[][..], &["user", "list"]] {
+        let (code, stdout, stderr) = mayfly(arguments, &environment, "");
+        assert_eq!((code, &*stdout), (2, ""));
+        let expected = "OTEL_EXPORTER_OTLP_PROTOCOL: \"grpc\" is not built in; use \"http/protobuf\"";
+        assert!(stderr.contains(expected), "{stderr}");
+    }
 }
 
 #[test]

@@ -1,5 +1,5 @@
 //! Statements about Mayfly, tried on the real parts: the real binary over a real socket, a real redis-server, a real
-//! browser. A part that is missing fails the run; `make setup` installs them all.
+//! browser, a real Prometheus. A part that is missing fails the run; `make setup` installs them all.
 
 #![allow(dead_code, reason = "some of `support` is for `make bench` and `make soak`")]
 #![expect(unreachable_pub, reason = "`support` is written like the library that it is")]
@@ -16,3 +16,4 @@ mod redis;
 mod revocation;
 mod store_contract;
 mod support;
+mod telemetry;

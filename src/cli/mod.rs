@@ -6,8 +6,12 @@ use std::{
 };
 
 use clap::{Parser, Subcommand};
+use tracing::Instrument;
 
-use crate::config::{HELP_OF_SECRETS, Mistakes};
+use crate::{
+    config::{HELP_OF_SECRETS, Mistakes, environment, load_otlp},
+    telemetry::{self, logs},
+};
 
 mod key;
 mod openapi;
@@ -60,6 +64,20 @@ impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Self::Runtime(error.to_string())
     }
+}
+
+impl From<telemetry::otlp::BuildError> for Failure {
+    fn from(error: telemetry::otlp::BuildError) -> Self {
+        Self::Usage(format!("cannot send to the collector: {error}"))
+    }
+}
+
+/// Runs a command that changes what the service works with: its audit events go where those of the service go.
+async fn audited(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let telemetry = telemetry::init(&telemetry::Settings::of_command(load_otlp(&environment())?), None)?;
+    let result = command.instrument(logs::command_span()).await;
+    telemetry.shutdown().await;
+    result
 }
 
 /// Runs what the command line says. Exits with 0 on success, 1 on failure and 2 where it was told wrongly.

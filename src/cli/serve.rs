@@ -1,7 +1,6 @@
 //! `mayfly serve`: run the service.
 
 use std::{
-    env,
     fmt::Write as _,
     io::{self, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -17,8 +16,8 @@ use tokio::{
 use super::Failure;
 use crate::{
     app,
-    config::{AdminPassword, Config, Environment, Settings, StoreConfig},
-    telemetry,
+    config::{AdminPassword, Config, Settings, StoreConfig, environment},
+    telemetry::{self, metrics::Prometheus},
 };
 
 #[derive(Args)]
@@ -30,16 +29,15 @@ pub(super) struct Serve {
 impl Serve {
     #[tokio::main]
     pub(super) async fn run(self) -> Result<(), Failure> {
-        let environment: Environment = env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value)))
-            .filter(|(name, _)| name.starts_with("MAYFLY_"))
-            .collect();
-        let config = Config::load(&self.settings, &environment)?;
-        telemetry::init(&config.log);
+        let config = Config::load(&self.settings, &environment())?;
+        let prometheus = config.metrics_listen.map(|address| (address, Prometheus::default()));
+        let telemetry = telemetry::init(&config.telemetry, prometheus.as_ref().map(|(_, prometheus)| prometheus))?;
 
-        let listener = TcpListener::bind(config.listen)
-            .await
-            .map_err(|error| Failure::Runtime(format!("cannot listen on {}: {error}", config.listen)))?;
+        let listener = listen("MAYFLY_LISTEN", config.listen).await?;
+        let metrics = match prometheus {
+            Some((address, prometheus)) => Some((listen("MAYFLY_METRICS_LISTEN", address).await?, prometheus)),
+            None => None,
+        };
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;
         let shutdown = async move {
@@ -49,13 +47,25 @@ impl Serve {
             }
             tracing::info!("shutting down");
         };
-        io::stdout().write_all(greeting(&config, listener.local_addr()?).as_bytes())?;
-        Ok(app::serve(config, listener, shutdown).await?)
+        let metrics_address = metrics.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?;
+        io::stdout().write_all(greeting(&config, listener.local_addr()?, metrics_address).as_bytes())?;
+        let metrics = metrics.map(|(listener, prometheus)| tokio::spawn(app::serve_metrics(listener, prometheus)));
+        let result = app::serve(config, listener, shutdown).await;
+        if let Some(task) = metrics {
+            task.abort();
+        }
+        telemetry.shutdown().await;
+        Ok(result?)
     }
 }
 
+async fn listen(variable: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+    let listening = TcpListener::bind(address).await;
+    listening.map_err(|error| Failure::Runtime(format!("cannot listen on {address}: {error} ({variable})")))
+}
+
 /// Where the service is, and a command that can be pasted to try it.
-fn greeting(config: &Config, listening: SocketAddr) -> String {
+fn greeting(config: &Config, listening: SocketAddr, metrics: Option<SocketAddr>) -> String {
     let url = format!("http://{}", reachable(listening));
     let name = &config.admin.name;
     let mut text = format!("Mayfly {} listens on {url}\nDocumentation: {url}/docs\n", env!("CARGO_PKG_VERSION"));
@@ -80,10 +90,12 @@ fn greeting(config: &Config, listening: SocketAddr) -> String {
         }
         AdminPassword::Missing => (format!("{name}, if added before"), name.to_string()),
     };
+    let metrics =
+        metrics.map(|address| format!("Metrics: http://{}/metrics\n", reachable(address))).unwrap_or_default();
     let request = r#"{"jwt_token_description": "Token specter", "jwt_token_life": "6 hours"}"#;
     writeln!(
         text,
-        "Administrator: {admin}\n\nTry it:\n  curl -u {login} {url}/api/v1alpha/token -H 'Content-Type: application/json' -d '{request}'\n"
+        "Administrator: {admin}\n{metrics}\nTry it:\n  curl -u {login} {url}/api/v1alpha/token -H 'Content-Type: application/json' -d '{request}'\n"
     )
     .expect("a string takes all");
     text

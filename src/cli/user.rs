@@ -73,6 +73,10 @@ impl From<StoreError> for Failure {
 impl User {
     #[tokio::main(flavor = "current_thread")]
     pub(super) async fn run(self) -> Result<(), Failure> {
+        super::audited(self.change()).await
+    }
+
+    async fn change(self) -> Result<(), Failure> {
         let store = self.store.load()?;
         if let StoreConfig::Memory = store {
             let why = "MAYFLY_REDIS_URL (--redis-url) is missing. Users of the embedded store live in the memory of the \

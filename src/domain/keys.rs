@@ -35,6 +35,8 @@ pub struct KeySet {
     /// attacker no header to play with: no other `alg`, `kid`, `typ`, `crit`, `jku`, `x5u`, `jwk` or `b64` is ever
     /// parsed (RFC 8725, sections 3.1 to 3.10).
     keys: HashMap<String, LoadedKey>,
+    /// The `kid` of each, in the order of the set.
+    ids: Vec<String>,
 }
 
 /// The header of our tokens, written in this order.
@@ -61,7 +63,8 @@ impl KeySet {
             signing.push((jwk.signs_from().unwrap_or(0), header.clone()));
             keys.insert(header, key);
         }
-        if keys.is_empty() { Err(JwkSetError::Empty) } else { Ok(Self { signing, keys }) }
+        let ids = set.keys.into_iter().map(|jwk| jwk.kid).collect();
+        if keys.is_empty() { Err(JwkSetError::Empty) } else { Ok(Self { signing, keys, ids }) }
     }
 
     /// The signed JWT of these claims: header, payload and signature, each in base64url, with dots between.
@@ -92,6 +95,11 @@ impl KeySet {
         }
         let payload = BASE64_URL_SAFE_NO_PAD.decode(payload).map_err(|_| InvalidToken::Refused)?;
         serde_json::from_slice(&payload).map_err(|_| InvalidToken::Refused)
+    }
+
+    /// The `kid` of each key, in the order of the set.
+    pub fn ids(&self) -> &[String] {
+        &self.ids
     }
 
     /// The keys that anybody may know, in the order of the set: none of the symmetric ones.

@@ -1,12 +1,16 @@
-//! Which methods a path answers to: poem's 405 does not say, and RFC 9110 (section 15.5.6) requires it.
+//! Which paths there are, as the OpenAPI document has them, and which methods they answer to: poem's 405 does not say, and
+//! RFC 9110 (section 15.5.6) requires it.
 
 use std::sync::Arc;
 
 use serde_json::Value;
 
-/// The paths of the OpenAPI document with their methods. All other paths (the documentation) answer to GET.
+use super::docs;
+
+/// The paths of the OpenAPI document with their methods, and those of the documentation itself, which answer to GET. Their
+/// templates live as long as the process, for whatever counts requests by them.
 #[derive(Debug, Clone)]
-pub(super) struct AllowedMethods(Arc<Vec<(String, String)>>);
+pub(super) struct AllowedMethods(Arc<Vec<(&'static str, String)>>);
 
 impl AllowedMethods {
     /// The methods that this document describes, and HEAD with each GET.
@@ -19,14 +23,24 @@ impl AllowedMethods {
                 .collect::<Vec<_>>()
                 .join(", ")
         };
-        Self(Arc::new(paths.map(|(template, operations)| (template.clone(), allow(operations))).collect()))
+        let described = paths.map(|(template, operations)| (&*template.clone().leak(), allow(operations)));
+        let documentation = docs::PATHS.map(|path| (path, "GET, HEAD".to_owned()));
+        Self(Arc::new(described.chain(documentation).collect()))
     }
 
     /// The value of `Allow` for a path that exists, whatever slashes are doubled or at its end.
     pub(super) fn at(&self, path: &str) -> String {
+        self.find(path).map_or("GET, HEAD", |(_, allow)| allow).to_owned()
+    }
+
+    /// What the document calls the path with this pattern of poem's: `/token/{id}` for `/token/:param0`.
+    pub(super) fn template(&self, pattern: &str) -> Option<&'static str> {
+        self.find(pattern).map(|(template, _)| *template)
+    }
+
+    fn find(&self, path: &str) -> Option<&(&'static str, String)> {
         let exact = self.0.iter().find(|(template, _)| segments(template).eq(segments(path)));
-        let found = exact.or_else(|| self.0.iter().find(|(template, _)| matches(template, path)));
-        found.map_or("GET, HEAD", |(_, allow)| allow).to_owned()
+        exact.or_else(|| self.0.iter().find(|(template, _)| matches(template, path)))
     }
 }
 
@@ -61,5 +75,8 @@ mod tests {
         ] {
             assert_eq!(allowed.at(path), allow, "{path}");
         }
+        assert_eq!(allowed.template("/a/:param0"), Some("/a/{id}"));
+        assert_eq!(allowed.template("/docs"), Some("/docs"));
+        assert_eq!(allowed.template("/b"), None);
     }
 }

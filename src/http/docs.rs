@@ -52,15 +52,18 @@ pub fn document_yaml() -> String {
     serde_yaml::to_string(&document()).expect("JSON is YAML")
 }
 
-/// `/openapi.json`, `/openapi.yaml` and `/docs`.
+/// The paths of the documentation.
+pub(super) const PATHS: [&str; 3] = ["/openapi.json", "/openapi.yaml", "/docs"];
+
+/// What is at [`PATHS`].
 pub(super) fn routes(document: &Value) -> Route {
     let json = format!("{document:#}\n");
     // The page holds the document that poem-openapi wrote; what was amended takes its place.
     let page = format!("<!DOCTYPE html>{}", api().swagger_ui_html().replace(&api().spec(), &json));
     Route::new()
-        .at("/openapi.json", text("application/json", json))
-        .at("/openapi.yaml", text("application/yaml", document_yaml()))
-        .at("/docs", text("text/html; charset=utf-8", page))
+        .at(PATHS[0], text("application/json", json))
+        .at(PATHS[1], text("application/yaml", document_yaml()))
+        .at(PATHS[2], text("text/html; charset=utf-8", page))
 }
 
 fn text(content_type: &'static str, body: String) -> impl IntoEndpoint {

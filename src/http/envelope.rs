@@ -1,14 +1,14 @@
 //! The outermost layer: what holds for every request, whatever answers it.
 //!
-//! It names the request, turns each error, panics included, into a problem, and logs one line.
+//! It names the request, turns each error, panics included, into a problem, and has the whole of it observed.
 
-use std::{panic::AssertUnwindSafe, time::Instant};
+use std::{net::SocketAddr, panic::AssertUnwindSafe};
 
 use futures_util::FutureExt;
 use poem::{
     Endpoint, IntoResponse, Middleware, PathPattern, Request, Response, Result,
     error::{MethodNotAllowedError, NotFoundError, ParsePathError},
-    http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
 };
 use poem_openapi::error::ContentTypeError;
 use uuid::Uuid;
@@ -18,6 +18,11 @@ use super::{
     oauth,
     payload::{FORM, JSON},
     problem::Problem,
+    verify,
+};
+use crate::telemetry::{
+    request::{Answered, Incoming, Observed},
+    traces::Caller,
 };
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -49,11 +54,27 @@ impl<E: Endpoint> Endpoint for Enveloped<E> {
     type Output = Response;
 
     async fn call(&self, request: Request) -> Result<Response> {
-        let begun = Instant::now();
         let request_id = request_id(request.headers());
-        let method = request.method().clone();
-        let uri = request.uri().clone();
+        let hot = verify::is_at(request.uri().path());
+        let incoming = Incoming {
+            method: known(request.method()),
+            id: &request_id,
+            client: request.remote_addr().as_socket_addr().map(SocketAddr::ip),
+            hot,
+        };
+        let observed = Observed::begin(incoming, caller(request.headers()));
+        let (response, pattern) = observed.follow(self.respond(request, &request_id)).await;
+        let template = || pattern.and_then(|PathPattern(pattern)| self.allowed.template(&pattern));
+        let route = if hot { Some(verify::PATH) } else { template() };
+        observed.end(Answered { route, status: response.status().as_u16() });
+        Ok(response)
+    }
+}
 
+impl<E: Endpoint> Enveloped<E> {
+    /// The answer, and the pattern of the path, where there is such a path.
+    async fn respond(&self, request: Request, request_id: &str) -> (Response, Option<PathPattern>) {
+        let uri = request.uri().clone();
         let result = if header_bytes(request.headers()) > MAX_HEADER_BYTES {
             Err(headers_too_large().into())
         } else {
@@ -70,19 +91,11 @@ impl<E: Endpoint> Endpoint for Enveloped<E> {
             }
             Err(error) => {
                 let route = error.data::<PathPattern>().cloned();
-                (self.answer(error, uri.path(), &request_id), route)
+                (self.answer(error, uri.path(), request_id), route)
             }
         };
-        response.headers_mut().insert(REQUEST_ID, HeaderValue::from_str(&request_id).expect("an id is visible ASCII"));
-        tracing::info!(
-            request_id,
-            %method,
-            route = route.as_ref().map_or("-", |PathPattern(route)| route),
-            status = response.status().as_u16(),
-            duration_us = begun.elapsed().as_micros(),
-            "request"
-        );
-        Ok(response)
+        response.headers_mut().insert(REQUEST_ID, HeaderValue::from_str(request_id).expect("an id is visible ASCII"));
+        (response, route)
     }
 }
 
@@ -141,4 +154,22 @@ fn request_id(headers: &HeaderMap) -> String {
         |id: &&str| (1..=64).contains(&id.len()) && id.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
     let given = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).filter(harmless);
     given.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned)
+}
+
+/// The caller's trace. More than one is none (W3C Trace Context, section 3.2).
+fn caller(headers: &HeaderMap) -> Caller<'_> {
+    let only = |name: &str| {
+        let mut values = headers.get_all(name).iter();
+        values.next().filter(|_| values.next().is_none()).and_then(|value| value.to_str().ok())
+    };
+    only("traceparent").map_or_else(Caller::default, |traceparent| Caller {
+        traceparent: Some(traceparent),
+        tracestate: only("tracestate"),
+    })
+}
+
+/// The method, if it is one of HTTP's: others are texts of the client.
+fn known(method: &Method) -> &'static str {
+    const KNOWN: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"];
+    KNOWN.into_iter().find(|known| *known == method.as_str()).unwrap_or("_OTHER")
 }

@@ -20,6 +20,7 @@ mod auth;
 mod docs;
 mod envelope;
 mod health;
+mod metrics;
 mod oauth;
 mod payload;
 mod problem;
@@ -28,6 +29,7 @@ mod token;
 mod verify;
 
 pub use docs::{document, document_yaml};
+pub use metrics::metrics_endpoint;
 
 /// The use cases that the operations call.
 pub struct Services {

@@ -18,7 +18,7 @@ use super::{
 };
 
 /// The path; for proxies that append the one they were asked for, all below it, too.
-const PATH: &str = "/api/v1alpha/verify";
+pub(super) const PATH: &str = "/api/v1alpha/verify";
 
 /// The path as it is logged.
 static PATTERN: LazyLock<PathPattern> = LazyLock::new(|| PathPattern(PATH.into()));
@@ -26,6 +26,11 @@ static PATTERN: LazyLock<PathPattern> = LazyLock::new(|| PathPattern(PATH.into()
 const USER: HeaderName = HeaderName::from_static("x-auth-user");
 const TOKEN_ID: HeaderName = HeaderName::from_static("x-auth-token-id");
 const EXPIRES_IN: HeaderName = HeaderName::from_static("x-auth-expires-in");
+
+/// Whether a request of this path comes here.
+pub(super) fn is_at(path: &str) -> bool {
+    path.strip_prefix(PATH).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
 
 /// Those above, and the few that each answer has.
 const HEADERS: usize = 8;
@@ -43,8 +48,7 @@ impl<E: Endpoint> Endpoint for VerifyOr<E> {
     type Output = Response;
 
     async fn call(&self, request: Request) -> Result<Response> {
-        let is_here = |path: &str| path.strip_prefix(PATH).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        if !is_here(request.uri().path()) {
+        if !is_at(request.uri().path()) {
             return self.others.call(request).await.map(IntoResponse::into_response);
         }
         match self.verify(&request).await {

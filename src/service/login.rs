@@ -11,6 +11,11 @@ use crate::{
         user::{User, UserName},
     },
     store::{Store, StoreError},
+    telemetry::{
+        self,
+        audit::{self, LoginFailure},
+        logs, metrics,
+    },
 };
 
 /// How many logins may wait for each core. At 17 to 30 ms a hash, the last of them waits about a second.
@@ -57,27 +62,45 @@ impl Login {
         let login = self.remembered.fingerprint(name, &password, &hash);
         let remembered = self.remembered.contains(&login);
         let matches = remembered || self.verify(hash, password).await?;
-        let user = user.filter(|user| matches && !user.disabled).ok_or(LoginError::Refused)?;
-        if !remembered {
-            self.remembered.insert(login);
-        }
-        Ok(user)
+        let failure = match user {
+            Some(user) if matches && !user.disabled => {
+                if !remembered {
+                    self.remembered.insert(login);
+                }
+                logs::user(&user.name);
+                return Ok(user);
+            }
+            Some(_) if matches => LoginFailure::Disabled,
+            Some(_) => LoginFailure::WrongPassword,
+            None => LoginFailure::UnknownUser,
+        };
+        audit::login_failed(failure, name);
+        Err(LoginError::Refused)
     }
 
     /// The user with this name, who may log in, for one whose token said who it is.
     pub async fn find(&self, name: &UserName) -> Result<Option<User>, StoreError> {
-        Ok(self.store.find_user(name).await?.filter(|user| !user.disabled))
+        let user = self.store.find_user(name).await?.filter(|user| !user.disabled);
+        if let Some(user) = &user {
+            logs::user(&user.name);
+        }
+        Ok(user)
     }
 
     async fn verify(&self, hash: PasswordHash, password: Password) -> Result<bool, LoginError> {
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| LoginError::Busy)?;
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
+            metrics::password_hash_refused();
+            LoginError::Busy
+        })?;
+        let waiting = metrics::password_hash_waiting();
         let core = Arc::clone(&self.cores).acquire_owned().await.map_err(|_| LoginError::Busy)?;
+        drop(waiting);
         // The permits go with the work: it goes on when the client has gone away.
         let work = spawn_blocking(move || {
             let _permits = (place, core);
             hash.verify(&password)
         });
-        work.await.map_err(|error| match error.try_into_panic() {
+        telemetry::password_hash(work).await.map_err(|error| match error.try_into_panic() {
             Ok(panic) => resume_unwind(panic),
             Err(_shutdown) => LoginError::Busy,
         })

@@ -11,7 +11,10 @@ use std::{
 use arc_swap::ArcSwap;
 use secrecy::{ExposeSecret, SecretString};
 
-use crate::domain::{jwk::JwkSetError, keys::KeySet};
+use crate::{
+    domain::{jwk::JwkSetError, keys::KeySet},
+    telemetry::audit,
+};
 
 /// How often the file is looked at.
 pub const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -92,6 +95,7 @@ impl SigningKeys {
         match read(path) {
             Ok(keys) => {
                 tracing::info!(?keys, file = %path.display(), "read the signing keys");
+                audit::keys_changed(keys.ids());
                 self.current.store(Arc::new(keys));
                 true
             }

@@ -17,6 +17,10 @@ use crate::{
         Creation, Listing, Page, Rotation, Store, StoreError,
         leased::{LeasedStore, Presented},
     },
+    telemetry::{
+        audit,
+        metrics::{self, Verification},
+    },
 };
 
 /// How far in the future a token may have been issued, in seconds: another replica's clock may be ahead.
@@ -122,7 +126,10 @@ impl Tokens {
         let life = Life::parse_up_to(life, self.rules.max_life)?;
         let issued = self.sign(owner, description, life);
         match self.store.create_token(owner, &issued.token, self.rules.quota).await? {
-            Creation::Created => Ok(issued),
+            Creation::Created => {
+                audit::token_issued(owner, issued.token.id, life);
+                Ok(issued)
+            }
             Creation::QuotaReached => Err(IssueError::QuotaReached(self.rules.quota)),
             Creation::NoSuchUser => Err(IssueError::NoSuchUser),
         }
@@ -137,7 +144,10 @@ impl Tokens {
         let token = self.store.find_token(owner, id).await?.ok_or(RotateError::NoSuchToken)?.token;
         let issued = self.sign(owner, token.description.clone(), token.life);
         match self.store.rotate_token(owner, &token, &issued.token, overlap, self.rules.quota).await? {
-            Rotation::Rotated => Ok(issued),
+            Rotation::Rotated => {
+                audit::token_rotated(owner, id, issued.token.id, overlap);
+                Ok(issued)
+            }
             Rotation::AlreadyRotated => Err(RotateError::AlreadyRotated),
             Rotation::QuotaReached => Err(RotateError::QuotaReached(self.rules.quota)),
             Rotation::NoSuchToken => Err(RotateError::NoSuchToken),
@@ -165,18 +175,28 @@ impl Tokens {
 
     /// Ends a token on every replica before it returns. `false`: there was none to end.
     pub async fn revoke(&self, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
-        self.store.revoke_token(owner, id).await
+        let revoked = self.store.revoke_token(owner, id).await?;
+        if revoked {
+            audit::token_revoked(owner, id);
+        }
+        Ok(revoked)
     }
 
     /// Ends all tokens of this user on every replica before it returns, and says how many there were.
     pub async fn revoke_all(&self, owner: &UserName) -> Result<u64, StoreError> {
-        self.store.revoke_tokens(owner).await
+        let revoked = self.store.revoke_tokens(owner).await?;
+        audit::tokens_revoked(owner, revoked);
+        Ok(revoked)
     }
 
     /// Ends the presented token on every replica before it returns.
     pub async fn revoke_presented(&self, jwt: &str) -> Result<(), VerifyError> {
         let SignedToken { owner, id, digest, .. } = self.check(jwt, TokenDigest::of(jwt))?;
-        if self.store.revoke_presented(&owner, id, digest).await? { Ok(()) } else { Err(VerifyError::Revoked) }
+        if !self.store.revoke_presented(&owner, id, digest).await? {
+            return Err(VerifyError::Revoked);
+        }
+        audit::token_revoked(&owner, id);
+        Ok(())
     }
 
     /// The presented token, as the store knows it at this moment.
@@ -191,6 +211,18 @@ impl Tokens {
     ///
     /// What was accepted less than a lease ago is accepted for its digest alone; see [`crate::store::leased`].
     pub async fn verify(&self, jwt: &str) -> Result<Arc<Presented>, VerifyError> {
+        let result = self.find_presented(jwt).await;
+        metrics::token_verified(match &result {
+            Ok(_) => Verification::Active,
+            Err(VerifyError::Expired) => Verification::Expired,
+            Err(VerifyError::Revoked) => Verification::Revoked,
+            Err(VerifyError::Invalid) => Verification::Invalid,
+            Err(VerifyError::Store(_)) => Verification::Unavailable,
+        });
+        result
+    }
+
+    async fn find_presented(&self, jwt: &str) -> Result<Arc<Presented>, VerifyError> {
         if jwt.len() > MAX_JWT_BYTES {
             return Err(VerifyError::Invalid);
         }

@@ -11,6 +11,7 @@ use crate::{
         user::{Role, User, UserName},
     },
     store::{Store, StoreError},
+    telemetry::{self, audit},
 };
 
 /// All users.
@@ -38,7 +39,11 @@ impl Users {
     pub async fn add(&self, name: UserName, role: Role, password: Password) -> Result<bool, StoreError> {
         let password_hash = hash(password).await;
         let user = User { name, password_hash, role, created_at: self.clock.unix_seconds(), disabled: false };
-        self.store.create_user(&user).await
+        let added = self.store.create_user(&user).await?;
+        if added {
+            audit::user_added(&user.name, user.role);
+        }
+        Ok(added)
     }
 
     /// Whether there is any user.
@@ -53,12 +58,20 @@ impl Users {
 
     /// Gives a user another password. The user's tokens live on. `false`: no such user.
     pub async fn set_password(&self, name: &UserName, password: Password) -> Result<bool, StoreError> {
-        self.store.set_password(name, &hash(password).await).await
+        let changed = self.store.set_password(name, &hash(password).await).await?;
+        if changed {
+            audit::password_changed(name);
+        }
+        Ok(changed)
     }
 
     /// Removes a user and all of the user's tokens. `false`: no such user.
     pub async fn remove(&self, name: &UserName) -> Result<bool, StoreError> {
-        self.store.remove_user(name).await
+        let removed = self.store.remove_user(name).await?;
+        if removed {
+            audit::user_removed(name);
+        }
+        Ok(removed)
     }
 
     /// Adds the first administrator where there is no user at all. An installation that has users is left alone, so that
@@ -70,5 +83,5 @@ impl Users {
 }
 
 async fn hash(password: Password) -> PasswordHash {
-    spawn_blocking(move || PasswordHash::of(&password)).await.expect("hashing does not panic")
+    telemetry::password_hash(spawn_blocking(move || PasswordHash::of(&password))).await.expect("hashing does not panic")
 }

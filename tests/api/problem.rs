@@ -1,9 +1,6 @@
 //! Whatever is wrong, and wherever it is caught, the body is a problem.
 
-use std::{
-    io::{Read, Write},
-    net::TcpStream,
-};
+use std::io::Read;
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde_json::json;
@@ -117,17 +114,7 @@ fn a_body_that_says_it_is_too_large_is_not_waited_for() {
         "POST {TOKEN} HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {basic}\r\nContent-Type: application/json\r\n\
          Content-Length: 999999\r\n\r\n{{}}"
     );
-    assert!(raw(&service, request.as_bytes()).starts_with("HTTP/1.1 413 "));
-}
-
-/// Sends these bytes and reads all that comes back until the server hangs up.
-fn raw(service: &Service, bytes: &[u8]) -> String {
-    let mut stream = TcpStream::connect(service.url.trim_start_matches("http://")).unwrap();
-    stream.write_all(bytes).unwrap();
-    let mut answer = Vec::new();
-    // A server that refuses to read on resets the connection, after its answer.
-    let _ = stream.read_to_end(&mut answer);
-    String::from_utf8_lossy(&answer).into_owned()
+    assert!(service.raw(request.as_bytes()).starts_with("HTTP/1.1 413 "));
 }
 
 #[test]
@@ -136,10 +123,10 @@ fn what_is_no_http_is_refused_and_harms_nobody() {
     for bytes in
         [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"[..], b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"]
     {
-        assert!(raw(&service, bytes).starts_with("HTTP/1.1 400 "), "{bytes:?}");
+        assert!(service.raw(bytes).starts_with("HTTP/1.1 400 "), "{bytes:?}");
     }
     let endless = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "x".repeat(1 << 20));
-    assert!(raw(&service, endless.as_bytes()).starts_with("HTTP/1.1 431 "));
+    assert!(service.raw(endless.as_bytes()).starts_with("HTTP/1.1 431 "));
     assert_eq!(service.client().get("/livez").send().status, 200);
 }
 
@@ -147,7 +134,7 @@ fn what_is_no_http_is_refused_and_harms_nobody() {
 fn requests_that_contradict_themselves_are_refused() {
     let service = Service::start(Backend::Memory);
     for headers in ["Content-Length: 5\r\nContent-Length: 6", "Content-Length: x", "Transfer-Encoding: gzip"] {
-        let answer = raw(&service, format!("POST {TOKEN} HTTP/1.1\r\nHost: x\r\n{headers}\r\n\r\nhello").as_bytes());
+        let answer = service.raw(format!("POST {TOKEN} HTTP/1.1\r\nHost: x\r\n{headers}\r\n\r\nhello").as_bytes());
         assert!(answer.starts_with("HTTP/1.1 400 "), "{headers}: {answer}");
     }
 }

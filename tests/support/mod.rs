@@ -1,13 +1,19 @@
 //! What the tests start, and how they talk to it. Everything ends with the value that started it.
 
 mod client;
+mod collector;
+mod log;
 mod process;
+mod prometheus;
 mod redis_server;
 mod service;
 
 pub use self::{
     client::{Answer, Client},
+    collector::{Collector, Span},
+    log::Log,
     process::{Process, eventually, free_port, run},
+    prometheus::{Prometheus, promtool},
     redis_server::RedisServer,
     service::{ADMIN_PASSWORD, Backend, Service},
 };

@@ -2,7 +2,8 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader},
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
     path::PathBuf,
     process::{Command, Stdio},
     thread,
@@ -29,6 +30,8 @@ pub struct Service {
     pub greeting: String,
     /// `http://127.0.0.1:port`
     pub url: String,
+    /// Where Prometheus scrapes it.
+    pub metrics_url: String,
     /// The JWK Set that it signs with.
     pub keys_file: PathBuf,
     /// Its Redis, where it has one.
@@ -60,6 +63,7 @@ impl Service {
         let mut command = Self::command();
         command
             .env("MAYFLY_LISTEN", "127.0.0.1:0")
+            .env("MAYFLY_METRICS_LISTEN", "127.0.0.1:0")
             .env("MAYFLY_ADMIN_PASSWORD", ADMIN_PASSWORD)
             .env("MAYFLY_JWT_KEYS_FILE", &keys_file)
             .stdout(Stdio::piped())
@@ -76,8 +80,11 @@ impl Service {
         }
         // Nobody reads the rest, but a closed pipe would be an error.
         thread::spawn(move || lines.count());
-        let url = greeting[0].split(' ').find(|word| word.starts_with("http://")).expect("it says where").to_owned();
-        Self { process, greeting: greeting.join("\n"), url, keys_file, redis: None, _directory: directory }
+        let url_in = |line: &String| Some(line.split(' ').find(|word| word.starts_with("http://"))?.to_owned());
+        let url = url_in(&greeting[0]).expect("it says where");
+        let metrics_url =
+            greeting.iter().find(|line| line.starts_with("Metrics: ")).and_then(url_in).unwrap_or_default();
+        Self { process, greeting: greeting.join("\n"), url, metrics_url, keys_file, redis: None, _directory: directory }
     }
 
     /// Adds a user with the password "secret", as an operator does.
@@ -92,10 +99,20 @@ impl Service {
     /// The binary, with none of the settings of whoever runs the tests.
     pub fn command() -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mayfly"));
-        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MAYFLY_")) {
+        for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MAYFLY_") || name.starts_with("OTEL_")) {
             command.env_remove(name);
         }
         command
+    }
+
+    /// Sends these bytes and reads all that comes back until the server hangs up.
+    pub fn raw(&self, bytes: &[u8]) -> String {
+        let mut stream = TcpStream::connect(self.url.trim_start_matches("http://")).unwrap();
+        stream.write_all(bytes).unwrap();
+        let mut answer = Vec::new();
+        // A server that refuses to read on resets the connection, after its answer.
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
     }
 
     /// A client that presents no credentials.

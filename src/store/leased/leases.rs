@@ -13,7 +13,10 @@ use futures_util::{
 };
 use tokio::time::Instant;
 
-use crate::store::StoreError;
+use crate::{
+    store::StoreError,
+    telemetry::metrics::{self, Leased},
+};
 
 /// At most so many reads are kept; further ones are asked for each time. A token takes some 400 bytes here.
 const CAPACITY: usize = 65_536;
@@ -26,6 +29,7 @@ type Read<V> = Shared<BoxFuture<'static, Result<Option<V>, StoreError>>>;
 
 /// What was read, by key, each for as long as its lease. Absence is not kept: a token that was just created is there.
 pub(super) struct Leases<K, V> {
+    kind: Leased,
     lease: Duration,
     /// When a value ends by itself, which no lease on it outlives.
     ends_at: fn(&V) -> Option<Instant>,
@@ -66,9 +70,9 @@ where
     K: Hash + Eq + Clone + Send + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    pub(super) fn new(lease: Duration, ends_at: fn(&V) -> Option<Instant>) -> Arc<Self> {
+    pub(super) fn new(kind: Leased, lease: Duration, ends_at: fn(&V) -> Option<Instant>) -> Arc<Self> {
         let shard = || Mutex::new(Shard { leases: HashMap::new(), swept_at: Instant::now() });
-        Arc::new(Self { lease, ends_at, hasher: RandomState::new(), shards: std::array::from_fn(|_| shard()) })
+        Arc::new(Self { kind, lease, ends_at, hasher: RandomState::new(), shards: std::array::from_fn(|_| shard()) })
     }
 
     fn shard(&self, key: &K) -> MutexGuard<'_, Shard<K, V>> {
@@ -87,6 +91,7 @@ where
         match self.shard(key).leases.get_mut(key)? {
             Lease { until, state: State::Held { value, used_at } } if now < *until => {
                 *used_at = Some(now);
+                metrics::lease_lookup(self.kind, true);
                 Some(value.clone())
             }
             _ => None,
@@ -106,7 +111,10 @@ where
             let mut shard = self.shard(&key);
             let sent = Instant::now();
             match shard.leases.get(&key).filter(|lease| sent < lease.until).map(|lease| &lease.state) {
-                Some(State::Held { value, .. }) => return Ok(Some(value.clone())),
+                Some(State::Held { value, .. }) => {
+                    metrics::lease_lookup(self.kind, true);
+                    return Ok(Some(value.clone()));
+                }
                 Some(State::Reading(reading)) => reading.clone(),
                 None => {
                     let (leases, settled) = (Arc::clone(self), key.clone());
@@ -121,6 +129,7 @@ where
                 }
             }
         };
+        metrics::lease_lookup(self.kind, false);
         reading.await
     }
 
@@ -215,7 +224,7 @@ mod tests {
     type Counted = Leases<u32, usize>;
 
     fn leases() -> Arc<Counted> {
-        Leases::new(LEASE, |_| None)
+        Leases::new(Leased::Token, LEASE, |_| None)
     }
 
     /// Reads how many reads there were.
@@ -277,7 +286,8 @@ mod tests {
     #[tokio::test]
     async fn absence_failure_and_the_dead_are_not_held() {
         pause();
-        let leases = Leases::<u32, usize>::new(LEASE, |_| Some(Instant::now() + Duration::from_millis(10)));
+        let leases =
+            Leases::<u32, usize>::new(Leased::Token, LEASE, |_| Some(Instant::now() + Duration::from_millis(10)));
         assert_eq!(leases.read(0, async { Ok(None) }).await.unwrap(), None);
         leases.read(0, async { Err(StoreError::Timeout) }).await.unwrap_err();
         assert_eq!(leases.recall(&0), None);
@@ -319,7 +329,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_lease_the_store_is_asked_each_time() {
-        let (leases, reads) = (Leases::new(Duration::ZERO, |_| None), Arc::new(AtomicUsize::new(0)));
+        let (leases, reads) = (Leases::new(Leased::Token, Duration::ZERO, |_| None), Arc::new(AtomicUsize::new(0)));
         assert_eq!(count(&leases, 0, &reads).await, Some(0));
         assert_eq!(count(&leases, 0, &reads).await, Some(1));
         assert_eq!(leases.recall(&0), None);
@@ -354,7 +364,7 @@ mod tests {
     #[tokio::test]
     async fn a_renewal_does_not_outlive_the_end_nor_what_took_its_place() {
         pause();
-        let leases = Leases::<u32, Instant>::new(LEASE, |ends_at| Some(*ends_at));
+        let leases = Leases::<u32, Instant>::new(Leased::Token, LEASE, |ends_at| Some(*ends_at));
         let ends_at = Instant::now() + LEASE * 3 / 2;
         leases.read(0, async move { Ok(Some(ends_at)) }).await.unwrap();
         leases.recall(&0).unwrap();

@@ -20,7 +20,7 @@ use super::{
     Creation, Listing, LiveToken, Page, PasswordHash, Rotation, Store, StoreError, Token, TokenDigest, TokenId, User,
     UserName,
 };
-use crate::domain::token::SignedToken;
+use crate::{domain::token::SignedToken, telemetry::metrics::Leased};
 
 mod leases;
 
@@ -80,8 +80,8 @@ impl LeasedStore {
     /// Where the lease is longer than [`LEASE`], which other replicas do not wait for.
     pub fn new(store: Arc<dyn Store>, lease: Duration) -> Self {
         assert!(lease <= LEASE, "no replica waits longer than {LEASE:?}");
-        let tokens = Leases::new(lease, |presented: &Arc<Presented>| presented.ends_at());
-        Self { store, tokens, users: Leases::new(lease, |_| None) }
+        let tokens = Leases::new(Leased::Token, lease, |presented: &Arc<Presented>| presented.ends_at());
+        Self { store, tokens, users: Leases::new(Leased::User, lease, |_| None) }
     }
 
     /// The token whose JWT has this digest, if a lease on it holds.

@@ -19,7 +19,8 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use crate::store::StoreError;
+use super::observed::Observed;
+use crate::{store::StoreError, telemetry::metrics};
 
 /// Connections leave the pool for good, so that one place in it is enough to make the next.
 const POOL_SIZE: usize = 1;
@@ -42,7 +43,7 @@ impl From<Failure> for StoreError {
 /// A shared connection that renews itself.
 pub(super) struct Connection {
     pool: Pool,
-    current: ArcSwapOption<MultiplexedConnection>,
+    current: ArcSwapOption<Observed<MultiplexedConnection>>,
     /// Held by the one who makes the next connection, so that a Redis that comes back is not stormed.
     renewal: Mutex<()>,
     timeout: Duration,
@@ -62,7 +63,10 @@ impl Connection {
     }
 
     /// Sends a request that may be sent twice, and does so where the connection breaks under the first.
-    pub(super) async fn repeat<T, F>(&self, request: impl Fn(MultiplexedConnection) -> F) -> Result<T, StoreError>
+    pub(super) async fn repeat<T, F>(
+        &self,
+        request: impl Fn(Observed<MultiplexedConnection>) -> F,
+    ) -> Result<T, StoreError>
     where
         F: Future<Output = RedisResult<T>>,
     {
@@ -75,7 +79,10 @@ impl Connection {
     }
 
     /// Sends a request once.
-    pub(super) async fn once<T, F>(&self, request: impl Fn(MultiplexedConnection) -> F) -> Result<T, StoreError>
+    pub(super) async fn once<T, F>(
+        &self,
+        request: impl Fn(Observed<MultiplexedConnection>) -> F,
+    ) -> Result<T, StoreError>
     where
         F: Future<Output = RedisResult<T>>,
     {
@@ -85,7 +92,7 @@ impl Connection {
     async fn attempt<T, F>(
         &self,
         deadline: Instant,
-        request: &impl Fn(MultiplexedConnection) -> F,
+        request: &impl Fn(Observed<MultiplexedConnection>) -> F,
     ) -> Result<T, Failure>
     where
         F: Future<Output = RedisResult<T>>,
@@ -103,7 +110,7 @@ impl Connection {
         result
     }
 
-    async fn get(&self) -> Result<Arc<MultiplexedConnection>, Failure> {
+    async fn get(&self) -> Result<Arc<Observed<MultiplexedConnection>>, Failure> {
         if let Some(connection) = self.current.load_full() {
             return Ok(connection);
         }
@@ -111,11 +118,13 @@ impl Connection {
         if let Some(connection) = self.current.load_full() {
             return Ok(connection);
         }
-        let made = self.pool.get().await.map_err(|error| match error {
+        let made = self.pool.get().await;
+        metrics::redis_connect(made.is_ok());
+        let made = made.map_err(|error| match error {
             PoolError::Backend(error) => Failure::Redis(error),
             _ => Failure::Timeout,
         })?;
-        let connection = Arc::new(deadpool_redis::Connection::take(made));
+        let connection = Arc::new(Observed::new(deadpool_redis::Connection::take(made)));
         self.current.store(Some(Arc::clone(&connection)));
         Ok(connection)
     }

@@ -13,7 +13,7 @@ use deadpool_redis::redis::{
     self, RedisError, RedisResult, Script, ScriptInvocation, aio::MultiplexedConnection, pipe,
 };
 
-use self::connection::Connection;
+use self::{connection::Connection, observed::Observed};
 use super::{
     Creation, Listing, LiveToken, Page, PasswordHash, Rotation, Store, StoreError, Token, TokenDigest, TokenId, User,
     UserName,
@@ -21,6 +21,7 @@ use super::{
 
 mod connection;
 mod keys;
+mod observed;
 mod records;
 
 /// A Redis server, not necessarily there.
@@ -61,7 +62,7 @@ impl RedisStore {
 /// The answer of a script that reports a success as 1 and its absence as 0.
 async fn invoke<T: redis::FromRedisValue>(
     invocation: &ScriptInvocation<'_>,
-    mut connection: MultiplexedConnection,
+    mut connection: Observed<MultiplexedConnection>,
 ) -> RedisResult<T> {
     invocation.invoke_async(&mut connection).await
 }

@@ -1,0 +1,65 @@
+//! A connection whose round trips are observed.
+
+use std::sync::Arc;
+
+use deadpool_redis::redis::{Arg, Cmd, Pipeline, RedisError, RedisFuture, Value, aio::ConnectionLike};
+
+use crate::telemetry::{
+    metrics::{self, Counted},
+    redis::RoundTrip,
+};
+
+/// A connection that tells how long Redis takes for what. Its clones count as one.
+#[derive(Clone)]
+pub(super) struct Observed<C> {
+    connection: C,
+    _open: Arc<Counted>,
+}
+
+impl<C> Observed<C> {
+    /// Observes a connection that was just opened.
+    pub(super) fn new(connection: C) -> Self {
+        Self { connection, _open: Arc::new(metrics::redis_connection_open()) }
+    }
+}
+
+impl<C: ConnectionLike + Send> ConnectionLike for Observed<C> {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        let trip = RoundTrip { command: name(command), commands: 1 };
+        Box::pin(trip.observe(error_type, self.connection.req_packed_command(command)))
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        let trip = RoundTrip { command: "PIPELINE", commands: pipeline.len() };
+        Box::pin(trip.observe(error_type, self.connection.req_packed_commands(pipeline, offset, count)))
+    }
+
+    fn get_db(&self) -> i64 {
+        self.connection.get_db()
+    }
+}
+
+/// The command's name, if it is one that is sent here.
+fn name(command: &Cmd) -> &'static str {
+    const KNOWN: [&str; 15] = [
+        "CONFIG", "EVALSHA", "EXISTS", "GET", "HGETALL", "INFO", "MGET", "PING", "PTTL", "ROLE", "SADD", "SCRIPT",
+        "SMEMBERS", "SREM", "WAIT",
+    ];
+    let Some(Arg::Simple(name)) = command.args_iter().next() else { return "OTHER" };
+    KNOWN.into_iter().find(|known| known.as_bytes().eq_ignore_ascii_case(name)).unwrap_or("OTHER")
+}
+
+fn error_type(error: &RedisError) -> &'static str {
+    if error.is_timeout() {
+        "timeout"
+    } else if error.is_connection_dropped() || error.is_connection_refusal() || error.is_io_error() {
+        "connection"
+    } else {
+        "refused"
+    }
+}

@@ -1,0 +1,92 @@
+//! Audit events: who did what to whose tokens, users and keys.
+//!
+//! One event each, at `info`, on the target `audit`, with the span of the request around it: its id, the client's address
+//! and the user who logged in. `MAYFLY_LOG` leaves them on unless it says otherwise (`audit=off`). Nothing in them is a
+//! secret, and nothing is text of a client's choice: names of users and ids have their own narrow alphabets.
+//! What happened is counted, too. `deploy/observability/README.md` lists them with their fields.
+
+use std::time::Duration;
+
+use super::metrics;
+use crate::domain::{
+    life::Life,
+    token::TokenId,
+    user::{Role, UserName},
+};
+
+/// The target of all audit events.
+pub const TARGET: &str = "audit";
+
+/// Why somebody was not let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoginFailure {
+    /// Nobody has this name. It is not written down: people type passwords into the field for names.
+    UnknownUser,
+    /// The user exists and has another password.
+    WrongPassword,
+    /// The right password of a user who is disabled.
+    Disabled,
+}
+
+impl LoginFailure {
+    /// The word for it in events and metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::UnknownUser => "unknown_user",
+            Self::WrongPassword => "wrong_password",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
+/// Somebody was not let in who gave this name.
+pub fn login_failed(why: LoginFailure, name: &UserName) {
+    metrics::login_failed(why);
+    let account = (why != LoginFailure::UnknownUser).then(|| tracing::field::display(name));
+    tracing::info!(target: TARGET, reason = why.as_str(), account, "login.failed");
+}
+
+/// A token was issued.
+pub fn token_issued(owner: &UserName, id: TokenId, life: Life) {
+    metrics::token_issued();
+    tracing::info!(target: TARGET, %owner, token_id = %id, life_seconds = life.seconds(), "token.issued");
+}
+
+/// A token got a successor, and dies after the overlap at the latest.
+pub fn token_rotated(owner: &UserName, id: TokenId, successor: TokenId, overlap: Duration) {
+    metrics::token_rotated();
+    let overlap_seconds = overlap.as_secs();
+    tracing::info!(target: TARGET, %owner, token_id = %id, successor_id = %successor, overlap_seconds, "token.rotated");
+}
+
+/// A token was ended: by the user of the span, or, where nobody logged in, by whoever held it.
+pub fn token_revoked(owner: &UserName, id: TokenId) {
+    metrics::tokens_revoked(1);
+    tracing::info!(target: TARGET, %owner, token_id = %id, "token.revoked");
+}
+
+/// All tokens of a user were ended, so many of them.
+pub fn tokens_revoked(owner: &UserName, tokens: u64) {
+    metrics::tokens_revoked(tokens);
+    tracing::info!(target: TARGET, %owner, tokens, "tokens.revoked");
+}
+
+/// A user was added.
+pub fn user_added(name: &UserName, role: Role) {
+    tracing::info!(target: TARGET, account = %name, role = role.as_str(), "user.added");
+}
+
+/// A user has another password.
+pub fn password_changed(name: &UserName) {
+    tracing::info!(target: TARGET, account = %name, "user.password_changed");
+}
+
+/// A user was removed, with all tokens.
+pub fn user_removed(name: &UserName) {
+    tracing::info!(target: TARGET, account = %name, "user.removed");
+}
+
+/// The keys that sign and verify tokens were read anew; these are their `kid`s.
+pub fn keys_changed(ids: &[String]) {
+    tracing::info!(target: TARGET, keys = ids.join(" "), "keys.changed");
+}

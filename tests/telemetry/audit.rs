@@ -1,0 +1,113 @@
+//! Who did what: one event each.
+
+use serde_json::Value;
+
+use crate::support::{ADMIN_PASSWORD, Backend, Log, Service, run};
+
+const TOKEN: &str = "/api/v1alpha/token";
+
+/// The audit events in a log, in order.
+fn events(log: &Log) -> Vec<Value> {
+    log.lines().into_iter().filter(|line| line["target"] == "audit").collect()
+}
+
+/// The one event with this name that came last.
+fn last(log: &Log, event: &str) -> Value {
+    let last = || events(log).into_iter().rfind(|line| line["message"] == event);
+    crate::support::eventually(event, last)
+}
+
+#[test]
+fn each_change_is_an_event_that_says_by_whom_and_from_where() {
+    let log = Log::new();
+    let service = Service::start_with(Backend::Redis, |command| {
+        // Whatever else is not of interest.
+        command.env("MAYFLY_LOG", "error").stderr(log.stdio());
+    });
+    assert_eq!(last(&log, "user.added")["account"], "admin");
+
+    let (id, jwt) = service.admin().issue("x", "1h");
+    let issued = last(&log, "token.issued");
+    assert_eq!(issued["level"], "INFO");
+    assert_eq!((&issued["owner"], &issued["token_id"]), (&"admin".into(), &(&*id).into()));
+    assert_eq!(issued["life_seconds"], 3600);
+    assert_eq!((&issued["span"]["user"], &issued["span"]["client"]), (&"admin".into(), &"127.0.0.1".into()));
+
+    let revoke = service.admin().delete(&format!("{TOKEN}/{id}")).header("x-request-id", "the-revocation");
+    assert_eq!(revoke.send().status, 200);
+    let revoked = last(&log, "token.revoked");
+    assert_eq!((&revoked["owner"], &revoked["token_id"]), (&"admin".into(), &(&*id).into()));
+    assert_eq!(revoked["span"]["request_id"], "the-revocation");
+    assert_eq!((&revoked["span"]["user"], &revoked["span"]["client"]), (&"admin".into(), &"127.0.0.1".into()));
+
+    // What did not happen is no event.
+    service.admin().delete(&format!("{TOKEN}/{id}")).send().problem(404);
+    service.client().with_bearer(&jwt).delete(&format!("{TOKEN}/self")).send().problem(401);
+    assert_eq!(events(&log).iter().filter(|line| line["message"] == "token.revoked").count(), 1);
+
+    // Whoever holds a token may end it; that is nobody who logged in.
+    let (id, jwt) = service.admin().issue("y", "1h");
+    assert_eq!(service.client().with_bearer(&jwt).delete(&format!("{TOKEN}/self")).send().status, 200);
+    let revoked = last(&log, "token.revoked");
+    assert_eq!((&revoked["token_id"], &revoked["span"]["user"]), (&(&*id).into(), &Value::Null));
+
+    let (first, _) = service.admin().issue("z", "1h");
+    let rotation =
+        service.admin().post(&format!("{TOKEN}/{first}/rotate"), &serde_json::json!({"overlap": "5m"})).send();
+    let rotated = last(&log, "token.rotated");
+    assert_eq!((&rotated["token_id"], &rotated["overlap_seconds"]), (&(&*first).into(), &300.into()));
+    assert_eq!(rotated["successor_id"], rotation.json()["jwt_token_id"]);
+
+    assert_eq!(service.admin().delete(TOKEN).send().status, 200);
+    let revoked = last(&log, "tokens.revoked");
+    assert_eq!((&revoked["owner"], &revoked["tokens"]), (&"admin".into(), &2.into()));
+
+    let keys = serde_json::from_str::<Value>(&std::fs::read_to_string(&service.keys_file).unwrap()).unwrap();
+    let kid = keys["keys"][0]["kid"].as_str().unwrap();
+    service.process.signal(nix::sys::signal::Signal::SIGHUP);
+    assert_eq!(last(&log, "keys.changed")["keys"], kid);
+
+    assert!(log.lines().iter().all(|line| line["target"] == "audit"), "{}", log.text());
+}
+
+#[test]
+fn a_failed_login_says_why_and_never_what_was_typed() {
+    let log = Log::new();
+    let service = Service::start_with(Backend::Memory, |command| {
+        command.stderr(log.stdio());
+    });
+    service.client().with_basic("admin", "wrong").get(TOKEN).send().problem(401);
+    let failed = last(&log, "login.failed");
+    assert_eq!((&failed["reason"], &failed["account"]), (&"wrong_password".into(), &"admin".into()));
+    assert_eq!((&failed["span"]["user"], &failed["span"]["client"]), (&Value::Null, &"127.0.0.1".into()));
+
+    // Into the field for names, people type passwords.
+    service.client().with_basic("tr0ub4dor", ADMIN_PASSWORD).get(TOKEN).send().problem(401);
+    crate::support::eventually("the event", || {
+        let failed = last(&log, "login.failed");
+        (failed["reason"] == "unknown_user" && failed["account"].is_null()).then_some(())
+    });
+    assert!(!log.text().contains("tr0ub4dor"), "{}", log.text());
+}
+
+#[test]
+fn commands_are_audited_too() {
+    let service = Service::start(Backend::Redis);
+    let url = service.redis.as_ref().unwrap().url();
+    for (arguments, event) in [
+        (&["add", "bob", "--role=admin", "--password-stdin"][..], "user.added"),
+        (&["password", "bob", "--password-stdin"], "user.password_changed"),
+        (&["remove", "bob"], "user.removed"),
+    ] {
+        let output = run(Service::command().env("MAYFLY_REDIS_URL", &url).arg("user").args(arguments), "secret");
+        assert!(output.status.success(), "{output:?}");
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let line: Value = serde_json::from_str(&stderr).expect(&stderr);
+        assert_eq!(
+            (&line["target"], &line["message"], &line["account"]),
+            (&"audit".into(), &event.into(), &"bob".into())
+        );
+        assert_eq!(line["span"]["name"], "command");
+        assert!(line["span"]["uid"].is_u64(), "{line}");
+    }
+}

@@ -1,0 +1,177 @@
+//! What Prometheus scrapes, and what the dashboard and the alerts make of it.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::support::{ADMIN_PASSWORD, Backend, Client, Prometheus, Service, eventually, promtool};
+
+const TOKEN: &str = "/api/v1alpha/token";
+const VERIFY: &str = "/api/v1alpha/verify";
+const OBSERVABILITY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/observability");
+
+/// The page, as Prometheus gets it.
+fn page(service: &Service) -> String {
+    let answer = Client::new(&service.metrics_url).get("").send();
+    assert_eq!((answer.status, answer.header("content-type")), (200, "text/plain; version=0.0.4"));
+    answer.text
+}
+
+/// The value of a series, named as on the page; 0 where it is not there.
+fn value(service: &Service, series: &str) -> f64 {
+    let page = page(service);
+    let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
+    line.map_or(0.0, |value| value.parse().unwrap())
+}
+
+/// Has something of everything happen.
+fn exercise(service: &Service) {
+    let (id, jwt) = service.admin().issue("x", "1h");
+    let bearer = service.client().with_bearer(&jwt);
+    for _ in 0..3 {
+        assert_eq!(bearer.get(VERIFY).send().status, 200);
+    }
+    service.client().with_basic("admin", "wrong").get(TOKEN).send().problem(401);
+    service.client().with_basic("stranger", ADMIN_PASSWORD).get(TOKEN).send().problem(401);
+    service.client().with_bearer("nonsense").get(VERIFY).send().problem(401);
+    let (rotated, _) = service.admin().issue("y", "1h");
+    assert_eq!(service.admin().post(&format!("{TOKEN}/{rotated}/rotate"), &serde_json::json!({})).send().status, 201);
+    assert_eq!(service.admin().delete(&format!("{TOKEN}/{id}")).send().status, 200);
+    bearer.get(VERIFY).send().problem(401);
+    service.client().get("/no/such/path").send().problem(404);
+}
+
+#[test]
+fn what_happens_is_counted() {
+    let service = Service::start(Backend::Redis);
+    exercise(&service);
+    let requests = |labels: &str| value(&service, &format!("http_server_request_duration_seconds_count{{{labels}}}"));
+    let labels = |method: &str, status: u16, route: &str| {
+        format!("http_request_method=\"{method}\",http_response_status_code=\"{status}\",http_route=\"{route}\"")
+    };
+    for (series, expected) in [
+        (labels("POST", 201, TOKEN), 2.0),
+        (labels("GET", 401, TOKEN), 2.0),
+        (labels("GET", 200, VERIFY), 3.0),
+        (labels("GET", 401, VERIFY), 2.0),
+        (labels("DELETE", 200, "/api/v1alpha/token/{id}"), 1.0),
+        ("http_request_method=\"GET\",http_response_status_code=\"404\"".into(), 1.0),
+    ] {
+        assert!((requests(&series) - expected).abs() < 0.1, "{series}: {} in {}", requests(&series), page(&service));
+    }
+    for (series, expected) in [
+        ("mayfly_token_verifications_total{result=\"active\"}", 3.0),
+        ("mayfly_token_verifications_total{result=\"revoked\"}", 1.0),
+        ("mayfly_token_verifications_total{result=\"invalid\"}", 1.0),
+        ("mayfly_token_verifications_total{result=\"expired\"}", 0.0),
+        ("mayfly_token_verifications_total{result=\"unavailable\"}", 0.0),
+        ("mayfly_lease_lookups_total{kind=\"token\",result=\"hit\"}", 2.0),
+        ("mayfly_login_failures_total{reason=\"wrong_password\"}", 1.0),
+        ("mayfly_login_failures_total{reason=\"unknown_user\"}", 1.0),
+        ("mayfly_login_failures_total{reason=\"disabled\"}", 0.0),
+        ("mayfly_tokens_issued_total", 2.0),
+        ("mayfly_tokens_rotated_total", 1.0),
+        ("mayfly_tokens_revoked_total", 1.0),
+        ("mayfly_password_hash_refusals_total", 0.0),
+        ("mayfly_password_hash_waiting", 0.0),
+        ("http_server_active_requests", 0.0),
+    ] {
+        assert!((value(&service, series) - expected).abs() < 0.1, "{series} in {}", page(&service));
+    }
+    for series in [
+        "db_client_operation_duration_seconds_count{db_operation_name=\"EVALSHA\",db_system_name=\"redis\"}",
+        "db_client_operation_duration_seconds_count{db_operation_name=\"PIPELINE\",db_system_name=\"redis\"}",
+        "mayfly_password_hash_duration_seconds_count",
+        "mayfly_redis_connects_total{result=\"ok\"}",
+        "mayfly_redis_connections_open",
+        "process_cpu_time_seconds_total{cpu_mode=\"user\"}",
+        "process_memory_usage_bytes",
+        "mayfly_process_file_descriptors",
+        "process_uptime_seconds",
+    ] {
+        assert!(value(&service, series) > 0.0, "{series} in {}", page(&service));
+    }
+}
+
+#[test]
+fn trouble_is_counted_too() {
+    let mut service = Service::start(Backend::Redis);
+    let (_, jwt) = service.admin().issue("x", "1h");
+    let (_, short) = service.admin().issue("x", "1s");
+    drop(service.redis.take());
+    service.client().with_bearer(&jwt).get(VERIFY).send().problem(503);
+    eventually("the token expires", || {
+        (service.client().with_bearer(&short).get(VERIFY).send().status == 401).then_some(())
+    });
+    for series in [
+        "mayfly_token_verifications_total{result=\"unavailable\"}",
+        "mayfly_token_verifications_total{result=\"expired\"}",
+        "mayfly_redis_connects_total{result=\"failed\"}",
+        "db_client_operation_duration_seconds_count{db_operation_name=\"PIPELINE\",db_system_name=\"redis\",error_type=\"connection\"}",
+    ] {
+        assert!(value(&service, series) > 0.0, "{series} in {}", page(&service));
+    }
+}
+
+#[test]
+fn the_page_is_what_prometheus_wants_and_names_nobody() {
+    let service = Service::start(Backend::Redis);
+    let (id, jwt) = service.admin().issue("x", "1h");
+    exercise(&service);
+    service.client().with_bearer(&jwt).get(&format!("{VERIFY}/some/path")).send();
+    service.client().request("PATCH", "/some/path").send();
+    let page = page(&service);
+    promtool(&["check", "metrics"], &page);
+    for text in ["admin", "stranger", &id, "some/path", "127.0.0.1"] {
+        assert!(!page.contains(text), "{text} in {page}");
+    }
+}
+
+#[test]
+fn it_is_apart_from_the_api_and_can_be_off() {
+    let service = Service::start(Backend::Memory);
+    service.client().get("/metrics").send().problem(404);
+    assert_eq!(Client::new(service.metrics_url.trim_end_matches("/metrics")).get(TOKEN).send().status, 404);
+    let service = Service::start_with(Backend::Memory, |command| {
+        command.env("MAYFLY_METRICS_LISTEN", "off");
+    });
+    assert_eq!(service.metrics_url, "");
+}
+
+/// Every query of the dashboard, with what it belongs to; variables stand for anything.
+fn queries() -> Vec<(String, String)> {
+    let dashboard = fs::read_to_string(format!("{OBSERVABILITY}/grafana/mayfly.json")).unwrap();
+    let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
+    let panels = dashboard["panels"].as_array().unwrap().iter().filter(|panel| panel["type"] != "row");
+    let queries = panels.flat_map(|panel| {
+        let targets = panel["targets"].as_array().unwrap().iter();
+        let title = panel["title"].as_str().unwrap();
+        targets.map(move |target| (title.to_owned(), target["expr"].as_str().unwrap().to_owned()))
+    });
+    queries.map(|(title, query)| (title, query.replace("$__rate_interval", "1m").replace("$instance", ".*"))).collect()
+}
+
+#[test]
+fn a_real_prometheus_answers_the_dashboard() {
+    let service = Service::start(Backend::Redis);
+    exercise(&service);
+    let target = service.metrics_url.trim_start_matches("http://").trim_end_matches("/metrics");
+    let prometheus = Prometheus::scraping(&[target]);
+    eventually("it is scraped", || (!prometheus.query("rate(process_uptime_seconds[1m])").is_empty()).then_some(()));
+    exercise(&service);
+    let queries = queries();
+    assert!(queries.len() > 15);
+    for (title, query) in queries {
+        eventually(&format!("{title}: {query}"), || (!prometheus.query(&query).is_empty()).then_some(()));
+    }
+    // What is there is what happened.
+    let issued = || prometheus.query("sum(mayfly_tokens_issued_total)")[0]["value"][1].as_str().unwrap() == "4";
+    eventually("the tokens are counted", || issued().then_some(()));
+}
+
+#[test]
+fn the_alerts_are_sound() {
+    promtool(&["check", "rules", &format!("{OBSERVABILITY}/prometheus/rules.yml")], "");
+    promtool(&["test", "rules", &format!("{OBSERVABILITY}/prometheus/rules_test.yml")], "");
+    promtool(&["check", "config", &format!("{OBSERVABILITY}/prometheus/prometheus.yml")], "");
+}

@@ -1,0 +1,38 @@
+//! A service whose clock panics with all secrets that it was given.
+
+use std::{env, future::pending, sync::Arc, time::Duration};
+
+use mayfly::{
+    domain::{keys::KeySet, life::Life, token::TokenRules, user::Role},
+    http::{self, Services},
+    service::{Clock, login::Login, readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens, users::Users},
+    store::{Store, leased::LeasedStore, memory::MemoryStore},
+    telemetry::{self, LogFormat, Otlp},
+};
+use tokio::net::TcpListener;
+
+/// Serves until the process ends. Prints where.
+#[tokio::main]
+pub(super) async fn serve(password: String, keys: String) {
+    let otlp = Otlp::load(&env::vars().filter(|(name, _)| name.starts_with("OTEL_")).collect()).unwrap();
+    let settings = telemetry::Settings { log: "trace".into(), log_format: LogFormat::Json, otlp };
+    let _telemetry = telemetry::init(&settings, None).unwrap();
+
+    let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+    let users = Users::new(Arc::clone(&store), Clock::system());
+    assert!(users.add("admin".parse().unwrap(), Role::Admin, password.parse().unwrap()).await.unwrap());
+    let store = Arc::new(LeasedStore::new(store, Duration::ZERO));
+    let signing = Arc::new(SigningKeys::fixed(KeySet::parse(&keys).unwrap()));
+    let clock = Clock::new(move || panic!("it is {password} past {keys}"));
+    let rules = TokenRules { max_life: Life::parse("1h").unwrap(), quota: 10, issuer: None };
+    let services = Services {
+        tokens: Tokens::new(Arc::clone(&store), Arc::clone(&signing), clock, rules),
+        login: Login::new(Arc::clone(&store) as Arc<dyn Store>),
+        readiness: Readiness::new(store),
+        keys: signing,
+        issuer: None,
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    println!("\nhttp://{}", listener.local_addr().unwrap());
+    http::server::serve(listener, http::endpoint(Arc::new(services)), pending(), Duration::ZERO).await.unwrap();
+}

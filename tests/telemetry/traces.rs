@@ -1,0 +1,177 @@
+//! What a collector is sent.
+
+use std::{
+    net::TcpListener,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+
+use crate::support::{Backend, Collector, Log, Service, Span, eventually};
+
+const TOKEN: &str = "/api/v1alpha/token/{id}";
+const TRACE_ID: &str = "0af7651916cd43dd8448eb211c80319c";
+const CALLER: &str = "b7ad6b7169203331";
+
+fn traceparent(flags: &str) -> String {
+    format!("00-{TRACE_ID}-{CALLER}-{flags}")
+}
+
+/// Has the service send all signals here, at once.
+fn send_to(collector: &Collector) -> impl FnOnce(&mut Command) {
+    let url = collector.url.clone();
+    move |command| {
+        command
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", url)
+            .env("OTEL_BSP_SCHEDULE_DELAY", "50")
+            .env("OTEL_BLRP_SCHEDULE_DELAY", "50")
+            .env("OTEL_METRIC_EXPORT_INTERVAL", "50");
+    }
+}
+
+/// The spans of this trace, once there are so many.
+fn spans(collector: &Collector, trace_id: &str, count: usize) -> Vec<Span> {
+    eventually("the spans arrive", || {
+        let spans: Vec<_> = collector.received().spans().into_iter().filter(|span| span.trace_id == trace_id).collect();
+        (spans.len() >= count).then_some(spans)
+    })
+}
+
+#[test]
+fn a_trace_goes_from_the_caller_down_to_redis() {
+    let collector = Collector::start();
+    let service = Service::start_with(Backend::Redis, |command| {
+        send_to(&collector)(command);
+        command.env("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test");
+    });
+    let request = service.admin().get("/api/v1alpha/token/b56929f3-54f1-4dc2-9984-9bba615e26e6");
+    request.header("traceparent", &traceparent("01")).header("x-request-id", "traced").send().problem(404);
+
+    let spans = spans(&collector, TRACE_ID, 4);
+    let named = |name: &str| {
+        let mut named = spans.iter().filter(|span| span.name == name);
+        let span = named.next().unwrap_or_else(|| panic!("{name} is not in {spans:#?}"));
+        assert!(named.next().is_none(), "{spans:#?}");
+        span
+    };
+    let server = named(&format!("GET {TOKEN}"));
+    assert_eq!((&*server.parent_id, server.kind), (CALLER, 2));
+    for (attribute, expected) in [
+        ("http.request.method", "GET"),
+        ("http.route", TOKEN),
+        ("http.response.status_code", "404"),
+        ("http.response.header.x-request-id", "traced"),
+        ("client.address", "127.0.0.1"),
+        ("url.scheme", "http"),
+    ] {
+        assert_eq!(server.attributes[attribute], expected, "{attribute}");
+    }
+    for (attribute, expected) in [
+        ("service.name", "mayfly"),
+        ("service.version", env!("CARGO_PKG_VERSION")),
+        ("deployment.environment.name", "test"),
+    ] {
+        assert_eq!(server.resource[attribute], expected, "{attribute}");
+    }
+    assert!(uuid::Uuid::parse_str(&server.resource["service.instance.id"]).is_ok());
+    // The login reads the user, and hashes; then the token and its life are read at once.
+    for (name, kind) in [("HGETALL", 3), ("hash password", 1), ("PIPELINE", 3)] {
+        let span = named(name);
+        assert_eq!((&span.parent_id, span.kind), (&server.id, kind), "{name}");
+        if kind == 3 {
+            assert_eq!((&*span.attributes["db.system.name"], &*span.attributes["db.operation.name"]), ("redis", name));
+        }
+    }
+    assert_eq!(spans.len(), 4, "{spans:#?}");
+
+    // The line of the log belongs to the trace, and has all that is in it elsewhere.
+    let (_, fields, trace_id) = eventually("the line arrives", || {
+        let lines = collector.received().log_lines();
+        lines.into_iter().find(|(body, fields, _)| body == "request" && fields["request_id"] == "traced")
+    });
+    assert_eq!((&*trace_id, &*fields["user"], &*fields["client"]), (TRACE_ID, "admin", "127.0.0.1"));
+    assert_eq!((&*fields["route"], &*fields["status"]), (TOKEN, "404"));
+    eventually("metrics arrive", || {
+        collector.received().metric_names().contains(&"http.server.request.duration").then_some(())
+    });
+}
+
+#[test]
+fn the_verification_of_a_token_is_traced_where_the_caller_is() {
+    let collector = Collector::start();
+    let service = Service::start_with(Backend::Redis, send_to(&collector));
+    let (_, jwt) = service.admin().issue("x", "1h");
+    let verify = service.client().with_bearer(&jwt).get("/api/v1alpha/verify/some/path");
+    assert_eq!(verify.header("traceparent", &traceparent("01")).send().status, 200);
+    let spans = spans(&collector, TRACE_ID, 2);
+    let server = spans.iter().find(|span| span.name == "GET /api/v1alpha/verify").unwrap();
+    let redis = spans.iter().find(|span| span.name == "PIPELINE").unwrap();
+    assert_eq!((&*server.parent_id, &redis.parent_id), (CALLER, &server.id));
+    assert_eq!(redis.attributes["db.operation.batch.size"], "2");
+    assert!(!format!("{spans:?}").contains("some/path"), "{spans:#?}");
+}
+
+#[test]
+fn what_is_not_sampled_is_not_sent() {
+    let collector = Collector::start();
+    let service = Service::start_with(Backend::Memory, |command| {
+        send_to(&collector)(command);
+        command.env("OTEL_TRACES_SAMPLER", "parentbased_always_off");
+    });
+    let get = || service.client().get("/livez");
+    assert_eq!(get().header("traceparent", &traceparent("00")).send().status, 200);
+    assert_eq!(get().header("traceparent", "nonsense").send().status, 200);
+    assert_eq!(get().send().status, 200);
+    assert_eq!(get().header("traceparent", &traceparent("01")).send().status, 200);
+    spans(&collector, TRACE_ID, 1);
+    assert_eq!(collector.received().spans().len(), 1);
+}
+
+#[test]
+fn the_last_of_it_is_sent_before_the_end() {
+    let collector = Collector::start();
+    let mut service = Service::start_with(Backend::Memory, |command| {
+        let never = "3600000";
+        command
+            .env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url)
+            .env("OTEL_BSP_SCHEDULE_DELAY", never)
+            .env("OTEL_BLRP_SCHEDULE_DELAY", never)
+            .env("OTEL_METRIC_EXPORT_INTERVAL", never);
+    });
+    assert_eq!(service.client().get("/livez").header("traceparent", &traceparent("01")).send().status, 200);
+    service.process.signal(Signal::SIGTERM);
+    assert_eq!(service.process.wait().code(), Some(0));
+    let received = collector.received();
+    assert!(received.spans().iter().any(|span| span.trace_id == TRACE_ID));
+    assert!(received.log_lines().iter().any(|(body, ..)| body == "shutting down"));
+    assert!(received.metric_names().contains(&"http.server.request.duration"));
+}
+
+#[test]
+fn a_dead_collector_is_nobodys_trouble() {
+    // One takes connections and answers nothing, one is not there.
+    let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
+    let absent = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for address in [deaf.local_addr().unwrap(), absent] {
+        let log = Log::new();
+        let mut service = Service::start_with(Backend::Memory, |command| {
+            command
+                .env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{address}"))
+                .env("OTEL_BSP_SCHEDULE_DELAY", "10")
+                .env("OTEL_BLRP_SCHEDULE_DELAY", "10")
+                .env("OTEL_METRIC_EXPORT_INTERVAL", "10")
+                .env("OTEL_BSP_MAX_QUEUE_SIZE", "16")
+                .stderr(log.stdio());
+        });
+        let begun = Instant::now();
+        for _ in 0..200 {
+            assert_eq!(service.client().get("/livez").send().status, 200);
+        }
+        assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+        let begun = Instant::now();
+        service.process.signal(Signal::SIGTERM);
+        assert_eq!(service.process.wait().code(), Some(0));
+        assert!(begun.elapsed() < Duration::from_secs(8), "{:?}", begun.elapsed());
+    }
+}
