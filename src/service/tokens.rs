@@ -125,14 +125,18 @@ impl Tokens {
         let description = description.parse()?;
         let life = Life::parse_up_to(life, self.rules.max_life)?;
         let issued = self.sign(owner, description, life);
-        match self.store.create_token(owner, &issued.token, self.rules.quota).await? {
-            Creation::Created => {
-                audit::token_issued(owner, issued.token.id, life);
-                Ok(issued)
+        let (store, owner, quota) = (Arc::clone(&self.store), owner.clone(), self.rules.quota);
+        let creation = async move {
+            match store.create_token(&owner, &issued.token, quota).await? {
+                Creation::Created => {
+                    audit::token_issued(&owner, issued.token.id, life);
+                    Ok(issued)
+                }
+                Creation::QuotaReached => Err(IssueError::QuotaReached(quota)),
+                Creation::NoSuchUser => Err(IssueError::NoSuchUser),
             }
-            Creation::QuotaReached => Err(IssueError::QuotaReached(self.rules.quota)),
-            Creation::NoSuchUser => Err(IssueError::NoSuchUser),
-        }
+        };
+        audit::complete(creation).await
     }
 
     /// Issues a token with the description and the life of another, which lives on for `overlap` only: not at all where
@@ -143,15 +147,19 @@ impl Tokens {
         let overlap = overlap.map(Life::parse).transpose()?.map_or(Duration::ZERO, Life::duration);
         let token = self.store.find_token(owner, id).await?.ok_or(RotateError::NoSuchToken)?.token;
         let issued = self.sign(owner, token.description.clone(), token.life);
-        match self.store.rotate_token(owner, &token, &issued.token, overlap, self.rules.quota).await? {
-            Rotation::Rotated => {
-                audit::token_rotated(owner, id, issued.token.id, overlap);
-                Ok(issued)
+        let (store, owner, quota) = (Arc::clone(&self.store), owner.clone(), self.rules.quota);
+        let rotation = async move {
+            match store.rotate_token(&owner, &token, &issued.token, overlap, quota).await? {
+                Rotation::Rotated => {
+                    audit::token_rotated(&owner, id, issued.token.id, overlap);
+                    Ok(issued)
+                }
+                Rotation::AlreadyRotated => Err(RotateError::AlreadyRotated),
+                Rotation::QuotaReached => Err(RotateError::QuotaReached(quota)),
+                Rotation::NoSuchToken => Err(RotateError::NoSuchToken),
             }
-            Rotation::AlreadyRotated => Err(RotateError::AlreadyRotated),
-            Rotation::QuotaReached => Err(RotateError::QuotaReached(self.rules.quota)),
-            Rotation::NoSuchToken => Err(RotateError::NoSuchToken),
-        }
+        };
+        audit::complete(rotation).await
     }
 
     fn sign(&self, owner: &UserName, description: Description, life: Life) -> Issued {
@@ -175,28 +183,40 @@ impl Tokens {
 
     /// Ends a token on every replica before it returns. `false`: there was none to end.
     pub async fn revoke(&self, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
-        let revoked = self.store.revoke_token(owner, id).await?;
-        if revoked {
-            audit::token_revoked(owner, id);
-        }
-        Ok(revoked)
+        let (store, owner) = (Arc::clone(&self.store), owner.clone());
+        let revocation = async move {
+            let revoked = store.revoke_token(&owner, id).await?;
+            if revoked {
+                audit::token_revoked(&owner, id);
+            }
+            Ok(revoked)
+        };
+        audit::complete(revocation).await
     }
 
     /// Ends all tokens of this user on every replica before it returns, and says how many there were.
     pub async fn revoke_all(&self, owner: &UserName) -> Result<u64, StoreError> {
-        let revoked = self.store.revoke_tokens(owner).await?;
-        audit::tokens_revoked(owner, revoked);
-        Ok(revoked)
+        let (store, owner) = (Arc::clone(&self.store), owner.clone());
+        let revocation = async move {
+            let revoked = store.revoke_tokens(&owner).await?;
+            audit::tokens_revoked(&owner, revoked);
+            Ok(revoked)
+        };
+        audit::complete(revocation).await
     }
 
     /// Ends the presented token on every replica before it returns.
     pub async fn revoke_presented(&self, jwt: &str) -> Result<(), VerifyError> {
         let SignedToken { owner, id, digest, .. } = self.check(jwt, TokenDigest::of(jwt))?;
-        if !self.store.revoke_presented(&owner, id, digest).await? {
-            return Err(VerifyError::Revoked);
-        }
-        audit::token_revoked(&owner, id);
-        Ok(())
+        let store = Arc::clone(&self.store);
+        let revocation = async move {
+            if !store.revoke_presented(&owner, id, digest).await? {
+                return Err(VerifyError::Revoked);
+            }
+            audit::token_revoked(&owner, id);
+            Ok(())
+        };
+        audit::complete(revocation).await
     }
 
     /// The presented token, as the store knows it at this moment.

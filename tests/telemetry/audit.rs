@@ -1,8 +1,10 @@
 //! Who did what: one event each.
 
+use std::{io::Write, net::TcpStream};
+
 use serde_json::Value;
 
-use crate::support::{ADMIN_PASSWORD, Backend, Log, Service, run};
+use crate::support::{ADMIN_PASSWORD, Backend, Log, Service, eventually, run};
 
 const TOKEN: &str = "/api/v1alpha/token";
 
@@ -14,7 +16,7 @@ fn events(log: &Log) -> Vec<Value> {
 /// The one event with this name that came last.
 fn last(log: &Log, event: &str) -> Value {
     let last = || events(log).into_iter().rfind(|line| line["message"] == event);
-    crate::support::eventually(event, last)
+    eventually(event, last)
 }
 
 #[test]
@@ -83,7 +85,7 @@ fn a_failed_login_says_why_and_never_what_was_typed() {
 
     // Into the field for names, people type passwords.
     service.client().with_basic("tr0ub4dor", ADMIN_PASSWORD).get(TOKEN).send().problem(401);
-    crate::support::eventually("the event", || {
+    eventually("the event", || {
         let failed = last(&log, "login.failed");
         (failed["reason"] == "unknown_user" && failed["account"].is_null()).then_some(())
     });
@@ -110,4 +112,21 @@ fn commands_are_audited_too() {
         assert_eq!(line["span"]["name"], "command");
         assert!(line["span"]["uid"].is_u64(), "{line}");
     }
+}
+
+#[test]
+fn hanging_up_is_no_way_to_leave_no_trace() {
+    let log = Log::new();
+    let service = Service::start_with(Backend::Redis, |command| {
+        command.stderr(log.stdio());
+    });
+    let (id, jwt) = service.admin().issue("x", "1h");
+    let request = format!("DELETE {TOKEN}/self HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {jwt}\r\n\r\n");
+    let mut stream = TcpStream::connect(service.url.trim_start_matches("http://")).unwrap();
+    stream.write_all(request.as_bytes()).unwrap();
+    // It takes a lease until it is answered.
+    let find = || service.redis.as_ref().unwrap().cli(&["EXISTS", &format!("mayfly:{{admin}}:token:{id}")]);
+    eventually("the token is gone", || (find() == "0").then_some(()));
+    drop(stream);
+    assert_eq!(last(&log, "token.revoked")["token_id"], *id);
 }
