@@ -4,11 +4,10 @@
 //! an exporter (such as `OTEL_TRACES_EXPORTER=otlp`), and off, at no cost, without. What is not built in is refused here;
 //! limits, intervals, headers, compression and attributes of the resource are read by the SDK itself.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
-use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_rustls::HttpsConnectorBuilder;
 use opentelemetry::KeyValue;
 use opentelemetry_appender_tracing::layer::{OpenTelemetryTracingBridge, TracingSpanAttributes};
 use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response, hyper::HyperClient};
@@ -38,11 +37,20 @@ const NOT_SENT: [&str; 5] = ["opentelemetry", "hyper", "h2", "rustls", "tokio_ru
 /// What to send to a collector.
 #[derive(Debug, Clone, Default)]
 pub struct Otlp {
-    traces: bool,
-    metrics: bool,
-    logs: bool,
+    traces: Option<Transport>,
+    metrics: Option<Transport>,
+    logs: Option<Transport>,
     pub(super) sampling: Sampling,
     resource: Option<Resource>,
+}
+
+/// How to get to a collector.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Transport {
+    /// `http://`
+    Plain,
+    /// `https://`, with the certificates that the system trusts.
+    Tls,
 }
 
 /// A variable, and what is wrong with it.
@@ -92,12 +100,13 @@ impl Otlp {
         if variables.get("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true")) {
             return Ok(Self::default());
         }
-        let mut mistakes = Vec::new();
-        let mut wanted = |signal: &Signal| signal.wanted(&variables).map_err(|mistake| mistakes.push(mistake)).ok();
-        let (traces, metrics, logs) = (wanted(&TRACES), wanted(&METRICS), wanted(&LOGS));
+        let mut mistakes = check_support(&variables);
+        let mut transport =
+            |signal: &Signal| signal.transport(&variables).map_err(|mistake| mistakes.push(mistake)).ok();
+        let (traces, metrics, logs) = (transport(&TRACES), transport(&METRICS), transport(&LOGS));
         let sampling = check_sampling(&variables).map_err(|mistake| mistakes.push(mistake)).ok();
         let otlp = (|| {
-            let sampling = sampling?;
+            let sampling = sampling.filter(|_| mistakes.is_empty())?;
             Some(Self {
                 traces: traces?,
                 metrics: metrics?,
@@ -111,10 +120,8 @@ impl Otlp {
 
     /// Where spans go, if anywhere.
     pub(super) fn tracer_provider(&self) -> Result<Option<SdkTracerProvider>, BuildError> {
-        if !self.traces {
-            return Ok(None);
-        }
-        let exporter = SpanExporter::builder().with_http().with_http_client(Client::new()?).build()?;
+        let Some(transport) = self.traces else { return Ok(None) };
+        let exporter = SpanExporter::builder().with_http().with_http_client(Client::new(transport)?).build()?;
         // A span is begun for a request that is to be traced, and for no other.
         let provider = SdkTracerProvider::builder()
             .with_sampler(Sampler::AlwaysOn)
@@ -125,15 +132,15 @@ impl Otlp {
 
     /// Where measurements go, if anywhere: to be scraped, to a collector, or both.
     pub(super) fn meter_provider(&self, scraped: Option<&Prometheus>) -> Result<Option<SdkMeterProvider>, BuildError> {
-        if !self.metrics && scraped.is_none() {
+        if self.metrics.is_none() && scraped.is_none() {
             return Ok(None);
         }
         let mut provider = SdkMeterProvider::builder().with_resource(self.resource());
         if let Some(prometheus) = scraped {
             provider = provider.with_reader(prometheus.reader());
         }
-        if self.metrics {
-            let exporter = MetricExporter::builder().with_http().with_http_client(Client::new()?).build()?;
+        if let Some(transport) = self.metrics {
+            let exporter = MetricExporter::builder().with_http().with_http_client(Client::new(transport)?).build()?;
             provider = provider.with_periodic_exporter(exporter);
         }
         Ok(Some(provider.build()))
@@ -141,10 +148,8 @@ impl Otlp {
 
     /// Where lines of the log go besides standard error, if anywhere.
     pub(super) fn logger_provider(&self) -> Result<Option<SdkLoggerProvider>, BuildError> {
-        if !self.logs {
-            return Ok(None);
-        }
-        let exporter = LogExporter::builder().with_http().with_http_client(Client::new()?).build()?;
+        let Some(transport) = self.logs else { return Ok(None) };
+        let exporter = LogExporter::builder().with_http().with_http_client(Client::new(transport)?).build()?;
         Ok(Some(SdkLoggerProvider::builder().with_resource(self.resource()).with_batch_exporter(exporter).build()))
     }
 
@@ -154,8 +159,8 @@ impl Otlp {
 }
 
 impl Signal {
-    /// Whether the signal is to be sent.
-    fn wanted(&self, variables: &Variables) -> Result<bool, Mistake> {
+    /// How to send the signal, if it is to be sent.
+    fn transport(&self, variables: &Variables) -> Result<Option<Transport>, Mistake> {
         let endpoint = [self.endpoint, ENDPOINT].into_iter().find_map(|name| Some((name, variables.get(name)?)));
         let wanted = match variables.get(self.exporter) {
             None => endpoint.is_some(),
@@ -164,22 +169,43 @@ impl Signal {
             Some(other) => return Err((self.exporter, format!("{other:?} is not built in; use \"otlp\" or \"none\""))),
         };
         if !wanted {
-            return Ok(false);
-        }
-        // What an URL is beyond its scheme, the exporter checks.
-        if let Some((name, url)) = endpoint
-            && !["http://", "https://"].iter().any(|scheme| url.starts_with(scheme))
-        {
-            return Err((name, "not a URL such as http://localhost:4318".into()));
+            return Ok(None);
         }
         match [self.protocol, PROTOCOL].into_iter().find_map(|name| Some((name, variables.get(name)?))) {
-            None | Some((_, "http/protobuf")) => Ok(true),
+            None | Some((_, "http/protobuf")) => {}
             Some((name, other)) => {
                 let mistake = format!("{other:?} is not built in; use \"http/protobuf\" (a collector's port 4318)");
-                Err((name, mistake))
+                return Err((name, mistake));
             }
         }
+        // What a URL is beyond its scheme, the exporter checks.
+        match endpoint {
+            None => Ok(Some(Transport::Plain)),
+            Some((_, url)) if url.starts_with("http://") => Ok(Some(Transport::Plain)),
+            Some((_, url)) if url.starts_with("https://") => Ok(Some(Transport::Tls)),
+            Some((name, _)) => Err((name, "not a URL such as http://localhost:4318".into())),
+        }
     }
+}
+
+/// Refuses what would silently be done otherwise.
+fn check_support(variables: &Variables) -> Vec<Mistake> {
+    let certificates = [
+        "OTEL_EXPORTER_OTLP_CERTIFICATE",
+        "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE",
+        "OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE",
+        "OTEL_EXPORTER_OTLP_LOGS_CERTIFICATE",
+        "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE",
+        "OTEL_EXPORTER_OTLP_CLIENT_KEY",
+    ];
+    let set = certificates.into_iter().filter(|name| variables.get(name).is_some());
+    let mut mistakes: Vec<_> =
+        set.map(|name| (name, "not built in; SSL_CERT_FILE names the certificates to trust".to_owned())).collect();
+    let propagators = variables.get("OTEL_PROPAGATORS").unwrap_or("tracecontext");
+    if !propagators.split(',').any(|propagator| propagator.trim() == "tracecontext") {
+        mistakes.push(("OTEL_PROPAGATORS", "\"tracecontext\" is what is built in".to_owned()));
+    }
+    mistakes
 }
 
 fn check_sampling(variables: &Variables) -> Result<Sampling, Mistake> {
@@ -235,26 +261,31 @@ where
 #[derive(Debug)]
 struct Client {
     runtime: Handle,
-    inner: HyperClient<HttpsConnector<HttpConnector>>,
+    inner: Arc<dyn HttpClient>,
 }
 
 impl Client {
-    fn new() -> Result<Self, BuildError> {
-        let provider = rustls::crypto::aws_lc_rs::default_provider();
-        let connector = HttpsConnectorBuilder::new()
-            .with_provider_and_native_roots(provider)
-            .map_err(|error| BuildError::InternalFailure(error.to_string()))?
-            .https_or_http()
-            .enable_http1()
-            .build();
-        Ok(Self { runtime: Handle::current(), inner: HyperClient::new(connector, TIMEOUT, None) })
+    fn new(transport: Transport) -> Result<Self, BuildError> {
+        let inner: Arc<dyn HttpClient> = match transport {
+            Transport::Plain => Arc::new(HyperClient::with_default_connector(TIMEOUT, None)),
+            Transport::Tls => {
+                let connector = HttpsConnectorBuilder::new()
+                    .with_provider_and_native_roots(rustls::crypto::aws_lc_rs::default_provider())
+                    .map_err(|error| BuildError::InternalFailure(error.to_string()))?
+                    .https_only()
+                    .enable_http1()
+                    .build();
+                Arc::new(HyperClient::new(connector, TIMEOUT, None))
+            }
+        };
+        Ok(Self { runtime: Handle::current(), inner })
     }
 }
 
 #[async_trait]
 impl HttpClient for Client {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let client = self.inner.clone();
+        let client = Arc::clone(&self.inner);
         self.runtime.spawn(async move { client.send_bytes(request).await }).await?
     }
 }
@@ -280,7 +311,8 @@ mod tests {
             (&[("OTEL_METRICS_EXPORTER", "otlp")], [false, true, false]),
         ] {
             let otlp = load(variables).unwrap();
-            assert_eq!([otlp.traces, otlp.metrics, otlp.logs], expected, "{variables:?}");
+            let on = [otlp.traces, otlp.metrics, otlp.logs].map(|transport| transport.is_some());
+            assert_eq!(on, expected, "{variables:?}");
         }
     }
 
@@ -293,9 +325,11 @@ mod tests {
             ("OTEL_METRICS_EXPORTER", "prometheus"),
             ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "collector:4318"),
             ("OTEL_TRACES_SAMPLER", "jaeger_remote"),
+            ("OTEL_PROPAGATORS", "b3,baggage"),
+            ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/ca.pem"),
         ] {
             let mistakes = load(&[endpoint, (name, value)]).unwrap_err();
-            assert!(mistakes.iter().all(|mistake| mistake.0 == name), "{mistakes:?}");
+            assert!(!mistakes.is_empty() && mistakes.iter().all(|mistake| mistake.0 == name), "{mistakes:?}");
         }
         // Nobody minds what is not used.
         assert!(load(&[("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")]).is_ok());
