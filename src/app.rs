@@ -67,7 +67,7 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
         shutdown.await;
         services.readiness.stopping();
     };
-    let endpoint = http::endpoint(Arc::clone(&services));
+    let endpoint = http::endpoint(Arc::clone(&services), config.browser);
     let result = http::server::serve(listener, endpoint, stopping, config.shutdown_grace).await;
     following_keys.abort();
     keeping_leases.abort();

@@ -27,6 +27,7 @@ use crate::{
         token::TokenRules,
         user::UserName,
     },
+    http::{BrowserAccess, HeaderValue},
     service::{Clock, signing_keys::SigningKeys},
     store::{Store, leased::LEASE, memory::MemoryStore, redis::RedisStore},
     telemetry::{self, Otlp},
@@ -85,6 +86,14 @@ pub struct Settings {
     #[arg(long, env = "MAYFLY_ADMIN_PASSWORD_FILE", value_name = "FILE")]
     admin_password_file: Option<PathBuf>,
 
+    /// Whether to show the documentation at /docs, /openapi.json and /openapi.yaml: on or off
+    #[arg(long, env = "MAYFLY_DOCS", value_name = "SWITCH", default_value = "on")]
+    docs: String,
+
+    /// The sites whose pages may use the API from a browser, separated by commas: https://console.example
+    #[arg(long, env = "MAYFLY_CORS_ORIGINS", value_name = "ORIGINS", default_value = "")]
+    cors_origins: String,
+
     /// How long a shutdown waits for requests in flight
     #[arg(long, env = "MAYFLY_SHUTDOWN_GRACE", value_name = "DURATION", default_value = "25s")]
     shutdown_grace: String,
@@ -131,6 +140,8 @@ pub struct Config {
     pub rules: TokenRules,
     /// The first administrator.
     pub admin: AdminConfig,
+    /// What browsers are shown.
+    pub browser: BrowserAccess,
     /// How long a shutdown waits for requests in flight.
     pub shutdown_grace: Duration,
     /// Where to serve metrics, if anywhere.
@@ -242,6 +253,8 @@ impl Config {
         let quota = mistakes.check("MAYFLY_TOKEN_QUOTA", check_quota(&settings.token_quota));
         let name = mistakes.check("MAYFLY_ADMIN_NAME", UserName::from_str(&settings.admin_name));
         let password = load_admin_password(settings, environment, &mut mistakes);
+        let docs = mistakes.check("MAYFLY_DOCS", check_switch(&settings.docs));
+        let cors_origins = mistakes.check("MAYFLY_CORS_ORIGINS", check_origins(&settings.cors_origins));
         let shutdown_grace = mistakes.check("MAYFLY_SHUTDOWN_GRACE", parse_duration(&settings.shutdown_grace));
         let metrics_listen = mistakes.check("MAYFLY_METRICS_LISTEN", check_metrics_listen(&settings.metrics_listen));
         let log = mistakes.check("MAYFLY_LOG", check_log(&settings.log));
@@ -256,6 +269,7 @@ impl Config {
                 lease: lease?,
                 rules: TokenRules { max_life: max_life?, quota: quota?, issuer: issuer? },
                 admin: AdminConfig { name: name?, password: password? },
+                browser: BrowserAccess { docs: docs?, cors_origins: cors_origins? },
                 shutdown_grace: shutdown_grace?,
                 metrics_listen: metrics_listen?,
                 telemetry: telemetry::Settings { log: log?, log_format: log_format?, otlp: otlp? },
@@ -403,6 +417,28 @@ fn check_metrics_listen(text: &str) -> Result<Option<SocketAddr>, String> {
     if text == "off" { Ok(None) } else { parse_address(text).map(Some) }
 }
 
+fn check_switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err(format!("{text:?} is neither on nor off")),
+    }
+}
+
+/// An origin is a scheme, a host and perhaps a port (RFC 6454, section 6.2), as a browser writes it.
+fn check_origins(text: &str) -> Result<Vec<HeaderValue>, String> {
+    let check = |origin: &str| {
+        let host = ["https://", "http://"].iter().find_map(|scheme| origin.strip_prefix(scheme));
+        let is_host =
+            |host: &str| !host.is_empty() && host.chars().all(|c| c.is_ascii_graphic() && !"/*?#@".contains(c));
+        match HeaderValue::from_str(origin) {
+            Ok(value) if host.is_some_and(is_host) => Ok(value),
+            _ => Err(format!("{origin:?} is no origin such as https://console.example")),
+        }
+    };
+    text.split(',').map(str::trim).filter(|origin| !origin.is_empty()).map(check).collect()
+}
+
 fn check_log(text: &str) -> Result<String, String> {
     match tracing_subscriber::EnvFilter::try_new(text) {
         Ok(_) => Ok(text.to_owned()),
@@ -443,6 +479,8 @@ mod tests {
                 "--token-max-life=1M",
                 "--token-quota=0",
                 "--lease=251ms",
+                "--docs=maybe",
+                "--cors-origins=https://console.example, console.example/",
                 "--admin-name=a:b",
                 "--admin-password-file=/nowhere",
                 "--jwt-issuer=",
@@ -470,6 +508,8 @@ mod tests {
             "MAYFLY_TOKEN_MAX_LIFE",
             "MAYFLY_TOKEN_QUOTA",
             "MAYFLY_LEASE",
+            "MAYFLY_DOCS",
+            "MAYFLY_CORS_ORIGINS (--cors-origins): \"console.example/\"",
             "MAYFLY_ADMIN_NAME",
             "MAYFLY_ADMIN_PASSWORD_FILE",
             "MAYFLY_JWT_ISSUER",
@@ -483,7 +523,7 @@ mod tests {
         ] {
             assert!(mistakes.contains(variable), "{variable} in:\n{mistakes}");
         }
-        assert_eq!(mistakes.lines().count(), 19, "{mistakes}");
+        assert_eq!(mistakes.lines().count(), 21, "{mistakes}");
         assert!(!mistakes.contains("hunter2"), "{mistakes}");
     }
 

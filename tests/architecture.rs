@@ -59,7 +59,7 @@ fn only_the_redis_store_knows_redis() {
 fn imports_run_one_way() {
     only(&["main.rs", "lib.rs", "cli"], &["crate::cli", "mayfly::cli"]);
     only(&["cli", "app.rs"], &["crate::app", "crate::config", "telemetry::init"]);
-    only(&["cli", "app.rs", "http"], &["crate::http", " http::"]);
+    only(&["cli", "app.rs", "config.rs", "http"], &["crate::http", " http::"]);
     only(&["cli", "app.rs", "config.rs", "http", "service"], &["crate::service", "service::"]);
     only(&["cli", "app.rs", "http", "service", "store", "config.rs"], &["crate::store", "store::"]);
 }

@@ -82,6 +82,13 @@ async fn a_newcomer_authorizes_and_issues_a_token() {
     let body = browser.find("#operations-Tokens-issueToken .live-responses-table .highlight-code").await;
     assert!(body.text().await.unwrap().contains("Token generated"));
 
+    // The policy of the page holds, and nothing in the page offends against it.
+    let policy = service.client().get("/docs").send().header("content-security-policy").to_owned();
+    assert!(policy.contains("script-src 'sha256-") && !policy.contains("script-src 'unsafe"), "{policy}");
+    let forbidden = "const script = document.createElement('script'); script.textContent = 'window.ran = true'; \
+                     document.body.append(script); return window.ran === undefined";
+    assert_eq!(browser.client.execute(forbidden, Vec::new()).await.unwrap(), json!(true));
+
     let loaded = "return performance.getEntriesByType('resource').map(entry => entry.name)";
     let loaded = browser.client.execute(loaded, Vec::new()).await.unwrap();
     let foreign = |url: &&serde_json::Value| !url.as_str().unwrap().starts_with(&service.url);

@@ -36,6 +36,8 @@ fn the_help_documents_every_setting() {
             "[default: admin]",
             "MAYFLY_ADMIN_PASSWORD\n",
             "[env: MAYFLY_ADMIN_PASSWORD_FILE=]",
+            "[env: MAYFLY_DOCS=]",
+            "[env: MAYFLY_CORS_ORIGINS=]",
             "[env: MAYFLY_SHUTDOWN_GRACE=]",
             "[default: 25s]",
             "[env: MAYFLY_METRICS_LISTEN=]",

@@ -68,7 +68,10 @@ async fn listen(variable: &str, address: SocketAddr) -> Result<TcpListener, Fail
 fn greeting(config: &Config, listening: SocketAddr, metrics: Option<SocketAddr>) -> String {
     let url = format!("http://{}", reachable(listening));
     let name = &config.admin.name;
-    let mut text = format!("Mayfly {} listens on {url}\nDocumentation: {url}/docs\n", env!("CARGO_PKG_VERSION"));
+    let mut text = format!("Mayfly {} listens on {url}\n", env!("CARGO_PKG_VERSION"));
+    if config.browser.docs {
+        text += &format!("Documentation: {url}/docs\n");
+    }
     text += match config.store {
         StoreConfig::Memory => "Store: in memory, gone when the service stops (MAYFLY_REDIS_URL keeps it)\n",
         StoreConfig::Redis { .. } => "Store: Redis\n",

@@ -1,11 +1,14 @@
 //! The OpenAPI document, generated from the operations, and Swagger UI on top of it.
 
 use bytes::Bytes;
-use poem::{IntoEndpoint, Response, Route, endpoint::make_sync, get};
+use poem::{
+    Endpoint, EndpointExt, Response, Route, endpoint::make_sync, get, http::header::CONTENT_SECURITY_POLICY as CSP,
+    middleware::SetHeader,
+};
 use poem_openapi::{LicenseObject, OpenApiService};
 use serde_json::{Value, json};
 
-use super::{health::HealthApi, oauth::OAuthApi, token::TokenApi, verify};
+use super::{browser, health::HealthApi, oauth::OAuthApi, token::TokenApi, verify};
 
 /// All operations of the API.
 pub(super) fn api() -> OpenApiService<(TokenApi, OAuthApi, HealthApi), ()> {
@@ -60,13 +63,14 @@ pub(super) fn routes(document: &Value) -> Route {
     let json = format!("{document:#}\n");
     // The page holds the document that poem-openapi wrote; what was amended takes its place.
     let page = format!("<!DOCTYPE html>{}", api().swagger_ui_html().replace(&api().spec(), &json));
+    let policy = browser::policy_of_page(&page);
     Route::new()
         .at(PATHS[0], text("application/json", json))
         .at(PATHS[1], text("application/yaml", document_yaml()))
-        .at(PATHS[2], text("text/html; charset=utf-8", page))
+        .at(PATHS[2], text("text/html; charset=utf-8", page).with(SetHeader::new().overriding(CSP, policy)))
 }
 
-fn text(content_type: &'static str, body: String) -> impl IntoEndpoint {
+fn text(content_type: &'static str, body: String) -> impl Endpoint {
     // However many clients fetch it, and however slowly, it is in memory once.
     let body = Bytes::from(body);
     get(make_sync(move |_| Response::builder().content_type(content_type).body(body.clone())))

@@ -7,16 +7,22 @@
 use std::sync::Arc;
 
 use poem::{
-    Endpoint, EndpointExt, IntoEndpoint, Request, Response,
+    Endpoint, EndpointExt, IntoEndpoint, Request, Response, Route,
     middleware::{AddData, NormalizePath, TrailingSlash},
 };
 use poem_openapi::Tags;
 
-use self::{allow::AllowedMethods, envelope::Envelope, verify::VerifyOr};
+use self::{
+    allow::AllowedMethods,
+    browser::{BrowserSafety, CrossOrigin},
+    envelope::Envelope,
+    verify::VerifyOr,
+};
 use crate::service::{login::Login, readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens};
 
 mod allow;
 mod auth;
+mod browser;
 mod docs;
 mod envelope;
 mod health;
@@ -30,6 +36,7 @@ mod verify;
 
 pub use docs::{document, document_yaml};
 pub use metrics::metrics_endpoint;
+pub use poem::http::HeaderValue;
 
 /// The use cases that the operations call.
 pub struct Services {
@@ -62,13 +69,28 @@ enum Tag {
     Operations,
 }
 
+/// What the operator shows to browsers.
+#[derive(Debug, Clone)]
+pub struct BrowserAccess {
+    /// Whether there are `/docs` and the OpenAPI document.
+    pub docs: bool,
+    /// The sites whose pages may use the API.
+    pub cors_origins: Vec<HeaderValue>,
+}
+
 /// Everything that answers requests.
-pub fn endpoint(services: Arc<Services>) -> impl Endpoint<Output = Response> + 'static {
+pub fn endpoint(services: Arc<Services>, access: BrowserAccess) -> impl Endpoint<Output = Response> + 'static {
     let document = document();
     let allowed = AllowedMethods::of(&document);
-    let others = docs::routes(&document)
+    let docs = if access.docs { docs::routes(&document) } else { Route::new() };
+    let origins = access.cors_origins;
+    let others = docs
         .nest_no_strip("/", docs::api())
         .with(AddData::new(Arc::clone(&services)))
-        .with(NormalizePath::new(TrailingSlash::Trim));
-    VerifyOr { services, others }.with(Envelope { allowed }).into_endpoint()
+        .with(NormalizePath::new(TrailingSlash::Trim))
+        .with(BrowserSafety { origins: origins.clone() });
+    VerifyOr { services, others }
+        .with(Envelope { allowed })
+        .with_if(!origins.is_empty(), CrossOrigin { origins })
+        .into_endpoint()
 }

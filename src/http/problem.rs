@@ -14,6 +14,7 @@ use poem_openapi::{
 };
 use serde::Serialize;
 
+use super::browser;
 use crate::{
     service::{
         login::LoginError,
@@ -114,6 +115,7 @@ impl Problem {
             .content_type(CONTENT_TYPE)
             .header(header::CACHE_CONTROL, "no-store")
             .body(serde_json::to_vec(&body).expect("strings and numbers are JSON"));
+        browser::protect(response.headers_mut());
         for (name, value) in self.headers {
             response.headers_mut().append(name, value);
         }

@@ -2,6 +2,7 @@
 
 mod attacks;
 mod auth;
+mod browser;
 mod oauth;
 mod problem;
 mod token;

@@ -34,5 +34,12 @@ pub(super) async fn serve(password: String, keys: String) {
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("\nhttp://{}", listener.local_addr().unwrap());
-    http::server::serve(listener, http::endpoint(Arc::new(services)), pending(), Duration::ZERO).await.unwrap();
+    http::server::serve(
+        listener,
+        http::endpoint(Arc::new(services), http::BrowserAccess { docs: false, cors_origins: Vec::new() }),
+        pending(),
+        Duration::ZERO,
+    )
+    .await
+    .unwrap();
 }

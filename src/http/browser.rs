@@ -1,0 +1,146 @@
+//! What protects a user whose browser knows a password of this service: other sites cannot write in the user's name, read an
+//! answer, or put one into a frame.
+
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use poem::{
+    Endpoint, IntoResponse, Middleware, Request, Response, Result,
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    middleware::{Cors, CorsEndpoint},
+};
+
+use super::problem::Problem;
+
+/// Where a browser says that a request comes from (Fetch Metadata, section 2.1.2).
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// What an answer of the API may do in a browser: nothing.
+const INERT: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
+
+/// How long a browser may remember what other sites may do, in seconds.
+const CORS_MAX_AGE: i32 = 600;
+
+/// Refuses what other sites have a browser write, and protects the answers ([`protect`]).
+pub(super) struct BrowserSafety {
+    /// The sites (`https://console.example`) whose pages may use the API.
+    pub(super) origins: Vec<HeaderValue>,
+}
+
+/// An endpoint that is safe in a browser.
+pub(super) struct Safe<E> {
+    inner: E,
+    origins: Vec<HeaderValue>,
+}
+
+impl<E: Endpoint> Middleware<E> for BrowserSafety {
+    type Output = Safe<E>;
+
+    fn transform(&self, inner: E) -> Self::Output {
+        Safe { inner, origins: self.origins.clone() }
+    }
+}
+
+impl<E: Endpoint> Endpoint for Safe<E> {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> Result<Response> {
+        if !request.method().is_safe() && self.is_of_another_site(request.headers()) {
+            let detail = "Another site may not write here. MAYFLY_CORS_ORIGINS says which may.";
+            return Err(Problem::new(StatusCode::FORBIDDEN, detail).into());
+        }
+        let mut response = self.inner.call(request).await?.into_response();
+        protect(response.headers_mut());
+        Ok(response)
+    }
+}
+
+impl<E> Safe<E> {
+    fn is_of_another_site(&self, headers: &HeaderMap) -> bool {
+        let another = headers.get(SEC_FETCH_SITE).is_some_and(|site| site == "cross-site" || site == "same-site");
+        another && !headers.get(header::ORIGIN).is_some_and(|origin| self.origins.contains(origin))
+    }
+}
+
+/// Lets pages of some sites use the API, and read its answers. Pages of all others cannot.
+pub(super) struct CrossOrigin {
+    /// The sites (`https://console.example`).
+    pub(super) origins: Vec<HeaderValue>,
+}
+
+/// An endpoint that some sites' pages may use.
+pub(super) struct Shared<E> {
+    origins: Vec<HeaderValue>,
+    with_cors: CorsEndpoint<Arc<E>>,
+    without: Arc<E>,
+}
+
+impl<E: Endpoint<Output = Response>> Middleware<E> for CrossOrigin {
+    type Output = Shared<E>;
+
+    fn transform(&self, inner: E) -> Self::Output {
+        let without = Arc::new(inner);
+        let cors = Cors::new()
+            .expose_headers([header::LINK, header::LOCATION, header::RETRY_AFTER, header::WWW_AUTHENTICATE])
+            .max_age(CORS_MAX_AGE);
+        Shared { origins: self.origins.clone(), with_cors: cors.transform(Arc::clone(&without)), without }
+    }
+}
+
+impl<E: Endpoint<Output = Response>> Endpoint for Shared<E> {
+    type Output = Response;
+
+    async fn call(&self, request: Request) -> Result<Response> {
+        let headers = request.headers();
+        let is_shared = headers.get(header::ORIGIN).is_some_and(|origin| self.origins.contains(origin));
+        // An OPTIONS that asks for no method is no preflight.
+        let asks = request.method() != Method::OPTIONS || headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
+        // poem's middleware answers by itself to those whom it does not let in, which is not for it to do here.
+        if is_shared && asks { self.with_cors.call(request).await } else { self.without.call(request).await }
+    }
+}
+
+/// What a browser should know of an answer, whatever it says: it is what its media type says, and no page to run or to frame,
+/// unless another policy is set.
+pub(super) fn protect(headers: &mut HeaderMap) {
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.entry(header::CONTENT_SECURITY_POLICY).or_insert(INERT);
+}
+
+/// The policy for a page that is whole in itself: it runs the scripts that are in it and no others, loads nothing from
+/// elsewhere, and asks only where it came from.
+pub(super) fn policy_of_page(page: &str) -> HeaderValue {
+    let hashes: String = inline_scripts(page)
+        .map(|script| format!(" 'sha256-{}'", BASE64_STANDARD.encode(digest(&SHA256, script.as_bytes()))))
+        .collect();
+    let policy = format!(
+        "default-src 'none'; script-src{hashes}; style-src 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; \
+         base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    );
+    HeaderValue::try_from(policy).expect("base64 is visible ASCII")
+}
+
+/// What stands between each `<script …>` and the next `</script>`: whatever looks like a tag in between is text (HTML,
+/// section 13.1.2).
+fn inline_scripts(page: &str) -> impl Iterator<Item = &str> {
+    let mut rest = page;
+    std::iter::from_fn(move || {
+        let (_, tag) = rest.split_once("<script")?;
+        let (_, script) = tag.split_once('>')?;
+        let (script, after) = script.split_once("</script>")?;
+        rest = after;
+        Some(script)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn scripts_are_found_and_what_looks_like_one_is_not() {
+        let page = r#"<p><script charset="x">a("<script>")</script><style>b</style><script>c</script>"#;
+        assert_eq!(inline_scripts(page).collect::<Vec<_>>(), [r#"a("<script>")"#, "c"]);
+    }
+}
