@@ -13,5 +13,5 @@ async fn main() -> std::io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
     let hello = make_sync(|_| "hello".into_response()).map_to_response();
-    mayfly::http::server::serve(listener, hello, pending(), Duration::ZERO).await
+    mayfly::http::server::serve(listener, hello, pending(), || false, Duration::ZERO).await
 }

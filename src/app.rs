@@ -5,7 +5,7 @@ use std::{future::pending, io, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
-    time::{interval, sleep},
+    time::{MissedTickBehavior, interval, sleep},
 };
 
 use crate::{
@@ -23,10 +23,11 @@ use crate::{
     telemetry::metrics::Prometheus,
 };
 
-/// How often a store that is not there yet is asked again.
-const STORE_RETRY: Duration = Duration::from_millis(500);
+/// How often the store is asked how it is. It also keeps a connection from hanging unnoticed while nobody needs it.
+const STORE_CHECK: Duration = Duration::from_millis(500);
 
-/// Runs the service on `listener` until `shutdown` completes and the requests in flight are done.
+/// Runs the service on `listener` until `shutdown` completes, then turns unready, goes on for `config.shutdown_delay`,
+/// and finishes the requests in flight.
 pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
     let clock = Clock::system();
     let store = Arc::new(LeasedStore::new(config.store.open(), config.lease));
@@ -35,7 +36,7 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     let services = Arc::new(Services {
         tokens: Tokens::new(Arc::clone(&store), Arc::clone(&keys), clock, config.rules.clone()),
         login: Login::new(Arc::clone(&store) as _),
-        readiness: Readiness::new(Arc::clone(&store) as _),
+        readiness: Readiness::new(Arc::clone(&store) as _, config.unready_after),
         keys,
         issuer: config.rules.issuer,
     });
@@ -46,34 +47,36 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     let following_keys = tokio::spawn(follow_keys(Arc::clone(&services), signal(SignalKind::hangup())?));
 
     // A store that is there is prepared before the first request; one that is not keeps nobody waiting.
-    let first_contact = match bootstrap(&users, &config.admin).await {
-        Ok(()) => {
-            services.readiness.started();
-            None
-        }
-        Err(error) => {
-            tracing::warn!(error = &error as &dyn std::error::Error, "waiting for the store");
-            let services = Arc::clone(&services);
-            Some(tokio::spawn(async move {
-                while bootstrap(&users, &config.admin).await.is_err() {
-                    sleep(STORE_RETRY).await;
+    start(&users, &config.admin, &services.readiness).await;
+    let watch = tokio::spawn({
+        let services = Arc::clone(&services);
+        async move {
+            let mut ticks = interval(STORE_CHECK);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                ticks.tick().await;
+                if services.readiness.is_started() {
+                    services.readiness.check_store().await;
+                } else {
+                    start(&users, &config.admin, &services.readiness).await;
                 }
-                tracing::info!("the store answers");
-                services.readiness.started();
-            }))
+            }
         }
-    };
+    });
     let stopping = async {
         shutdown.await;
-        services.readiness.stopping();
+        services.readiness.stop();
+        sleep(config.shutdown_delay).await;
     };
     let endpoint = http::endpoint(Arc::clone(&services), config.browser);
-    let result = http::server::serve(listener, endpoint, stopping, config.shutdown_grace).await;
+    let is_stopping = {
+        let services = Arc::clone(&services);
+        move || services.readiness.is_stopping()
+    };
+    let result = http::server::serve(listener, endpoint, stopping, is_stopping, config.shutdown_grace).await;
+    watch.abort();
     following_keys.abort();
     keeping_leases.abort();
-    if let Some(task) = first_contact {
-        task.abort();
-    }
     result
 }
 
@@ -90,7 +93,18 @@ async fn follow_keys(services: Arc<Services>, mut hangup: Signal) {
 
 /// Serves `/metrics` on `listener` until the future is dropped: what goes on during a shutdown is measured, too.
 pub async fn serve_metrics(listener: TcpListener, prometheus: Prometheus) -> io::Result<()> {
-    http::server::serve(listener, http::metrics_endpoint(prometheus), pending(), Duration::ZERO).await
+    http::server::serve(listener, http::metrics_endpoint(prometheus), pending(), || false, Duration::ZERO).await
+}
+
+/// Prepares a store that answers for the first request.
+async fn start(users: &Users, admin: &AdminConfig, readiness: &Readiness) {
+    if !readiness.check_store().await {
+        return;
+    }
+    match bootstrap(users, admin).await {
+        Ok(()) => readiness.start(),
+        Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "cannot prepare the store"),
+    }
 }
 
 /// Adds the first administrator to a store without users.

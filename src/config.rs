@@ -29,7 +29,12 @@ use crate::{
     },
     http::{BrowserAccess, HeaderValue},
     service::{Clock, signing_keys::SigningKeys},
-    store::{Store, leased::LEASE, memory::MemoryStore, redis::RedisStore},
+    store::{
+        Store,
+        leased::LEASE,
+        memory::MemoryStore,
+        redis::{AddressError, RedisOptions, RedisStore, TlsFiles},
+    },
     telemetry::{self, Otlp},
 };
 
@@ -94,7 +99,17 @@ pub struct Settings {
     #[arg(long, env = "MAYFLY_CORS_ORIGINS", value_name = "ORIGINS", default_value = "")]
     cors_origins: String,
 
-    /// How long a shutdown waits for requests in flight
+    /// How long Redis may be away before a service that was ready says that it is not. Until then, each request is
+    /// answered with 503
+    #[arg(long, env = "MAYFLY_UNREADY_AFTER", value_name = "DURATION", default_value = "15s")]
+    unready_after: String,
+
+    /// How long to go on as ever, but unready, once a shutdown begins: the time in which load balancers notice. 0s for
+    /// none
+    #[arg(long, env = "MAYFLY_SHUTDOWN_DELAY", value_name = "DURATION", default_value = "0s")]
+    shutdown_delay: String,
+
+    /// How long a shutdown waits for requests in flight, after the delay
     #[arg(long, env = "MAYFLY_SHUTDOWN_GRACE", value_name = "DURATION", default_value = "25s")]
     shutdown_grace: String,
 
@@ -114,16 +129,45 @@ pub struct Settings {
 
 /// The settings that say where users and tokens are kept.
 #[derive(Clone, Args)]
+#[expect(clippy::struct_field_names, reason = "a flag has the name of its field")]
 pub struct StoreSettings {
-    /// The Redis (7.0 or later) that keeps users and tokens: redis://user:password@host:port/db, of which all but the host
-    /// may be left out; one with a password belongs into the variable. Without it they are kept in memory and gone when the
-    /// service stops
+    /// The Redis (7.0 or later) that keeps users and tokens. Without it they are kept in memory and gone when the service
+    /// stops. All but the hosts and Sentinel's service may be left out of
+    /// redis://user:password@host:port/db (rediss:// with TLS),
+    /// unix:///path/of/socket?db=0&user=name&pass=password,
+    /// redis+sentinel://user:password@host:port,host:port/service/db and
+    /// redis+cluster://user:password@host:port,host:port. One with a password belongs into the variable
     #[arg(long, env = "MAYFLY_REDIS_URL", value_name = "URL", hide_env_values = true)]
     redis_url: Option<String>,
+
+    /// A file with the password for Redis, instead of the URL
+    #[arg(long, env = "MAYFLY_REDIS_PASSWORD_FILE", value_name = "FILE")]
+    redis_password_file: Option<PathBuf>,
+
+    /// Whom to trust with rediss://, as PEM, instead of those whom the system trusts
+    #[arg(long, env = "MAYFLY_REDIS_CA_FILE", value_name = "FILE")]
+    redis_ca_file: Option<PathBuf>,
+
+    /// The certificate to show with rediss://, as PEM, where Redis asks for one
+    #[arg(long, env = "MAYFLY_REDIS_CERT_FILE", value_name = "FILE")]
+    redis_cert_file: Option<PathBuf>,
+
+    /// The key of that certificate, as PEM
+    #[arg(long, env = "MAYFLY_REDIS_KEY_FILE", value_name = "FILE")]
+    redis_key_file: Option<PathBuf>,
 
     /// How long an operation of Redis may take, connecting included
     #[arg(long, env = "MAYFLY_REDIS_TIMEOUT", value_name = "DURATION", default_value = "1s")]
     redis_timeout: String,
+
+    /// How many replicas of Redis must have a change before it is answered; fewer are a 503, after which the request can
+    /// be repeated safely. With at least 1, no failover to such a replica brings a revoked token back
+    #[arg(long, env = "MAYFLY_REDIS_WAIT_REPLICAS", value_name = "NUMBER", default_value = "0")]
+    redis_wait_replicas: String,
+
+    /// How long these replicas have for it; less than MAYFLY_REDIS_TIMEOUT
+    #[arg(long, env = "MAYFLY_REDIS_WAIT_TIMEOUT", value_name = "DURATION", default_value = "500ms")]
+    redis_wait_timeout: String,
 }
 
 /// The settings, read and checked.
@@ -142,7 +186,11 @@ pub struct Config {
     pub admin: AdminConfig,
     /// What browsers are shown.
     pub browser: BrowserAccess,
-    /// How long a shutdown waits for requests in flight.
+    /// How long the store may be away before a service that was ready is unready.
+    pub unready_after: Duration,
+    /// How long to go on, but unready, once a shutdown begins.
+    pub shutdown_delay: Duration,
+    /// How long a shutdown then waits for requests in flight.
     pub shutdown_grace: Duration,
     /// Where to serve metrics, if anywhere.
     pub metrics_listen: Option<SocketAddr>,
@@ -155,12 +203,7 @@ pub enum StoreConfig {
     /// In the memory of this process.
     Memory,
     /// In Redis.
-    Redis {
-        /// Its URL, which may hold a password.
-        url: SecretString,
-        /// How long an operation may take.
-        timeout: Duration,
-    },
+    Redis(RedisOptions),
 }
 
 /// The first administrator.
@@ -255,6 +298,8 @@ impl Config {
         let password = load_admin_password(settings, environment, &mut mistakes);
         let docs = mistakes.check("MAYFLY_DOCS", check_switch(&settings.docs));
         let cors_origins = mistakes.check("MAYFLY_CORS_ORIGINS", check_origins(&settings.cors_origins));
+        let unready_after = mistakes.check("MAYFLY_UNREADY_AFTER", parse_duration(&settings.unready_after));
+        let shutdown_delay = mistakes.check("MAYFLY_SHUTDOWN_DELAY", parse_delay(&settings.shutdown_delay));
         let shutdown_grace = mistakes.check("MAYFLY_SHUTDOWN_GRACE", parse_duration(&settings.shutdown_grace));
         let metrics_listen = mistakes.check("MAYFLY_METRICS_LISTEN", check_metrics_listen(&settings.metrics_listen));
         let log = mistakes.check("MAYFLY_LOG", check_log(&settings.log));
@@ -270,6 +315,8 @@ impl Config {
                 rules: TokenRules { max_life: max_life?, quota: quota?, issuer: issuer? },
                 admin: AdminConfig { name: name?, password: password? },
                 browser: BrowserAccess { docs: docs?, cors_origins: cors_origins? },
+                unready_after: unready_after?,
+                shutdown_delay: shutdown_delay?,
                 shutdown_grace: shutdown_grace?,
                 metrics_listen: metrics_listen?,
                 telemetry: telemetry::Settings { log: log?, log_format: log_format?, otlp: otlp? },
@@ -283,17 +330,56 @@ impl StoreSettings {
     /// Reads the settings of the store alone.
     pub fn load(&self) -> Result<StoreConfig, Mistakes> {
         let mut mistakes = Mistakes::default();
-        self.load_into(&mut mistakes).ok_or(mistakes)
+        self.load_into(&mut mistakes).filter(|_| mistakes.0.is_empty()).ok_or(mistakes)
     }
 
     fn load_into(&self, mistakes: &mut Mistakes) -> Option<StoreConfig> {
         let timeout = mistakes.check("MAYFLY_REDIS_TIMEOUT", parse_duration(&self.redis_timeout));
-        let Some(url) = &self.redis_url else { return timeout.map(|_| StoreConfig::Memory) };
-        // The words of the parser are withheld, for they may quote a password.
-        let checked = RedisStore::new(url, Duration::ZERO)
-            .map_err(|_| "not a URL such as redis://127.0.0.1:6379 or redis://user:password@redis:6379/0");
-        mistakes.check("MAYFLY_REDIS_URL", checked)?;
-        Some(StoreConfig::Redis { url: url.as_str().into(), timeout: timeout? })
+        let wait_replicas = mistakes.check("MAYFLY_REDIS_WAIT_REPLICAS", check_replicas(&self.redis_wait_replicas));
+        let wait_timeout = parse_duration(&self.redis_wait_timeout).and_then(|wait| match timeout {
+            Some(timeout) if wait >= timeout => Err("not less than MAYFLY_REDIS_TIMEOUT".into()),
+            _ => Ok(wait),
+        });
+        let wait_timeout = mistakes.check("MAYFLY_REDIS_WAIT_TIMEOUT", wait_timeout);
+        let password = self.redis_password_file.as_deref().map(read_secret);
+        let password = mistakes.check("MAYFLY_REDIS_PASSWORD_FILE", password.transpose());
+        let authorities = self.redis_ca_file.as_deref().map(read_file);
+        let authorities = mistakes.check("MAYFLY_REDIS_CA_FILE", authorities.transpose());
+        let client = match (&self.redis_cert_file, &self.redis_key_file) {
+            (Some(certificate), Some(key)) => {
+                let certificate = mistakes.check("MAYFLY_REDIS_CERT_FILE", read_file(certificate));
+                let key = mistakes.check("MAYFLY_REDIS_KEY_FILE", read_file(key));
+                certificate.zip(key).map(|(certificate, key)| Some((certificate, key.into())))
+            }
+            (None, None) => Some(None),
+            _ => {
+                mistakes
+                    .note("MAYFLY_REDIS_CERT_FILE", "goes with MAYFLY_REDIS_KEY_FILE, and neither without the other");
+                None
+            }
+        };
+        let Some(url) = &self.redis_url else { return Some(StoreConfig::Memory) };
+        // Where there are mistakes already, nothing comes of it but those in the URL.
+        let options = RedisOptions {
+            url: url.as_str().into(),
+            password: password.flatten(),
+            tls: TlsFiles { authorities: authorities.flatten(), client: client.flatten() },
+            timeout: timeout.unwrap_or_default(),
+            wait_replicas: wait_replicas.unwrap_or_default(),
+            wait_timeout: wait_timeout.unwrap_or_default(),
+        };
+        let setting_of = |error: AddressError| match error {
+            AddressError::Url => "MAYFLY_REDIS_URL",
+            AddressError::TwoPasswords => "MAYFLY_REDIS_PASSWORD_FILE",
+            AddressError::Plain | AddressError::SystemTrust | AddressError::Certificates => "MAYFLY_REDIS_CA_FILE",
+        };
+        match RedisStore::new(&options) {
+            Ok(_) => Some(StoreConfig::Redis(options)),
+            Err(error) => {
+                mistakes.note(setting_of(error), error);
+                None
+            }
+        }
     }
 }
 
@@ -305,9 +391,7 @@ impl StoreConfig {
     pub fn open(&self) -> Arc<dyn Store> {
         match self {
             Self::Memory => Arc::new(MemoryStore::default()),
-            Self::Redis { url, timeout } => {
-                Arc::new(RedisStore::new(url.expose_secret(), *timeout).expect("the URL was checked"))
-            }
+            Self::Redis(options) => Arc::new(RedisStore::new(options).expect("the options were checked")),
         }
     }
 }
@@ -348,10 +432,18 @@ fn load_admin_password(
 }
 
 fn read_password(file: &Path) -> Result<Password, String> {
+    let password = read_secret(file)?;
+    password.expose_secret().parse().map_err(|error| format!("{}: {error}", file.display()))
+}
+
+/// The text of a file, without an editor's last newline, which is not meant.
+fn read_secret(file: &Path) -> Result<SecretString, String> {
     let text = SecretString::from(fs::read_to_string(file).map_err(|error| cannot_read(file, &error))?);
-    // An editor's last newline is not meant.
-    let password = text.expose_secret().trim_end_matches(['\r', '\n']);
-    password.parse().map_err(|error| format!("{}: {error}", file.display()))
+    Ok(text.expose_secret().trim_end_matches(['\r', '\n']).into())
+}
+
+fn read_file(file: impl AsRef<Path>) -> Result<Vec<u8>, String> {
+    fs::read(file.as_ref()).map_err(|error| cannot_read(file.as_ref(), &error))
 }
 
 /// Variables that no setting has: misspelt ones, without which the service would quietly run on a default.
@@ -400,6 +492,18 @@ fn check_lease(text: &str) -> Result<Duration, String> {
 fn check_quota(text: &str) -> Result<usize, String> {
     let quota = text.parse().ok().filter(|quota| (1..=100_000).contains(quota));
     quota.ok_or_else(|| format!("{text:?} is no number from 1 to 100000"))
+}
+
+/// More replicas than anybody has would never acknowledge.
+fn check_replicas(text: &str) -> Result<u32, String> {
+    let replicas = text.parse().ok().filter(|replicas| *replicas <= 16);
+    replicas.ok_or_else(|| format!("{text:?} is no number from 0 to 16"))
+}
+
+/// A duration that may be none.
+fn parse_delay(text: &str) -> Result<Duration, String> {
+    let delay = duration::parse(text).map_err(|error| error.to_string())?;
+    if delay <= Duration::from_hours(1) { Ok(delay) } else { Err(format!("{text:?} is not from 0s to 1h")) }
 }
 
 /// An hour is more than anything here is worth waiting for.
@@ -476,6 +580,13 @@ mod tests {
                 "--listen=here",
                 "--redis-url=http://user:hunter2@redis",
                 "--redis-timeout=0s",
+                "--redis-wait-replicas=-1",
+                "--redis-wait-timeout=x",
+                "--redis-password-file=/nowhere",
+                "--redis-ca-file=/nowhere",
+                "--redis-cert-file=/nowhere",
+                "--unready-after=0s",
+                "--shutdown-delay=soon",
                 "--token-max-life=1M",
                 "--token-quota=0",
                 "--lease=251ms",
@@ -504,6 +615,13 @@ mod tests {
             "MAYFLY_LISTEN (--listen)",
             "MAYFLY_REDIS_URL",
             "MAYFLY_REDIS_TIMEOUT",
+            "MAYFLY_REDIS_WAIT_REPLICAS",
+            "MAYFLY_REDIS_WAIT_TIMEOUT",
+            "MAYFLY_REDIS_PASSWORD_FILE",
+            "MAYFLY_REDIS_CA_FILE",
+            "MAYFLY_REDIS_CERT_FILE",
+            "MAYFLY_UNREADY_AFTER",
+            "MAYFLY_SHUTDOWN_DELAY",
             "MAYFLY_JWT_KEYS_FILE",
             "MAYFLY_TOKEN_MAX_LIFE",
             "MAYFLY_TOKEN_QUOTA",
@@ -523,8 +641,57 @@ mod tests {
         ] {
             assert!(mistakes.contains(variable), "{variable} in:\n{mistakes}");
         }
-        assert_eq!(mistakes.lines().count(), 21, "{mistakes}");
+        assert_eq!(mistakes.lines().count(), 28, "{mistakes}");
         assert!(!mistakes.contains("hunter2"), "{mistakes}");
+    }
+
+    #[test]
+    fn every_kind_of_redis_has_a_url() {
+        let load = |arguments: &[&str]| {
+            let mistakes = load(arguments, &[]).err().unwrap().to_string();
+            mistakes.lines().find(|line| line.contains("MAYFLY_REDIS")).map(str::to_owned)
+        };
+        for url in [
+            "redis://redis",
+            "redis://user:p%40ss@[::1]:6379/1",
+            "rediss://redis:6380",
+            "unix:///run/redis.sock?db=1&user=a&pass=b",
+            "redis+sentinel://a:26379,b:26379,c/tokens",
+            "rediss+sentinel://user:password@a:26379/tokens/1",
+            "redis+cluster://a:6379,b:6379",
+            "rediss+cluster://user:password@a:6379/",
+        ] {
+            assert_eq!(load(&[&format!("--redis-url={url}")]), None, "{url}");
+        }
+        for url in [
+            "redis",
+            "http://redis",
+            "redis://",
+            "redis+sentinel://a:26379,b:26379",
+            "redis+sentinel://a:26379/",
+            "redis+sentinel://,b/tokens",
+            "redis+sentinel://a/tokens/one",
+            "redis+cluster://",
+            "redis+cluster://a:port",
+            "redis+unknown://a",
+        ] {
+            let mistake = load(&[&format!("--redis-url={url}")]).expect(url);
+            assert!(mistake.contains("MAYFLY_REDIS_URL (--redis-url): not a URL such as"), "{url}: {mistake}");
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let file = file.path().display();
+        let (password, authorities) = (format!("--redis-password-file={file}"), format!("--redis-ca-file={file}"));
+        for (arguments, expected) in [
+            (["--redis-url=redis://:hunter2@redis", &password], "the URL holds a password already"),
+            (["--redis-url=redis://redis", &authorities], "certificates are for rediss:// URLs"),
+            (["--redis-url=rediss+cluster://redis", &authorities], "SSL_CERT_FILE adds one"),
+            (["--redis-url=redis://redis", "--redis-wait-timeout=1s"], "not less than MAYFLY_REDIS_TIMEOUT"),
+            (["--redis-url=redis://redis", "--redis-key-file=x"], "neither without the other"),
+        ] {
+            let mistake = load(&arguments).unwrap();
+            assert!(mistake.contains(expected), "{mistake}");
+            assert!(!mistake.contains("hunter2"), "{mistake}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{fs, process::Command};
 
-use crate::support::{Backend, RedisServer, Service, run};
+use crate::support::{Backend, RedisServer, Service, eventually, run};
 
 /// Exit code, standard output, standard error.
 fn mayfly(arguments: &[&str], environment: &[(&str, &str)], input: &str) -> (i32, String, String) {
@@ -22,8 +22,16 @@ fn the_help_documents_every_setting() {
             "[env: MAYFLY_LISTEN=]",
             "[default: 127.0.0.1:25441]",
             "[env: MAYFLY_REDIS_URL]",
+            "[env: MAYFLY_REDIS_PASSWORD_FILE=]",
+            "[env: MAYFLY_REDIS_CA_FILE=]",
+            "[env: MAYFLY_REDIS_CERT_FILE=]",
+            "[env: MAYFLY_REDIS_KEY_FILE=]",
             "[env: MAYFLY_REDIS_TIMEOUT=]",
             "[default: 1s]",
+            "[env: MAYFLY_REDIS_WAIT_REPLICAS=]",
+            "[env: MAYFLY_REDIS_WAIT_TIMEOUT=]",
+            "[env: MAYFLY_UNREADY_AFTER=]",
+            "[env: MAYFLY_SHUTDOWN_DELAY=]",
             "[env: MAYFLY_JWT_KEYS_FILE=]",
             "[env: MAYFLY_JWT_ISSUER=]",
             "[env: MAYFLY_LEASE=]",
@@ -176,4 +184,20 @@ fn what_is_wrong_with_a_user_command_is_said() {
     let (code, _, stderr) = mayfly(&["user", "list"], &[("MAYFLY_REDIS_URL", "redis://127.0.0.1:1")], "");
     assert_eq!(code, 1);
     assert!(stderr.contains("the store is unavailable"), "{stderr}");
+}
+
+#[test]
+fn a_healthcheck_tells_whether_the_service_is_ready() {
+    let service = Service::start_with(Backend::Redis, |command| {
+        command.env("MAYFLY_UNREADY_AFTER", "1ms");
+    });
+    let address = service.url.trim_start_matches("http://");
+    let check = || mayfly(&["healthcheck"], &[("MAYFLY_LISTEN", address)], "");
+    assert_eq!(check(), (0, String::new(), String::new()));
+    service.redis.as_ref().unwrap().cli(&["SHUTDOWN", "NOSAVE"]);
+    let (_, _, stderr) = eventually("it is unready", || Some(check()).filter(|(code, ..)| *code == 1));
+    assert_eq!(stderr, "mayfly: not ready: 503 Service Unavailable\n");
+    let (code, _, stderr) = mayfly(&["healthcheck", "--listen", "127.0.0.1:1"], &[], "");
+    assert_eq!(code, 1);
+    assert!(stderr.contains("cannot connect to 127.0.0.1:1"), "{stderr}");
 }

@@ -4,6 +4,7 @@ use std::{
     io::{Read, Write},
     net::TcpStream,
     process::Command,
+    time::{Duration, Instant},
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -137,9 +138,7 @@ fn a_lost_redis_is_503_and_never_401() {
         command.env("MAYFLY_LEASE", "0");
     });
     let (id, jwt) = service.admin().issue("x", "1h");
-    let redis = service.redis.take().unwrap();
-    let port = redis.port;
-    drop(redis);
+    let redis = service.redis.take().unwrap().stop();
     let bearer = service.client().with_bearer(&jwt);
     for request in [
         service.admin().get(TOKEN),
@@ -148,13 +147,43 @@ fn a_lost_redis_is_503_and_never_401() {
         service.client().with_basic("admin", "wrong").get(TOKEN),
         bearer.get("/api/v1alpha/token/self"),
         bearer.delete("/api/v1alpha/token/self"),
-        service.client().get("/readyz"),
     ] {
         request.send().problem(503);
     }
     assert_eq!(service.client().get("/livez").send().status, 200);
-    let _redis = RedisServer::start_on_port(port);
-    eventually("ready", || (service.client().get("/readyz").send().status == 200).then_some(()));
+    let _redis = redis.start_again();
+    eventually("it is well again", || (service.admin().get(TOKEN).send().status == 200).then_some(()));
+}
+
+#[test]
+fn readiness_outlives_a_short_outage_and_no_long_one() {
+    let mut service = Service::start_with(Backend::Redis, |command| {
+        command.env("MAYFLY_UNREADY_AFTER", "2s");
+    });
+    let redis = service.redis.take().unwrap().stop();
+    let ready = || service.client().get("/readyz").send().status == 200;
+    let away = Instant::now();
+    service.admin().get(TOKEN).send().problem(503);
+    eventually("it turns unready", || (!ready()).then_some(()));
+    assert!(away.elapsed() >= Duration::from_secs(2), "unready after {:?}", away.elapsed());
+    let _redis = redis.start_again();
+    eventually("it turns ready", || ready().then_some(()));
+}
+
+#[test]
+fn a_redis_that_may_lose_tokens_is_complained_about() {
+    let service = Service::start(Backend::Redis);
+    let redis = service.redis.as_ref().unwrap();
+    let warnings = || service.client().get("/readyz").send().json()["warnings"].clone();
+    assert_eq!(warnings(), json!([]));
+    redis.cli(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    redis.cli(&["CONFIG", "SET", "appendonly", "no"]);
+    let warnings = eventually("it complains", || Some(warnings()).filter(|warnings| warnings[1].is_string()));
+    for (warning, fix) in
+        warnings.as_array().unwrap().iter().zip(["maxmemory-policy to noeviction", "appendonly to yes"])
+    {
+        assert!(warning.as_str().unwrap().contains(fix), "{warning}");
+    }
 }
 
 #[test]
@@ -203,6 +232,23 @@ fn a_termination_finishes_what_is_in_flight() {
     request.read_to_string(&mut answer).unwrap();
     assert!(answer.starts_with("HTTP/1.1 201 "), "{answer}");
     assert_eq!(service.process.wait().code(), Some(0));
+}
+
+#[test]
+fn a_shutdown_goes_on_unready_until_load_balancers_have_noticed() {
+    let mut service = Service::start_with(Backend::Redis, |command| {
+        command.env("MAYFLY_SHUTDOWN_DELAY", "2s");
+    });
+    service.client().get("/readyz").send();
+    let begun = Instant::now();
+    service.process.signal(Signal::SIGTERM);
+    let unready =
+        eventually("it says so", || Some(service.client().get("/readyz").send()).filter(|answer| answer.status == 503));
+    assert_eq!(unready.problem(503), "The service is shutting down.");
+    let answer = service.admin().get(TOKEN).send();
+    assert_eq!((answer.status, answer.header("connection")), (200, "close"));
+    assert_eq!(service.process.wait().code(), Some(0));
+    assert!(begun.elapsed() >= Duration::from_secs(2), "gone after {:?}", begun.elapsed());
 }
 
 #[test]

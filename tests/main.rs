@@ -8,6 +8,8 @@ mod api;
 mod architecture;
 mod browser;
 mod cli;
+mod failover;
+mod faults;
 mod forward_auth;
 mod keys;
 mod lifecycle;

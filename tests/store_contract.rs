@@ -1,6 +1,6 @@
 //! What every store promises, held against the embedded one and against a real Redis.
 
-use std::{sync::Arc, time::Duration};
+use std::{any::Any, sync::Arc, time::Duration};
 
 use mayfly::{
     domain::{
@@ -13,14 +13,14 @@ use mayfly::{
         Creation, Page, Rotation, Store,
         leased::{LEASE, LeasedStore},
         memory::MemoryStore,
-        redis::RedisStore,
+        redis::{RedisOptions, RedisStore},
     },
 };
 use rstest::rstest;
 use secrecy::ExposeSecret;
 use tokio::time::{sleep, timeout};
 
-use crate::support::RedisServer;
+use crate::support::{Cluster, RedisServer, Sentinel};
 
 const QUOTA: usize = 10;
 
@@ -28,27 +28,47 @@ const QUOTA: usize = 10;
 enum Kind {
     Memory,
     Redis,
+    /// Writes wait for a replica.
+    Sentinel,
+    /// Three primaries.
+    Cluster,
     Leased,
 }
 
 /// A store, and what it needs to live.
 struct Fixture {
     store: Arc<dyn Store>,
-    _redis: Option<RedisServer>,
+    _servers: Box<dyn Any>,
 }
 
 impl Fixture {
     fn new(kind: Kind) -> Self {
+        let with = |store: Arc<dyn Store>, servers: Box<dyn Any>| Self { store, _servers: servers };
+        let in_redis = |url: &str, wait_replicas: u32, servers: Box<dyn Any>| {
+            // Longer than any operation takes on the slowest machine.
+            let options = RedisOptions {
+                timeout: Duration::from_secs(5),
+                wait_timeout: Duration::from_secs(4),
+                wait_replicas,
+                ..RedisOptions::at(url)
+            };
+            with(Arc::new(RedisStore::new(&options).unwrap()), servers)
+        };
         match kind {
-            Kind::Memory => Self { store: Arc::new(MemoryStore::default()), _redis: None },
+            Kind::Memory => with(Arc::new(MemoryStore::default()), Box::new(())),
             Kind::Redis => {
                 let redis = RedisServer::start();
-                let store = RedisStore::new(&redis.url(), Duration::from_secs(5)).unwrap();
-                Self { store: Arc::new(store), _redis: Some(redis) }
+                in_redis(&redis.url(), 0, Box::new(redis))
             }
-            Kind::Leased => {
-                Self { store: Arc::new(LeasedStore::new(Arc::new(MemoryStore::default()), LEASE)), _redis: None }
+            Kind::Sentinel => {
+                let sentinel = Sentinel::start(1, 1);
+                in_redis(&sentinel.url(), 1, Box::new(sentinel))
             }
+            Kind::Cluster => {
+                let cluster = Cluster::start(false);
+                in_redis(&cluster.url(), 0, Box::new(cluster))
+            }
+            Kind::Leased => with(Arc::new(LeasedStore::new(Arc::new(MemoryStore::default()), LEASE)), Box::new(())),
         }
     }
 
@@ -88,7 +108,9 @@ fn token(life_seconds: u64) -> Token {
 
 #[rstest]
 #[tokio::test]
-async fn a_token_is_found_as_it_was_created(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+async fn a_token_is_found_as_it_was_created(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let token = token(3600);
     assert_eq!(fixture.store.find_token(&alice, token.id).await.unwrap(), None);
@@ -103,7 +125,9 @@ async fn a_token_is_found_as_it_was_created(#[values(Kind::Memory, Kind::Redis, 
 
 #[rstest]
 #[tokio::test]
-async fn it_tells_which_tokens_are_unchanged(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+async fn it_tells_which_tokens_are_unchanged(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let tokens = [token(3600), token(3600), token(3600), token(3600)];
     for token in &tokens {
@@ -121,7 +145,9 @@ async fn it_tells_which_tokens_are_unchanged(#[values(Kind::Memory, Kind::Redis,
 
 #[rstest]
 #[tokio::test]
-async fn a_token_belongs_to_its_owner(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+async fn a_token_belongs_to_its_owner(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     fixture.store.create_user(&user("bob")).await.unwrap();
     let bob = "bob".parse().unwrap();
@@ -136,7 +162,9 @@ async fn a_token_belongs_to_its_owner(#[values(Kind::Memory, Kind::Redis, Kind::
 
 #[rstest]
 #[tokio::test]
-async fn a_revoked_token_is_gone(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+async fn a_revoked_token_is_gone(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let (first, second) = (token(3600), token(3600));
     fixture.store.create_token(&alice, &first, QUOTA).await.unwrap();
@@ -150,7 +178,7 @@ async fn a_revoked_token_is_gone(#[values(Kind::Memory, Kind::Redis, Kind::Lease
 #[rstest]
 #[tokio::test]
 async fn a_presented_token_is_revoked_by_its_digest_only(
-    #[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind,
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
 ) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let (first, second) = (token(3600), token(3600));
@@ -166,7 +194,9 @@ async fn a_presented_token_is_revoked_by_its_digest_only(
 
 #[rstest]
 #[tokio::test]
-async fn all_tokens_of_one_user_are_revoked(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+async fn all_tokens_of_one_user_are_revoked(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     fixture.store.create_user(&user("bob")).await.unwrap();
     let bob = "bob".parse().unwrap();
@@ -181,7 +211,9 @@ async fn all_tokens_of_one_user_are_revoked(#[values(Kind::Memory, Kind::Redis, 
 
 #[rstest]
 #[tokio::test]
-async fn a_rotated_token_lives_on_for_the_overlap(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+async fn a_rotated_token_lives_on_for_the_overlap(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let rotate = async |old: &Token, new: &Token, overlap: u64| {
         let overlap = Duration::from_secs(overlap);
@@ -212,7 +244,9 @@ async fn a_rotated_token_lives_on_for_the_overlap(#[values(Kind::Memory, Kind::R
 
 #[rstest]
 #[tokio::test]
-async fn a_rotation_keeps_to_the_quota(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+async fn a_rotation_keeps_to_the_quota(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let (first, second) = (token(3600), token(3600));
     fixture.store.create_token(&alice, &first, 1).await.unwrap();
@@ -226,7 +260,9 @@ async fn a_rotation_keeps_to_the_quota(#[values(Kind::Memory, Kind::Redis, Kind:
 
 #[rstest]
 #[tokio::test]
-async fn a_token_dies_at_the_end_of_its_life(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+async fn a_token_dies_at_the_end_of_its_life(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let (short, long) = (token(1), token(3600));
     fixture.store.create_token(&alice, &short, QUOTA).await.unwrap();
@@ -244,7 +280,9 @@ async fn a_token_dies_at_the_end_of_its_life(#[values(Kind::Memory, Kind::Redis,
 
 #[rstest]
 #[tokio::test]
-async fn tokens_are_listed_newest_first_in_pages(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+async fn tokens_are_listed_newest_first_in_pages(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let mut created = Vec::new();
     for life in [300, 100, 500, 200, 400] {
@@ -270,7 +308,9 @@ async fn tokens_are_listed_newest_first_in_pages(#[values(Kind::Memory, Kind::Re
 
 #[rstest]
 #[tokio::test]
-async fn a_quota_is_exact_and_counts_the_living(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+async fn a_quota_is_exact_and_counts_the_living(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let short = token(3);
     fixture.store.create_token(&alice, &short, QUOTA).await.unwrap();
@@ -295,7 +335,9 @@ async fn a_quota_is_exact_and_counts_the_living(#[values(Kind::Memory, Kind::Red
 
 #[rstest]
 #[tokio::test]
-async fn only_users_who_may_log_in_get_tokens(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+async fn only_users_who_may_log_in_get_tokens(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
     let fixture = Fixture::new(kind);
     let nobody = "nobody".parse().unwrap();
     assert_eq!(fixture.store.create_token(&nobody, &token(60), QUOTA).await.unwrap(), Creation::NoSuchUser);
@@ -307,7 +349,9 @@ async fn only_users_who_may_log_in_get_tokens(#[values(Kind::Memory, Kind::Redis
 
 #[rstest]
 #[tokio::test]
-async fn a_user_is_found_as_created_and_created_once(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+async fn a_user_is_found_as_created_and_created_once(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
     let fixture = Fixture::new(kind);
     let alice = "alice".parse().unwrap();
     assert!(!fixture.store.has_users().await.unwrap());
@@ -322,7 +366,9 @@ async fn a_user_is_found_as_created_and_created_once(#[values(Kind::Memory, Kind
 
 #[rstest]
 #[tokio::test]
-async fn users_are_listed_by_name(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+async fn users_are_listed_by_name(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
     let fixture = Fixture::new(kind);
     assert!(fixture.store.list_users().await.unwrap().is_empty());
     for name in ["carol", "alice", "bob"] {
@@ -336,7 +382,9 @@ async fn users_are_listed_by_name(#[values(Kind::Memory, Kind::Redis, Kind::Leas
 
 #[rstest]
 #[tokio::test]
-async fn a_password_is_changed(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+async fn a_password_is_changed(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let password: Password = "new".parse().unwrap();
     let hash = PasswordHash::of(&password);
@@ -348,7 +396,9 @@ async fn a_password_is_changed(#[values(Kind::Memory, Kind::Redis, Kind::Leased)
 
 #[rstest]
 #[tokio::test]
-async fn a_removed_user_leaves_no_tokens(#[values(Kind::Memory, Kind::Redis, Kind::Leased)] kind: Kind) {
+async fn a_removed_user_leaves_no_tokens(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let tokens = [token(3600), token(3600)];
     for token in &tokens {

@@ -13,6 +13,7 @@ use crate::{
     telemetry::{self, logs},
 };
 
+mod healthcheck;
 mod key;
 mod openapi;
 mod serve;
@@ -42,6 +43,8 @@ enum Command {
     User(user::User),
     /// Make, rotate and prune the keys that sign tokens
     Key(key::Key),
+    /// Ask the service on this machine whether it is ready: exit code 0 if it is
+    Healthcheck(healthcheck::Healthcheck),
     /// Print the OpenAPI document
     Openapi(openapi::Openapi),
 }
@@ -88,6 +91,7 @@ pub fn run() -> ExitCode {
         Some(Command::Serve(serve)) => serve.run(),
         Some(Command::User(user)) => user.run(),
         Some(Command::Key(key)) => key.run(),
+        Some(Command::Healthcheck(healthcheck)) => healthcheck.run(),
         Some(Command::Openapi(openapi)) => openapi.run(),
     };
     let (message, code) = match result {

@@ -74,7 +74,7 @@ fn greeting(config: &Config, listening: SocketAddr, metrics: Option<SocketAddr>)
     }
     text += match config.store {
         StoreConfig::Memory => "Store: in memory, gone when the service stops (MAYFLY_REDIS_URL keeps it)\n",
-        StoreConfig::Redis { .. } => "Store: Redis\n",
+        StoreConfig::Redis(_) => "Store: Redis\n",
     };
     let first = match config.store {
         StoreConfig::Memory => "",
@@ -105,7 +105,7 @@ fn greeting(config: &Config, listening: SocketAddr, metrics: Option<SocketAddr>)
 }
 
 /// The address to reach a listener at from this machine.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
+pub(super) fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         let loopback: IpAddr = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
         address.set_ip(loopback);

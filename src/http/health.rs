@@ -32,6 +32,22 @@ impl Example for Health {
     }
 }
 
+/// Requests can be sent here.
+#[derive(Serialize, Object)]
+#[oai(example)]
+struct Ready {
+    /// `OK`
+    message: String,
+    /// What is wrong with how Redis is set up, and what mends it. Best empty.
+    warnings: Vec<String>,
+}
+
+impl Example for Ready {
+    fn example() -> Self {
+        Self { message: "OK".into(), warnings: Vec::new() }
+    }
+}
+
 #[OpenApi(tag = "Tag::Operations")]
 impl HealthApi {
     /// Is the process alive?
@@ -44,11 +60,16 @@ impl HealthApi {
 
     /// Can requests be sent here?
     ///
-    /// Only while Redis answers and no shutdown has begun.
+    /// From the first contact with Redis on, until a shutdown begins or Redis has not answered for some time (15 s unless
+    /// configured otherwise): a short outage is answered with 503 by each request, and does not take all replicas out of
+    /// their load balancer at once.
     #[oai(path = "/readyz", method = "get", operation_id = "ready")]
-    async fn ready(&self, services: Data<&Arc<Services>>) -> Result<Json<Health>, Refused<NotReady>> {
-        match services.readiness.check().await {
-            Ok(()) => Ok(Json(Health::example())),
+    async fn ready(&self, services: Data<&Arc<Services>>) -> Result<Json<Ready>, Refused<NotReady>> {
+        match services.readiness.check() {
+            Ok(warnings) => {
+                let warnings = warnings.into_iter().map(str::to_owned).collect();
+                Ok(Json(Ready { message: "OK".into(), warnings }))
+            }
             Err(why) => Err(Problem::unavailable(why).into()),
         }
     }

@@ -12,7 +12,7 @@ use hyper_util::{
 };
 use poem::{
     Endpoint, Response,
-    http::uri::Scheme,
+    http::{HeaderValue, header, uri::Scheme},
     web::{LocalAddr, RemoteAddr},
 };
 use tokio::{
@@ -38,12 +38,15 @@ const MAX_CONNECTIONS: usize = 10_000;
 /// What an accept loop does when the process has no file descriptors left, instead of spinning.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
-/// Serves `endpoint` on `listener` until `shutdown` completes, then finishes what is in flight for up to `grace`.
+/// Serves `endpoint` on `listener` until `shutdown` completes, then finishes what is in flight for up to `grace`. While
+/// `is_stopping`, each answer says that its connection ends with it, so that no client of a connection that is kept
+/// alive finds it closed under its next request.
 #[expect(clippy::missing_panics_doc, reason = "nobody closes the semaphore")]
 pub async fn serve(
     listener: TcpListener,
     endpoint: impl Endpoint<Output = Response> + 'static,
     shutdown: impl Future<Output = ()>,
+    is_stopping: impl Fn() -> bool + Clone + Send + 'static,
     grace: Duration,
 ) -> io::Result<()> {
     let local = listener.local_addr()?;
@@ -63,7 +66,8 @@ pub async fn serve(
         };
         match accepted {
             Ok((stream, remote)) => {
-                let connection = graceful.watch(connection(stream, local, remote, Arc::clone(&endpoint)));
+                let connection =
+                    graceful.watch(connection(stream, local, remote, Arc::clone(&endpoint), is_stopping.clone()));
                 tokio::spawn(async move {
                     // An error is the client's: it hung up, or spoke no HTTP.
                     let _ = connection.await;
@@ -89,12 +93,18 @@ fn connection(
     local: SocketAddr,
     remote: SocketAddr,
     endpoint: Arc<impl Endpoint<Output = Response> + 'static>,
+    is_stopping: impl Fn() -> bool + Clone + Send + 'static,
 ) -> impl GracefulConnection<Error = hyper::Error> + Send {
     let service = service_fn(move |request: hyper::Request<Incoming>| {
         let endpoint = Arc::clone(&endpoint);
+        let is_stopping = is_stopping.clone();
         async move {
             let request = (request, LocalAddr(local.into()), RemoteAddr(remote.into()), Scheme::HTTP).into();
-            Ok::<hyper::Response<_>, Infallible>(endpoint.get_response(request).await.into())
+            let mut response = endpoint.get_response(request).await;
+            if is_stopping() {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            Ok::<hyper::Response<_>, Infallible>(response.into())
         }
     });
     // Small answers, written at once: waiting for more to send with them only costs time.

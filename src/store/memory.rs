@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     Creation, Listing, LiveToken, Page, PasswordHash, Rotation, Store, StoreError, Token, TokenDigest, TokenId, User,
-    UserName,
+    UserName, Warning,
 };
 
 /// Users and tokens in one map behind one lock. No operation waits while it holds it.
@@ -179,7 +179,7 @@ impl Store for MemoryStore {
         Ok(self.accounts().remove(name).is_some())
     }
 
-    async fn ping(&self) -> Result<(), StoreError> {
-        Ok(())
+    async fn check(&self) -> Result<Vec<Warning>, StoreError> {
+        Ok(Vec::new())
     }
 }

@@ -79,6 +79,9 @@ pub struct Listing {
     pub more: bool,
 }
 
+/// What is wrong with how the store is set up, and what mends it: a sentence for its operator.
+pub type Warning = &'static str;
+
 /// Keeps tokens and users.
 ///
 /// "Not there" is an `Option` or a `bool`; an error means that the store could not tell. A token is gone by itself once
@@ -136,6 +139,6 @@ pub trait Store: Send + Sync {
     /// Removes a user and ends all of the user's tokens now. `false`: no such user.
     async fn remove_user(&self, name: &UserName) -> Result<bool, StoreError>;
 
-    /// Answers if operations can be expected to work.
-    async fn ping(&self) -> Result<(), StoreError>;
+    /// Answers if operations can be expected to work, with what its operator should put right.
+    async fn check(&self) -> Result<Vec<Warning>, StoreError>;
 }

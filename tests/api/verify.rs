@@ -86,7 +86,7 @@ fn under_a_lease_redis_is_asked_once() {
     let (_, jwt) = service.admin().issue("x", "1h");
     let bearer = service.client().with_bearer(&jwt);
     let calls = |stats: &str| {
-        let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_get:calls="))?;
+        let line = stats.lines().find_map(|line| line.strip_prefix("cmdstat_getex:calls="))?;
         line.split(',').next()?.parse::<u32>().ok()
     };
     // On a machine that stalls for a lease between two requests, another read is right.

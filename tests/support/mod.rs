@@ -5,8 +5,10 @@ mod collector;
 mod log;
 mod process;
 mod prometheus;
+mod proxy;
 mod redis_server;
 mod service;
+mod topology;
 
 pub use self::{
     client::{Answer, Client},
@@ -14,6 +16,8 @@ pub use self::{
     log::Log,
     process::{Process, eventually, free_port, run},
     prometheus::{Prometheus, promtool},
+    proxy::Proxy,
     redis_server::RedisServer,
     service::{ADMIN_PASSWORD, Backend, Service},
+    topology::{Cluster, Sentinel},
 };

@@ -87,9 +87,9 @@ pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
 /// A port that nobody listens on and that no client's socket is given by the kernel, whose range begins at 32768.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = 15_000 + u16::try_from(std::process::id() % 80).unwrap() * 200;
+    let first = 15_000 + u16::try_from(std::process::id() % 16).unwrap() * 1000;
     loop {
-        let port = first + NEXT.fetch_add(1, Ordering::Relaxed) % 200;
+        let port = first + NEXT.fetch_add(1, Ordering::Relaxed) % 1000;
         if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }

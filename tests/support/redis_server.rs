@@ -1,6 +1,9 @@
 //! A redis-server of the test's own.
 
-use std::process::{Command, Stdio};
+use std::{
+    ffi::OsString,
+    process::{Command, Stdio},
+};
 
 use super::{Process, eventually, free_port, run};
 
@@ -8,6 +11,13 @@ use super::{Process, eventually, free_port, run};
 pub struct RedisServer {
     pub process: Process,
     pub port: u16,
+    start: Start,
+}
+
+/// How to start it.
+struct Start {
+    program: OsString,
+    arguments: Vec<String>,
     directory: tempfile::TempDir,
 }
 
@@ -19,27 +29,46 @@ impl RedisServer {
 
     /// Starts one on this port and waits until it answers.
     pub fn start_on_port(port: u16) -> Self {
-        Self::start_on(port, tempfile::tempdir().unwrap())
+        Self::start_with(port, &[])
     }
 
-    fn start_on(port: u16, directory: tempfile::TempDir) -> Self {
+    /// Starts one on this port, with more arguments, and waits until it answers.
+    pub fn start_with(port: u16, arguments: &[&str]) -> Self {
+        Self::start_program("redis-server".into(), port, arguments)
+    }
+
+    /// Starts another program that takes the arguments of redis-server.
+    pub fn start_program(program: OsString, port: u16, arguments: &[&str]) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let port_argument = port.to_string();
+        let basic = ["--port", &port_argument, "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"];
+        let arguments = basic.iter().chain(arguments).map(|argument| (*argument).to_owned()).collect();
+        Self::start_on(port, Start { program, arguments, directory })
+    }
+
+    fn start_on(port: u16, start: Start) -> Self {
         let process = Process::spawn(
-            Command::new("redis-server")
-                .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"])
-                .arg("--dir")
-                .arg(directory.path())
-                .stdout(Stdio::null()),
+            Command::new(&start.program)
+                .args(&start.arguments)
+                .current_dir(start.directory.path())
+                .stdout(Stdio::null())
+                .stderr(Stdio::null()),
         );
-        let server = Self { process, port, directory };
+        let server = Self { process, port, start };
         eventually("redis-server answers", || (server.try_cli(&["PING"]) == "PONG").then_some(()));
         server
     }
 
     /// Kills it and starts it again on what it wrote.
     pub fn restart(self) -> Self {
-        let Self { process, port, directory } = self;
+        self.stop().start_again()
+    }
+
+    /// Kills it and keeps what it wrote.
+    pub fn stop(self) -> StoppedServer {
+        let Self { process, port, start } = self;
         drop(process);
-        Self::start_on(port, directory)
+        StoppedServer { port, start }
     }
 
     pub fn url(&self) -> String {
@@ -53,8 +82,28 @@ impl RedisServer {
         answer
     }
 
+    /// The value of a field of `INFO`.
+    pub fn info(&self, field: &str) -> String {
+        let info = self.cli(&["INFO", "everything"]);
+        let value = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+        value.unwrap_or_else(|| panic!("no {field} in {info}")).trim_end().to_owned()
+    }
+
     fn try_cli(&self, arguments: &[&str]) -> String {
         let output = run(Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(arguments), "");
         String::from_utf8(output.stdout).unwrap().trim_end().to_owned()
+    }
+}
+
+/// What a killed redis-server left behind.
+pub struct StoppedServer {
+    pub port: u16,
+    start: Start,
+}
+
+impl StoppedServer {
+    /// Starts it again and waits until it answers.
+    pub fn start_again(self) -> RedisServer {
+        RedisServer::start_on(self.port, self.start)
     }
 }

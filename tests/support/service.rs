@@ -50,8 +50,12 @@ impl Service {
         let redis = matches!(backend, Backend::Redis).then(RedisServer::start);
         let url = redis.as_ref().map(RedisServer::url);
         let service = Self { redis, ..Self::launch(url.as_deref(), configure) };
-        eventually("the service is ready", || (service.client().get("/readyz").send().status == 200).then_some(()));
+        service.wait_until_ready();
         service
+    }
+
+    pub fn wait_until_ready(&self) {
+        eventually("the service is ready", || (self.client().get("/readyz").send().status == 200).then_some(()));
     }
 
     /// Starts one on this Redis, and waits only until it listens.

@@ -28,7 +28,7 @@ pub(super) async fn serve(password: String, keys: String) {
     let services = Services {
         tokens: Tokens::new(Arc::clone(&store), Arc::clone(&signing), clock, rules),
         login: Login::new(Arc::clone(&store) as Arc<dyn Store>),
-        readiness: Readiness::new(store),
+        readiness: Readiness::new(store, Duration::ZERO),
         keys: signing,
         issuer: None,
     };
@@ -38,6 +38,7 @@ pub(super) async fn serve(password: String, keys: String) {
         listener,
         http::endpoint(Arc::new(services), http::BrowserAccess { docs: false, cors_origins: Vec::new() }),
         pending(),
+        || false,
         Duration::ZERO,
     )
     .await

@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep};
 use self::leases::{Due, Leases};
 use super::{
     Creation, Listing, LiveToken, Page, PasswordHash, Rotation, Store, StoreError, Token, TokenDigest, TokenId, User,
-    UserName,
+    UserName, Warning,
 };
 use crate::{domain::token::SignedToken, telemetry::metrics::Leased};
 
@@ -224,7 +224,7 @@ impl Store for LeasedStore {
         Ok(removed)
     }
 
-    async fn ping(&self) -> Result<(), StoreError> {
-        self.store.ping().await
+    async fn check(&self) -> Result<Vec<Warning>, StoreError> {
+        self.store.check().await
     }
 }

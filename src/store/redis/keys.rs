@@ -29,3 +29,6 @@ pub(super) fn user(name: &UserName) -> String {
 
 /// A set: the names of all users. It may name removed ones for a moment, and misses none.
 pub(super) const USERS: &str = "mayfly:users";
+
+/// Never there: asked for to see whether the other side is a primary that works.
+pub(super) const PROBE: &str = "mayfly:probe";

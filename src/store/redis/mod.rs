@@ -3,28 +3,28 @@
 //! Every operation is one round trip: a command, or a script where several keys change together. A script is sent by its
 //! hash; only the first use on a server that does not know it costs two more trips.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    time::Duration,
-};
+use std::{collections::BTreeSet, time::Duration};
 
 use async_trait::async_trait;
-use deadpool_redis::redis::{
-    self, RedisError, RedisResult, Script, ScriptInvocation, aio::MultiplexedConnection, pipe,
-};
+use deadpool_redis::redis::{Cmd, Script, ScriptInvocation, cmd, pipe};
+use futures_util::future::try_join_all;
 
-use self::{connection::Connection, observed::Observed};
+pub use self::address::{AddressError, RedisOptions, TlsFiles};
+use self::connection::Connection;
 use super::{
     Creation, Listing, LiveToken, Page, PasswordHash, Rotation, Store, StoreError, Token, TokenDigest, TokenId, User,
-    UserName,
+    UserName, Warning,
 };
 
+mod address;
 mod connection;
 mod keys;
+mod link;
 mod observed;
 mod records;
+mod server;
 
-/// A Redis server, not necessarily there.
+/// A Redis, not necessarily there: one server, the primary that Sentinel names, or a cluster.
 pub struct RedisStore {
     connection: Connection,
     scripts: Scripts,
@@ -41,11 +41,10 @@ struct Scripts {
 }
 
 impl RedisStore {
-    /// Prepares a store at `url` (`redis://[user:password@]host[:port][/db]`); nothing is connected yet. No operation
-    /// takes longer than `timeout`. Fails where the URL is none.
-    pub fn new(url: &str, timeout: Duration) -> Result<Self, RedisError> {
+    /// Prepares a store; nothing is connected yet. No operation takes longer than `options.timeout`.
+    pub fn new(options: &RedisOptions) -> Result<Self, AddressError> {
         Ok(Self {
-            connection: Connection::new(url, timeout)?,
+            connection: Connection::new(options)?,
             scripts: Scripts {
                 create_token: Script::new(include_str!("create_token.lua")),
                 list_tokens: Script::new(include_str!("list_tokens.lua")),
@@ -59,19 +58,11 @@ impl RedisStore {
     }
 }
 
-/// The answer of a script that reports a success as 1 and its absence as 0.
-async fn invoke<T: redis::FromRedisValue>(
-    invocation: &ScriptInvocation<'_>,
-    mut connection: Observed<MultiplexedConnection>,
-) -> RedisResult<T> {
-    invocation.invoke_async(&mut connection).await
-}
-
 #[async_trait]
 impl Store for RedisStore {
     async fn create_token(&self, owner: &UserName, token: &Token, quota: usize) -> Result<Creation, StoreError> {
         let script = self.creation(owner, token, quota);
-        match self.connection.repeat(|connection| invoke(&script, connection)).await? {
+        match self.connection.write_again(&script).await? {
             1 => Ok(Creation::Created),
             0 => Ok(Creation::QuotaReached),
             _ => Ok(Creation::NoSuchUser),
@@ -81,19 +72,23 @@ impl Store for RedisStore {
     async fn find_token(&self, owner: &UserName, id: TokenId) -> Result<Option<LiveToken>, StoreError> {
         let key = keys::token(owner, id);
         let mut request = pipe();
-        request.get(&key).pttl(&key);
+        // GETEX without an option is GET, except that a replica refuses it: after a failover no answer comes from a node
+        // that is no primary any more and may not know of a revocation. `min-replicas-to-write` makes it refuse where a
+        // primary is cut off, too.
+        request.cmd("GETEX").arg(&key).pttl(&key);
         let (record, pttl): (Option<Vec<u8>>, i64) =
-            self.connection.repeat(async |mut connection| request.query_async(&mut connection).await).await?;
+            self.connection.read(async |mut link| request.query_async(&mut link).await).await?;
         record.map_or(Ok(None), |record| records::decode_live_token(id, &record, pttl))
     }
 
     async fn are_unchanged(&self, owner: &UserName, tokens: &[&Token]) -> Result<Vec<bool>, StoreError> {
-        let mut request = redis::cmd("MGET");
-        for token in tokens {
-            request.arg(keys::token(owner, token.id));
-        }
-        let found: Vec<Option<Vec<u8>>> =
-            self.connection.repeat(async |mut connection| request.query_async(&mut connection).await).await?;
+        let Some(first) = tokens.first() else { return Ok(Vec::new()) };
+        let keys: Vec<_> = tokens.iter().map(|token| keys::token(owner, token.id)).collect();
+        let mut request = pipe();
+        // As above: MGET alone is answered by a replica.
+        request.cmd("GETEX").arg(keys::token(owner, first.id)).ignore().mget(keys);
+        let (found,): (Vec<Option<Vec<u8>>>,) =
+            self.connection.read(async |mut link| request.query_async(&mut link).await).await?;
         let is_unchanged = |(token, found): (&&Token, Option<Vec<u8>>)| {
             found.is_some_and(|record| record == records::encode_token(token).as_bytes())
         };
@@ -107,8 +102,7 @@ impl Store for RedisStore {
             .arg(keys::token_prefix(owner))
             .arg(page.after.map(|id| id.to_string()).unwrap_or_default())
             .arg(page.limit.map(|limit| limit.to_string()).unwrap_or_default());
-        let found: Option<Vec<(String, Vec<u8>, i64)>> =
-            self.connection.repeat(|connection| invoke(&script, connection)).await?;
+        let found: Option<Vec<(String, Vec<u8>, i64)>> = self.connection.read_script(&script).await?;
         let Some(mut found) = found else { return Ok(None) };
         let limit = page.limit.unwrap_or(usize::MAX);
         let more = found.len() > limit;
@@ -128,19 +122,19 @@ impl Store for RedisStore {
     async fn revoke_token(&self, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
         let mut script = self.scripts.revoke_token.prepare_invoke();
         script.key(keys::token(owner, id)).key(keys::token_index(owner)).arg(id.to_string()).arg("");
-        self.connection.once(|connection| invoke(&script, connection)).await
+        self.connection.write(&script).await
     }
 
     async fn revoke_presented(&self, owner: &UserName, id: TokenId, digest: TokenDigest) -> Result<bool, StoreError> {
         let mut script = self.scripts.revoke_token.prepare_invoke();
         script.key(keys::token(owner, id)).key(keys::token_index(owner)).arg(id.to_string()).arg(digest.to_base64());
-        self.connection.once(|connection| invoke(&script, connection)).await
+        self.connection.write(&script).await
     }
 
     async fn revoke_tokens(&self, owner: &UserName) -> Result<u64, StoreError> {
         let mut script = self.scripts.revoke_tokens.prepare_invoke();
         script.key(keys::token_index(owner)).arg(keys::token_prefix(owner));
-        self.connection.once(|connection| invoke(&script, connection)).await
+        self.connection.write(&script).await
     }
 
     async fn rotate_token(
@@ -158,7 +152,7 @@ impl Store for RedisStore {
             .arg(token.id.to_string())
             .arg(records::encode_token(&rotated))
             .arg(u64::try_from(overlap.as_millis()).unwrap_or(u64::MAX));
-        match self.connection.repeat(|connection| invoke(&script, connection)).await? {
+        match self.connection.write_again(&script).await? {
             1 => Ok(Rotation::Rotated),
             0 => Ok(Rotation::QuotaReached),
             -3 => Ok(Rotation::AlreadyRotated),
@@ -169,7 +163,7 @@ impl Store for RedisStore {
     async fn create_user(&self, user: &User) -> Result<bool, StoreError> {
         let mut script = self.scripts.create_user.prepare_invoke();
         script.key(keys::user(&user.name)).arg(records::encode_user(user));
-        let created = self.connection.once(|connection| invoke(&script, connection)).await?;
+        let created = self.connection.write(&script).await?;
         // The set of names lives in a slot of its own. Written after the user and even for one who exists, it is whole
         // again when a creation that broke off in between is repeated.
         self.add_name(&user.name).await?;
@@ -177,49 +171,34 @@ impl Store for RedisStore {
     }
 
     async fn find_user(&self, name: &UserName) -> Result<Option<User>, StoreError> {
-        let request = redis::Cmd::hgetall(keys::user(name));
-        let fields = self.connection.repeat(async |mut connection| request.query_async(&mut connection).await).await?;
+        let fields = self.connection.command(&Cmd::hgetall(keys::user(name))).await?;
         records::decode_user(name, &fields)
     }
 
     async fn has_users(&self) -> Result<bool, StoreError> {
-        let request = redis::Cmd::exists(keys::USERS);
-        self.connection.repeat(async |mut connection| request.query_async(&mut connection).await).await
+        self.connection.command(&Cmd::exists(keys::USERS)).await
     }
 
     async fn list_users(&self) -> Result<Vec<User>, StoreError> {
-        let request = redis::Cmd::smembers(keys::USERS);
-        let names: BTreeSet<String> =
-            self.connection.repeat(async |mut connection| request.query_async(&mut connection).await).await?;
-        let names: Vec<UserName> = names
-            .iter()
-            .map(|name| name.parse().map_err(|_| StoreError::Corrupt("user name")))
-            .collect::<Result<_, _>>()?;
-        if names.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut request = pipe();
-        for name in &names {
-            request.hgetall(keys::user(name));
-        }
-        let users: Vec<HashMap<String, String>> =
-            self.connection.repeat(async |mut connection| request.query_async(&mut connection).await).await?;
-        let users = names.iter().zip(&users);
-        users.filter_map(|(name, fields)| records::decode_user(name, fields).transpose()).collect()
+        let names: BTreeSet<String> = self.connection.command(&Cmd::smembers(keys::USERS)).await?;
+        let names = names.iter().map(|name| name.parse().map_err(|_| StoreError::Corrupt("user name")));
+        let names: Vec<UserName> = names.collect::<Result<_, _>>()?;
+        // Sent at once, they are one round trip, and a cluster has each where its slot is.
+        let users = try_join_all(names.iter().map(|name| self.find_user(name))).await?;
+        Ok(users.into_iter().flatten().collect())
     }
 
     async fn set_password(&self, name: &UserName, hash: &PasswordHash) -> Result<bool, StoreError> {
         let mut script = self.scripts.update_user.prepare_invoke();
         script.key(keys::user(name)).arg(&records::password_field(hash)[..]);
-        self.connection.repeat(|connection| invoke(&script, connection)).await
+        self.connection.write_again(&script).await
     }
 
     async fn remove_user(&self, name: &UserName) -> Result<bool, StoreError> {
         let mut script = self.scripts.remove_user.prepare_invoke();
         script.key(keys::user(name)).key(keys::token_index(name)).arg(keys::token_prefix(name));
-        let removed = self.connection.once(|connection| invoke(&script, connection)).await?;
-        let request = redis::Cmd::srem(keys::USERS, name.as_str());
-        () = self.connection.repeat(async |mut connection| request.query_async(&mut connection).await).await?;
+        let removed = self.connection.write(&script).await?;
+        () = self.connection.command(&Cmd::srem(keys::USERS, name.as_str())).await?;
         // Somebody may have created the user again in between.
         if self.find_user(name).await?.is_some() {
             self.add_name(name).await?;
@@ -227,9 +206,10 @@ impl Store for RedisStore {
         Ok(removed)
     }
 
-    async fn ping(&self) -> Result<(), StoreError> {
-        let request = redis::cmd("PING");
-        self.connection.repeat(async |mut connection| request.query_async(&mut connection).await).await
+    async fn check(&self) -> Result<Vec<Warning>, StoreError> {
+        // PING would be answered by a replica, too; a command that may write is refused by it.
+        () = self.connection.command(&Cmd::persist(keys::PROBE)).await?;
+        Ok(server::warnings(&self.connection.command(&cmd("INFO")).await?))
     }
 }
 
@@ -249,7 +229,6 @@ impl RedisStore {
     }
 
     async fn add_name(&self, name: &UserName) -> Result<(), StoreError> {
-        let request = redis::Cmd::sadd(keys::USERS, name.as_str());
-        self.connection.repeat(async |mut connection| request.query_async(&mut connection).await).await
+        self.connection.command(&Cmd::sadd(keys::USERS, name.as_str())).await
     }
 }

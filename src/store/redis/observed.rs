@@ -21,6 +21,11 @@ impl<C> Observed<C> {
     pub(super) fn new(connection: C) -> Self {
         Self { connection, _open: Arc::new(metrics::redis_connection_open()) }
     }
+
+    /// The connection, to be used unobserved.
+    pub(super) fn get_mut(&mut self) -> &mut C {
+        &mut self.connection
+    }
 }
 
 impl<C: ConnectionLike + Send> ConnectionLike for Observed<C> {
@@ -46,9 +51,9 @@ impl<C: ConnectionLike + Send> ConnectionLike for Observed<C> {
 
 /// The command's name, if it is one that is sent here.
 fn name(command: &Cmd) -> &'static str {
-    const KNOWN: [&str; 15] = [
-        "CONFIG", "EVALSHA", "EXISTS", "GET", "HGETALL", "INFO", "MGET", "PING", "PTTL", "ROLE", "SADD", "SCRIPT",
-        "SMEMBERS", "SREM", "WAIT",
+    const KNOWN: [&str; 13] = [
+        "EVALSHA", "EXISTS", "GETEX", "HGETALL", "INFO", "MGET", "PERSIST", "PTTL", "SADD", "SCRIPT", "SMEMBERS",
+        "SREM", "WAIT",
     ];
     let Some(Arg::Simple(name)) = command.args_iter().next() else { return "OTHER" };
     KNOWN.into_iter().find(|known| known.as_bytes().eq_ignore_ascii_case(name)).unwrap_or("OTHER")

@@ -1,0 +1,211 @@
+//! Redis servers that stand in for one another.
+
+use std::{
+    fs,
+    process::{Command, Stdio},
+};
+
+use super::{Process, RedisServer, eventually, free_port, run};
+
+/// The name of the service that the sentinels watch.
+const SERVICE: &str = "tokens";
+
+/// A primary with replicas, and sentinels that promote one of them.
+pub struct Sentinel {
+    /// The primary first, until the first failover. `None`: killed.
+    pub servers: Vec<Option<RedisServer>>,
+    ports: Vec<u16>,
+    sentinels: Vec<(Process, u16)>,
+    _directory: tempfile::TempDir,
+}
+
+impl Sentinel {
+    /// Starts a primary with as many replicas and as many sentinels, and waits until they know each other.
+    pub fn start(replicas: usize, sentinels: usize) -> Self {
+        let ports: Vec<u16> = (0..=replicas).map(|_| free_port()).collect();
+        let primary = ports[0].to_string();
+        let servers: Vec<_> = ports
+            .iter()
+            .map(|port| {
+                let replica_of = format!("127.0.0.1 {primary}");
+                let mut arguments = vec!["--repl-diskless-sync-delay", "0"];
+                if *port != ports[0] {
+                    arguments.extend(["--replicaof", &replica_of]);
+                }
+                Some(RedisServer::start_with(*port, &arguments))
+            })
+            .collect();
+        let directory = tempfile::tempdir().unwrap();
+        let sentinels = (0..sentinels).map(|_| start_sentinel(directory.path(), ports[0], sentinels / 2 + 1)).collect();
+        let sentinel = Self { servers, ports, sentinels, _directory: directory };
+        sentinel.wait_until_whole();
+        sentinel
+    }
+
+    /// Waits until each sentinel knows the others and all replicas follow one primary.
+    pub fn wait_until_whole(&self) {
+        let replicas = self.servers.len() - 1;
+        for (_, port) in &self.sentinels {
+            eventually("the sentinel knows all", || {
+                let master = sentinel_cli(*port, &["SENTINEL", "MASTER", SERVICE]);
+                let field = |name: &str| {
+                    let mut lines = master.lines().skip_while(|line| *line != name);
+                    lines.nth(1).unwrap_or_default().to_owned()
+                };
+                let others = (self.sentinels.len() - 1).to_string();
+                (field("num-slaves") == replicas.to_string()
+                    && field("num-other-sentinels") == others
+                    && field("flags") == "master")
+                    .then_some(())
+            });
+        }
+        eventually("all replicas follow", || {
+            let primary = self.primary()?;
+            let online = primary.cli(&["INFO", "replication"]).matches("state=online").count();
+            (online == replicas).then_some(())
+        });
+    }
+
+    /// What the service is configured with.
+    pub fn url(&self) -> String {
+        let hosts: Vec<_> = self.sentinels.iter().map(|(_, port)| format!("127.0.0.1:{port}")).collect();
+        format!("redis+sentinel://{}/{SERVICE}", hosts.join(","))
+    }
+
+    /// The server that the sentinels call the primary, if it runs and says so, too.
+    pub fn primary(&self) -> Option<&RedisServer> {
+        let primary = &self.servers[self.index_of_primary()];
+        primary.as_ref().filter(|server| server.info("role") == "master")
+    }
+
+    /// The port of the server that the sentinels call the primary, whether it runs or not.
+    pub fn primary_port(&self) -> u16 {
+        let address = sentinel_cli(self.sentinels[0].1, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE]);
+        address.lines().nth(1).unwrap().parse().unwrap()
+    }
+
+    fn index_of_primary(&self) -> usize {
+        let port = self.primary_port();
+        self.ports.iter().position(|other| *other == port).unwrap()
+    }
+
+    /// Kills the primary, waits until another is promoted, and starts it again as a replica.
+    pub fn fail_over(&mut self) {
+        let killed = self.index_of_primary();
+        let stopped = self.servers[killed].take().unwrap().stop();
+        eventually("another is promoted", || self.primary().map(drop));
+        self.servers[killed] = Some(stopped.start_again());
+        self.wait_until_whole();
+    }
+}
+
+fn start_sentinel(directory: &std::path::Path, primary: u16, quorum: usize) -> (Process, u16) {
+    let port = free_port();
+    let file = directory.join(format!("{port}.conf"));
+    let settings = format!(
+        "port {port}\nbind 127.0.0.1\nsentinel monitor {SERVICE} 127.0.0.1 {primary} {quorum}\n\
+         sentinel down-after-milliseconds {SERVICE} 500\nsentinel failover-timeout {SERVICE} 2000\n"
+    );
+    fs::write(&file, settings).unwrap();
+    let process = Process::spawn(
+        Command::new("redis-server").arg(&file).arg("--sentinel").current_dir(directory).stdout(Stdio::null()),
+    );
+    (process, port)
+}
+
+fn sentinel_cli(port: u16, arguments: &[&str]) -> String {
+    let output = run(Command::new("redis-cli").args(["-p", &port.to_string()]).args(arguments), "");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// A cluster of three primaries, with a replica each where asked for.
+pub struct Cluster {
+    /// The primaries first. `None`: killed.
+    pub servers: Vec<Option<RedisServer>>,
+}
+
+/// Primaries of a cluster: the fewest that can vote.
+const PRIMARIES: usize = 3;
+
+impl Cluster {
+    /// Starts one and waits until each node finds it whole.
+    pub fn start(replicas: bool) -> Self {
+        let count = if replicas { 2 * PRIMARIES } else { PRIMARIES };
+        let start = || {
+            // The bus of a node listens on a port of its own.
+            let (port, bus) = (free_port(), free_port().to_string());
+            let arguments = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-port", &bus];
+            RedisServer::start_with(port, &[&arguments[..], &["--repl-diskless-sync-delay", "0"]].concat())
+        };
+        let servers: Vec<_> = (0..count).map(|_| start()).collect();
+        for (index, server) in servers.iter().enumerate() {
+            if index < PRIMARIES {
+                let (first, last) = (index * 16384 / PRIMARIES, (index + 1) * 16384 / PRIMARIES - 1);
+                server.cli(&["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]);
+            }
+            server.cli(&["CLUSTER", "SET-CONFIG-EPOCH", &(index + 1).to_string()]);
+            let bus = servers[0].cli(&["CONFIG", "GET", "cluster-port"]);
+            let bus = bus.lines().last().unwrap();
+            server.cli(&["CLUSTER", "MEET", "127.0.0.1", &servers[0].port.to_string(), bus]);
+        }
+        for (index, server) in servers.iter().enumerate().skip(PRIMARIES) {
+            let primary = servers[index - PRIMARIES].cli(&["CLUSTER", "MYID"]);
+            eventually("the node knows its primary", || {
+                (server.cli(&["CLUSTER", "REPLICATE", &primary]) == "OK").then_some(())
+            });
+        }
+        let cluster = Self { servers: servers.into_iter().map(Some).collect() };
+        cluster.wait_until_whole();
+        cluster
+    }
+
+    /// Waits until each node that runs finds all slots served, and each replica is in step.
+    pub fn wait_until_whole(&self) {
+        for server in self.servers.iter().flatten() {
+            eventually("the cluster is whole", || {
+                let info = server.cli(&["CLUSTER", "INFO"]);
+                let nodes = format!("cluster_known_nodes:{}", self.servers.len());
+                let in_step = server.info("role") == "master" || server.info("master_link_status") == "up";
+                (info.contains("cluster_state:ok") && info.contains(&nodes) && in_step).then_some(())
+            });
+        }
+    }
+
+    /// What the service is configured with.
+    pub fn url(&self) -> String {
+        let hosts: Vec<_> = self.servers.iter().flatten().map(|server| format!("127.0.0.1:{}", server.port)).collect();
+        format!("redis+cluster://{}", hosts.join(","))
+    }
+
+    /// The index of the primary that serves this key's slot.
+    pub fn primary_of(&self, key: &str) -> usize {
+        let servers = || self.servers.iter().enumerate().filter_map(|(index, server)| Some((index, server.as_ref()?)));
+        let holds =
+            |server: &RedisServer| server.info("role") == "master" && !server.cli(&["GET", key]).contains("MOVED");
+        servers().find(|(_, server)| holds(server)).expect("a primary serves each slot").0
+    }
+
+    /// Moves the slot of this key to another primary, key by key, as resharding does.
+    pub fn move_slot_of(&self, key: &str) {
+        let from = self.primary_of(key);
+        let server = |index: usize| self.servers[index].as_ref().unwrap();
+        let to = (from + 1) % PRIMARIES;
+        let slot = server(from).cli(&["CLUSTER", "KEYSLOT", key]);
+        let [from_id, to_id] = [from, to].map(|index| server(index).cli(&["CLUSTER", "MYID"]));
+        assert_eq!(server(to).cli(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]), "OK");
+        assert_eq!(server(from).cli(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]), "OK");
+        loop {
+            let keys = server(from).cli(&["CLUSTER", "GETKEYSINSLOT", &slot, "10"]);
+            if keys.is_empty() {
+                break;
+            }
+            for key in keys.lines() {
+                let port = server(to).port.to_string();
+                server(from).cli(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"]);
+            }
+        }
+        for index in [to, from, (to + 1) % PRIMARIES] {
+            assert_eq!(server(index).cli(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]), "OK");
+        }
+    }
+}
