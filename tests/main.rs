@@ -15,6 +15,7 @@ mod keys;
 mod lifecycle;
 mod openapi;
 mod redis;
+mod replicas;
 mod revocation;
 mod store_contract;
 mod support;

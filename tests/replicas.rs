@@ -1,0 +1,213 @@
+//! Replicas behind the load balancer of `deploy/`.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::Duration,
+};
+
+use nix::sys::signal::Signal;
+
+use crate::support::{Client, Process, RedisServer, Service, eventually, free_port, run};
+
+const TOKEN: &str = "/api/v1alpha/token";
+const SELF: &str = "/api/v1alpha/token/self";
+
+/// Replicas of the service, and HAProxy in front of them.
+struct Replicas {
+    url: String,
+    replicas: Vec<Option<Service>>,
+    ports: Vec<u16>,
+    keys: PathBuf,
+    redis: RedisServer,
+    statistics: PathBuf,
+    _haproxy: Process,
+    _directory: tempfile::TempDir,
+}
+
+impl Replicas {
+    fn start(count: usize) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let keys = directory.path().join("keys.json");
+        let generated = run(Service::command().args(["key", "generate"]), "").stdout;
+        fs::write(&keys, generated).unwrap();
+        let redis = RedisServer::start();
+        let ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
+        let replicas = ports.iter().map(|port| Some(launch(&redis, &keys, *port))).collect();
+
+        // The file that is delivered, with the addresses of this test.
+        let (port, statistics) = (free_port(), directory.path().join("statistics"));
+        let mut servers = String::new();
+        for port in &ports {
+            servers += &format!("    server replica-{port} 127.0.0.1:{port}\n");
+        }
+        let delivered = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/haproxy.cfg")).unwrap();
+        let configuration = delivered
+            .replace("bind :25441", &format!("bind 127.0.0.1:{port}"))
+            .replace("    server-template replica 10 mayfly:25441\n", &servers)
+            .replace(" resolvers docker init-addr none", "")
+            .replace("global\n", &format!("global\n    stats socket {}\n", statistics.display()));
+        let file = directory.path().join("haproxy.cfg");
+        fs::write(&file, configuration).unwrap();
+        let haproxy =
+            Process::spawn(Command::new("haproxy").arg("-f").arg(&file).stdout(Stdio::null()).stderr(Stdio::null()));
+        let replicas = Self {
+            url: format!("http://127.0.0.1:{port}"),
+            replicas,
+            ports,
+            keys,
+            redis,
+            statistics,
+            _haproxy: haproxy,
+            _directory: directory,
+        };
+        eventually("all replicas are up", || (replicas.count_up() == count).then_some(()));
+        replicas
+    }
+
+    /// How many replicas HAProxy sends requests to.
+    fn count_up(&self) -> usize {
+        let Ok(mut socket) = std::os::unix::net::UnixStream::connect(&self.statistics) else { return 0 };
+        let mut statistics = String::new();
+        std::io::Write::write_all(&mut socket, b"show stat\n").unwrap();
+        std::io::Read::read_to_string(&mut socket, &mut statistics).unwrap();
+        statistics.lines().filter(|line| line.starts_with("replicas,replica-") && line.contains(",UP,")).count()
+    }
+
+    fn client(&self) -> Client {
+        Client::new(&self.url)
+    }
+
+    fn admin(&self) -> Client {
+        self.client().with_basic("admin", crate::support::ADMIN_PASSWORD)
+    }
+
+    /// Ends a replica with this signal, and starts another in its place when it is gone.
+    fn restart(&mut self, index: usize, signal: Signal) {
+        let mut replica = self.replicas[index].take().unwrap();
+        replica.process.signal(signal);
+        replica.process.wait();
+        self.replicas[index] = Some(launch(&self.redis, &self.keys, self.ports[index]));
+        eventually("it is back", || (self.count_up() == self.ports.len()).then_some(()));
+    }
+}
+
+fn launch(redis: &RedisServer, keys: &Path, port: u16) -> Service {
+    let replica = Service::launch(Some(&redis.url()), |command| {
+        command
+            .env("MAYFLY_LISTEN", format!("127.0.0.1:{port}"))
+            .env("MAYFLY_JWT_KEYS_FILE", keys)
+            .env("MAYFLY_TOKEN_QUOTA", "100000")
+            // HAProxy looks every second, and asks again after half of one.
+            .env("MAYFLY_SHUTDOWN_DELAY", "3s");
+    });
+    replica.wait_until_ready();
+    replica
+}
+
+/// Clients that verify a token without a pause: some on connections that they keep, others on a new one each time.
+struct Load {
+    stop: Arc<AtomicBool>,
+    answered: Arc<AtomicUsize>,
+    clients: Vec<thread::JoinHandle<Vec<String>>>,
+}
+
+impl Load {
+    fn start(url: &str, jwt: &str) -> Self {
+        let (stop, answered) = (Arc::<AtomicBool>::default(), Arc::<AtomicUsize>::default());
+        let clients = (0..6)
+            .map(|index| {
+                let (url, jwt) = (url.to_owned(), jwt.to_owned());
+                let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
+                let kept = Client::new(&url).with_bearer(&jwt);
+                thread::spawn(move || {
+                    let mut failures = Vec::new();
+                    while !stop.load(Ordering::Relaxed) {
+                        let client = if index < 3 { kept.clone() } else { Client::new(&url).with_bearer(&jwt) };
+                        match client.get(SELF).try_send() {
+                            Ok(answer) if answer.status == 200 => {}
+                            other => failures.push(format!("{other:?}")),
+                        }
+                        answered.fetch_add(1, Ordering::Relaxed);
+                        thread::sleep(Duration::from_millis(2));
+                    }
+                    failures
+                })
+            })
+            .collect();
+        Self { stop, answered, clients }
+    }
+
+    /// Stops it: the number of requests, and those that failed.
+    fn stop(self) -> (usize, Vec<String>) {
+        self.stop.store(true, Ordering::Relaxed);
+        let failures = self.clients.into_iter().flat_map(|client| client.join().unwrap()).collect();
+        (self.answered.load(Ordering::Relaxed), failures)
+    }
+}
+
+#[test]
+fn replicas_are_one_service() {
+    let replicas = Replicas::start(3);
+    let each = || replicas.replicas.iter().flatten();
+    for creator in each() {
+        let (id, jwt) = creator.admin().issue("x", "1h");
+        for replica in each() {
+            assert_eq!(replica.client().with_bearer(&jwt).get(SELF).send().status, 200);
+        }
+        let deleter = each().find(|replica| replica.url != creator.url).unwrap();
+        assert_eq!(deleter.admin().delete(&format!("{TOKEN}/{id}")).send().status, 200);
+        for replica in each() {
+            replica.client().with_bearer(&jwt).get(SELF).send().problem(401);
+            replica.admin().get(&format!("{TOKEN}/{id}")).send().problem(404);
+        }
+    }
+    // As good through the load balancer, whoever gets the request.
+    let (id, jwt) = replicas.admin().issue("x", "1h");
+    for _ in 0..6 {
+        assert_eq!(replicas.client().with_bearer(&jwt).get(SELF).send().status, 200);
+    }
+    assert_eq!(replicas.admin().delete(&format!("{TOKEN}/{id}")).send().status, 200);
+    for _ in 0..6 {
+        replicas.client().with_bearer(&jwt).get(SELF).send().problem(401);
+    }
+}
+
+/// Restarts replicas so often, one after the other. Returns the number of requests meanwhile, and those that failed.
+pub fn restart_rolling(times: usize) -> (usize, Vec<String>) {
+    let mut replicas = Replicas::start(3);
+    let (_, jwt) = replicas.admin().issue("x", "1h");
+    let load = Load::start(&replicas.url, &jwt);
+    for round in 0..times {
+        replicas.restart(round % 3, Signal::SIGTERM);
+    }
+    load.stop()
+}
+
+#[test]
+fn a_rolling_restart_fails_no_request() {
+    let (requests, failures) = restart_rolling(3);
+    assert!(requests > 100, "{requests}");
+    assert!(failures.is_empty(), "{failures:?} of {requests}");
+}
+
+#[test]
+fn a_killed_replica_fails_no_request_but_its_own() {
+    let mut replicas = Replicas::start(3);
+    let (_, jwt) = replicas.admin().issue("x", "1h");
+    let load = Load::start(&replicas.url, &jwt);
+    replicas.restart(0, Signal::SIGKILL);
+    let (requests, failures) = load.stop();
+    assert!(requests > 100, "{requests}");
+    // HAProxy has at most one request of each of the six clients open on it.
+    assert!(failures.len() <= 6, "{failures:?} of {requests}");
+    for failure in &failures {
+        assert!(failure.contains("status: 502"), "{failure}");
+    }
+}
