@@ -1,0 +1,117 @@
+//! What is in `deploy/` and `docker-compose.yml`.
+
+use std::{
+    fs,
+    process::{Command, Stdio},
+};
+
+use serde_json::json;
+
+use crate::support::{Process, Service, eventually, free_port, run};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// The oldest Kubernetes that has all that is used, and the newest that is known.
+const KUBERNETES: [&str; 2] = ["1.31", "1.37"];
+
+/// Runs a program of `tests/.tools`, or of the system, in the root of the project. Returns what it printed.
+#[track_caller]
+fn succeed(program: &str, arguments: &[&str]) -> String {
+    let tool = format!("{ROOT}/tests/.tools/bin/{program}");
+    let program = if fs::exists(&tool).unwrap() { &tool } else { program };
+    let output = run(Command::new(program).args(arguments).current_dir(ROOT), "");
+    let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+    assert!(output.status.success(), "{program} {arguments:?}: {stdout}{stderr}");
+    stdout
+}
+
+#[test]
+fn the_compose_file_and_the_dockerfile_are_valid() {
+    succeed("check-jsonschema", &["--builtin-schema", "vendor.compose-spec", "docker-compose.yml"]);
+    succeed("hadolint", &["deploy/Dockerfile"]);
+    succeed("haproxy", &["-c", "-f", "deploy/haproxy.cfg"]);
+}
+
+#[test]
+fn the_redis_of_the_compose_file_serves_the_service_and_nobody_else() {
+    let compose: serde_yaml::Value =
+        serde_yaml::from_str(&fs::read_to_string(format!("{ROOT}/docker-compose.yml")).unwrap()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name).display().to_string();
+    fs::write(path("redis-password"), "hunter2").unwrap();
+    let port = free_port();
+    // The command as it is, with the paths and the port of this test.
+    let script = compose["services"]["redis"]["command"][2].as_str().unwrap();
+    let script = script
+        .replace("$$", "$")
+        .replace("/run/secrets/redis-password", &path("redis-password"))
+        .replace("/redis-acl", &format!("{ROOT}/deploy/redis-acl"))
+        .replace("/tmp/users.acl", &path("users.acl"))
+        .replace("--dir /data", &format!("--bind 127.0.0.1 --port {port} --dir {}", directory.path().display()));
+    let _redis = Process::spawn(Command::new("sh").args(["-ec", &script]).stdout(Stdio::null()));
+    let cli = |arguments: &[&str]| {
+        let output = run(Command::new("redis-cli").args(["-p", &port.to_string()]).args(arguments), "");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    eventually("its health check passes", || (cli(&["ping"]) == "PONG\n").then_some(()));
+    for forbidden in [&["GET", "mayfly:users"][..], &["INFO"], &["FLUSHALL"]] {
+        assert!(cli(forbidden).contains("NOPERM"), "{forbidden:?}");
+    }
+    let as_mayfly =
+        |command: &[&str]| cli(&[&["--user", "mayfly", "--pass", "hunter2", "--no-auth-warning"], command].concat());
+    for forbidden in [&["FLUSHALL"][..], &["KEYS", "*"], &["GET", "other"], &["CONFIG", "GET", "*"]] {
+        assert!(as_mayfly(forbidden).contains("NOPERM"), "{forbidden:?}");
+    }
+    let service = Service::launch(Some(&format!("redis://mayfly@127.0.0.1:{port}")), |command| {
+        command.env("MAYFLY_REDIS_PASSWORD_FILE", path("redis-password"));
+    });
+    service.wait_until_ready();
+    assert_eq!(service.client().get("/readyz").send().json()["warnings"], json!([]));
+    let (id, jwt) = service.admin().issue("x", "1h");
+    assert_eq!(service.client().with_bearer(&jwt).get("/api/v1alpha/token/self").send().status, 200);
+    assert_eq!(service.admin().get("/api/v1alpha/token").send().status, 200);
+    assert_eq!(service.admin().delete(&format!("/api/v1alpha/token/{id}")).send().status, 200);
+}
+
+#[test]
+fn the_secrets_that_are_made_are_good_and_not_made_twice() {
+    let directory = tempfile::tempdir().unwrap();
+    let script = directory.path().join("create");
+    fs::copy(format!("{ROOT}/deploy/secrets/create"), &script).unwrap();
+    let create = || assert!(run(&mut Command::new(&script), "").status.success());
+    let read = |name: &str| fs::read_to_string(directory.path().join(name)).unwrap();
+    create();
+    let keys = read("jwt-keys.json");
+    mayfly::domain::keys::KeySet::parse(&keys).unwrap();
+    assert_eq!((read("redis-password").len(), read("admin-password").len()), (32, 32));
+    create();
+    assert_eq!(read("jwt-keys.json"), keys);
+}
+
+#[test]
+fn kubernetes_accepts_every_overlay_and_nothing_in_it_is_careless() {
+    let directory = tempfile::tempdir_in(format!("{ROOT}/target")).unwrap();
+    // Production with every component.
+    let complete = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n\
+                    resources: [../../deploy/kubernetes/overlays/production]\n\
+                    components: [../../deploy/kubernetes/components/prometheus]\n";
+    fs::write(directory.path().join("kustomization.yaml"), complete).unwrap();
+    let overlays = ["deploy/kubernetes/overlays/development", directory.path().to_str().unwrap()];
+    for overlay in overlays {
+        let rendered = succeed("kubectl", &["kustomize", overlay]);
+        let file = directory.path().join("rendered.yaml");
+        fs::write(&file, &rendered).unwrap();
+        let file = file.to_str().unwrap();
+        for version in KUBERNETES {
+            succeed("kubernetes-validate", &["--strict", "--no-warn", "--kubernetes-version", version, file]);
+        }
+        let settings = ["--config-file", "deploy/kubernetes/checkov.yaml", "--skip-download", "--compact", "--quiet"];
+        succeed("checkov", &[&settings[..], &["--framework", "kubernetes", "--file", file]].concat());
+        for promise in
+            ["maxUnavailable: 0", "unhealthyPodEvictionPolicy: AlwaysAllow", "automountServiceAccountToken: false"]
+        {
+            assert!(rendered.contains(promise), "{promise} is not in {overlay}");
+        }
+        assert!(!rendered.contains("subPath"), "a rotated key would not reach the pods");
+    }
+}
