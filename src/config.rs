@@ -161,7 +161,8 @@ pub struct StoreSettings {
     redis_timeout: String,
 
     /// How many replicas of Redis must have a change before it is answered; fewer are a 503, after which the request can
-    /// be repeated safely. With at least 1, no failover to such a replica brings a revoked token back
+    /// be repeated safely. With all that can be promoted, no failover brings a revoked token back; with fewer, Sentinel may
+    /// promote one that has not heard of it
     #[arg(long, env = "MAYFLY_REDIS_WAIT_REPLICAS", value_name = "NUMBER", default_value = "0")]
     redis_wait_replicas: String,
 

@@ -1,107 +1,13 @@
-//! Redis servers that stand in for one another: Sentinel and Cluster.
-
-use std::{
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
-    time::Duration,
-};
+//! Redis servers that stand in for one another, and what survives it.
 
 use nix::sys::signal::Signal;
-use serde_json::json;
 
-use crate::support::{Client, Cluster, Sentinel, Service, eventually};
+use crate::support::{
+    ADMIN_PASSWORD, Backend, Client, Cluster, Load, Losses, RedisServer, Sentinel, Service, eventually, free_port,
+};
 
 const TOKEN: &str = "/api/v1alpha/token";
 const SELF: &str = "/api/v1alpha/token/self";
-
-/// What clients of the service remember of their tokens.
-#[derive(Default)]
-struct Journal {
-    /// Ids and JWTs of tokens whose creation was acknowledged.
-    live: Vec<(String, String)>,
-    /// JWTs whose revocation was acknowledged.
-    revoked: Vec<String>,
-    /// Answers of 503.
-    unavailable: usize,
-}
-
-/// Clients that create and revoke tokens until they are told to stop, and note what was acknowledged.
-struct Load {
-    journal: Arc<Mutex<Journal>>,
-    stop: Arc<AtomicBool>,
-    clients: Vec<thread::JoinHandle<()>>,
-}
-
-impl Load {
-    fn start(admin: &Client, clients: usize) -> Self {
-        let (journal, stop) = (Arc::<Mutex<Journal>>::default(), Arc::<AtomicBool>::default());
-        let clients = (0..clients)
-            .map(|_| {
-                let (admin, journal, stop) = (admin.clone(), Arc::clone(&journal), Arc::clone(&stop));
-                thread::spawn(move || {
-                    while !stop.load(Ordering::Relaxed) {
-                        create_and_revoke(&admin, &journal, &stop);
-                    }
-                })
-            })
-            .collect();
-        Self { journal, stop, clients }
-    }
-
-    fn stop(self) -> Journal {
-        self.stop.store(true, Ordering::Relaxed);
-        self.clients.into_iter().for_each(|client| client.join().unwrap());
-        Arc::into_inner(self.journal).unwrap().into_inner().unwrap()
-    }
-
-    fn acknowledged(&self) -> usize {
-        self.journal.lock().unwrap().revoked.len()
-    }
-}
-
-/// Creates two tokens and revokes one of them, repeating the revocation until it is acknowledged.
-fn create_and_revoke(admin: &Client, journal: &Mutex<Journal>, stop: &AtomicBool) {
-    let create = || {
-        let answer = admin.post(TOKEN, &json!({"jwt_token_description": "x", "jwt_token_life": "1h"})).send();
-        if answer.status == 503 {
-            journal.lock().unwrap().unavailable += 1;
-            thread::sleep(Duration::from_millis(20));
-            return None;
-        }
-        assert_eq!(answer.status, 201, "{answer:?}");
-        let field = |name: &str| answer.json()[name].as_str().unwrap().to_owned();
-        Some((field("jwt_token_id"), field("jwt_token")))
-    };
-    if let Some(token) = create() {
-        journal.lock().unwrap().live.push(token);
-    }
-    let Some((id, jwt)) = create() else { return };
-    loop {
-        match admin.delete(&format!("{TOKEN}/{id}")).send().status {
-            // Gone at the second try is gone, too.
-            200 | 404 => return journal.lock().unwrap().revoked.push(jwt),
-            503 if stop.load(Ordering::Relaxed) => return,
-            503 => journal.lock().unwrap().unavailable += 1,
-            status => panic!("{status}"),
-        }
-        thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// How many acknowledged tokens are lost, and how many acknowledged revocations are undone.
-fn count_losses(client: &Client, journal: &Journal) -> (usize, usize) {
-    let status = |jwt: &str| {
-        eventually("there is an answer", || {
-            Some(client.with_bearer(jwt).get(SELF).send().status).filter(|status| *status != 503)
-        })
-    };
-    let lost = journal.live.iter().filter(|(_, jwt)| status(jwt) != 200).count();
-    let undone = journal.revoked.iter().filter(|jwt| status(jwt) != 401).count();
-    (lost, undone)
-}
 
 fn launch(url: &str, wait_replicas: &str) -> Service {
     let service = Service::launch(Some(url), |command| {
@@ -111,21 +17,78 @@ fn launch(url: &str, wait_replicas: &str) -> Service {
     service
 }
 
-#[test]
-fn what_was_acknowledged_survives_a_failover() {
+/// Kills the primary so often, with clients that create and revoke tokens.
+pub fn fail_over(times: usize, wait_replicas: &str) -> Losses {
     let mut sentinel = Sentinel::start(2, 3);
-    let service = launch(&sentinel.url(), "1");
+    let service = launch(&sentinel.url(), wait_replicas);
     let load = Load::start(&service.admin(), 4);
-    for _ in 0..2 {
-        let before = load.acknowledged();
-        eventually("the load goes on", || (load.acknowledged() > before + 10).then_some(()));
+    for _ in 0..times {
+        load.wait_for(10);
         sentinel.fail_over();
     }
-    let before = load.acknowledged();
-    eventually("it works with the new primary", || (load.acknowledged() > before + 10).then_some(()));
-    let journal = load.stop();
-    assert!(journal.revoked.len() > 30 && journal.live.len() > 30);
-    assert_eq!(count_losses(&service.client(), &journal), (0, 0), "lost, undone");
+    load.wait_for(10);
+    load.stop(&service.client())
+}
+
+/// Kills the service so often.
+pub fn kill_the_service(times: usize) -> Losses {
+    let redis = RedisServer::start();
+    let port = free_port();
+    let keys = tempfile::NamedTempFile::new().unwrap();
+    std::fs::copy(Service::start(Backend::Memory).keys_file, &keys).unwrap();
+    let launch = || {
+        let service = Service::launch(Some(&redis.url()), |command| {
+            command
+                .env("MAYFLY_LISTEN", format!("127.0.0.1:{port}"))
+                .env("MAYFLY_JWT_KEYS_FILE", keys.path())
+                .env("MAYFLY_TOKEN_QUOTA", "100000");
+        });
+        service.wait_until_ready();
+        service
+    };
+    let client = Client::new(&format!("http://127.0.0.1:{port}"));
+    let mut service = launch();
+    let load = Load::start(&client.with_basic("admin", ADMIN_PASSWORD), 4);
+    for _ in 0..times {
+        load.wait_for(1);
+        service.process.signal(Signal::SIGKILL);
+        service.process.wait();
+        service = launch();
+    }
+    load.wait_for(4);
+    load.stop(&client)
+}
+
+/// Kills Redis so often, which has each write on the disk before it answers.
+pub fn kill_redis(times: usize) -> Losses {
+    let mut redis = RedisServer::start_with(free_port(), &["--appendfsync", "always"]);
+    let service = launch(&redis.url(), "0");
+    let load = Load::start(&service.admin(), 4);
+    for _ in 0..times {
+        load.wait_for(1);
+        redis = redis.restart();
+    }
+    load.wait_for(4);
+    load.stop(&service.client())
+}
+
+#[test]
+fn what_was_acknowledged_survives_failovers() {
+    // Both replicas: Sentinel may promote the one that is behind.
+    let losses = fail_over(2, "2");
+    assert_eq!((losses.lost, losses.undone), (0, 0), "{losses:?}");
+}
+
+#[test]
+fn what_was_acknowledged_survives_the_death_of_the_service() {
+    let losses = kill_the_service(5);
+    assert_eq!((losses.lost, losses.undone), (0, 0), "{losses:?}");
+}
+
+#[test]
+fn what_was_acknowledged_survives_the_death_of_redis() {
+    let losses = kill_redis(5);
+    assert_eq!((losses.lost, losses.undone), (0, 0), "{losses:?}");
 }
 
 #[test]
@@ -164,22 +127,18 @@ fn a_cluster_goes_on_when_a_primary_dies_and_a_slot_moves() {
     // Keys of one user live in one slot.
     let key = "mayfly:{admin}:user";
     let load = Load::start(&service.admin(), 2);
-    let goes_on = |what: &str| {
-        let before = load.acknowledged();
-        eventually(what, || (load.acknowledged() > before + 10).then_some(()));
-    };
-    goes_on("it works");
+    load.wait_for(10);
     cluster.move_slot_of(key);
-    goes_on("it works with the slot elsewhere");
+    load.wait_for(10);
     let killed = cluster.primary_of(key);
     let stopped = cluster.servers[killed].take().unwrap().stop();
     // The one that is promoted has no replica now, so it can acknowledge no write. But it answers.
-    let (_, jwt) = load.journal.lock().unwrap().live.last().unwrap().clone();
+    let jwt = load.live();
     let verify = || service.client().with_bearer(&jwt).get(SELF).send().status;
     eventually("another answers", || (verify() == 200).then_some(()));
     cluster.servers[killed] = Some(stopped.start_again());
     cluster.wait_until_whole();
-    goes_on("it works with the cluster whole");
-    let journal = load.stop();
-    assert_eq!(count_losses(&service.client(), &journal), (0, 0), "lost, undone");
+    load.wait_for(10);
+    let losses = load.stop(&service.client());
+    assert_eq!((losses.lost, losses.undone), (0, 0), "{losses:?}");
 }

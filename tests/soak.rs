@@ -1,12 +1,16 @@
-//! `make soak`: what the tests try for seconds, for minutes. Prints one table.
+//! `make soak`: what the tests try for seconds, for minutes. Prints tables.
 
 #![expect(unreachable_pub, reason = "`support` is written like the library that it is")]
 #![allow(dead_code, unused_imports, reason = "most of `support` is for the tests")]
 
+mod failover;
+mod replicas;
 mod revocation;
 mod support;
 
 use std::time::Instant;
+
+use support::Losses;
 
 fn main() {
     let begun = Instant::now();
@@ -23,4 +27,32 @@ fn main() {
         begun.elapsed().as_secs()
     );
     assert_eq!(report.violations, 0);
+
+    println!(
+        "\n| while clients create and revoke | times | created | revoked | unanswered | lost | undone | seconds |"
+    );
+    println!("|---|---|---|---|---|---|---|---|");
+    let losses = [
+        repeat("replica killed", 200, failover::kill_the_service),
+        repeat("Redis killed, appendfsync always", 50, failover::kill_redis),
+        repeat("primary of 2 replicas killed, waiting for both", 20, |times| failover::fail_over(times, "2")),
+    ];
+    // What these lose is told, not promised.
+    repeat("primary of 2 replicas killed, waiting for one", 20, |times| failover::fail_over(times, "1"));
+    repeat("primary of 2 replicas killed, waiting for none", 20, |times| failover::fail_over(times, "0"));
+    assert!(losses.iter().all(|losses| (losses.lost, losses.undone) == (0, 0)));
+
+    let begun = Instant::now();
+    let (requests, failures) = replicas::restart_rolling(20);
+    println!("\n| rolling restarts | requests | failed | seconds |\n|---|---|---|---|");
+    println!("| 20 | {requests} | {} | {} |", failures.len(), begun.elapsed().as_secs());
+    assert!(failures.is_empty(), "{failures:?}");
+}
+
+/// Tries something so often, and prints a row about it.
+fn repeat(what: &str, times: usize, attempt: impl Fn(usize) -> Losses) -> Losses {
+    let begun = Instant::now();
+    let losses = attempt(times);
+    println!("| {what} | {times} | {losses} | {} |", begun.elapsed().as_secs());
+    losses
 }

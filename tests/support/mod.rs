@@ -2,6 +2,7 @@
 
 mod client;
 mod collector;
+mod load;
 mod log;
 mod process;
 mod prometheus;
@@ -13,6 +14,7 @@ mod topology;
 pub use self::{
     client::{Answer, Client},
     collector::{Collector, Span},
+    load::{Load, Losses},
     log::Log,
     process::{Process, eventually, free_port, run},
     prometheus::{Prometheus, promtool},
