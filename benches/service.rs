@@ -28,7 +28,7 @@ use mayfly::{
     store::{Creation, Store, redis::RedisStore},
 };
 use serde_json::json;
-use support::{Client, Process, RedisServer, Service, eventually, run};
+use support::{Client, Collector, Process, RedisServer, Service, eventually, run};
 
 /// Rounds of each comparison, whose median is printed.
 const ROUNDS: usize = 5;
@@ -77,15 +77,20 @@ struct Target<'a> {
 
 fn verification() {
     let redis = RedisServer::start();
-    let leased = Service::launch(Some(&redis.url()), |command| {
-        command.env("MAYFLY_LOG", "warn");
-    });
-    let unleased = Service::launch(Some(&redis.url()), |command| {
-        command.env("MAYFLY_LOG", "warn").env("MAYFLY_LEASE", "0").env("MAYFLY_JWT_KEYS_FILE", &leased.keys_file);
-    });
-    for service in [&leased, &unleased] {
-        eventually("ready", || (service.client().get("/readyz").send().status == 200).then_some(()));
-    }
+    let collector = Collector::start();
+    let leased = unobserved(&redis, &[]);
+    let keys = leased.keys_file.to_str().unwrap();
+    let unleased = unobserved(&redis, &[("MAYFLY_LEASE", "0"), ("MAYFLY_JWT_KEYS_FILE", keys)]);
+    let observed = unobserved(
+        &redis,
+        &[
+            ("MAYFLY_JWT_KEYS_FILE", keys),
+            ("MAYFLY_METRICS_LISTEN", "127.0.0.1:0"),
+            ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", &format!("{}/v1/traces", collector.url)),
+            ("OTEL_TRACES_SAMPLER", "parentbased_traceidratio"),
+            ("OTEL_TRACES_SAMPLER_ARG", "0.01"),
+        ],
+    );
     let (ceiling, ceiling_url) = ceiling();
     let directory = tempfile::tempdir().unwrap();
     let tokens = directory.path().join("tokens");
@@ -98,6 +103,7 @@ fn verification() {
         target("poem's hello world (the ceiling)", &ceiling_url, "/", &ceiling),
         target("verify, leased", &leased.url, VERIFY, &leased.process),
         target("verify, lease off", &unleased.url, VERIFY, &unleased.process),
+        target("verify, leased, metrics on and 1 % traced", &observed.url, VERIFY, &observed.process),
     ];
     for round in 1..=ROUNDS {
         eprintln!("verification, round {round} of {ROUNDS} …");
@@ -112,19 +118,32 @@ fn verification() {
     );
     println!("| | requests/s | of the ceiling | server CPU, µs a request |");
     println!("|---|---|---|---|");
-    let ratios = |target: &Target<'_>| {
-        let pairs = target.loads.iter().zip(&targets[0].loads);
-        median(pairs.map(|(load, ceiling)| load.requests_per_second / ceiling.requests_per_second))
+    let ratio = |target: &Target<'_>, to: &Target<'_>| {
+        let pairs = target.loads.iter().zip(&to.loads);
+        median(pairs.map(|(load, other)| load.requests_per_second / other.requests_per_second))
     };
     for target in &targets {
         println!(
             "| {} | {:.0} | {:.2} | {:.1} |",
             target.name,
             median(target.loads.iter().map(|load| load.requests_per_second)),
-            ratios(target),
+            ratio(target, &targets[0]),
             median(target.loads.iter().map(|load| load.cpu_microseconds)),
         );
     }
+    println!(
+        "\nMetrics and traces leave {:.3} of the requests/s of a leased verification.",
+        ratio(&targets[3], &targets[1])
+    );
+}
+
+/// A service that only warns, with metrics and traces off unless the environment says otherwise.
+fn unobserved(redis: &RedisServer, environment: &[(&str, &str)]) -> Service {
+    let service = Service::launch(Some(&redis.url()), |command| {
+        command.env("MAYFLY_LOG", "warn").env("MAYFLY_METRICS_LISTEN", "off").envs(environment.iter().copied());
+    });
+    eventually("ready", || (service.client().get("/readyz").send().status == 200).then_some(()));
+    service
 }
 
 /// The example `ceiling`, and its URL.
@@ -242,10 +261,7 @@ impl Database {
         eprintln!("storing {} tokens …", users * tokens_each);
         let store = RedisStore::new(&redis.url(), Duration::from_secs(30)).unwrap();
         tokio::runtime::Runtime::new().unwrap().block_on(fill(&store, users, tokens_each));
-        let service = Service::launch(Some(&redis.url()), |command| {
-            command.env("MAYFLY_LOG", "warn").env("MAYFLY_REDIS_TIMEOUT", "30s");
-        });
-        eventually("ready", || (service.client().get("/readyz").send().status == 200).then_some(()));
+        let service = unobserved(&redis, &[("MAYFLY_REDIS_TIMEOUT", "30s")]);
         Self { redis, service }
     }
 

@@ -70,7 +70,7 @@ fn greeting(config: &Config, listening: SocketAddr, metrics: Option<SocketAddr>)
     let name = &config.admin.name;
     let mut text = format!("Mayfly {} listens on {url}\n", env!("CARGO_PKG_VERSION"));
     if config.browser.docs {
-        text += &format!("Documentation: {url}/docs\n");
+        writeln!(text, "Documentation: {url}/docs").expect("a string takes all");
     }
     text += match config.store {
         StoreConfig::Memory => "Store: in memory, gone when the service stops (MAYFLY_REDIS_URL keeps it)\n",

@@ -111,11 +111,10 @@ pub(super) fn protect(headers: &mut HeaderMap) {
 /// The policy for a page that is whole in itself: it runs the scripts that are in it and no others, loads nothing from
 /// elsewhere, and asks only where it came from.
 pub(super) fn policy_of_page(page: &str) -> HeaderValue {
-    let hashes: String = inline_scripts(page)
-        .map(|script| format!(" 'sha256-{}'", BASE64_STANDARD.encode(digest(&SHA256, script.as_bytes()))))
-        .collect();
+    let hash = |script: &str| format!("'sha256-{}'", BASE64_STANDARD.encode(digest(&SHA256, script.as_bytes())));
+    let hashes = inline_scripts(page).map(hash).collect::<Vec<_>>().join(" ");
     let policy = format!(
-        "default-src 'none'; script-src{hashes}; style-src 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; \
+        "default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; \
          base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     );
     HeaderValue::try_from(policy).expect("base64 is visible ASCII")
