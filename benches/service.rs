@@ -21,7 +21,7 @@ use futures_util::{StreamExt, stream};
 use mayfly::{
     domain::{
         life::Life,
-        password::PasswordHash,
+        password::{HashCost, PasswordHash},
         token::{Token, TokenDigest, TokenId},
         user::{Role, User, UserName},
     },
@@ -282,7 +282,7 @@ async fn fill(store: &RedisStore, users: usize, tokens_each: usize) {
     for name in &names {
         let user = User {
             name: name.clone(),
-            password_hash: PasswordHash::dummy(),
+            password_hash: PasswordHash::dummy(HashCost::default()),
             role: Role::User,
             created_at: 1_662_720_135,
             disabled: false,

@@ -32,10 +32,10 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     let clock = Clock::system();
     let store = Arc::new(LeasedStore::new(config.store.open(), config.lease));
     let keys = Arc::new(config.keys);
-    let users = Users::new(Arc::clone(&store) as _, clock.clone());
+    let users = Users::new(Arc::clone(&store) as _, clock.clone(), config.hash_cost);
     let services = Arc::new(Services {
         tokens: Tokens::new(Arc::clone(&store), Arc::clone(&keys), clock, config.rules.clone()),
-        login: Login::new(Arc::clone(&store) as _),
+        login: Login::new(Arc::clone(&store) as _, config.hash_cost),
         readiness: Readiness::new(Arc::clone(&store) as _, config.unready_after),
         keys,
         issuer: config.rules.issuer,

@@ -23,7 +23,7 @@ use crate::{
         jwk::{self, Algorithm},
         keys::KeySet,
         life::Life,
-        password::{Password, PasswordError},
+        password::{HashCost, Password, PasswordError},
         token::TokenRules,
         user::UserName,
     },
@@ -59,6 +59,9 @@ pub struct Settings {
 
     #[command(flatten)]
     store: StoreSettings,
+
+    #[command(flatten)]
+    passwords: PasswordSettings,
 
     /// A JWK Set; its first key signs tokens, all of them verify. `mayfly key generate` makes one. It is read again when it
     /// changes. Required with Redis; without, a key is made that is gone when the service stops
@@ -127,6 +130,15 @@ pub struct Settings {
     log_format: String,
 }
 
+/// The settings of passwords.
+#[derive(Clone, Args)]
+pub struct PasswordSettings {
+    /// What a password's argon2id hash costs: KiB of memory, passes and lanes. A hash that costs something else is replaced
+    /// at the next login
+    #[arg(long, env = "MAYFLY_PASSWORD_COST", value_name = "COST", default_value_t = HashCost::default().to_string())]
+    password_cost: String,
+}
+
 /// The settings that say where users and tokens are kept.
 #[derive(Clone, Args)]
 #[expect(clippy::struct_field_names, reason = "a flag has the name of its field")]
@@ -185,6 +197,8 @@ pub struct Config {
     pub rules: TokenRules,
     /// The first administrator.
     pub admin: AdminConfig,
+    /// What a hash of a password costs.
+    pub hash_cost: HashCost,
     /// What browsers are shown.
     pub browser: BrowserAccess,
     /// How long the store may be away before a service that was ready is unready.
@@ -297,6 +311,7 @@ impl Config {
         let quota = mistakes.check("MAYFLY_TOKEN_QUOTA", check_quota(&settings.token_quota));
         let name = mistakes.check("MAYFLY_ADMIN_NAME", UserName::from_str(&settings.admin_name));
         let password = load_admin_password(settings, environment, &mut mistakes);
+        let hash_cost = settings.passwords.load_into(&mut mistakes);
         let docs = mistakes.check("MAYFLY_DOCS", check_switch(&settings.docs));
         let cors_origins = mistakes.check("MAYFLY_CORS_ORIGINS", check_origins(&settings.cors_origins));
         let unready_after = mistakes.check("MAYFLY_UNREADY_AFTER", parse_duration(&settings.unready_after));
@@ -315,6 +330,7 @@ impl Config {
                 lease: lease?,
                 rules: TokenRules { max_life: max_life?, quota: quota?, issuer: issuer? },
                 admin: AdminConfig { name: name?, password: password? },
+                hash_cost: hash_cost?,
                 browser: BrowserAccess { docs: docs?, cors_origins: cors_origins? },
                 unready_after: unready_after?,
                 shutdown_delay: shutdown_delay?,
@@ -324,6 +340,18 @@ impl Config {
             })
         })();
         config.filter(|_| mistakes.0.is_empty()).ok_or(mistakes)
+    }
+}
+
+impl PasswordSettings {
+    /// Reads these settings alone.
+    pub fn load(&self) -> Result<HashCost, Mistakes> {
+        let mut mistakes = Mistakes::default();
+        self.load_into(&mut mistakes).ok_or(mistakes)
+    }
+
+    fn load_into(&self, mistakes: &mut Mistakes) -> Option<HashCost> {
+        mistakes.check("MAYFLY_PASSWORD_COST", HashCost::from_str(&self.password_cost))
     }
 }
 
@@ -592,6 +620,7 @@ mod tests {
                 "--token-quota=0",
                 "--lease=251ms",
                 "--docs=maybe",
+                "--password-cost=m=1",
                 "--cors-origins=https://console.example, console.example/",
                 "--admin-name=a:b",
                 "--admin-password-file=/nowhere",
@@ -628,6 +657,7 @@ mod tests {
             "MAYFLY_TOKEN_QUOTA",
             "MAYFLY_LEASE",
             "MAYFLY_DOCS",
+            "MAYFLY_PASSWORD_COST",
             "MAYFLY_CORS_ORIGINS (--cors-origins): \"console.example/\"",
             "MAYFLY_ADMIN_NAME",
             "MAYFLY_ADMIN_PASSWORD_FILE",
@@ -642,7 +672,7 @@ mod tests {
         ] {
             assert!(mistakes.contains(variable), "{variable} in:\n{mistakes}");
         }
-        assert_eq!(mistakes.lines().count(), 28, "{mistakes}");
+        assert_eq!(mistakes.lines().count(), 29, "{mistakes}");
         assert!(!mistakes.contains("hunter2"), "{mistakes}");
     }
 

@@ -44,6 +44,8 @@ fn the_help_documents_every_setting() {
             "[default: admin]",
             "MAYFLY_ADMIN_PASSWORD\n",
             "[env: MAYFLY_ADMIN_PASSWORD_FILE=]",
+            "[env: MAYFLY_PASSWORD_COST=]",
+            "[default: m=19456,t=2,p=1]",
             "[env: MAYFLY_DOCS=]",
             "[env: MAYFLY_CORS_ORIGINS=]",
             "[env: MAYFLY_SHUTDOWN_GRACE=]",

@@ -167,3 +167,24 @@ fn a_full_redis_still_revokes() {
     redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     assert_eq!(service.admin().post(TOKEN, &body).send().status, 201);
 }
+
+#[test]
+fn a_hash_of_another_cost_is_replaced_at_the_next_login() {
+    let service = Service::start_with(Backend::Redis, |command| {
+        command.env("MAYFLY_PASSWORD_COST", "m=64,t=1,p=1");
+    });
+    let redis = service.redis.as_ref().unwrap();
+    let hash = || redis.cli(&["HGET", "mayfly:{admin}:user", "password"]);
+    assert!(hash().starts_with("$argon2id$v=19$m=64,t=1,p=1$"), "{}", hash());
+    let cheaper = hash();
+    let dearer = Service::launch(Some(&redis.url()), |_| {});
+    dearer.client().with_basic("admin", "wrong").get(TOKEN).send().problem(401);
+    assert_eq!(hash(), cheaper, "only who knows the password has it hashed");
+    assert_eq!(dearer.admin().get(TOKEN).send().status, 200);
+    assert!(hash().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{}", hash());
+    assert_eq!(service.admin().get(TOKEN).send().status, 200);
+
+    // A hash that nobody should pay for is none.
+    redis.cli(&["HSET", "mayfly:{admin}:user", "password", &hash().replace("m=64,", "m=4194304,")]);
+    eventually("its lease is over", || (dearer.admin().get(TOKEN).send().status == 503).then_some(()));
+}

@@ -5,7 +5,7 @@ use std::{any::Any, sync::Arc, time::Duration};
 use mayfly::{
     domain::{
         life::Life,
-        password::{Password, PasswordHash},
+        password::{HashCost, Password, PasswordHash},
         token::{Token, TokenDigest, TokenId},
         user::{Role, User, UserName},
     },
@@ -88,7 +88,7 @@ impl Fixture {
 fn user(name: &str) -> User {
     User {
         name: name.parse().unwrap(),
-        password_hash: PasswordHash::dummy(),
+        password_hash: PasswordHash::dummy(HashCost::default()),
         role: Role::Admin,
         created_at: 1_662_720_135,
         disabled: false,
@@ -361,7 +361,7 @@ async fn a_user_is_found_as_created_and_created_once(
     assert!(!fixture.store.create_user(&User { role: Role::User, ..user("alice") }).await.unwrap());
     let found = fixture.store.find_user(&alice).await.unwrap().unwrap();
     assert_eq!((found.name, found.role, found.created_at, found.disabled), (alice, Role::Admin, 1_662_720_135, false));
-    assert_eq!(found.password_hash.expose_secret(), PasswordHash::dummy().expose_secret());
+    assert_eq!(found.password_hash.expose_secret(), PasswordHash::dummy(HashCost::default()).expose_secret());
 }
 
 #[rstest]
@@ -387,11 +387,26 @@ async fn a_password_is_changed(
 ) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let password: Password = "new".parse().unwrap();
-    let hash = PasswordHash::of(&password);
+    let hash = PasswordHash::of(&password, HashCost::default());
     assert!(!fixture.store.set_password(&"nobody".parse().unwrap(), &hash).await.unwrap());
     assert!(fixture.store.set_password(&alice, &hash).await.unwrap());
     assert!(fixture.store.find_user(&alice).await.unwrap().unwrap().password_hash.verify(&password));
     assert!(fixture.store.find_user(&"nobody".parse().unwrap()).await.unwrap().is_none());
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_hash_is_replaced_only_while_it_is_the_same(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
+    let (fixture, alice) = Fixture::with_user(kind, "alice").await;
+    let hash = |cost: &str| PasswordHash::dummy(cost.parse().unwrap());
+    let (old, new, other) = (PasswordHash::dummy(HashCost::default()), hash("m=8,t=1,p=1"), hash("m=16,t=1,p=1"));
+    assert!(!fixture.store.replace_hash(&alice, &other, &new).await.unwrap());
+    assert!(fixture.store.replace_hash(&alice, &old, &new).await.unwrap());
+    assert!(!fixture.store.replace_hash(&alice, &old, &other).await.unwrap());
+    assert!(!fixture.store.replace_hash(&"nobody".parse().unwrap(), &old, &new).await.unwrap());
+    assert_eq!(fixture.store.find_user(&alice).await.unwrap().unwrap().password_hash.cost(), new.cost());
 }
 
 #[rstest]

@@ -11,7 +11,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::Failure;
 use crate::{
-    config::{StoreConfig, StoreSettings},
+    config::{PasswordSettings, StoreConfig, StoreSettings},
     domain::{
         password::Password,
         user::{Role, UserName},
@@ -24,6 +24,9 @@ use crate::{
 pub(super) struct User {
     #[command(flatten)]
     store: StoreSettings,
+
+    #[command(flatten)]
+    passwords: PasswordSettings,
 
     #[command(subcommand)]
     command: Command,
@@ -77,7 +80,7 @@ impl User {
     }
 
     async fn change(self) -> Result<(), Failure> {
-        let store = self.store.load()?;
+        let (store, hash_cost) = (self.store.load()?, self.passwords.load()?);
         if let StoreConfig::Memory = store {
             let why = "MAYFLY_REDIS_URL (--redis-url) is missing. Users of the embedded store live in the memory of the \
                        service that runs: no other process can reach them";
@@ -85,7 +88,7 @@ impl User {
         }
         // Its writes wait until no replica goes by what it read before.
         let store = LeasedStore::new(store.open(), Duration::ZERO);
-        let users = Users::new(Arc::new(store), Clock::system());
+        let users = Users::new(Arc::new(store), Clock::system(), hash_cost);
         match self.command {
             Command::Add { name, role, password } => {
                 let password = password.read()?;

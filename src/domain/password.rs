@@ -6,16 +6,71 @@ use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Versio
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use secrecy::{ExposeSecret, SecretString};
 
-/// Memory, in KiB, passes and lanes: the first choice of OWASP's Password Storage Cheat Sheet for argon2id. One
-/// verification takes 17 ms on a quiet core.
-const MEMORY_KIB: u32 = 19_456;
-const PASSES: u32 = 2;
-const LANES: u32 = 1;
+/// What an argon2id hash costs, written as in its PHC string: `m=19456,t=2,p=1`.
+///
+/// The default is the first choice of OWASP's Password Storage Cheat Sheet; a verification takes 17 ms on a quiet core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HashCost {
+    /// KiB of memory, up to 1 GiB.
+    memory_kib: u32,
+    /// Passes over the memory, up to 32.
+    passes: u32,
+    /// Lanes, up to 16.
+    lanes: u32,
+}
 
-/// The hash of a random password that nobody has, with the parameters above: what the password of an unknown user is
-/// verified against, so that the time of the answer does not tell which users exist.
-const DUMMY_HASH: &str =
-    "$argon2id$v=19$m=19456,t=2,p=1$bWF5Zmx5LWR1bW15LXNhbHQ$N9jFzzDWEhdpvOWJwPyGLbrQ3nYxHnLPCv3dQXiK6Sg";
+/// A text is no [`HashCost`], or one that nobody should pay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a cost is m=KIB,t=PASSES,p=LANES such as m=19456,t=2,p=1, of at most m=1048576,t=32,p=16 and 8 KiB a lane or more"
+)]
+pub struct HashCostError;
+
+impl HashCost {
+    /// Beyond this, a hash that somebody put into the store would be an attack on whoever verifies it.
+    const MAX: Self = Self { memory_kib: 1 << 20, passes: 32, lanes: 16 };
+
+    fn check(self) -> Result<Self, HashCostError> {
+        let Self { memory_kib, passes, lanes } = Self::MAX;
+        let fits = self.memory_kib <= memory_kib && self.passes <= passes && self.lanes <= lanes;
+        match Params::new(self.memory_kib, self.passes, self.lanes, None) {
+            Ok(_) if fits => Ok(self),
+            _ => Err(HashCostError),
+        }
+    }
+
+    fn argon2(self) -> Argon2<'static> {
+        let params =
+            Params::new(self.memory_kib, self.passes, self.lanes, None).expect("a cost that exists is checked");
+        Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+    }
+}
+
+impl Default for HashCost {
+    fn default() -> Self {
+        Self { memory_kib: 19_456, passes: 2, lanes: 1 }
+    }
+}
+
+impl FromStr for HashCost {
+    type Err = HashCostError;
+
+    fn from_str(text: &str) -> Result<Self, HashCostError> {
+        let mut parts = text.split(',');
+        let mut number = |name| {
+            let part = parts.next().and_then(|part| part.strip_prefix(name)?.parse().ok());
+            part.ok_or(HashCostError)
+        };
+        let cost = Self { memory_kib: number("m=")?, passes: number("t=")?, lanes: number("p=")? };
+        if parts.next().is_none() { cost.check() } else { Err(HashCostError) }
+    }
+}
+
+impl fmt::Display for HashCost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "m={},t={},p={}", self.memory_kib, self.passes, self.lanes)
+    }
+}
 
 /// A password, in a type that cannot be printed. Not empty, and at most [`Password::MAX_BYTES`].
 #[derive(Debug, Clone)]
@@ -65,35 +120,52 @@ pub struct PasswordHash(SecretString);
 pub struct PasswordHashError;
 
 impl PasswordHash {
-    /// Hashes with a random salt. Takes about 17 ms of a core: keep it off the async runtime.
+    /// Hashes with a random salt, at this cost. Keep it off the async runtime.
     ///
     /// # Panics
-    /// Where the operating system has no randomness, or no 19 MiB of memory, to give.
-    pub fn of(password: &Password) -> Self {
-        let hash = argon2()
+    /// Where the operating system has no randomness, or not the memory, to give.
+    pub fn of(password: &Password, cost: HashCost) -> Self {
+        let hash = cost
+            .argon2()
             .hash_password(password.expose_secret().as_bytes())
             .expect("the parameters are valid, the salt is random");
         Self(hash.to_string().into())
     }
 
-    /// The hash that no password verifies against.
-    pub fn dummy() -> Self {
-        Self(DUMMY_HASH.into())
+    /// The hash of a random password that nobody has: what the password of an unknown user is verified against, so that
+    /// the time of the answer does not tell which users exist.
+    pub fn dummy(cost: HashCost) -> Self {
+        let (salt, hash) = ("bWF5Zmx5LWR1bW15LXNhbHQ", "N9jFzzDWEhdpvOWJwPyGLbrQ3nYxHnLPCv3dQXiK6Sg");
+        Self(format!("$argon2id$v=19${cost}${salt}${hash}").into())
     }
 
-    /// Whether this is the password. Takes about 17 ms of a core: keep it off the async runtime.
+    /// Whether this is the password. Takes what the hash costs: keep it off the async runtime.
     pub fn verify(&self, password: &Password) -> bool {
         phc::PasswordHash::new(self.0.expose_secret())
-            .is_ok_and(|hash| argon2().verify_password(password.expose_secret().as_bytes(), &hash).is_ok())
+            .is_ok_and(|hash| Argon2::default().verify_password(password.expose_secret().as_bytes(), &hash).is_ok())
     }
+
+    /// What a verification costs.
+    ///
+    /// # Panics
+    /// Not for a hash that exists: it was checked.
+    pub fn cost(&self) -> HashCost {
+        cost_of(self.0.expose_secret()).expect("a hash that exists is checked")
+    }
+}
+
+/// The cost of an argon2id PHC string, if it is one that may be paid.
+fn cost_of(text: &str) -> Option<HashCost> {
+    let hash = phc::PasswordHash::new(text).ok().filter(|hash| hash.algorithm.as_str() == "argon2id")?;
+    let params = Params::try_from(&hash).ok()?;
+    HashCost { memory_kib: params.m_cost(), passes: params.t_cost(), lanes: params.p_cost() }.check().ok()
 }
 
 impl FromStr for PasswordHash {
     type Err = PasswordHashError;
 
     fn from_str(text: &str) -> Result<Self, PasswordHashError> {
-        let hash = phc::PasswordHash::new(text).map_err(|_| PasswordHashError)?;
-        if hash.algorithm.as_str() == "argon2id" { Ok(Self(text.into())) } else { Err(PasswordHashError) }
+        cost_of(text).map(|_| Self(text.into())).ok_or(PasswordHashError)
     }
 }
 
@@ -109,39 +181,61 @@ impl fmt::Debug for PasswordHash {
     }
 }
 
-fn argon2() -> Argon2<'static> {
-    let params = Params::new(MEMORY_KIB, PASSES, LANES, None).expect("constant parameters within argon2's bounds");
-    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    /// The least that argon2 does.
+    const CHEAP: HashCost = HashCost { memory_kib: 8, passes: 1, lanes: 1 };
+
     #[test]
     fn only_the_password_verifies() {
         let password: Password = "correct horse".parse().unwrap();
-        let hash = PasswordHash::of(&password);
-        assert!(hash.expose_secret().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
-        assert!(hash.verify(&password));
-        assert!(!hash.verify(&"correct horsf".parse().unwrap()));
-        assert!(hash.expose_secret().parse::<PasswordHash>().unwrap().verify(&password));
+        for cost in [HashCost::default(), CHEAP] {
+            let hash = PasswordHash::of(&password, cost);
+            assert!(hash.expose_secret().starts_with(&format!("$argon2id$v=19${cost}$")));
+            assert_eq!(hash.cost(), cost);
+            assert!(hash.verify(&password));
+            assert!(!hash.verify(&"correct horsf".parse().unwrap()));
+            assert!(hash.expose_secret().parse::<PasswordHash>().unwrap().verify(&password));
+        }
+        assert_eq!(HashCost::default().to_string(), "m=19456,t=2,p=1");
     }
 
     #[test]
     fn the_dummy_costs_the_same_and_never_verifies() {
-        let hash: PasswordHash = DUMMY_HASH.parse().unwrap();
-        assert!(!hash.verify(&Password::generate()));
-        let parsed = phc::PasswordHash::new(DUMMY_HASH).unwrap();
-        let params = Params::try_from(&parsed).unwrap();
-        assert_eq!((params.m_cost(), params.t_cost(), params.p_cost()), (MEMORY_KIB, PASSES, LANES));
-        assert_eq!(params.output_len(), Some(Params::DEFAULT_OUTPUT_LEN));
+        for cost in [HashCost::default(), CHEAP] {
+            let hash: PasswordHash = PasswordHash::dummy(cost).expose_secret().parse().unwrap();
+            assert_eq!(hash.cost(), cost);
+            assert!(!hash.verify(&Password::generate()));
+            let parsed = phc::PasswordHash::new(hash.expose_secret()).unwrap();
+            assert_eq!(Params::try_from(&parsed).unwrap().output_len(), Some(Params::DEFAULT_OUTPUT_LEN));
+        }
+    }
+
+    #[test]
+    fn a_cost_is_bounded() {
+        assert_eq!("m=8,t=1,p=1".parse(), Ok(CHEAP));
+        for bad in [
+            "",
+            "m=8",
+            "t=1,m=8,p=1",
+            "m=8,t=1,p=1,x=1",
+            "m=7,t=1,p=1",
+            "m=8,t=0,p=1",
+            "m=8,t=33,p=1",
+            "m=2000000,t=1,p=1",
+        ] {
+            assert_eq!(bad.parse::<HashCost>(), Err(HashCostError), "{bad}");
+        }
+        let dear = PasswordHash::dummy(CHEAP).expose_secret().replace("m=8", "m=4000000000");
+        assert!(dear.parse::<PasswordHash>().is_err());
     }
 
     #[test]
     fn secrets_are_not_printed() {
         let password = Password::generate();
-        let hash = PasswordHash::of(&password);
+        let hash = PasswordHash::of(&password, CHEAP);
         let printed = format!("{password:?} {hash:?}");
         assert!(!printed.contains(password.expose_secret()) && !printed.contains("argon2id"), "{printed}");
     }

@@ -73,17 +73,19 @@ mod tests {
     use tokio::time::{advance, pause};
 
     use super::*;
+    use crate::domain::password::HashCost;
 
     #[tokio::test]
     async fn a_login_is_remembered_for_a_minute_and_is_no_other() {
         pause();
         let logins = RememberedLogins::new();
-        let (alice, password, hash) = ("alice".parse().unwrap(), "secret".parse().unwrap(), PasswordHash::dummy());
+        let (alice, password, hash) =
+            ("alice".parse().unwrap(), "secret".parse().unwrap(), PasswordHash::dummy(HashCost::default()));
         let login = logins.fingerprint(&alice, &password, &hash);
         assert!(!logins.contains(&login));
         logins.insert(login);
         assert!(logins.contains(&logins.fingerprint(&alice, &password, &hash)));
-        let other_hash = PasswordHash::of(&password);
+        let other_hash = PasswordHash::of(&password, HashCost::default());
         for other in [
             logins.fingerprint(&"bob".parse().unwrap(), &password, &hash),
             logins.fingerprint(&alice, &"secret2".parse().unwrap(), &hash),

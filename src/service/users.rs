@@ -7,7 +7,7 @@ use tokio::task::spawn_blocking;
 use super::Clock;
 use crate::{
     domain::{
-        password::{Password, PasswordHash},
+        password::{HashCost, Password, PasswordHash},
         user::{Role, User, UserName},
     },
     store::{Store, StoreError},
@@ -18,6 +18,7 @@ use crate::{
 pub struct Users {
     store: Arc<dyn Store>,
     clock: Clock,
+    cost: HashCost,
 }
 
 /// What became of the first user.
@@ -30,14 +31,20 @@ pub enum Bootstrap {
 }
 
 impl Users {
-    /// The users of `store`.
-    pub fn new(store: Arc<dyn Store>, clock: Clock) -> Self {
-        Self { store, clock }
+    /// The users of `store`, whose hashes are to cost this.
+    pub fn new(store: Arc<dyn Store>, clock: Clock, cost: HashCost) -> Self {
+        Self { store, clock, cost }
+    }
+
+    async fn hash(&self, password: Password) -> PasswordHash {
+        let cost = self.cost;
+        let work = spawn_blocking(move || PasswordHash::of(&password, cost));
+        telemetry::password_hash(work).await.expect("hashing does not panic")
     }
 
     /// Adds a user. `false`: the name is taken, and nothing changed.
     pub async fn add(&self, name: UserName, role: Role, password: Password) -> Result<bool, StoreError> {
-        let password_hash = hash(password).await;
+        let password_hash = self.hash(password).await;
         let user = User { name, password_hash, role, created_at: self.clock.unix_seconds(), disabled: false };
         let added = self.store.create_user(&user).await?;
         if added {
@@ -58,7 +65,7 @@ impl Users {
 
     /// Gives a user another password. The user's tokens live on. `false`: no such user.
     pub async fn set_password(&self, name: &UserName, password: Password) -> Result<bool, StoreError> {
-        let changed = self.store.set_password(name, &hash(password).await).await?;
+        let changed = self.store.set_password(name, &self.hash(password).await).await?;
         if changed {
             audit::password_changed(name);
         }
@@ -80,8 +87,4 @@ impl Users {
         let created = !self.any().await? && self.add(name, Role::Admin, password).await?;
         Ok(if created { Bootstrap::Created } else { Bootstrap::Exists })
     }
-}
-
-async fn hash(password: Password) -> PasswordHash {
-    telemetry::password_hash(spawn_blocking(move || PasswordHash::of(&password))).await.expect("hashing does not panic")
 }

@@ -7,6 +7,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use secrecy::ExposeSecret;
 use tokio::time::Instant;
 
 use super::{
@@ -172,6 +173,17 @@ impl Store for MemoryStore {
         let mut accounts = self.accounts();
         let Some(account) = accounts.get_mut(name) else { return Ok(false) };
         account.user.password_hash = hash.clone();
+        Ok(true)
+    }
+
+    async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> Result<bool, StoreError> {
+        let mut accounts = self.accounts();
+        let account = accounts.get_mut(name);
+        let Some(account) = account.filter(|found| found.user.password_hash.expose_secret() == old.expose_secret())
+        else {
+            return Ok(false);
+        };
+        account.user.password_hash = new.clone();
         Ok(true)
     }
 

@@ -136,6 +136,9 @@ pub trait Store: Send + Sync {
     /// Gives a user another password. `false`: no such user.
     async fn set_password(&self, name: &UserName, hash: &PasswordHash) -> Result<bool, StoreError>;
 
+    /// Gives a user, who still has the old hash of the password, a new hash of the same password. `false`: who has not.
+    async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> Result<bool, StoreError>;
+
     /// Removes a user and ends all of the user's tokens now. `false`: no such user.
     async fn remove_user(&self, name: &UserName) -> Result<bool, StoreError>;
 

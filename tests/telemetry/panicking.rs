@@ -3,7 +3,7 @@
 use std::{env, future::pending, sync::Arc, time::Duration};
 
 use mayfly::{
-    domain::{keys::KeySet, life::Life, token::TokenRules, user::Role},
+    domain::{keys::KeySet, life::Life, password::HashCost, token::TokenRules, user::Role},
     http::{self, Services},
     service::{Clock, login::Login, readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens, users::Users},
     store::{Store, leased::LeasedStore, memory::MemoryStore},
@@ -19,7 +19,7 @@ pub(super) async fn serve(password: String, keys: String) {
     let _telemetry = telemetry::init(&settings, None).unwrap();
 
     let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
-    let users = Users::new(Arc::clone(&store), Clock::system());
+    let users = Users::new(Arc::clone(&store), Clock::system(), HashCost::default());
     assert!(users.add("admin".parse().unwrap(), Role::Admin, password.parse().unwrap()).await.unwrap());
     let store = Arc::new(LeasedStore::new(store, Duration::ZERO));
     let signing = Arc::new(SigningKeys::fixed(KeySet::parse(&keys).unwrap()));
@@ -27,7 +27,7 @@ pub(super) async fn serve(password: String, keys: String) {
     let rules = TokenRules { max_life: Life::parse("1h").unwrap(), quota: 10, issuer: None };
     let services = Services {
         tokens: Tokens::new(Arc::clone(&store), Arc::clone(&signing), clock, rules),
-        login: Login::new(Arc::clone(&store) as Arc<dyn Store>),
+        login: Login::new(Arc::clone(&store) as Arc<dyn Store>, HashCost::default()),
         readiness: Readiness::new(store, Duration::ZERO),
         keys: signing,
         issuer: None,

@@ -218,6 +218,11 @@ impl Store for LeasedStore {
         Ok(changed)
     }
 
+    async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> Result<bool, StoreError> {
+        // Who still goes by the old one lets in whom the new one lets in.
+        self.store.replace_hash(name, old, new).await
+    }
+
     async fn remove_user(&self, name: &UserName) -> Result<bool, StoreError> {
         let removed = self.store.remove_user(name).await?;
         wait_out_leases().await;

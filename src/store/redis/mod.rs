@@ -37,6 +37,7 @@ struct Scripts {
     revoke_tokens: Script,
     create_user: Script,
     update_user: Script,
+    replace_hash: Script,
     remove_user: Script,
 }
 
@@ -52,6 +53,7 @@ impl RedisStore {
                 revoke_tokens: Script::new(include_str!("revoke_tokens.lua")),
                 create_user: Script::new(include_str!("create_user.lua")),
                 update_user: Script::new(include_str!("update_user.lua")),
+                replace_hash: Script::new(include_str!("replace_hash.lua")),
                 remove_user: Script::new(include_str!("remove_user.lua")),
             },
         })
@@ -191,6 +193,14 @@ impl Store for RedisStore {
     async fn set_password(&self, name: &UserName, hash: &PasswordHash) -> Result<bool, StoreError> {
         let mut script = self.scripts.update_user.prepare_invoke();
         script.key(keys::user(name)).arg(&records::password_field(hash)[..]);
+        self.connection.write_again(&script).await
+    }
+
+    async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> Result<bool, StoreError> {
+        let [field, old] = records::password_field(old);
+        let [_, new] = records::password_field(new);
+        let mut script = self.scripts.replace_hash.prepare_invoke();
+        script.key(keys::user(name)).arg(field).arg(old).arg(new);
         self.connection.write_again(&script).await
     }
 
