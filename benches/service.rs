@@ -25,7 +25,10 @@ use mayfly::{
         token::{Token, TokenDigest, TokenId},
         user::{Role, User, UserName},
     },
-    store::{Creation, Store, redis::RedisStore},
+    store::{
+        Creation, Store,
+        redis::{RedisOptions, RedisStore},
+    },
 };
 use serde_json::json;
 use support::{Client, Collector, Process, RedisServer, Service, eventually, run};
@@ -259,7 +262,9 @@ impl Database {
         let redis = RedisServer::start();
         redis.cli(&["CONFIG", "SET", "appendonly", "no"]);
         eprintln!("storing {} tokens …", users * tokens_each);
-        let store = RedisStore::new(&redis.url(), Duration::from_secs(30)).unwrap();
+        let store =
+            RedisStore::new(&RedisOptions { timeout: Duration::from_secs(30), ..RedisOptions::at(&redis.url()) })
+                .unwrap();
         tokio::runtime::Runtime::new().unwrap().block_on(fill(&store, users, tokens_each));
         let service = unobserved(&redis, &[("MAYFLY_REDIS_TIMEOUT", "30s")]);
         Self { redis, service }

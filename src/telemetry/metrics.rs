@@ -31,8 +31,10 @@ const DURATION_BUCKETS: [f64; 18] = [
 static METER: OnceLock<Meter> = OnceLock::new();
 
 /// Without a meter, they do nothing.
-static INSTRUMENTS: LazyLock<Instruments> =
-    LazyLock::new(|| Instruments::new(METER.get().unwrap_or(&global::meter(env!("CARGO_PKG_NAME")))));
+static INSTRUMENTS: LazyLock<Instruments> = LazyLock::new(|| match METER.get() {
+    Some(meter) => Instruments::new(meter),
+    None => Instruments::new(&global::meter(env!("CARGO_PKG_NAME"))),
+});
 
 /// What became of a token that was presented.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

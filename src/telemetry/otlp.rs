@@ -4,7 +4,7 @@
 //! an exporter (such as `OTEL_TRACES_EXPORTER=otlp`), and off, at no cost, without. What is not built in is refused here;
 //! limits, intervals, headers, compression and attributes of the resource are read by the SDK itself.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, iter::successors, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use hyper_rustls::HttpsConnectorBuilder;
@@ -286,7 +286,12 @@ impl Client {
 impl HttpClient for Client {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
         let client = Arc::clone(&self.inner);
-        self.runtime.spawn(async move { client.send_bytes(request).await }).await?
+        let answer = self.runtime.spawn(async move { client.send_bytes(request).await }).await?;
+        // hyper names the cause, such as a certificate that nobody trusts, only as such.
+        answer.map_err(|error| match successors(error.source(), |error| error.source()).last() {
+            Some(cause) => format!("{error}: {cause}").into(),
+            None => error,
+        })
     }
 }
 

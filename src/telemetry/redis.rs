@@ -14,6 +14,8 @@ use super::{metrics, traces};
 pub struct RoundTrip {
     /// The command, in capitals, or `PIPELINE`.
     pub command: &'static str,
+    /// The script that it runs, if it does.
+    pub script: Option<&'static str>,
     /// How many commands.
     pub commands: usize,
 }
@@ -36,10 +38,12 @@ impl RoundTrip {
     fn span(self) -> SpanBuilder {
         let mut attributes =
             vec![KeyValue::new("db.system.name", "redis"), KeyValue::new("db.operation.name", self.command)];
+        attributes.extend(self.script.map(|script| KeyValue::new("db.stored_procedure.name", script)));
         if let Some(commands) = i64::try_from(self.commands).ok().filter(|commands| *commands > 1) {
             attributes.push(KeyValue::new("db.operation.batch.size", commands));
         }
-        SpanBuilder::from_name(self.command).with_kind(SpanKind::Client).with_attributes(attributes)
+        let name = self.script.map_or_else(|| self.command.into(), |script| format!("{} {script}", self.command));
+        SpanBuilder::from_name(name).with_kind(SpanKind::Client).with_attributes(attributes)
     }
 }
 

@@ -113,6 +113,21 @@ fn the_verification_of_a_token_is_traced_where_the_caller_is() {
 }
 
 #[test]
+fn a_script_has_a_name_and_its_loading_is_seen() {
+    let collector = Collector::start();
+    let service = Service::start_with(Backend::Redis, send_to(&collector));
+    let list = service.admin().get("/api/v1alpha/token").header("traceparent", &traceparent("01"));
+    assert_eq!(list.send().status, 200);
+    let spans = spans(&collector, TRACE_ID, 6);
+    let mut names: Vec<_> = spans.iter().map(|span| &*span.name).collect();
+    names.sort_unstable();
+    let list = "EVALSHA list_tokens";
+    assert_eq!(names, [list, list, "GET /api/v1alpha/token", "HGETALL", "SCRIPT", "hash password"]);
+    let run = spans.iter().find(|span| span.name == list).unwrap();
+    assert_eq!(run.attributes["db.stored_procedure.name"], "list_tokens");
+}
+
+#[test]
 fn what_is_not_sampled_is_not_sent() {
     let collector = Collector::start();
     let service = Service::start_with(Backend::Memory, |command| {

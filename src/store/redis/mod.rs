@@ -6,11 +6,11 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use async_trait::async_trait;
-use deadpool_redis::redis::{Cmd, Script, ScriptInvocation, cmd, pipe};
+use deadpool_redis::redis::{Cmd, ScriptInvocation, cmd, pipe};
 use futures_util::future::try_join_all;
 
 pub use self::address::{AddressError, RedisOptions, TlsFiles};
-use self::connection::Connection;
+use self::{connection::Connection, scripts::Scripts};
 use super::{
     Creation, Listing, LiveToken, Page, PasswordHash, Rotation, Store, StoreError, Token, TokenDigest, TokenId, User,
     UserName, Warning,
@@ -22,6 +22,7 @@ mod keys;
 mod link;
 mod observed;
 mod records;
+mod scripts;
 mod server;
 
 /// A Redis, not necessarily there: one server, the primary that Sentinel names, or a cluster.
@@ -30,33 +31,10 @@ pub struct RedisStore {
     scripts: Scripts,
 }
 
-struct Scripts {
-    create_token: Script,
-    list_tokens: Script,
-    revoke_token: Script,
-    revoke_tokens: Script,
-    create_user: Script,
-    update_user: Script,
-    replace_hash: Script,
-    remove_user: Script,
-}
-
 impl RedisStore {
     /// Prepares a store; nothing is connected yet. No operation takes longer than `options.timeout`.
     pub fn new(options: &RedisOptions) -> Result<Self, AddressError> {
-        Ok(Self {
-            connection: Connection::new(options)?,
-            scripts: Scripts {
-                create_token: Script::new(include_str!("create_token.lua")),
-                list_tokens: Script::new(include_str!("list_tokens.lua")),
-                revoke_token: Script::new(include_str!("revoke_token.lua")),
-                revoke_tokens: Script::new(include_str!("revoke_tokens.lua")),
-                create_user: Script::new(include_str!("create_user.lua")),
-                update_user: Script::new(include_str!("update_user.lua")),
-                replace_hash: Script::new(include_str!("replace_hash.lua")),
-                remove_user: Script::new(include_str!("remove_user.lua")),
-            },
-        })
+        Ok(Self { connection: Connection::new(options)?, scripts: Scripts::load() })
     }
 }
 

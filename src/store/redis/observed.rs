@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use deadpool_redis::redis::{Arg, Cmd, Pipeline, RedisError, RedisFuture, Value, aio::ConnectionLike};
 
+use super::scripts;
 use crate::telemetry::{
     metrics::{self, Counted},
     redis::RoundTrip,
@@ -30,7 +31,8 @@ impl<C> Observed<C> {
 
 impl<C: ConnectionLike + Send> ConnectionLike for Observed<C> {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
-        let trip = RoundTrip { command: name(command), commands: 1 };
+        let (command_name, script) = name(command);
+        let trip = RoundTrip { command: command_name, script, commands: 1 };
         Box::pin(trip.observe(error_type, self.connection.req_packed_command(command)))
     }
 
@@ -40,7 +42,7 @@ impl<C: ConnectionLike + Send> ConnectionLike for Observed<C> {
         offset: usize,
         count: usize,
     ) -> RedisFuture<'a, Vec<Value>> {
-        let trip = RoundTrip { command: "PIPELINE", commands: pipeline.len() };
+        let trip = RoundTrip { command: "PIPELINE", script: None, commands: pipeline.len() };
         Box::pin(trip.observe(error_type, self.connection.req_packed_commands(pipeline, offset, count)))
     }
 
@@ -49,14 +51,20 @@ impl<C: ConnectionLike + Send> ConnectionLike for Observed<C> {
     }
 }
 
-/// The command's name, if it is one that is sent here.
-fn name(command: &Cmd) -> &'static str {
+/// The command's name, if it is one that is sent here, and that of the script that it runs, if it does.
+fn name(command: &Cmd) -> (&'static str, Option<&'static str>) {
     const KNOWN: [&str; 13] = [
         "EVALSHA", "EXISTS", "GETEX", "HGETALL", "INFO", "MGET", "PERSIST", "PTTL", "SADD", "SCRIPT", "SMEMBERS",
         "SREM", "WAIT",
     ];
-    let Some(Arg::Simple(name)) = command.args_iter().next() else { return "OTHER" };
-    KNOWN.into_iter().find(|known| known.as_bytes().eq_ignore_ascii_case(name)).unwrap_or("OTHER")
+    let mut arguments = command.args_iter().map_while(|argument| match argument {
+        Arg::Simple(bytes) => Some(bytes),
+        _ => None,
+    });
+    let name =
+        arguments.next().and_then(|name| KNOWN.into_iter().find(|known| known.as_bytes().eq_ignore_ascii_case(name)));
+    let script = arguments.next().filter(|_| name == Some("EVALSHA")).and_then(scripts::name);
+    (name.unwrap_or("OTHER"), script)
 }
 
 fn error_type(error: &RedisError) -> &'static str {
