@@ -98,7 +98,7 @@ pub struct Settings {
     #[arg(long, env = "MAYFLY_DOCS", value_name = "SWITCH", default_value = "on")]
     docs: String,
 
-    /// The sites whose pages may use the API from a browser, separated by commas: https://console.example
+    /// The sites whose pages may use the API from a browser, separated by commas: `https://console.example`
     #[arg(long, env = "MAYFLY_CORS_ORIGINS", value_name = "ORIGINS", default_value = "")]
     cors_origins: String,
 

@@ -43,7 +43,7 @@ pub enum Verification {
     Active,
     /// Its time is over.
     Expired,
-    /// It was issued here, and is gone before its time.
+    /// It is well signed, and not there: revoked, as a rule.
     Revoked,
     /// It was never issued here.
     Invalid,
@@ -65,7 +65,7 @@ type RequestSeries = (&'static str, Option<&'static str>, u16);
 
 struct Instruments {
     requests: Histogram<f64>,
-    /// Those series that there were so far: recorded by a look-up, a tenth of the cost of their labels.
+    /// Those series that there were so far: found again without building their labels.
     requests_bound: RwLock<HashMap<RequestSeries, BoundHistogram<f64>>>,
     active_requests: UpDownCounter<i64>,
     verifications: [BoundCounter<u64>; 5],
@@ -154,6 +154,9 @@ pub(super) fn start(provider: &SdkMeterProvider) {
 
 /// An HTTP request was answered.
 pub(super) fn http_request(method: &'static str, Answered { route, status }: Answered, duration: Duration) {
+    if METER.get().is_none() {
+        return;
+    }
     let series = (method, route, status);
     let seconds = duration.as_secs_f64();
     if let Some(bound) = INSTRUMENTS.requests_bound.read().unwrap_or_else(PoisonError::into_inner).get(&series) {
