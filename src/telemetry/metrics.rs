@@ -73,6 +73,8 @@ struct Instruments {
     lease_misses: [BoundCounter<u64>; 2],
     redis: Histogram<f64>,
     redis_connections: UpDownCounter<i64>,
+    redis_pending: UpDownCounter<i64>,
+    redis_reserved: UpDownCounter<i64>,
     redis_connects: [BoundCounter<u64>; 2],
     hashes: BoundHistogram<f64>,
     hashes_waiting: UpDownCounter<i64>,
@@ -97,7 +99,9 @@ impl Instruments {
                 .build()
         };
         let level = |name: &'static str, unit: &'static str, description: &'static str| {
-            meter.i64_up_down_counter(name).with_unit(unit).with_description(description).build()
+            let level = meter.i64_up_down_counter(name).with_unit(unit).with_description(description).build();
+            level.add(0, &[]);
+            level
         };
         let verifications =
             counter("mayfly.token.verifications", "{verification}", "Tokens presented, by what became of them.");
@@ -118,6 +122,16 @@ impl Instruments {
             lease_misses: ["token", "user"].map(|kind| lease(kind, "miss")),
             redis: duration("db.client.operation.duration", "Duration of round trips to Redis, waiting included."),
             redis_connections: level("mayfly.redis.connections.open", "{connection}", "Open connections to Redis."),
+            redis_pending: level(
+                "mayfly.redis.connections.pending",
+                "{write}",
+                "Writes that wait for a connection of their own.",
+            ),
+            redis_reserved: level(
+                "mayfly.redis.connections.reserved",
+                "{connection}",
+                "Connections on which a write waits for replicas.",
+            ),
             redis_connects: ["failed", "ok"].map(|result| bind(&connects, &[KeyValue::new("result", result)])),
             hashes: duration("mayfly.password.hash.duration", "Duration of password hashes, without the wait.")
                 .bind(&[]),
@@ -224,6 +238,16 @@ pub fn redis_connect(succeeded: bool) {
 /// A connection to Redis is open, until the value is dropped.
 pub fn redis_connection_open() -> Counted {
     Counted::new(|instruments| &instruments.redis_connections)
+}
+
+/// A write waits for a connection of its own, until the value is dropped.
+pub fn redis_connection_pending() -> Counted {
+    Counted::new(|instruments| &instruments.redis_pending)
+}
+
+/// A write has a connection of its own, to wait for replicas on, until the value is dropped.
+pub fn redis_connection_reserved() -> Counted {
+    Counted::new(|instruments| &instruments.redis_reserved)
 }
 
 /// A password was hashed.

@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::support::{ADMIN_PASSWORD, Backend, Client, Prometheus, Service, eventually, promtool};
+use crate::support::{ADMIN_PASSWORD, Backend, Client, Prometheus, RedisServer, Service, eventually, promtool};
 
 const TOKEN: &str = "/api/v1alpha/token";
 const VERIFY: &str = "/api/v1alpha/verify";
@@ -111,6 +111,19 @@ fn trouble_is_counted_too() {
     ] {
         assert!(value(&service, series) > 0.0, "{series} in {}", page(&service));
     }
+}
+
+#[test]
+fn a_write_that_waits_for_replicas_is_seen() {
+    let redis = RedisServer::start();
+    // There is none, so that adding the administrator waits again and again.
+    let service = Service::launch(Some(&redis.url()), |command| {
+        command.env("MAYFLY_REDIS_WAIT_REPLICAS", "1").env("MAYFLY_REDIS_WAIT_TIMEOUT", "900ms");
+    });
+    let reserved = || value(&service, "mayfly_redis_connections_reserved");
+    eventually("it has a connection of its own", || (reserved() > 0.0).then_some(()));
+    eventually("the connection is free again", || (reserved() < 0.1).then_some(()));
+    assert!(page(&service).contains("\nmayfly_redis_connections_pending 0\n"));
 }
 
 #[test]

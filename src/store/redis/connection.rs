@@ -26,7 +26,7 @@ use super::{
     link::Link,
     observed::Observed,
 };
-use crate::store::StoreError;
+use crate::{store::StoreError, telemetry::metrics};
 
 /// Writes that wait for replicas at the same time; more of them queue.
 const WAITING_WRITES: usize = 16;
@@ -199,6 +199,7 @@ impl Connection {
         deadline: Deadline,
         script: &ScriptInvocation<'_>,
     ) -> Result<T, Failure> {
+        let pending = metrics::redis_connection_pending();
         let mut link = match timeout_at(deadline, self.pool.get()).await {
             Ok(Ok(link)) => link,
             Ok(Err(PoolError::Backend(error))) => return Err(Failure::Unconnected(error)),
@@ -208,6 +209,8 @@ impl Connection {
                 return Err(Failure::Timeout);
             }
         };
+        drop(pending);
+        let _reserved = metrics::redis_connection_reserved();
         let mut request = pipe();
         request.invoke_script(script).add_command(
             cmd("WAIT").arg(self.replicas).arg(u64::try_from(self.wait_timeout.as_millis()).unwrap()).take(),
