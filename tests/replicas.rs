@@ -22,7 +22,7 @@ const SELF: &str = "/api/v1alpha/token/self";
 /// Replicas of the service, and HAProxy in front of them.
 struct Replicas {
     url: String,
-    replicas: Vec<Option<Service>>,
+    services: Vec<Option<Service>>,
     ports: Vec<u16>,
     keys: PathBuf,
     redis: RedisServer,
@@ -39,7 +39,7 @@ impl Replicas {
         fs::write(&keys, generated).unwrap();
         let redis = RedisServer::start();
         let ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
-        let replicas = ports.iter().map(|port| Some(launch(&redis, &keys, *port))).collect();
+        let services = ports.iter().map(|port| Some(launch(&redis, &keys, *port))).collect();
 
         // The file that is delivered, with the addresses of this test.
         let (port, statistics) = (free_port(), directory.path().join("statistics"));
@@ -59,7 +59,7 @@ impl Replicas {
             Process::spawn(Command::new("haproxy").arg("-f").arg(&file).stdout(Stdio::null()).stderr(Stdio::null()));
         let replicas = Self {
             url: format!("http://127.0.0.1:{port}"),
-            replicas,
+            services,
             ports,
             keys,
             redis,
@@ -90,10 +90,10 @@ impl Replicas {
 
     /// Ends a replica with this signal, and starts another in its place when it is gone.
     fn restart(&mut self, index: usize, signal: Signal) {
-        let mut replica = self.replicas[index].take().unwrap();
+        let mut replica = self.services[index].take().unwrap();
         replica.process.signal(signal);
         replica.process.wait();
-        self.replicas[index] = Some(launch(&self.redis, &self.keys, self.ports[index]));
+        self.services[index] = Some(launch(&self.redis, &self.keys, self.ports[index]));
         eventually("it is back", || (self.count_up() == self.ports.len()).then_some(()));
     }
 }
@@ -155,7 +155,7 @@ impl Load {
 #[test]
 fn replicas_are_one_service() {
     let replicas = Replicas::start(3);
-    let each = || replicas.replicas.iter().flatten();
+    let each = || replicas.services.iter().flatten();
     for creator in each() {
         let (id, jwt) = creator.admin().issue("x", "1h");
         for replica in each() {
