@@ -74,6 +74,20 @@ fn the_redis_of_the_compose_file_serves_the_service_and_nobody_else() {
 }
 
 #[test]
+fn the_user_in_redis_may_do_what_the_scripts_do() {
+    let allowed = fs::read_to_string(format!("{ROOT}/deploy/redis-acl")).unwrap().to_uppercase();
+    for entry in fs::read_dir(format!("{ROOT}/src/store/redis")).unwrap().map(|entry| entry.unwrap().path()) {
+        if entry.extension().is_some_and(|extension| extension == "lua") {
+            let script = fs::read_to_string(&entry).unwrap();
+            for call in script.split("redis.call('").skip(1) {
+                let command = call.split('\'').next().unwrap();
+                assert!(allowed.split_whitespace().any(|rule| rule == format!("+{command}")), "{command} in {entry:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn the_secrets_that_are_made_are_good_and_not_made_twice() {
     let directory = tempfile::tempdir().unwrap();
     let script = directory.path().join("create");

@@ -290,8 +290,17 @@ fn redis_is_reached_through_tls_with_certificates_and_through_a_socket() {
     let url = format!("rediss://mayfly@localhost:{tls_port}/0");
     let service = Service::launch(Some(&url), secured);
     service.wait_until_ready();
-    let (id, _) = service.admin().issue("x", "1h");
+    let (id, jwt) = service.admin().issue("x", "1h");
     assert_eq!(service.admin().get(TOKEN).send().status, 200);
+    // For longer than a lease, so that it is renewed.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(600) {
+        assert_eq!(service.client().with_bearer(&jwt).get("/api/v1alpha/verify").send().status, 200);
+    }
+    let refused = redis.cli(&["ACL", "LOG"]);
+    for entry in refused.lines().collect::<Vec<_>>().windows(2).filter(|lines| lines[0] == "object") {
+        assert!(entry[1].starts_with("client"), "{}: only the name of the library is kept from it", entry[1]);
+    }
 
     let by_socket = Service::launch(Some(&format!("unix://{socket}?user=mayfly&pass=hunter2")), |_| {});
     by_socket.wait_until_ready();

@@ -43,14 +43,12 @@ impl Replicas {
 
         // The file that is delivered, with the addresses of this test.
         let (port, statistics) = (free_port(), directory.path().join("statistics"));
-        let mut servers = String::new();
-        for port in &ports {
-            servers += &format!("    server replica-{port} 127.0.0.1:{port}\n");
-        }
+        let server = |port: &u16| format!("    server replica-{port} 127.0.0.1:{port}");
+        let servers = ports.iter().map(server).collect::<Vec<_>>().join("\n");
         let delivered = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/haproxy.cfg")).unwrap();
         let configuration = delivered
             .replace("bind :25441", &format!("bind 127.0.0.1:{port}"))
-            .replace("    server-template replica 10 mayfly:25441\n", &servers)
+            .replace("    server-template replica 10 mayfly:25441", &servers)
             .replace(" resolvers docker init-addr none", "")
             .replace("global\n", &format!("global\n    stats socket {}\n", statistics.display()));
         let file = directory.path().join("haproxy.cfg");
