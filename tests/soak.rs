@@ -1,4 +1,5 @@
-//! `make soak`: what the tests try for seconds, for minutes. Prints tables.
+//! `make soak`: what the tests try for seconds, for minutes. Prints tables. Words as arguments choose among its rows:
+//! `cargo test --test soak -- rolling none`.
 
 #![expect(unreachable_pub, reason = "`support` is written like the library that it is")]
 #![allow(dead_code, unused_imports, reason = "most of `support` is for the tests")]
@@ -8,29 +9,37 @@ mod replicas;
 mod revocation;
 mod support;
 
-use std::time::Instant;
+use std::{env, time::Instant};
 
 use support::Losses;
 
 fn main() {
-    let begun = Instant::now();
-    let seed = fastrand::u64(..);
-    println!("revoking at random on three replicas, with seed {seed} …");
-    let report = revocation::revoke_at_random(64, 10_000, seed);
-    println!("| revocations | verifications | accepted after the answer | seconds |");
-    println!("|---|---|---|---|");
-    println!(
-        "| {} | {} | {} | {} |",
-        report.revocations,
-        report.verifications,
-        report.violations,
-        begun.elapsed().as_secs()
-    );
-    assert_eq!(report.violations, 0);
+    if is_wanted("revocation") {
+        let begun = Instant::now();
+        let seed = fastrand::u64(..);
+        println!("revoking at random on three replicas, with seed {seed} …");
+        let report = revocation::revoke_at_random(64, 10_000, seed);
+        println!("| revocations | verifications | accepted after the answer | seconds |");
+        println!("|---|---|---|---|");
+        println!(
+            "| {} | {} | {} | {} |\n",
+            report.revocations,
+            report.verifications,
+            report.violations,
+            begun.elapsed().as_secs()
+        );
+        assert_eq!(report.violations, 0);
+    }
 
-    println!(
-        "\n| while clients create and revoke | times | created | revoked | unanswered | lost | undone | seconds |"
-    );
+    if is_wanted("rolling") {
+        let begun = Instant::now();
+        let (requests, failures) = replicas::restart_rolling(20);
+        println!("| rolling restarts | requests | failed | seconds |\n|---|---|---|---|");
+        println!("| 20 | {requests} | {} | {} |\n", failures.len(), begun.elapsed().as_secs());
+        assert!(failures.is_empty(), "{failures:?}");
+    }
+
+    println!("| while clients create and revoke | times | created | revoked | unanswered | lost | undone | seconds |");
     println!("|---|---|---|---|---|---|---|---|");
     let losses = [
         repeat("replica killed", 200, failover::kill_the_service),
@@ -40,19 +49,20 @@ fn main() {
     // What these lose is told, not promised.
     repeat("primary of 2 replicas killed, waiting for one", 20, |times| failover::fail_over(times, "1"));
     repeat("primary of 2 replicas killed, waiting for none", 20, |times| failover::fail_over(times, "0"));
-    assert!(losses.iter().all(|losses| (losses.lost, losses.undone) == (0, 0)));
-
-    let begun = Instant::now();
-    let (requests, failures) = replicas::restart_rolling(20);
-    println!("\n| rolling restarts | requests | failed | seconds |\n|---|---|---|---|");
-    println!("| 20 | {requests} | {} | {} |", failures.len(), begun.elapsed().as_secs());
-    assert!(failures.is_empty(), "{failures:?}");
+    assert!(losses.iter().flatten().all(|losses| (losses.lost, losses.undone) == (0, 0)));
 }
 
-/// Tries something so often, and prints a row about it.
-fn repeat(what: &str, times: usize, attempt: impl Fn(usize) -> Losses) -> Losses {
-    let begun = Instant::now();
-    let losses = attempt(times);
-    println!("| {what} | {times} | {losses} | {} |", begun.elapsed().as_secs());
-    losses
+fn is_wanted(row: &str) -> bool {
+    let mut words = env::args().skip(1).peekable();
+    words.peek().is_none() || words.any(|word| row.contains(&word))
+}
+
+/// Tries something so often, if it is wanted, and prints a row about it.
+fn repeat(row: &str, times: usize, attempt: impl Fn(usize) -> Losses) -> Option<Losses> {
+    is_wanted(row).then(|| {
+        let begun = Instant::now();
+        let losses = attempt(times);
+        println!("| {row} | {times} | {losses} | {} |", begun.elapsed().as_secs());
+        losses
+    })
 }
