@@ -85,8 +85,8 @@ async fn follow_keys(services: Arc<Services>, mut hangup: Signal) {
     let mut look = interval(WATCH_INTERVAL);
     loop {
         tokio::select! {
-            _ = look.tick() => services.tokens.follow_keys(),
-            _ = hangup.recv() => services.tokens.reload_keys(),
+            _ = look.tick() => services.keys.follow_file(),
+            _ = hangup.recv() => services.keys.reload(),
         };
     }
 }

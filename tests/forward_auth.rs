@@ -14,9 +14,12 @@ const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/examples");
 const APPLICATION: &str = r#"
 events {}
 http {
+    underscores_in_headers on;
+    large_client_header_buffers 4 32k;
     server {
         listen 127.0.0.1:PORT;
-        location / { return 200 "user=$http_x_auth_user id=$http_x_auth_token_id authorization=$http_authorization\n"; }
+        set $told "user=$http_x_auth_user id=$http_x_auth_token_id seconds=$http_x_auth_expires_in";
+        location / { return 200 "$told authorization=$http_authorization\n"; }
     }
 }
 "#;
@@ -86,9 +89,13 @@ fn protects(service: &mut Service, proxy: &Server) {
 
     let bearer = client.with_bearer(&jwt);
     for request in [bearer.get("/orders/7?x=1"), bearer.request("POST", "/orders").body("x".repeat(100_000))] {
-        // Headers that only the proxy may set.
-        let answer = request.header("x-auth-user", "root").header("x-auth-token-id", "forged").send();
-        assert_eq!((answer.status, &*answer.text), (200, &*format!("user=admin id={id} authorization=\n")));
+        // Headers that only the proxy may set, in each of the ways that an application may take for them.
+        let forged = ["x-auth-user", "x_auth_user", "x-auth-token-id", "x_auth_token_id", "x-auth-expires-in"];
+        let request = forged.into_iter().fold(request, |request, name| request.header(name, "forged"));
+        let answer = request.header("cookie", &"x".repeat(6000)).send();
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let told = answer.text.strip_prefix(&format!("user=admin id={id} seconds=35")).expect(&answer.text);
+        assert!(told.ends_with(" authorization=\n") && !answer.text.contains("forged"), "{}", answer.text);
     }
 
     assert_eq!(service.admin().delete(&format!("/api/v1alpha/token/{id}")).send().status, 200);
@@ -108,6 +115,11 @@ fn nginx_lets_live_tokens_through() {
     let application = Server::application();
     let port = free_port();
     let proxy = Server::nginx(port, &example("nginx.conf", port, &service.url, application.port));
+    // However much else a client sends, the question is a small one.
+    let (_, jwt) = service.admin().issue("x", "1h");
+    let bearer = Client::new(&format!("http://127.0.0.1:{port}")).with_bearer(&jwt);
+    let many = (0..4).fold(bearer.get("/"), |request, _| request.header("cookie", &"x".repeat(6000)));
+    assert_eq!(many.send().status, 200);
     protects(&mut service, &proxy);
 }
 

@@ -151,18 +151,22 @@ fn a_broken_file_keeps_the_old_keys_and_is_logged() {
 
 #[test]
 fn a_rotation_replaces_the_file_in_one_step_and_keeps_its_permissions() {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 
     let directory = tempfile::tempdir().unwrap();
     let (file, link) = (directory.path().join("keys.json"), directory.path().join("link.json"));
     fs::write(&file, key(&["generate"])).unwrap();
     fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    // Whoever runs the tests may give a file to another group, or is root and may give it to anybody.
+    let another = nix::unistd::getgroups().unwrap().last().map(|group| group.as_raw());
+    let owner = if nix::unistd::geteuid().is_root() { (Some(65534), Some(65534)) } else { (None, another) };
+    chown(&file, owner.0, owner.1).unwrap();
     symlink("keys.json", &link).unwrap();
     let before = fs::metadata(&file).unwrap();
     key(&["rotate", link.to_str().unwrap()]);
     let after = fs::metadata(&file).unwrap();
     assert_ne!(after.ino(), before.ino(), "a new file takes the place of the old one");
-    assert_eq!(after.mode(), before.mode());
+    assert_eq!((after.mode(), after.uid(), after.gid()), (before.mode(), before.uid(), before.gid()));
     assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
     assert_eq!(kids(&link).len(), 2);
     assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 2, "nothing is left behind");
@@ -178,5 +182,53 @@ fn a_rotation_replaces_the_file_in_one_step_and_keeps_its_permissions() {
     for arguments in [&["generate", "--alg", "RS256"][..], &["prune", "x"], &["rotate", "x", "--delay", "1 6 h"]] {
         let output = run(Command::new(env!("CARGO_BIN_EXE_mayfly")).arg("key").args(arguments), "");
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn no_rotation_loses_the_key_of_another() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("keys.json");
+    fs::write(&file, key(&["generate"])).unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| key(&["rotate", file.to_str().unwrap()]));
+        }
+    });
+    assert_eq!(kids(&file).len(), 9);
+}
+
+#[test]
+fn a_token_in_use_dies_with_its_key() {
+    let service = Service::start(Backend::Memory);
+    let (_, jwt) = service.admin().issue("x", "1h");
+    let bearer = service.client().with_bearer(&jwt);
+    assert_eq!(bearer.get(VERIFY).send().status, 200);
+    fs::write(&service.keys_file, key(&["generate"])).unwrap();
+    eventually("it is refused", || (bearer.get(VERIFY).send().status == 401).then_some(()));
+    for _ in 0..20 {
+        bearer.get(VERIFY).send().problem(401);
+    }
+}
+
+#[test]
+fn a_replica_revokes_tokens_of_keys_that_it_does_not_know() {
+    let service = Service::start(Backend::Redis);
+    let url = service.redis.as_ref().unwrap().url();
+    // It has keys of its own, and another issuer.
+    let stranger = Service::launch(Some(&url), |command| {
+        command.env("MAYFLY_JWT_ISSUER", "https://elsewhere.example");
+    });
+    stranger.wait_until_ready();
+    for by_form in [true, false] {
+        let (_, jwt) = service.admin().issue("x", "1h");
+        let bearer = service.client().with_bearer(&jwt);
+        assert_eq!(bearer.get(VERIFY).send().status, 200);
+        let revocation = match by_form {
+            true => stranger.client().post_form("/oauth2/revoke", &[("token", &jwt)]),
+            false => stranger.client().with_bearer(&jwt).delete("/api/v1alpha/token/self"),
+        };
+        assert_eq!(revocation.send().status, 200);
+        bearer.get(VERIFY).send().problem(401);
     }
 }

@@ -1,8 +1,9 @@
 //! `mayfly key`: the keys that sign tokens.
 
 use std::{
-    fs,
+    fs::{self, File},
     io::{self, Write},
+    os::unix::fs::{MetadataExt, fchown},
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -59,9 +60,10 @@ enum Command {
 
 #[derive(Args)]
 struct AlgorithmChoice {
-    /// How it signs: HS256 (the fastest), EdDSA or ES256 (others can verify by themselves, with jwks.json)
-    #[arg(long = "alg", value_name = "ALGORITHM", default_value_t = Algorithm::Hs256)]
-    algorithm: Algorithm,
+    /// How it signs: HS256 (the fastest), EdDSA or ES256 (others can verify by themselves, with jwks.json). Unless it is said,
+    /// as the key did that signed before, and HS256 for the first
+    #[arg(long = "alg", value_name = "ALGORITHM")]
+    algorithm: Option<Algorithm>,
 }
 
 impl Key {
@@ -69,15 +71,17 @@ impl Key {
         let now = Clock::system().unix_seconds();
         match self.command {
             Command::Generate { algorithm } => {
-                let set = jwk::generate(algorithm.algorithm, now);
+                let set = jwk::generate(algorithm.algorithm.unwrap_or(Algorithm::Hs256), now);
                 Ok(io::stdout().write_all(set.expose_secret().as_bytes())?)
             }
             Command::Rotate { file, algorithm, delay } => {
+                let _alone = lock(&file)?;
                 let set = read(&file)?;
                 let rotated = jwk::rotate(set.expose_secret(), algorithm.algorithm, now, delay);
                 replace(&file, &rotated.map_err(|error| broken(&file, &error))?)
             }
             Command::Prune { file, older_than } => {
+                let _alone = lock(&file)?;
                 let set = read(&file)?;
                 let pruned = jwk::prune(set.expose_secret(), older_than.duration(), now);
                 let (rest, removed) = pruned.map_err(|error| broken(&file, &error))?;
@@ -91,6 +95,17 @@ impl Key {
     }
 }
 
+/// Waits until no other command changes this file, and keeps others waiting until the value is dropped. The directory is
+/// locked, for the file itself is about to be another.
+fn lock(file: &Path) -> Result<File, Failure> {
+    let locked = file.canonicalize().and_then(|file| {
+        let directory = File::open(file.parent().unwrap_or(Path::new(".")))?;
+        directory.lock()?;
+        Ok(directory)
+    });
+    locked.map_err(|error| Failure::Runtime(format!("cannot read {}: {error}", file.display())))
+}
+
 /// A set that the service would take.
 fn read(file: &Path) -> Result<SecretString, Failure> {
     let set = fs::read_to_string(file).map(SecretString::from);
@@ -99,14 +114,19 @@ fn read(file: &Path) -> Result<SecretString, Failure> {
     Ok(set)
 }
 
-/// Puts a new file in the place of the old one, with its permissions: who reads it at any moment sees all of one of them.
+/// Puts a new file in the place of the old one, with its owner and permissions: who reads it at any moment sees all of one of them.
 fn replace(file: &Path, set: &SecretString) -> Result<(), Failure> {
     let replaced = (|| {
         // The file itself, not the link to it.
         let file = file.canonicalize()?;
         let mut new = NamedTempFile::new_in(file.parent().unwrap_or(Path::new(".")))?;
         new.write_all(set.expose_secret().as_bytes())?;
-        new.as_file().set_permissions(fs::metadata(&file)?.permissions())?;
+        let old = fs::metadata(&file)?;
+        let made = new.as_file().metadata()?;
+        if (made.uid(), made.gid()) != (old.uid(), old.gid()) {
+            fchown(new.as_file(), Some(old.uid()), Some(old.gid()))?;
+        }
+        new.as_file().set_permissions(old.permissions())?;
         new.as_file().sync_all()?;
         new.persist(&file)?;
         Ok(())

@@ -273,11 +273,14 @@ pub fn generate(algorithm: Algorithm, now: u64) -> SecretString {
     write(&[new_key(algorithm, now, None)])
 }
 
-/// The set with a new key in front, which signs from `delay` on; all others go on verifying.
+/// The set with a new key in front, which signs from `delay` on; all others go on verifying. Without an `algorithm`, the new
+/// key has that of the first one.
 ///
 /// # Panics
 /// Where the operating system has no randomness to give.
-pub fn rotate(set: &str, algorithm: Algorithm, now: u64, delay: Duration) -> Result<SecretString, JwkSetError> {
+pub fn rotate(set: &str, algorithm: Option<Algorithm>, now: u64, delay: Duration) -> Result<SecretString, JwkSetError> {
+    let first = JwkSet::parse(set)?.keys.first().and_then(|key| key.alg.parse().ok());
+    let algorithm = algorithm.or(first).unwrap_or(Algorithm::Hs256);
     let nbf = (!delay.is_zero()).then_some(now + delay.as_secs());
     let mut keys = values(set)?;
     keys.insert(0, new_key(algorithm, now, nbf));
@@ -385,10 +388,19 @@ mod tests {
     #[test]
     fn a_rotation_adds_in_front_and_keeps_everything() {
         let first = r#"{"keys": [{"kty": "oct", "kid": "a", "x5t": "kept"}]}"#;
-        let second = rotate(first, Algorithm::EdDsa, 100, Duration::from_mins(1)).unwrap();
+        let second = rotate(first, Some(Algorithm::EdDsa), 100, Duration::from_mins(1)).unwrap();
         let keys = values(second.expose_secret()).unwrap();
         assert_eq!((keys.len(), &keys[1]["x5t"], &keys[0]["nbf"]), (2, &json!("kept"), &json!(160)));
-        assert!(rotate("[]", Algorithm::EdDsa, 100, Duration::ZERO).is_err());
+        assert!(rotate("[]", None, 100, Duration::ZERO).is_err());
+    }
+
+    #[test]
+    fn a_rotation_keeps_the_algorithm_unless_told_otherwise() {
+        for algorithm in Algorithm::ALL {
+            let set = rotate(generate(algorithm, 0).expose_secret(), None, 1, Duration::ZERO).unwrap();
+            let keys = values(set.expose_secret()).unwrap();
+            assert_eq!((&keys[0]["alg"], keys.len()), (&json!(algorithm.as_str()), 2));
+        }
     }
 
     #[test]

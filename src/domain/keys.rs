@@ -87,14 +87,13 @@ impl KeySet {
             return Err(InvalidToken::Refused);
         }
         let (message, signature) = jwt.rsplit_once('.').ok_or(InvalidToken::Refused)?;
-        let (header, payload) = message.split_once('.').ok_or(InvalidToken::Refused)?;
+        let (header, _) = message.split_once('.').ok_or(InvalidToken::Refused)?;
         let key = self.keys.get(header).ok_or(InvalidToken::UnknownKey)?;
         match crypto::verify(signature, message.as_bytes(), &key.verifying, key.algorithm.into()) {
             Ok(true) => {}
             Ok(false) | Err(_) => return Err(InvalidToken::Refused),
         }
-        let payload = BASE64_URL_SAFE_NO_PAD.decode(payload).map_err(|_| InvalidToken::Refused)?;
-        serde_json::from_slice(&payload).map_err(|_| InvalidToken::Refused)
+        Claims::unverified(jwt).ok_or(InvalidToken::Refused)
     }
 
     /// The `kid` of each key, in the order of the set.
@@ -166,8 +165,8 @@ mod tests {
     fn a_new_key_signs_once_its_time_has_come() {
         let before = generate(Algorithm::Hs256, 0);
         let now = claims().iat;
-        let at_once = rotate(before.expose_secret(), Algorithm::EdDsa, now, Duration::ZERO).unwrap();
-        let later = rotate(before.expose_secret(), Algorithm::EdDsa, now, Duration::from_secs(1)).unwrap();
+        let at_once = rotate(before.expose_secret(), Some(Algorithm::EdDsa), now, Duration::ZERO).unwrap();
+        let later = rotate(before.expose_secret(), Some(Algorithm::EdDsa), now, Duration::from_secs(1)).unwrap();
         let (before, at_once, later) = (
             set(before.expose_secret()).unwrap(),
             set(at_once.expose_secret()).unwrap(),
@@ -182,7 +181,8 @@ mod tests {
 
     #[test]
     fn a_symmetric_key_is_never_public() {
-        let both = rotate(generate(Algorithm::Hs256, 0).expose_secret(), Algorithm::Es256, 0, Duration::ZERO).unwrap();
+        let both =
+            rotate(generate(Algorithm::Hs256, 0).expose_secret(), Some(Algorithm::Es256), 0, Duration::ZERO).unwrap();
         let public = set(both.expose_secret()).unwrap().public();
         assert_eq!(public.iter().map(|key| key.kty).collect::<Vec<_>>(), ["EC"]);
     }

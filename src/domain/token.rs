@@ -121,6 +121,8 @@ pub struct SignedToken {
     pub expires_at: u64,
     /// The digest of all of it.
     pub digest: TokenDigest,
+    /// Which version of the keys verified it.
+    pub key_generation: u64,
 }
 
 /// What the operator allows.

@@ -99,7 +99,7 @@ struct PublicKey {
 #[derive(Serialize, Object)]
 #[oai(example)]
 struct Metadata {
-    /// The configured issuer, or where this was asked for.
+    /// The configured issuer, if it is a URL, or where this was asked for.
     issuer: String,
     /// The public keys.
     jwks_uri: String,
@@ -167,7 +167,7 @@ impl OAuthApi {
     /// not among them.
     #[oai(path = "/.well-known/jwks.json", method = "get", operation_id = "publicKeys")]
     async fn public_keys(&self, services: Data<&Arc<Services>>) -> Result<Json<PublicKeys>, Refused<Public>> {
-        let keys = services.keys.current().public().into_iter().map(Into::into).collect();
+        let keys = services.keys.current().set.public().into_iter().map(Into::into).collect();
         Ok(Json(PublicKeys { keys }))
     }
 
@@ -178,8 +178,13 @@ impl OAuthApi {
         services: Data<&Arc<Services>>,
         request: &Request,
     ) -> Result<Json<Metadata>, Refused<Public>> {
-        let host = request.header("host").unwrap_or("localhost");
-        let issuer = services.issuer.clone().filter(|issuer| issuer.starts_with("http"));
+        // An issuer that is no URL is a name, and leads nowhere; a client knows then by itself where it asks.
+        let issuer = services
+            .issuer
+            .clone()
+            .filter(|issuer| ["https://", "http://"].iter().any(|scheme| issuer.starts_with(scheme)));
+        let is_authority = |host: &&str| host.chars().all(|c| c.is_ascii_alphanumeric() || ".-:[]".contains(c));
+        let host = request.header("host").filter(is_authority).unwrap_or("localhost");
         Ok(Json(Metadata::at(&issuer.unwrap_or_else(|| format!("http://{host}")))))
     }
 }

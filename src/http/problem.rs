@@ -55,7 +55,7 @@ struct ProblemBody {
     message: String,
     /// What the logs call this request; the `X-Request-Id` header says it, too.
     request_id: String,
-    /// For OAuth's endpoints, the error code of RFC 6749, section 5.2.
+    /// For OAuth's endpoints, the error code of RFC 6749, sections 4.1.2.1 and 5.2, or of RFC 6750, section 3.1.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[oai(skip_serializing_if_is_none)]
     error: Option<String>,
@@ -99,12 +99,19 @@ impl Problem {
     #[must_use]
     pub fn for_oauth(self) -> Self {
         let error = match self.status {
+            StatusCode::UNAUTHORIZED if self.presents_invalid_token() => "invalid_token",
             StatusCode::UNAUTHORIZED => "invalid_client",
             StatusCode::SERVICE_UNAVAILABLE => "temporarily_unavailable",
             status if status.is_client_error() => "invalid_request",
             _ => "server_error",
         };
         Self { oauth_error: Some(error), ..self }
+    }
+
+    fn presents_invalid_token(&self) -> bool {
+        let is_error =
+            |value: &HeaderValue| value.to_str().is_ok_and(|value| value.contains("error=\"invalid_token\""));
+        self.headers.iter().any(|(name, value)| name == header::WWW_AUTHENTICATE && is_error(value))
     }
 
     /// The answer to the request with this id.
@@ -176,8 +183,12 @@ impl From<RotateError> for Problem {
         match error {
             RotateError::Overlap(error) => Self::bad_request(format!("overlap: {error}.")),
             RotateError::NoSuchToken => Self::no_such_token(),
-            RotateError::AlreadyRotated => {
-                Self::new(StatusCode::CONFLICT, "This token was rotated before. Rotate its successor.")
+            RotateError::AlreadyRotated(Some(successor)) => Self::new(
+                StatusCode::CONFLICT,
+                format!("This token was rotated before. Its successor is {successor}: rotate that."),
+            ),
+            RotateError::AlreadyRotated(None) => {
+                Self::new(StatusCode::CONFLICT, "This token was rotated in this moment. List the tokens to find out.")
             }
             RotateError::QuotaReached(quota) => Self::quota_reached(quota),
             RotateError::Store(error) => error.into(),

@@ -242,7 +242,8 @@ impl TokenApi {
     /// Rotate a token
     ///
     /// Issues a successor with the same description and life. The rotated token dies after the overlap: at once unless the
-    /// body says otherwise. It can be rotated once.
+    /// body says otherwise. It can be rotated once. Who gets 503 lists the tokens and rotates the successor, if there is one:
+    /// with an overlap, nobody is locked out meanwhile.
     #[oai(path = "/:id/rotate", method = "post", operation_id = "rotateToken")]
     async fn rotate(
         &self,
@@ -429,7 +430,7 @@ impl Refusals for Rotate {
         TOKEN_INSTEAD_OF_LOGIN,
         NO_SUCH_TOKEN,
         SLOW_BODY,
-        (409, "This token was rotated before. Rotate its successor."),
+        (409, "This token was rotated before. Its successor is b56929f3-54f1-4dc2-9984-9bba615e26e6: rotate that."),
         LARGE_BODY,
         NOT_JSON,
         LARGE_HEADERS,

@@ -100,6 +100,7 @@ pub(super) fn describe(document: &mut Value) {
     for status in ["400", "401", "431", "500", "503"] {
         responses[status] = like[status].clone();
     }
+    responses["401"]["headers"]["WWW-AUTHENTICATE"]["description"] = json!("How to present a token: Bearer.");
     let operations = |path: &str, parameters: Value| -> Map<String, Value> {
         let methods = ["get", "head", "post", "put", "patch", "delete", "options", "trace"];
         let operation = |method: &str| {

@@ -22,8 +22,17 @@ pub const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// The keys that sign and verify. They follow their file: a new one is read when it appears, and as long as it is broken
 /// the old keys stay in force.
 pub struct SigningKeys {
-    current: ArcSwap<KeySet>,
+    current: ArcSwap<KeysInForce>,
     file: Option<KeyFile>,
+}
+
+/// The keys of one version of the file.
+#[derive(Debug)]
+pub struct KeysInForce {
+    /// Which version, counted from 0: what was verified with one is to be verified again with the next.
+    pub generation: u64,
+    /// The keys.
+    pub set: KeySet,
 }
 
 struct KeyFile {
@@ -56,19 +65,18 @@ pub enum KeyFileError {
 impl SigningKeys {
     /// Keys that never change.
     pub fn fixed(keys: KeySet) -> Self {
-        Self { current: ArcSwap::from_pointee(keys), file: None }
+        Self { current: ArcSwap::from_pointee(KeysInForce { generation: 0, set: keys }), file: None }
     }
 
     /// The keys of this file.
     pub fn open(path: &Path) -> Result<Self, KeyFileError> {
         let seen = Fingerprint::of(path).ok();
-        let keys = read(path)?;
         let file = KeyFile { path: path.to_owned(), seen: Mutex::new(seen) };
-        Ok(Self { current: ArcSwap::from_pointee(keys), file: Some(file) })
+        Ok(Self { file: Some(file), ..Self::fixed(read(path)?) })
     }
 
     /// The keys in force.
-    pub fn current(&self) -> Arc<KeySet> {
+    pub fn current(&self) -> Arc<KeysInForce> {
         self.current.load_full()
     }
 
@@ -76,27 +84,28 @@ impl SigningKeys {
     /// once a version.
     pub fn follow_file(&self) -> bool {
         let Some(file) = &self.file else { return false };
-        // A file that is not there at this moment is about to be.
-        let Ok(found) = Fingerprint::of(&file.path) else { return false };
+        let found = Fingerprint::of(&file.path).ok();
         let mut seen = file.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if *seen == Some(found) {
-            return false;
-        }
-        *seen = Some(found);
-        self.load(&file.path)
+        *seen != found && self.load(&file.path, &mut seen, found)
     }
 
     /// Reads the file again, changed or not, and says whether there are new keys.
     pub fn reload(&self) -> bool {
-        self.file.as_ref().is_some_and(|file| self.load(&file.path))
+        let Some(file) = &self.file else { return false };
+        let mut seen = file.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = Fingerprint::of(&file.path).ok();
+        self.load(&file.path, &mut seen, found)
     }
 
-    fn load(&self, path: &Path) -> bool {
+    /// Reads the file, which looks like this. Whoever holds `seen` is the only one who does.
+    fn load(&self, path: &Path, seen: &mut Option<Fingerprint>, found: Option<Fingerprint>) -> bool {
+        *seen = found;
         match read(path) {
-            Ok(keys) => {
-                tracing::info!(?keys, file = %path.display(), "read the signing keys");
-                audit::keys_changed(keys.ids());
-                self.current.store(Arc::new(keys));
+            Ok(set) => {
+                tracing::info!(keys = ?set, file = %path.display(), "read the signing keys");
+                audit::keys_changed(set.ids());
+                let generation = self.current.load().generation + 1;
+                self.current.store(Arc::new(KeysInForce { generation, set }));
                 true
             }
             Err(error) => {

@@ -1,6 +1,6 @@
 //! Issue, inspect, list, rotate, revoke and verify tokens.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -8,6 +8,7 @@ use super::{Clock, signing_keys::SigningKeys};
 use crate::{
     domain::{
         claims::Claims,
+        duration::{self, DurationError},
         keys::{InvalidToken, MAX_JWT_BYTES},
         life::{Life, LifeError},
         token::{Description, DescriptionError, LiveToken, SignedToken, Token, TokenDigest, TokenId, TokenRules},
@@ -82,13 +83,13 @@ pub enum IssueError {
 pub enum RotateError {
     /// The overlap is no duration.
     #[error(transparent)]
-    Overlap(#[from] LifeError),
+    Overlap(#[from] DurationError),
     /// There is none, or not any more.
     #[error("no such token")]
     NoSuchToken,
-    /// Another has taken its place already.
+    /// Another has taken its place already: this one, or one that came in this moment.
     #[error("the token has a successor")]
-    AlreadyRotated,
+    AlreadyRotated(Option<TokenId>),
     /// As many live tokens as allowed, and both are to live.
     #[error("the quota of {0} live tokens is reached")]
     QuotaReached(usize),
@@ -144,8 +145,11 @@ impl Tokens {
     ///
     /// Costs two round trips: what is signed is what the first one reads.
     pub async fn rotate(&self, owner: &UserName, id: TokenId, overlap: Option<&str>) -> Result<Issued, RotateError> {
-        let overlap = overlap.map(Life::parse).transpose()?.map_or(Duration::ZERO, Life::duration);
+        let overlap = overlap.map(duration::parse).transpose()?.unwrap_or_default();
         let token = self.store.find_token(owner, id).await?.ok_or(RotateError::NoSuchToken)?.token;
+        if let Some(successor) = token.successor {
+            return Err(RotateError::AlreadyRotated(Some(successor)));
+        }
         let issued = self.sign(owner, token.description.clone(), token.life);
         let (store, owner, quota) = (Arc::clone(&self.store), owner.clone(), self.rules.quota);
         let rotation = async move {
@@ -154,7 +158,7 @@ impl Tokens {
                     audit::token_rotated(&owner, id, issued.token.id, overlap);
                     Ok(issued)
                 }
-                Rotation::AlreadyRotated => Err(RotateError::AlreadyRotated),
+                Rotation::AlreadyRotated => Err(RotateError::AlreadyRotated(None)),
                 Rotation::QuotaReached => Err(RotateError::QuotaReached(quota)),
                 Rotation::NoSuchToken => Err(RotateError::NoSuchToken),
             }
@@ -166,7 +170,7 @@ impl Tokens {
         let id = TokenId::random();
         let issued_at = self.clock.unix_seconds();
         let claims = Claims::new(owner, id, &description, life, issued_at, self.rules.issuer.clone());
-        let jwt = self.keys.current().sign(&claims);
+        let jwt = self.keys.current().set.sign(&claims);
         let digest = TokenDigest::of(jwt.expose_secret());
         Issued { jwt, token: Token { id, description, life, digest, successor: None } }
     }
@@ -206,8 +210,15 @@ impl Tokens {
     }
 
     /// Ends the presented token on every replica before it returns.
+    ///
+    /// Its signature and dates are not looked at, for another replica may have a key that this one has not (any more), or a
+    /// clock that is behind. That exactly these bytes were issued, their digest in the store says.
     pub async fn revoke_presented(&self, jwt: &str) -> Result<(), VerifyError> {
-        let SignedToken { owner, id, digest, .. } = self.check(jwt, TokenDigest::of(jwt))?;
+        let claims = Claims::unverified(jwt).ok_or(VerifyError::Invalid)?;
+        let (Ok(owner), Ok(id)) = (claims.username.parse::<UserName>(), claims.jwt_token_id.parse()) else {
+            return Err(VerifyError::Invalid);
+        };
+        let digest = TokenDigest::of(jwt);
         let store = Arc::clone(&self.store);
         let revocation = async move {
             if !store.revoke_presented(&owner, id, digest).await? {
@@ -247,7 +258,7 @@ impl Tokens {
             return Err(VerifyError::Invalid);
         }
         let digest = TokenDigest::of(jwt);
-        if let Some(presented) = self.store.recall_token(digest) {
+        if let Some(presented) = self.store.recall_token(digest, self.keys.current().generation) {
             let is_live = self.clock.unix_seconds() < presented.signed.expires_at;
             return if is_live { Ok(presented) } else { Err(VerifyError::Expired) };
         }
@@ -281,9 +292,13 @@ impl Tokens {
     /// What this JWT of this digest says, if one of our keys signed it and it has not expired. That it was issued and still
     /// lives, only the store knows.
     fn check(&self, jwt: &str, digest: TokenDigest) -> Result<SignedToken, VerifyError> {
-        let claims = match self.keys.current().verify(jwt) {
+        let mut keys = self.keys.current();
+        let claims = match keys.set.verify(jwt) {
             // Another replica may have read a new key before this one did.
-            Err(InvalidToken::UnknownKey) if self.follow_keys() => self.keys.current().verify(jwt),
+            Err(InvalidToken::UnknownKey) if self.keys.follow_file() => {
+                keys = self.keys.current();
+                keys.set.verify(jwt)
+            }
             result => result,
         };
         let claims = claims.map_err(|_| VerifyError::Invalid)?;
@@ -295,26 +310,15 @@ impl Tokens {
             return Err(VerifyError::Expired);
         }
         match (claims.username.parse(), claims.jwt_token_id.parse()) {
-            (Ok(owner), Ok(id)) => Ok(SignedToken { owner, id, issued_at: claims.iat, expires_at: claims.exp, digest }),
+            (Ok(owner), Ok(id)) => Ok(SignedToken {
+                owner,
+                id,
+                issued_at: claims.iat,
+                expires_at: claims.exp,
+                digest,
+                key_generation: keys.generation,
+            }),
             _ => Err(VerifyError::Invalid),
         }
-    }
-
-    /// Reads the key file if it changed; says whether there are new keys. Tokens of keys that are gone are accepted no
-    /// more.
-    pub fn follow_keys(&self) -> bool {
-        self.keys_changed(self.keys.follow_file())
-    }
-
-    /// Reads the key file, changed or not.
-    pub fn reload_keys(&self) -> bool {
-        self.keys_changed(self.keys.reload())
-    }
-
-    fn keys_changed(&self, changed: bool) -> bool {
-        if changed {
-            self.store.forget_tokens();
-        }
-        changed
     }
 }

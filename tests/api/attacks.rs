@@ -120,9 +120,10 @@ fn forged_headers_are_refused(#[values(Backend::Memory, Backend::Redis)] backend
 
 #[test]
 fn a_public_key_is_no_secret_to_sign_with() {
+    let directory = tempfile::tempdir().unwrap();
     let service = Service::start_with(Backend::Memory, |command| {
         let key = mayfly::domain::jwk::generate(mayfly::domain::jwk::Algorithm::EdDsa, 0);
-        let file = std::env::temp_dir().join(format!("mayfly-eddsa-{}.json", std::process::id()));
+        let file = directory.path().join("keys.json");
         std::fs::write(&file, secrecy::ExposeSecret::expose_secret(&key)).unwrap();
         command.env("MAYFLY_JWT_KEYS_FILE", file);
     });
@@ -195,8 +196,9 @@ fn mangled_tokens_are_refused() {
     let (message, signature) = jwt.rsplit_once('.').unwrap();
     let (header, payload) = message.split_once('.').unwrap();
     // The last letter of 43 holds two bits that are not of the signature: another letter is another text.
-    let last = signature.chars().last().unwrap();
-    let twin = char::from(u8::try_from(u32::from(last)).unwrap() ^ 1);
+    let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let last = alphabet.find(signature.chars().last().unwrap()).unwrap();
+    let twin = alphabet.chars().nth(last ^ 1).unwrap();
     for (what, token) in [
         ("a trailing dot", format!("{jwt}.")),
         ("a leading dot", format!(".{jwt}")),

@@ -46,6 +46,9 @@ fn of_what_is_not_live_nothing_is_said(#[values(Backend::Memory, Backend::Redis)
     }
     let caller = service.client().with_bearer(&revoked).post_form(INTROSPECT, &[("token", "x")]).send();
     caller.problem(401);
+    assert_eq!(caller.json()["error"], "invalid_token");
+    let caller = service.client().with_basic("admin", "wrong").post_form(INTROSPECT, &[("token", "x")]).send();
+    caller.problem(401);
     assert_eq!(caller.json()["error"], "invalid_client");
 }
 

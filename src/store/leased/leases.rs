@@ -159,8 +159,10 @@ where
     pub(super) fn due(&self, horizon: Duration, memory: Duration) -> Vec<Due<K, V>> {
         let mut due = Vec::new();
         for shard in &self.shards {
-            let shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
             let now = Instant::now();
+            // What has lapsed is thrown out on the way.
+            shard.leases.retain(|_, lease| now < lease.until);
             due.extend(shard.leases.iter().filter_map(|(key, Lease { until, state })| match state {
                 State::Held { value, used_at: Some(used_at) }
                     if *until <= now + horizon && now <= *used_at + memory =>
@@ -185,13 +187,6 @@ where
             } else {
                 shard.leases.remove(&due.key);
             }
-        }
-    }
-
-    /// Lets all leases lapse now.
-    pub(super) fn forget(&self) {
-        for shard in &self.shards {
-            shard.lock().unwrap_or_else(PoisonError::into_inner).leases.clear();
         }
     }
 }
@@ -294,20 +289,6 @@ mod tests {
         assert_eq!(leases.read(0, async { Ok(Some(1)) }).await.unwrap(), Some(1));
         advance(Duration::from_millis(10)).await;
         assert_eq!(leases.recall(&0), None, "a lease outlives no life");
-    }
-
-    #[tokio::test]
-    async fn what_is_forgotten_stays_so_though_a_read_is_under_way() {
-        let leases = leases();
-        let read = {
-            let forget = Arc::clone(&leases);
-            async move {
-                forget.forget();
-                Ok(Some(1))
-            }
-        };
-        assert_eq!(leases.read(0, read).await.unwrap(), Some(1));
-        assert_eq!(leases.recall(&0), None);
     }
 
     #[tokio::test]

@@ -28,7 +28,8 @@ mod leases;
 pub const LEASE: Duration = Duration::from_millis(250);
 
 /// What a write waits: the lease, and a margin for clocks that run apart, which is wide. NTP steers a clock by 0.05 % at
-/// the most, an eighth of a millisecond in a lease.
+/// the most, an eighth of a millisecond in a lease. A machine that is suspended, or paused by its hypervisor, in the middle
+/// of a lease has no clock that shows it: for what is left of that lease, it goes by what it knew.
 const WAIT: Duration = LEASE.saturating_add(Duration::from_millis(1));
 
 /// How often leases in use are renewed that would lapse before the next time but one. What is left of a lease then is time
@@ -43,11 +44,12 @@ const RENEWED_AT_ONCE: usize = 256;
 
 /// A store whose reads are leased.
 ///
-/// The operations of [`Store`] that this trait has in common with all others always ask the store behind it, but for
-/// [`Store::find_user`]. What is made fast is the question of the hot path: whose is this JWT?
+/// Two questions are answered under a lease: whose is this JWT ([`LeasedStore::find_presented`]), and what of this user
+/// ([`Store::find_user`])? All other operations ask the store behind it each time.
 pub struct LeasedStore {
     store: Arc<dyn Store>,
-    tokens: Arc<Leases<TokenDigest, Arc<Presented>>>,
+    /// By the version of the keys, too: what one verified is unknown to the next.
+    tokens: Arc<Leases<(u64, TokenDigest), Arc<Presented>>>,
     users: Arc<Leases<UserName, User>>,
 }
 
@@ -84,26 +86,21 @@ impl LeasedStore {
         Self { store, tokens, users: Leases::new(Leased::User, lease, |_| None) }
     }
 
-    /// The token whose JWT has this digest, if a lease on it holds.
-    pub fn recall_token(&self, digest: TokenDigest) -> Option<Arc<Presented>> {
-        self.tokens.recall(&digest)
+    /// The token whose JWT has this digest, if a lease on it holds and this version of the keys verified it.
+    pub fn recall_token(&self, digest: TokenDigest, key_generation: u64) -> Option<Arc<Presented>> {
+        self.tokens.recall(&(key_generation, digest))
     }
 
     /// The live token that this JWT was issued for, under a lease.
     pub async fn find_presented(&self, signed: SignedToken) -> Result<Option<Arc<Presented>>, StoreError> {
-        let (store, digest) = (Arc::clone(&self.store), signed.digest);
+        let (store, key) = (Arc::clone(&self.store), (signed.key_generation, signed.digest));
         let read = async move {
             let asked_at = Instant::now();
             let live = store.find_token(&signed.owner, signed.id).await?;
             let live = live.filter(|live| live.token.digest == signed.digest);
             Ok(live.map(|live| Arc::new(Presented { signed, live, asked_at })))
         };
-        self.tokens.read(digest, read).await
-    }
-
-    /// Lets all leases on tokens lapse now, as when a key is no longer trusted.
-    pub fn forget_tokens(&self) {
-        self.tokens.forget();
+        self.tokens.read(key, read).await
     }
 
     /// Renews the leases on tokens in use before they lapse, for ever: many with one command, so that nobody waits for a
@@ -127,7 +124,7 @@ impl LeasedStore {
         join_all(parts).await;
     }
 
-    async fn renew(&self, owner: &UserName, leases: &[&Due<TokenDigest, Arc<Presented>>]) {
+    async fn renew(&self, owner: &UserName, leases: &[&Due<(u64, TokenDigest), Arc<Presented>>]) {
         let tokens: Vec<_> = leases.iter().map(|lease| &lease.value.live.token).collect();
         let sent = Instant::now();
         // What nobody can tell lapses, and is asked for by whoever needs it.

@@ -152,23 +152,41 @@ impl Connection {
         self.write_script(script, |failure| failure.is_demoted() || failure.is_dropped()).await
     }
 
+    /// Runs a script that deletes and says how much. It runs a second time where the connection breaks under the first, as
+    /// one does that nobody used for a while; but what is not there any more then may have been deleted by the first, of
+    /// which nobody knows: this is the error that it ended with.
+    pub(super) async fn delete<T: FromRedisValue + Default + PartialEq>(
+        &self,
+        script: &ScriptInvocation<'_>,
+    ) -> Result<T, StoreError> {
+        let first = match self.run(Deadline::now() + self.timeout, script).await {
+            Err(failure) if failure.is_demoted() => return self.write(script).await,
+            Err(failure) if failure.is_dropped() => failure,
+            result => return Ok(result?),
+        };
+        let deleted = self.write(script).await?;
+        if deleted == T::default() { Err(first.into()) } else { Ok(deleted) }
+    }
+
     async fn write_script<T: FromRedisValue>(
         &self,
         script: &ScriptInvocation<'_>,
         again: impl Fn(&Failure) -> bool,
     ) -> Result<T, StoreError> {
         let deadline = Deadline::now() + self.timeout;
-        let run = || async {
-            if self.replicas == 0 {
-                return self.attempt(deadline, async |mut link| script.invoke_async(&mut link).await).await;
-            }
-            self.replicated(deadline, script).await
-        };
-        let result = match run().await {
-            Err(failure) if again(&failure) => run().await,
+        let result = match self.run(deadline, script).await {
+            Err(failure) if again(&failure) => self.run(deadline, script).await,
             result => result,
         };
         Ok(result?)
+    }
+
+    /// Runs a script once.
+    async fn run<T: FromRedisValue>(&self, deadline: Deadline, script: &ScriptInvocation<'_>) -> Result<T, Failure> {
+        if self.replicas > 0 {
+            return self.replicated(deadline, script).await;
+        }
+        self.attempt(deadline, async |mut link| script.invoke_async(&mut link).await).await
     }
 
     /// Sends a request once, on the connection that all share.

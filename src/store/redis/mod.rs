@@ -42,7 +42,8 @@ impl RedisStore {
 impl Store for RedisStore {
     async fn create_token(&self, owner: &UserName, token: &Token, quota: usize) -> Result<Creation, StoreError> {
         let script = self.creation(owner, token, quota);
-        match self.connection.write_again(&script).await? {
+        // Not a second time where the answer was lost: somebody may have seen the token and deleted it by then.
+        match self.connection.write(&script).await? {
             1 => Ok(Creation::Created),
             0 => Ok(Creation::QuotaReached),
             _ => Ok(Creation::NoSuchUser),
@@ -102,19 +103,19 @@ impl Store for RedisStore {
     async fn revoke_token(&self, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
         let mut script = self.scripts.revoke_token.prepare_invoke();
         script.key(keys::token(owner, id)).key(keys::token_index(owner)).arg(id.to_string()).arg("");
-        self.connection.write(&script).await
+        self.connection.delete(&script).await
     }
 
     async fn revoke_presented(&self, owner: &UserName, id: TokenId, digest: TokenDigest) -> Result<bool, StoreError> {
         let mut script = self.scripts.revoke_token.prepare_invoke();
         script.key(keys::token(owner, id)).key(keys::token_index(owner)).arg(id.to_string()).arg(digest.to_base64());
-        self.connection.write(&script).await
+        self.connection.delete(&script).await
     }
 
     async fn revoke_tokens(&self, owner: &UserName) -> Result<u64, StoreError> {
         let mut script = self.scripts.revoke_tokens.prepare_invoke();
         script.key(keys::token_index(owner)).arg(keys::token_prefix(owner));
-        self.connection.write(&script).await
+        self.connection.delete(&script).await
     }
 
     async fn rotate_token(
