@@ -224,9 +224,10 @@ fn a_replica_revokes_tokens_of_keys_that_it_does_not_know() {
         let (_, jwt) = service.admin().issue("x", "1h");
         let bearer = service.client().with_bearer(&jwt);
         assert_eq!(bearer.get(VERIFY).send().status, 200);
-        let revocation = match by_form {
-            true => stranger.client().post_form("/oauth2/revoke", &[("token", &jwt)]),
-            false => stranger.client().with_bearer(&jwt).delete("/api/v1alpha/token/self"),
+        let revocation = if by_form {
+            stranger.client().post_form("/oauth2/revoke", &[("token", &jwt)])
+        } else {
+            stranger.client().with_bearer(&jwt).delete("/api/v1alpha/token/self")
         };
         assert_eq!(revocation.send().status, 200);
         bearer.get(VERIFY).send().problem(401);

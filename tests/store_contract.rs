@@ -20,7 +20,7 @@ use rstest::rstest;
 use secrecy::ExposeSecret;
 use tokio::time::{sleep, timeout};
 
-use crate::support::{Cluster, RedisServer, Sentinel};
+use crate::support::{Cluster, Proxy, RedisServer, Sentinel};
 
 const QUOTA: usize = 10;
 
@@ -428,4 +428,34 @@ async fn a_removed_user_leaves_no_tokens(
     for token in &tokens {
         assert_eq!(fixture.store.find_token(&alice, token.id).await.unwrap(), None);
     }
+}
+
+#[tokio::test]
+async fn what_redis_did_without_our_knowing_is_not_done_again() {
+    let redis = RedisServer::start();
+    let proxy = Proxy::to(redis.port);
+    let store = RedisStore::new(&RedisOptions::at(&format!("redis://127.0.0.1:{}", proxy.port))).unwrap();
+    let alice = "alice".parse().unwrap();
+    store.create_user(&user("alice")).await.unwrap();
+    // So that the scripts are known.
+    let (known, lost) = (token(3600), token(3600));
+    store.create_token(&alice, &known, QUOTA).await.unwrap();
+    store.revoke_token(&alice, known.id).await.unwrap();
+
+    proxy.lose_an_answer();
+    store.create_token(&alice, &lost, QUOTA).await.unwrap_err();
+    assert!(store.find_token(&alice, lost.id).await.unwrap().is_some(), "it was created nevertheless");
+    // Whoever deleted it meanwhile must not see it again: it was asked for once.
+    store.revoke_token(&alice, lost.id).await.unwrap();
+    assert_eq!(store.find_token(&alice, lost.id).await.unwrap(), None);
+
+    store.create_token(&alice, &lost, QUOTA).await.unwrap();
+    proxy.lose_an_answer();
+    store.revoke_token(&alice, lost.id).await.expect_err("nobody knows who deleted it");
+    assert!(!store.revoke_token(&alice, lost.id).await.unwrap());
+
+    // A connection that broke while nobody used it costs no deletion its answer.
+    store.create_token(&alice, &lost, QUOTA).await.unwrap();
+    redis.cli(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
+    assert!(store.revoke_token(&alice, lost.id).await.unwrap());
 }

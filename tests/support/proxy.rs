@@ -21,6 +21,7 @@ pub struct Proxy {
 struct State {
     blackhole: AtomicBool,
     closed: AtomicBool,
+    losing: AtomicBool,
     connections: AtomicUsize,
 }
 
@@ -37,10 +38,10 @@ impl Proxy {
                 }
                 accepting.connections.fetch_add(1, Ordering::Relaxed);
                 let Ok(server) = TcpStream::connect(("127.0.0.1", target)) else { continue };
-                for (from, to) in [(&client, &server), (&server, &client)] {
+                for (from, to, answers) in [(&client, &server, false), (&server, &client, true)] {
                     let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     let state = Arc::clone(&accepting);
-                    thread::spawn(move || forward(from, to, &state));
+                    thread::spawn(move || forward(from, to, answers, &state));
                 }
             }
         });
@@ -50,6 +51,11 @@ impl Proxy {
     /// From now on nothing comes through in either direction, and nobody is told. `false`: what has waited comes through.
     pub fn blackhole(&self, on: bool) {
         self.state.blackhole.store(on, Ordering::Relaxed);
+    }
+
+    /// The next answer is lost, and its connection with it.
+    pub fn lose_an_answer(&self) {
+        self.state.losing.store(true, Ordering::Relaxed);
     }
 
     /// How many connections were made through it so far.
@@ -65,11 +71,14 @@ impl Drop for Proxy {
     }
 }
 
-fn forward(mut from: TcpStream, mut to: TcpStream, state: &State) {
+fn forward(mut from: TcpStream, mut to: TcpStream, answers: bool, state: &State) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
         while state.blackhole.load(Ordering::Relaxed) && !state.closed.load(Ordering::Relaxed) {
             sleep(Duration::from_millis(5));
+        }
+        if answers && state.losing.swap(false, Ordering::Relaxed) {
+            break;
         }
         if to.write_all(&buffer[..count]).is_err() {
             break;
