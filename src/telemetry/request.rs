@@ -65,10 +65,10 @@ impl<'a> Observed<'a> {
 
     /// Does what the request asks for.
     pub async fn follow<F: Future>(&self, work: F) -> F::Output {
-        let work = work.instrument(self.span.clone());
         match &self.trace {
-            Some(trace) => trace.follow(work).await,
-            None => work.await,
+            Some(trace) => trace.follow(work.instrument(self.span.clone())).await,
+            None if self.span.is_none() => work.await,
+            None => work.instrument(self.span.clone()).await,
         }
     }
 

@@ -34,7 +34,7 @@ const WAIT: Duration = LEASE.saturating_add(Duration::from_millis(1));
 
 /// How often leases in use are renewed that would lapse before the next time but one. What is left of a lease then is time
 /// enough for the read.
-const RENEWAL_INTERVAL: Duration = Duration::from_millis(25);
+const RENEWAL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// For how long a lease is renewed that nobody uses.
 const RENEWAL_MEMORY: Duration = Duration::from_secs(1);
