@@ -15,7 +15,7 @@
 //!   OpenTelemetry.
 //!
 //! Imports run one way: `main → cli → app → {http, service, store}`, `http → service → {domain, store}`,
-//! `store → domain`; any of them tells `telemetry` what happened, in one line. `tests/architecture.rs` keeps it so.
+//! `store → domain`; [`config`] knows the options of what it configures, and any of them tells `telemetry` what happened, in one line. `tests/architecture.rs` keeps it so.
 //!
 //! # The path of a request
 //! `http::server` accepts the connection and hyper reads the request; `http::envelope` names it, observes it and will turn

@@ -8,13 +8,9 @@ use secrecy::SecretString;
 use serde::Serialize;
 
 use super::{
-    claims::Claims,
+    claims::{Claims, MAX_JWT_BYTES},
     jwk::{JwkError, JwkSet, JwkSetError, LoadedKey, PublicJwk},
 };
-
-/// The longest token that is looked at, in bytes. The longest that is issued has about 3 KiB: 256 characters of
-/// description at up to four bytes each, twice a name of 64, in base64.
-pub const MAX_JWT_BYTES: usize = 4096;
 
 /// A token is refused. There is one answer to all that can be wrong with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -7,7 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{Clock, signing_keys::SigningKeys};
 use crate::{
     domain::{
-        claims::Claims,
+        claims::{Claims, MAX_JWT_BYTES},
         duration::{self, DurationError},
         keys::InvalidToken,
         life::{Life, LifeError},
@@ -242,13 +242,7 @@ impl Tokens {
     ///
     /// What was accepted less than a lease ago is accepted for its digest alone; see [`crate::store::leased`].
     pub async fn verify(&self, jwt: &str) -> Result<Arc<Presented>, VerifyError> {
-        let digest = TokenDigest::of(jwt);
-        let result = match self.store.recall_token(digest, self.keys.current().generation) {
-            Some(presented) if self.clock.unix_seconds() < presented.signed.expires_at => Ok(presented),
-            Some(_) => Err(VerifyError::Expired),
-            // In a box, so that what every request moves about is not as large as what the store needs.
-            None => Box::pin(self.find_presented(jwt, digest)).await,
-        };
+        let result = self.accept(jwt).await;
         metrics::token_verified(match &result {
             Ok(_) => Verification::Active,
             Err(VerifyError::Expired) => Verification::Expired,
@@ -257,6 +251,19 @@ impl Tokens {
             Err(VerifyError::Store(_)) => Verification::Unavailable,
         });
         result
+    }
+
+    async fn accept(&self, jwt: &str) -> Result<Arc<Presented>, VerifyError> {
+        if jwt.len() > MAX_JWT_BYTES {
+            return Err(VerifyError::Invalid);
+        }
+        let digest = TokenDigest::of(jwt);
+        match self.store.recall_token(digest, self.keys.current().generation) {
+            Some(presented) if self.clock.unix_seconds() < presented.signed.expires_at => Ok(presented),
+            Some(_) => Err(VerifyError::Expired),
+            // In a box, so that what every request moves about is not as large as what the store needs.
+            None => Box::pin(self.find_presented(jwt, digest)).await,
+        }
     }
 
     async fn find_presented(&self, jwt: &str, digest: TokenDigest) -> Result<Arc<Presented>, VerifyError> {

@@ -1,6 +1,7 @@
 //! The store in Redis 7.0 or later: a token is one key with a native TTL.
 //!
-//! Every operation is one round trip: a command, or a script where several keys change together. A script is sent by its
+//! Every operation on tokens is one round trip: a command, or a script where several keys change together. Those on users
+//! that touch the set of all names, which lives in a slot of its own, take more. A script is sent by its
 //! hash; only the first use on a server that does not know it costs two more trips.
 
 use std::{collections::BTreeSet, time::Duration};
