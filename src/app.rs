@@ -13,13 +13,14 @@ use crate::{
     http::{self, Services},
     service::{
         Clock,
+        hashing::Hashing,
         login::Login,
         readiness::Readiness,
         signing_keys::WATCH_INTERVAL,
         tokens::Tokens,
-        users::{Bootstrap, Users},
+        users::{Bootstrap, UserError, Users},
     },
-    store::{StoreError, leased::LeasedStore},
+    store::leased::LeasedStore,
     telemetry::metrics::Prometheus,
 };
 
@@ -32,10 +33,11 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     let clock = Clock::system();
     let store = Arc::new(LeasedStore::new(config.store.open(), config.lease));
     let keys = Arc::new(config.keys);
-    let users = Users::new(Arc::clone(&store) as _, clock.clone(), config.hash_cost);
+    let hashing = Arc::new(Hashing::new(config.hash_cost));
+    let users = Users::new(Arc::clone(&store) as _, clock.clone(), Arc::clone(&hashing));
     let services = Arc::new(Services {
         tokens: Tokens::new(Arc::clone(&store), Arc::clone(&keys), clock, config.rules.clone()),
-        login: Login::new(Arc::clone(&store) as _, config.hash_cost),
+        login: Login::new(Arc::clone(&store) as _, hashing),
         readiness: Readiness::new(Arc::clone(&store) as _, config.unready_after),
         keys,
         issuer: config.rules.issuer,
@@ -108,7 +110,7 @@ async fn start(users: &Users, admin: &AdminConfig, readiness: &Readiness) {
 }
 
 /// Adds the first administrator to a store without users.
-async fn bootstrap(users: &Users, admin: &AdminConfig) -> Result<(), StoreError> {
+async fn bootstrap(users: &Users, admin: &AdminConfig) -> Result<(), UserError> {
     match &admin.password {
         AdminPassword::Variable(password) | AdminPassword::File(password, _) | AdminPassword::Generated(password) => {
             match users.bootstrap(admin.name.clone(), password.clone()).await? {

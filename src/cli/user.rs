@@ -16,7 +16,11 @@ use crate::{
         password::Password,
         user::{Role, UserName},
     },
-    service::{Clock, users::Users},
+    service::{
+        Clock,
+        hashing::Hashing,
+        users::{UserError, Users},
+    },
     store::{StoreError, leased::LeasedStore},
 };
 
@@ -73,6 +77,12 @@ impl From<StoreError> for Failure {
     }
 }
 
+impl From<UserError> for Failure {
+    fn from(error: UserError) -> Self {
+        Self::Runtime(error.to_string())
+    }
+}
+
 impl User {
     #[tokio::main(flavor = "current_thread")]
     pub(super) async fn run(self) -> Result<(), Failure> {
@@ -88,7 +98,7 @@ impl User {
         }
         // Its writes wait until no replica goes by what it read before.
         let store = LeasedStore::new(store.open(), Duration::ZERO);
-        let users = Users::new(Arc::new(store), Clock::system(), hash_cost);
+        let users = Users::new(Arc::new(store), Clock::system(), Arc::new(Hashing::new(hash_cost)));
         match self.command {
             Command::Add { name, role, password } => {
                 let password = password.read()?;

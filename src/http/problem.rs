@@ -17,6 +17,7 @@ use serde::Serialize;
 use super::browser;
 use crate::{
     service::{
+        hashing::Busy,
         login::LoginError,
         tokens::{IssueError, RotateError},
     },
@@ -156,11 +157,17 @@ impl From<StoreError> for Problem {
     }
 }
 
+impl From<Busy> for Problem {
+    fn from(_: Busy) -> Self {
+        Self::unavailable("Too many logins at once. Try again in a moment.")
+    }
+}
+
 impl From<LoginError> for Problem {
     fn from(error: LoginError) -> Self {
         match error {
             LoginError::Refused => super::auth::wrong_login(),
-            LoginError::Busy => Self::unavailable("Too many logins at once. Try again in a moment."),
+            LoginError::Busy(busy) => busy.into(),
             LoginError::Store(error) => error.into(),
         }
     }

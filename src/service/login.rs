@@ -1,33 +1,28 @@
 //! Log in with a name and a password.
 
-use std::{panic::resume_unwind, sync::Arc, thread::available_parallelism};
+use std::sync::Arc;
 
-use tokio::{sync::Semaphore, task::spawn_blocking};
-
-use super::remembered_logins::RememberedLogins;
+use super::{
+    hashing::{Busy, Hashing},
+    remembered_logins::RememberedLogins,
+};
 use crate::{
     domain::{
-        password::{HashCost, Password, PasswordHash},
+        password::{Password, PasswordHash},
         user::{User, UserName},
     },
     store::{Store, StoreError},
     telemetry::{
-        self,
         audit::{self, LoginFailure},
-        logs, metrics,
+        logs,
     },
 };
 
-/// How many logins may wait for each core. At 17 to 30 ms a hash, the last of them waits about a second.
-const WAITING_PER_CORE: usize = 32;
-
-/// Checks passwords, as many at once as there are cores.
+/// Checks who somebody is.
 pub struct Login {
     store: Arc<dyn Store>,
-    cost: HashCost,
+    hashing: Arc<Hashing>,
     remembered: RememberedLogins,
-    cores: Arc<Semaphore>,
-    places: Arc<Semaphore>,
 }
 
 /// Why somebody is not let in.
@@ -37,40 +32,34 @@ pub enum LoginError {
     #[error("wrong user name or password")]
     Refused,
     /// More passwords to check than can be checked in good time.
-    #[error("too many logins at once")]
-    Busy,
+    #[error(transparent)]
+    Busy(#[from] Busy),
     /// Nobody knows.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 impl Login {
-    /// Logs users of `store` in, and has their hashes cost this.
-    pub fn new(store: Arc<dyn Store>, cost: HashCost) -> Self {
-        let cores = available_parallelism().map_or(1, usize::from);
-        Self {
-            store,
-            cost,
-            remembered: RememberedLogins::new(),
-            cores: Arc::new(Semaphore::new(cores)),
-            places: Arc::new(Semaphore::new(cores * (1 + WAITING_PER_CORE))),
-        }
+    /// Logs users of `store` in, and has their hashes cost what new ones do.
+    pub fn new(store: Arc<dyn Store>, hashing: Arc<Hashing>) -> Self {
+        Self { store, hashing, remembered: RememberedLogins::new() }
     }
 
     /// The user with this name, if this is the password. It takes as long for a name that nobody has.
     pub async fn log_in(&self, name: &UserName, password: Password) -> Result<User, LoginError> {
         let user = self.store.find_user(name).await?;
-        let hash = user.as_ref().map_or_else(|| PasswordHash::dummy(self.cost), |user| user.password_hash.clone());
+        let hash =
+            user.as_ref().map_or_else(|| PasswordHash::dummy(self.hashing.cost()), |user| user.password_hash.clone());
         let login = self.remembered.fingerprint(name, &password, &hash);
         let remembered = self.remembered.contains(&login);
-        let matches = remembered || self.verify(hash, password.clone()).await?;
+        let matches = remembered || self.hashing.verify(hash, password.clone()).await?;
         let failure = match user {
             Some(user) if matches && !user.disabled => {
                 if !remembered {
                     self.remembered.insert(login);
                 }
                 logs::user(&user.name);
-                if user.password_hash.cost() != self.cost {
+                if user.password_hash.cost() != self.hashing.cost() {
                     self.rehash(&user, password).await;
                 }
                 return Ok(user);
@@ -95,34 +84,9 @@ impl Login {
     /// Gives a user, whose password is known at this moment only, a hash of today's cost. Where that fails, the next login
     /// does it.
     async fn rehash(&self, user: &User, password: Password) {
-        let cost = self.cost;
-        let Ok(hash) = self.on_a_core(move || PasswordHash::of(&password, cost)).await else { return };
+        let Ok(hash) = self.hashing.hash(password).await else { return };
         if let Err(error) = self.store.replace_hash(&user.name, &user.password_hash, &hash).await {
             tracing::warn!(%error, "a password keeps its old hash");
         }
-    }
-
-    async fn verify(&self, hash: PasswordHash, password: Password) -> Result<bool, LoginError> {
-        self.on_a_core(move || hash.verify(&password)).await
-    }
-
-    /// Hashes when it is its turn.
-    async fn on_a_core<T: Send + 'static>(&self, hash: impl FnOnce() -> T + Send + 'static) -> Result<T, LoginError> {
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
-            metrics::password_hash_refused();
-            LoginError::Busy
-        })?;
-        let waiting = metrics::password_hash_waiting();
-        let core = Arc::clone(&self.cores).acquire_owned().await.map_err(|_| LoginError::Busy)?;
-        drop(waiting);
-        // The permits go with the work: it goes on when the client has gone away.
-        let work = spawn_blocking(move || {
-            let _permits = (place, core);
-            hash()
-        });
-        telemetry::password_hash(work).await.map_err(|error| match error.try_into_panic() {
-            Ok(panic) => resume_unwind(panic),
-            Err(_shutdown) => LoginError::Busy,
-        })
     }
 }

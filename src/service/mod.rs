@@ -8,6 +8,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+pub mod hashing;
 pub mod login;
 pub mod readiness;
 mod remembered_logins;

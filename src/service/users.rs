@@ -2,23 +2,24 @@
 
 use std::sync::Arc;
 
-use tokio::task::spawn_blocking;
-
-use super::Clock;
+use super::{
+    Clock,
+    hashing::{Busy, Hashing},
+};
 use crate::{
     domain::{
-        password::{HashCost, Password, PasswordHash},
+        password::Password,
         user::{Role, User, UserName},
     },
     store::{Store, StoreError},
-    telemetry::{self, audit},
+    telemetry::audit,
 };
 
 /// All users.
 pub struct Users {
     store: Arc<dyn Store>,
     clock: Clock,
-    cost: HashCost,
+    hashing: Arc<Hashing>,
 }
 
 /// What became of the first user.
@@ -30,21 +31,26 @@ pub enum Bootstrap {
     Exists,
 }
 
-impl Users {
-    /// The users of `store`, whose hashes are to cost this.
-    pub fn new(store: Arc<dyn Store>, clock: Clock, cost: HashCost) -> Self {
-        Self { store, clock, cost }
-    }
+/// Why a user did not change, or nobody knows.
+#[derive(Debug, thiserror::Error)]
+pub enum UserError {
+    /// There are more passwords to hash than can be hashed in good time. Nothing changed.
+    #[error(transparent)]
+    Busy(#[from] Busy),
+    /// Nobody knows.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
 
-    async fn hash(&self, password: Password) -> PasswordHash {
-        let cost = self.cost;
-        let work = spawn_blocking(move || PasswordHash::of(&password, cost));
-        telemetry::password_hash(work).await.expect("hashing does not panic")
+impl Users {
+    /// The users of `store`.
+    pub fn new(store: Arc<dyn Store>, clock: Clock, hashing: Arc<Hashing>) -> Self {
+        Self { store, clock, hashing }
     }
 
     /// Adds a user. `false`: the name is taken, and nothing changed.
-    pub async fn add(&self, name: UserName, role: Role, password: Password) -> Result<bool, StoreError> {
-        let password_hash = self.hash(password).await;
+    pub async fn add(&self, name: UserName, role: Role, password: Password) -> Result<bool, UserError> {
+        let password_hash = self.hashing.hash(password).await?;
         let user = User { name, password_hash, role, created_at: self.clock.unix_seconds(), disabled: false };
         let added = self.store.create_user(&user).await?;
         if added {
@@ -64,8 +70,9 @@ impl Users {
     }
 
     /// Gives a user another password. The user's tokens live on. `false`: no such user.
-    pub async fn set_password(&self, name: &UserName, password: Password) -> Result<bool, StoreError> {
-        let changed = self.store.set_password(name, &self.hash(password).await).await?;
+    pub async fn set_password(&self, name: &UserName, password: Password) -> Result<bool, UserError> {
+        let hash = self.hashing.hash(password).await?;
+        let changed = self.store.set_password(name, &hash).await?;
         if changed {
             audit::password_changed(name);
         }
@@ -83,7 +90,7 @@ impl Users {
 
     /// Adds the first administrator where there is no user at all. An installation that has users is left alone, so that
     /// an administrator who was removed or has another password stays so across restarts.
-    pub async fn bootstrap(&self, name: UserName, password: Password) -> Result<Bootstrap, StoreError> {
+    pub async fn bootstrap(&self, name: UserName, password: Password) -> Result<Bootstrap, UserError> {
         let created = !self.any().await? && self.add(name, Role::Admin, password).await?;
         Ok(if created { Bootstrap::Created } else { Bootstrap::Exists })
     }

@@ -5,7 +5,10 @@ use std::{env, future::pending, sync::Arc, time::Duration};
 use mayfly::{
     domain::{keys::KeySet, life::Life, password::HashCost, token::TokenRules, user::Role},
     http::{self, Services},
-    service::{Clock, login::Login, readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens, users::Users},
+    service::{
+        Clock, hashing::Hashing, login::Login, readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens,
+        users::Users,
+    },
     store::{Store, leased::LeasedStore, memory::MemoryStore},
     telemetry::{self, LogFormat, Otlp},
 };
@@ -19,7 +22,8 @@ pub(super) async fn serve(password: String, keys: String) {
     let _telemetry = telemetry::init(&settings, None).unwrap();
 
     let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
-    let users = Users::new(Arc::clone(&store), Clock::system(), HashCost::default());
+    let hashing = Arc::new(Hashing::new(HashCost::default()));
+    let users = Users::new(Arc::clone(&store), Clock::system(), Arc::clone(&hashing));
     assert!(users.add("admin".parse().unwrap(), Role::Admin, password.parse().unwrap()).await.unwrap());
     let store = Arc::new(LeasedStore::new(store, Duration::ZERO));
     let signing = Arc::new(SigningKeys::fixed(KeySet::parse(&keys).unwrap()));
@@ -27,7 +31,7 @@ pub(super) async fn serve(password: String, keys: String) {
     let rules = TokenRules { max_life: Life::parse("1h").unwrap(), quota: 10, issuer: None };
     let services = Services {
         tokens: Tokens::new(Arc::clone(&store), Arc::clone(&signing), clock, rules),
-        login: Login::new(Arc::clone(&store) as Arc<dyn Store>, HashCost::default()),
+        login: Login::new(Arc::clone(&store) as Arc<dyn Store>, hashing),
         readiness: Readiness::new(store, Duration::ZERO),
         keys: signing,
         issuer: None,

@@ -1,0 +1,136 @@
+//! Passwords are hashed as many at once as there are cores, after a short wait, and never at the cost of other work.
+
+use std::{
+    sync::Arc,
+    thread::{self, available_parallelism},
+};
+
+use tokio::sync::{Semaphore, oneshot};
+
+use crate::{
+    domain::password::{HashCost, Password, PasswordHash},
+    telemetry::{self, metrics},
+};
+
+/// How many may wait for each core. At 17 to 30 ms a hash, the last of them waits about a second.
+const WAITING_PER_CORE: usize = 32;
+
+/// Hashes passwords, and verifies them against hashes. One for the whole process, since its bounds are the machine's.
+pub struct Hashing {
+    cost: HashCost,
+    cores: Arc<Semaphore>,
+    places: Arc<Semaphore>,
+}
+
+/// There are more passwords to hash than can be hashed in good time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too many passwords to hash at once")]
+pub struct Busy;
+
+impl Hashing {
+    /// New hashes are to cost this.
+    pub fn new(cost: HashCost) -> Self {
+        let cores = available_parallelism().map_or(1, usize::from);
+        Self {
+            cost,
+            cores: Arc::new(Semaphore::new(cores)),
+            places: Arc::new(Semaphore::new(cores * (1 + WAITING_PER_CORE))),
+        }
+    }
+
+    /// What a new hash costs.
+    pub fn cost(&self) -> HashCost {
+        self.cost
+    }
+
+    /// A new hash of this password.
+    pub async fn hash(&self, password: Password) -> Result<PasswordHash, Busy> {
+        let cost = self.cost;
+        self.on_a_core(move || PasswordHash::of(&password, cost)).await
+    }
+
+    /// Whether this is the password of the hash.
+    pub async fn verify(&self, hash: PasswordHash, password: Password) -> Result<bool, Busy> {
+        self.on_a_core(move || hash.verify(&password)).await
+    }
+
+    /// Works when it is its turn, on a thread of its own: to start one takes a thousandth of the time of a hash, and the
+    /// threads that answer requests keep their priority.
+    async fn on_a_core<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Busy> {
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
+            metrics::password_hash_refused();
+            Busy
+        })?;
+        let waiting = metrics::password_hash_waiting();
+        let core = Arc::clone(&self.cores).acquire_owned().await.expect("it is never closed");
+        drop(waiting);
+        let (done, result) = oneshot::channel();
+        // The permits go with the work: it goes on when the client has gone away.
+        let hashing = move || {
+            give_way();
+            let result = work();
+            drop((place, core));
+            // Nobody may be waiting for it any more.
+            let _ = done.send(result);
+        };
+        thread::Builder::new().name("hash".into()).spawn(hashing).map_err(|error| {
+            tracing::error!(%error, "cannot start a thread that hashes a password");
+            Busy
+        })?;
+        Ok(telemetry::password_hash(result).await.expect("hashing does not panic"))
+    }
+}
+
+/// Gives this thread the lowest priority, where threads have one of their own. A verification of a token, which takes
+/// microseconds, then never waits for a hash on the same core to end its time slice.
+fn give_way() {
+    #[cfg(target_os = "linux")]
+    if let Err(error) = rustix::process::setpriority_process(None, 19) {
+        tracing::debug!(%error, "a password is hashed at the priority of everything else");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::{
+            Barrier,
+            atomic::{AtomicUsize, Ordering},
+        },
+        time::Duration,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn no_more_work_at_once_than_there_are_cores_and_the_rest_waits_or_goes() {
+        let hashing = Hashing::new(HashCost::default());
+        let cores = available_parallelism().unwrap().get();
+        let places = hashing.places.available_permits();
+        let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+        let all_cores = Arc::new(Barrier::new(cores));
+        let work = || {
+            let (running, most, all_cores) = (Arc::clone(&running), Arc::clone(&most), Arc::clone(&all_cores));
+            hashing.on_a_core(move || {
+                most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                // Nobody goes on before every core has its work.
+                all_cores.wait();
+                thread::sleep(Duration::from_millis(1));
+                running.fetch_sub(1, Ordering::SeqCst);
+            })
+        };
+        let results = futures_util::future::join_all((0..places + 3).map(|_| work())).await;
+        assert_eq!(results.iter().filter(|result| **result == Err(Busy)).count(), 3);
+        assert_eq!(most.load(Ordering::SeqCst), cores);
+        assert_eq!(hashing.places.available_permits(), places);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn hashing_gives_way_and_nothing_else_does() {
+        let nice = || rustix::process::getpriority_process(None).unwrap();
+        let own = nice();
+        assert_eq!(Hashing::new(HashCost::default()).on_a_core(nice).await, Ok(19));
+        assert_eq!(nice(), own);
+    }
+}
