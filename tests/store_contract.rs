@@ -136,10 +136,19 @@ async fn it_tells_which_tokens_are_unchanged(
     let [first, revoked, rotated, last] = &tokens;
     let other = Token { digest: revoked.digest, ..last.clone() };
     let ask = async |tokens: &[&Token]| fixture.store.are_unchanged(&alice, tokens).await.unwrap();
+    let all_live = async |tokens: &[&Token]| {
+        let ids: Vec<_> = tokens.iter().map(|token| token.id).collect();
+        fixture.store.all_live(&alice, &ids).await.unwrap()
+    };
     assert_eq!(ask(&[first, revoked, rotated, last]).await, [true; 4]);
+    assert!(all_live(&[first, revoked, rotated, last]).await);
+    assert!(all_live(&[]).await);
     fixture.store.revoke_token(&alice, revoked.id).await.unwrap();
     fixture.store.rotate_token(&alice, rotated, &token(3600), Duration::from_mins(1), QUOTA).await.unwrap();
     assert_eq!(ask(&[last, revoked, rotated, &other, first]).await, [true, false, false, false, true]);
+    assert!(all_live(&[first, rotated, last]).await);
+    assert!(!all_live(&[first, revoked, last]).await);
+    assert!(!fixture.store.all_live(&"bob".parse().unwrap(), &[first.id]).await.unwrap());
     assert_eq!(fixture.store.are_unchanged(&"bob".parse().unwrap(), &[first]).await.unwrap(), [false]);
 }
 

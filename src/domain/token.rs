@@ -4,7 +4,7 @@ use std::{fmt, str::FromStr, time::Duration};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use uuid::Uuid;
+use uuid::{Uuid, fmt::Hyphenated};
 
 use super::{life::Life, user::UserName};
 
@@ -22,6 +22,13 @@ impl TokenId {
     pub fn random() -> Self {
         Self(Uuid::new_v4())
     }
+
+    /// The characters that it is written in.
+    pub fn to_ascii(self) -> [u8; Hyphenated::LENGTH] {
+        let mut text = [0; Hyphenated::LENGTH];
+        self.0.hyphenated().encode_lower(&mut text);
+        text
+    }
 }
 
 impl FromStr for TokenId {
@@ -30,7 +37,7 @@ impl FromStr for TokenId {
     fn from_str(text: &str) -> Result<Self, TokenIdError> {
         let id = Self(Uuid::try_parse(text).map_err(|_| TokenIdError)?);
         // `Uuid` also reads braces, URNs, upper case and no hyphens. One token has one name.
-        if id.to_string() == text { Ok(id) } else { Err(TokenIdError) }
+        if id.to_ascii() == text.as_bytes() { Ok(id) } else { Err(TokenIdError) }
     }
 }
 

@@ -97,7 +97,12 @@ impl<E: Endpoint<Output = Response>> Endpoint for Shared<E> {
         // An OPTIONS that asks for no method is no preflight.
         let asks = request.method() != Method::OPTIONS || headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
         // poem's middleware answers by itself to those whom it does not let in, which is not for it to do here.
-        if is_shared && asks { self.with_cors.call(request).await } else { self.without.call(request).await }
+        // In boxes, so that the future of a request where nothing is shared is not as large as what they need.
+        if is_shared && asks {
+            Box::pin(self.with_cors.call(request)).await
+        } else {
+            Box::pin(self.without.call(request)).await
+        }
     }
 }
 

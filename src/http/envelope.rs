@@ -2,7 +2,7 @@
 //!
 //! It names the request, turns each error, panics included, into a problem, and has the whole of it observed.
 
-use std::{net::SocketAddr, panic::AssertUnwindSafe};
+use std::{net::SocketAddr, panic::AssertUnwindSafe, pin::pin};
 
 use futures_util::FutureExt;
 use poem::{
@@ -54,19 +54,22 @@ impl<E: Endpoint> Endpoint for Enveloped<E> {
     type Output = Response;
 
     async fn call(&self, request: Request) -> Result<Response> {
-        let request_id = request_id(request.headers());
+        let id = request_id(request.headers());
+        let request_id = id.to_str().expect("an id is visible ASCII");
         let hot = verify::is_at(request.uri().path());
         let incoming = Incoming {
             method: known(request.method()),
-            id: &request_id,
+            id: request_id,
             client: request.remote_addr().as_socket_addr().map(SocketAddr::ip),
             hot,
         };
         let observed = Observed::begin(incoming, caller(request.headers()));
-        let (response, pattern) = observed.follow(self.respond(request, &request_id)).await;
+        // Pinned here and below, because a future that is moved is copied, with room for all that it may ever hold.
+        let (mut response, pattern) = observed.follow(pin!(self.respond(request, request_id))).await;
         let template = || pattern.and_then(|PathPattern(pattern)| self.allowed.template(&pattern));
         let route = if hot { Some(verify::PATH) } else { template() };
         observed.end(Answered { route, status: response.status().as_u16() });
+        response.headers_mut().insert(REQUEST_ID, id);
         Ok(response)
     }
 }
@@ -78,12 +81,12 @@ impl<E: Endpoint> Enveloped<E> {
         let result = if header_bytes(request.headers()) > MAX_HEADER_BYTES {
             Err(headers_too_large().into())
         } else {
-            AssertUnwindSafe(self.inner.call(request))
+            AssertUnwindSafe(pin!(self.inner.call(request)))
                 .catch_unwind()
                 .await
                 .unwrap_or_else(|_| Err(internal_error().into()))
         };
-        let (mut response, route) = match result {
+        match result {
             Ok(response) => {
                 let response = response.into_response();
                 let route = response.data::<PathPattern>().cloned();
@@ -93,9 +96,7 @@ impl<E: Endpoint> Enveloped<E> {
                 let route = error.data::<PathPattern>().cloned();
                 (self.answer(error, uri.path(), request_id), route)
             }
-        };
-        response.headers_mut().insert(REQUEST_ID, HeaderValue::from_str(request_id).expect("an id is visible ASCII"));
-        (response, route)
+        }
     }
 }
 
@@ -149,11 +150,14 @@ fn header_bytes(headers: &HeaderMap) -> usize {
 }
 
 /// The id that the client or a proxy gave the request, if it is harmless in a log; else a new one.
-fn request_id(headers: &HeaderMap) -> String {
-    let harmless =
-        |id: &&str| (1..=64).contains(&id.len()) && id.chars().all(|c| c.is_ascii_alphanumeric() || "._-".contains(c));
-    let given = headers.get(REQUEST_ID).and_then(|id| id.to_str().ok()).filter(harmless);
-    given.map_or_else(|| Uuid::new_v4().to_string(), str::to_owned)
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let harmless = |id: &&HeaderValue| {
+        (1..=64).contains(&id.len()) && id.as_bytes().iter().all(|c| c.is_ascii_alphanumeric() || b"._-".contains(c))
+    };
+    headers.get(REQUEST_ID).filter(harmless).cloned().unwrap_or_else(|| {
+        let mut text = Uuid::encode_buffer();
+        HeaderValue::from_str(Uuid::new_v4().hyphenated().encode_lower(&mut text)).expect("an id is visible ASCII")
+    })
 }
 
 /// The caller's trace. More than one is none (W3C Trace Context, section 3.2).

@@ -70,6 +70,14 @@ impl Store for MemoryStore {
         Ok(entry.and_then(|entry| entry.live(Instant::now())))
     }
 
+    async fn all_live(&self, owner: &UserName, ids: &[TokenId]) -> Result<bool, StoreError> {
+        let accounts = self.accounts();
+        let now = Instant::now();
+        let entries = accounts.get(owner).map_or(&[][..], |account| &account.tokens);
+        let lives = |id: &TokenId| entries.iter().any(|entry| entry.token.id == *id && entry.dies_at > now);
+        Ok(ids.iter().all(lives))
+    }
+
     async fn are_unchanged(&self, owner: &UserName, tokens: &[&Token]) -> Result<Vec<bool>, StoreError> {
         let accounts = self.accounts();
         let now = Instant::now();

@@ -95,6 +95,9 @@ pub trait Store: Send + Sync {
     /// A live token of this owner.
     async fn find_token(&self, owner: &UserName, id: TokenId) -> Result<Option<LiveToken>, StoreError>;
 
+    /// Whether all of these tokens of this owner live: the cheapest question that there is about many.
+    async fn all_live(&self, owner: &UserName, ids: &[TokenId]) -> Result<bool, StoreError>;
+
     /// For each of these tokens of this owner, whether it lives and is just as it is here.
     async fn are_unchanged(&self, owner: &UserName, tokens: &[&Token]) -> Result<Vec<bool>, StoreError>;
 

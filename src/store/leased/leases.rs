@@ -2,11 +2,12 @@
 
 use std::{
     collections::{HashMap, hash_map},
-    hash::{BuildHasher, Hash, RandomState},
+    hash::{BuildHasher, Hash},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use foldhash::quality::RandomState;
 use futures_util::{
     FutureExt,
     future::{BoxFuture, Shared},
@@ -38,7 +39,7 @@ pub(super) struct Leases<K, V> {
 }
 
 struct Shard<K, V> {
-    leases: HashMap<K, Lease<V>>,
+    leases: HashMap<K, Lease<V>, RandomState>,
     /// When the lapsed ones were last thrown out, which is not worth doing more often than once a lease.
     swept_at: Instant,
 }
@@ -53,6 +54,8 @@ enum State<V> {
     Reading(Read<V>),
     Held {
         value: V,
+        /// When the read of it was sent, or the last one that found just the same.
+        compared_at: Instant,
         /// When it was last used again.
         used_at: Option<Instant>,
     },
@@ -62,7 +65,19 @@ enum State<V> {
 pub(super) struct Due<K, V> {
     pub(super) key: K,
     pub(super) value: V,
+    pub(super) compared_at: Instant,
     until: Instant,
+}
+
+/// What a read for the sake of a lease found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Renewal {
+    /// It is there, as whatever it may be.
+    Lives,
+    /// It is there, and the same.
+    Unchanged,
+    /// It is another, or gone.
+    Gone,
 }
 
 impl<K, V> Leases<K, V>
@@ -71,8 +86,14 @@ where
     V: Clone + Send + Sync + 'static,
 {
     pub(super) fn new(kind: Leased, lease: Duration, ends_at: fn(&V) -> Option<Instant>) -> Arc<Self> {
-        let shard = || Mutex::new(Shard { leases: HashMap::new(), swept_at: Instant::now() });
-        Arc::new(Self { kind, lease, ends_at, hasher: RandomState::new(), shards: std::array::from_fn(|_| shard()) })
+        let shard = || Mutex::new(Shard { leases: HashMap::default(), swept_at: Instant::now() });
+        Arc::new(Self {
+            kind,
+            lease,
+            ends_at,
+            hasher: RandomState::default(),
+            shards: std::array::from_fn(|_| shard()),
+        })
     }
 
     fn shard(&self, key: &K) -> MutexGuard<'_, Shard<K, V>> {
@@ -89,7 +110,7 @@ where
         }
         let now = Instant::now();
         match self.shard(key).leases.get_mut(key)? {
-            Lease { until, state: State::Held { value, used_at } } if now < *until => {
+            Lease { until, state: State::Held { value, used_at, .. } } if now < *until => {
                 *used_at = Some(now);
                 metrics::lease_lookup(self.kind, true);
                 Some(value.clone())
@@ -141,7 +162,7 @@ where
         {
             match found {
                 Some(value) => {
-                    let state = State::Held { value: value.clone(), used_at: None };
+                    let state = State::Held { value: value.clone(), compared_at: sent, used_at: None };
                     entry.insert(Lease { until: self.until(sent, value), state });
                 }
                 None => drop(entry.remove()),
@@ -164,10 +185,10 @@ where
             // What has lapsed is thrown out on the way.
             shard.leases.retain(|_, lease| now < lease.until);
             due.extend(shard.leases.iter().filter_map(|(key, Lease { until, state })| match state {
-                State::Held { value, used_at: Some(used_at) }
+                State::Held { value, compared_at, used_at: Some(used_at) }
                     if *until <= now + horizon && now <= *used_at + memory =>
                 {
-                    Some(Due { key: key.clone(), value: value.clone(), until: *until })
+                    Some(Due { key: key.clone(), value: value.clone(), compared_at: *compared_at, until: *until })
                 }
                 _ => None,
             }));
@@ -175,17 +196,19 @@ where
         due
     }
 
-    /// Renews a lease by a read that was sent at this moment and found the same value, or ends it, where it found another
-    /// or none; unless another read took its place meanwhile.
-    pub(super) fn renew(&self, due: &Due<K, V>, sent: Instant, is_same: bool) {
+    /// Renews a lease by a read that was sent at this moment, or ends it, as the read found; unless another read took its
+    /// place meanwhile.
+    pub(super) fn renew(&self, due: &Due<K, V>, sent: Instant, renewal: Renewal) {
         let mut shard = self.shard(&due.key);
-        if let Some(lease) = shard.leases.get_mut(&due.key)
-            && lease.until == due.until
-        {
-            if is_same {
+        let Some(lease) = shard.leases.get_mut(&due.key).filter(|lease| lease.until == due.until) else { return };
+        match renewal {
+            Renewal::Gone => drop(shard.leases.remove(&due.key)),
+            Renewal::Lives => lease.until = self.until(sent, &due.value),
+            Renewal::Unchanged => {
                 lease.until = self.until(sent, &due.value);
-            } else {
-                shard.leases.remove(&due.key);
+                if let State::Held { compared_at, .. } = &mut lease.state {
+                    *compared_at = sent;
+                }
             }
         }
     }
@@ -332,7 +355,7 @@ mod tests {
         assert_eq!(due.iter().map(|due| due.key).collect::<std::collections::BTreeSet<_>>(), [1, 2].into());
         let sent = Instant::now();
         for due in &due {
-            leases.renew(due, sent, due.key == 1);
+            leases.renew(due, sent, if due.key == 1 { Renewal::Unchanged } else { Renewal::Gone });
         }
         assert_eq!(leases.recall(&2), None, "it is another, or gone");
         advance(LEASE.saturating_sub(Duration::from_millis(1))).await;
@@ -351,8 +374,8 @@ mod tests {
         leases.recall(&0).unwrap();
         let due = leases.due(LEASE, LEASE).remove(0);
         advance(LEASE / 2).await;
-        leases.renew(&due, Instant::now(), true);
-        leases.renew(&due, Instant::now() + LEASE * 10, true);
+        leases.renew(&due, Instant::now(), Renewal::Lives);
+        leases.renew(&due, Instant::now() + LEASE * 10, Renewal::Lives);
         advance(LEASE.saturating_sub(Duration::from_millis(1))).await;
         assert!(leases.recall(&0).is_some());
         advance(Duration::from_millis(1)).await;

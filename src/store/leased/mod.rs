@@ -15,7 +15,7 @@ use async_trait::async_trait;
 use futures_util::future::join_all;
 use tokio::time::{Instant, sleep};
 
-use self::leases::{Due, Leases};
+use self::leases::{Due, Leases, Renewal};
 use super::{
     Creation, Listing, LiveToken, Page, PasswordHash, Rotation, Store, StoreError, Token, TokenDigest, TokenId, User,
     UserName, Warning,
@@ -39,6 +39,11 @@ const RENEWAL_INTERVAL: Duration = Duration::from_millis(50);
 /// For how long a lease is renewed that nobody uses.
 const RENEWAL_MEMORY: Duration = Duration::from_secs(1);
 
+/// For how long after a look at its record a token's lease is renewed for the key's being there alone, which is the cheaper
+/// question. A rotated token lives on for a second at least; by then, each lease that knows nothing of it has lapsed.
+const COMPARISON_MEMORY: Duration = Duration::from_millis(700);
+const _: () = assert!(COMPARISON_MEMORY.as_millis() + LEASE.as_millis() < 1000);
+
 /// At most so many tokens are asked for in one command, which keeps no other waiting in Redis for long.
 const RENEWED_AT_ONCE: usize = 256;
 
@@ -52,6 +57,8 @@ pub struct LeasedStore {
     tokens: Arc<Leases<(u64, TokenDigest), Arc<Presented>>>,
     users: Arc<Leases<UserName, User>>,
 }
+
+type DueToken = Due<(u64, TokenDigest), Arc<Presented>>;
 
 /// A token that was presented and lived when it was asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,12 +131,26 @@ impl LeasedStore {
         join_all(parts).await;
     }
 
-    async fn renew(&self, owner: &UserName, leases: &[&Due<(u64, TokenDigest), Arc<Presented>>]) {
-        let tokens: Vec<_> = leases.iter().map(|lease| &lease.value.live.token).collect();
-        let sent = Instant::now();
+    async fn renew(&self, owner: &UserName, leases: &[&DueToken]) {
+        let now = Instant::now();
+        let (mut aged, young): (Vec<&DueToken>, Vec<&DueToken>) =
+            leases.iter().partition(|lease| lease.compared_at + COMPARISON_MEMORY <= now);
+        let ids: Vec<_> = young.iter().map(|lease| lease.value.signed.id).collect();
         // What nobody can tell lapses, and is asked for by whoever needs it.
+        let Ok(all_live) = self.store.all_live(owner, &ids).await else { return };
+        if all_live {
+            for lease in young {
+                self.tokens.renew(lease, now, Renewal::Lives);
+            }
+        } else {
+            aged.extend(young);
+        }
+        let tokens: Vec<_> = aged.iter().map(|lease| &lease.value.live.token).collect();
+        let now = Instant::now();
         let Ok(unchanged) = self.store.are_unchanged(owner, &tokens).await else { return };
-        leases.iter().zip(unchanged).for_each(|(lease, unchanged)| self.tokens.renew(lease, sent, unchanged));
+        for (lease, unchanged) in aged.iter().zip(unchanged) {
+            self.tokens.renew(lease, now, if unchanged { Renewal::Unchanged } else { Renewal::Gone });
+        }
     }
 }
 
@@ -146,6 +167,10 @@ impl Store for LeasedStore {
 
     async fn find_token(&self, owner: &UserName, id: TokenId) -> Result<Option<LiveToken>, StoreError> {
         self.store.find_token(owner, id).await
+    }
+
+    async fn all_live(&self, owner: &UserName, ids: &[TokenId]) -> Result<bool, StoreError> {
+        self.store.all_live(owner, ids).await
     }
 
     async fn are_unchanged(&self, owner: &UserName, tokens: &[&Token]) -> Result<Vec<bool>, StoreError> {
@@ -228,5 +253,91 @@ impl Store for LeasedStore {
 
     async fn check(&self) -> Result<Vec<Warning>, StoreError> {
         self.store.check().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::{pause, timeout};
+
+    use super::*;
+    use crate::{
+        domain::{life::Life, password::HashCost, user::Role},
+        store::memory::MemoryStore,
+    };
+
+    /// A token of a user, of whose presentation a lease is kept in use.
+    struct InUse {
+        store: Arc<LeasedStore>,
+        owner: UserName,
+        token: Token,
+        signed: SignedToken,
+    }
+
+    impl InUse {
+        async fn new() -> Self {
+            let store = Arc::new(LeasedStore::new(Arc::new(MemoryStore::default()), LEASE));
+            let owner: UserName = "alice".parse().unwrap();
+            let password_hash = PasswordHash::dummy(HashCost::default());
+            let user = User { name: owner.clone(), password_hash, role: Role::User, created_at: 0, disabled: false };
+            store.create_user(&user).await.unwrap();
+            let token = new_token();
+            store.create_token(&owner, &token, 2).await.unwrap();
+            let (id, digest) = (token.id, token.digest);
+            let signed =
+                SignedToken { owner: owner.clone(), id, issued_at: 0, expires_at: 3600, digest, key_generation: 0 };
+            store.find_presented(signed.clone()).await.unwrap().unwrap();
+            Self { store, owner, token, signed }
+        }
+
+        /// Uses the lease again and again, until none holds; for how long.
+        async fn use_up(&self) -> Duration {
+            let begun = Instant::now();
+            let keeping = self.store.keep_leases();
+            let using = async {
+                while self.store.recall_token(self.signed.digest, 0).is_some() {
+                    sleep(Duration::from_millis(10)).await;
+                }
+            };
+            tokio::select! {
+                () = keeping => unreachable!("it goes on for ever"),
+                () = using => begun.elapsed(),
+            }
+        }
+    }
+
+    fn new_token() -> Token {
+        let id = TokenId::random();
+        Token {
+            id,
+            description: "one".parse().unwrap(),
+            life: Life::from_seconds(3600).unwrap(),
+            digest: TokenDigest::of(&id.to_string()),
+            successor: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lease_in_use_is_kept_while_its_token_lives_and_no_longer() {
+        pause();
+        let lease = InUse::new().await;
+        timeout(Duration::from_mins(1), lease.use_up()).await.unwrap_err();
+        lease.store.store.revoke_token(&lease.owner, lease.token.id).await.unwrap();
+        assert!(lease.use_up().await <= LEASE);
+    }
+
+    #[tokio::test]
+    async fn no_lease_on_a_rotated_token_goes_by_the_life_that_it_had() {
+        pause();
+        for unlucky in 0..20 {
+            let lease = InUse::new().await;
+            timeout(Duration::from_millis(1000 + 50 * unlucky), lease.use_up()).await.unwrap_err();
+            let overlap = Duration::from_secs(1);
+            let (store, rotated) = (&lease.store.store, &lease.token);
+            store.rotate_token(&lease.owner, rotated, &new_token(), overlap, 2).await.unwrap();
+            assert!(lease.use_up().await < overlap);
+            let known = lease.store.find_presented(lease.signed.clone()).await.unwrap().unwrap();
+            assert!(known.remaining() < overlap);
+        }
     }
 }

@@ -10,6 +10,17 @@ pub(super) fn token(owner: &UserName, id: TokenId) -> String {
     format!("mayfly:{{{owner}}}:token:{id}")
 }
 
+/// The same for many, in one buffer: this is done for each token in use, several times a second.
+pub(super) fn for_each_token(owner: &UserName, ids: &[TokenId], mut each: impl FnMut(&[u8])) {
+    let mut key = token_prefix(owner).into_bytes();
+    let prefix = key.len();
+    for id in ids {
+        key.truncate(prefix);
+        key.extend(id.to_ascii());
+        each(&key);
+    }
+}
+
 /// What the keys of all tokens of a user begin with: a script completes it with an id from the index.
 pub(super) fn token_prefix(owner: &UserName) -> String {
     format!("mayfly:{{{owner}}}:token:")
@@ -32,3 +43,17 @@ pub(super) const USERS: &str = "mayfly:users";
 
 /// Never there: asked for to see whether the other side is a primary that works.
 pub(super) const PROBE: &str = "mayfly:probe";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_the_same_however_many_are_made() {
+        let owner = "alice".parse().unwrap();
+        let ids = [TokenId::random(), TokenId::random()];
+        let mut keys = Vec::new();
+        for_each_token(&owner, &ids, |key| keys.push(String::from_utf8(key.to_vec()).unwrap()));
+        assert_eq!(keys, ids.map(|id| token(&owner, id)));
+    }
+}

@@ -63,6 +63,18 @@ impl Store for RedisStore {
         record.map_or(Ok(None), |record| records::decode_live_token(id, &record, pttl))
     }
 
+    async fn all_live(&self, owner: &UserName, ids: &[TokenId]) -> Result<bool, StoreError> {
+        let Some(first) = ids.first() else { return Ok(true) };
+        let mut request = pipe();
+        // As above: EXISTS alone is answered by a replica.
+        request.cmd("GETEX").arg(keys::token(owner, *first)).ignore().cmd("EXISTS");
+        keys::for_each_token(owner, ids, |key| {
+            request.arg(key);
+        });
+        let (living,): (usize,) = self.connection.read(async |mut link| request.query_async(&mut link).await).await?;
+        Ok(living == ids.len())
+    }
+
     async fn are_unchanged(&self, owner: &UserName, tokens: &[&Token]) -> Result<Vec<bool>, StoreError> {
         let Some(first) = tokens.first() else { return Ok(Vec::new()) };
         let keys: Vec<_> = tokens.iter().map(|token| keys::token(owner, token.id)).collect();
