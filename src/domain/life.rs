@@ -51,8 +51,8 @@ impl Life {
     }
 }
 
-/// The life in the largest unit that gives a whole number, which [`Life::parse`] reads back. Months and years are no such
-/// units: they have no whole number of days.
+/// The life in the largest unit that gives a whole number, which [`Life::parse`] reads back up to a century, the longest that
+/// is ever allowed. Months and years are no such units: they have no whole number of days.
 impl fmt::Display for Life {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = [(86_400, "days"), (3_600, "hours"), (60, "minutes"), (1, "seconds")];
@@ -85,7 +85,7 @@ mod tests {
 
     #[test]
     fn displays_as_people_write() {
-        for text in ["365 days", "1 day", "6 hours", "90 minutes", "61 seconds", "1 second"] {
+        for text in ["365 days", "1 day", "6 hours", "90 minutes", "61 seconds", "1 second", "3155759999 seconds"] {
             assert_eq!(Life::parse(text).unwrap().to_string(), text);
         }
     }

@@ -60,6 +60,15 @@ impl Description {
     /// The most characters (Unicode scalar values) in one.
     pub const MAX_CHARS: usize = 256;
 
+    /// What can be made into one, as a regular expression of ECMA-262 for the OpenAPI document. Its `\s` are written out,
+    /// for what they are differs from language to language.
+    pub const PATTERN: &str = concat!(
+        r"^[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]*",
+        r"[^\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]",
+        r"([^\x00-\x1f\x7f-\x9f]{0,254}[^\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000])?",
+        r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]*$",
+    );
+
     /// The text.
     pub fn as_str(&self) -> &str {
         &self.0

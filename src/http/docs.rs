@@ -9,6 +9,7 @@ use poem_openapi::{LicenseObject, OpenApiService};
 use serde_json::{Value, json};
 
 use super::{browser, health::HealthApi, oauth::OAuthApi, token::TokenApi, verify};
+use crate::domain::{duration, token::Description};
 
 /// All operations of the API.
 pub(super) fn api() -> OpenApiService<(TokenApi, OAuthApi, HealthApi), ()> {
@@ -29,9 +30,17 @@ pub(super) fn api() -> OpenApiService<(TokenApi, OAuthApi, HealthApi), ()> {
 /// Where poem-openapi writes no JSON.
 pub fn document() -> Value {
     let mut document: Value = serde_json::from_str(&api().spec()).expect("poem-openapi writes JSON");
+    let schemas = &mut document["components"]["schemas"];
     // poem-openapi has no words for what serde's `deny_unknown_fields` means.
     for strict in ["TokenRequest", "RotateRequest"] {
-        document["components"]["schemas"][strict]["additionalProperties"] = json!(false);
+        schemas[strict]["additionalProperties"] = json!(false);
+    }
+    // Nor for a pattern that is written down elsewhere.
+    schemas["TokenRequest"]["properties"]["jwt_token_description"]["pattern"] = json!(Description::PATTERN);
+    for (request, duration) in [("TokenRequest", "jwt_token_life"), ("RotateRequest", "overlap")] {
+        let schema = &mut schemas[request]["properties"][duration];
+        schema["format"] = json!("human-duration");
+        schema["pattern"] = json!(duration::PATTERN);
     }
     // Nor for the example of a parameter.
     for operations in document["paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut()) {

@@ -4,7 +4,7 @@
 
 use std::{borrow::Cow, cmp::Ordering, collections::BTreeMap, convert::Infallible, fmt, str::FromStr, sync::Arc};
 
-use poem::web::Data;
+use poem::{http::StatusCode, web::Data};
 use poem_openapi::{
     ApiResponse, Object, OpenApi,
     param::{Path, Query},
@@ -43,11 +43,9 @@ pub(super) struct TokenApi;
 #[oai(example)]
 struct TokenRequest {
     /// What to call the token: 1 to 256 characters once trimmed, no control characters. Need not be unique.
-    #[oai(validator(min_length = 1, max_length = 256))]
     jwt_token_description: String,
-    /// How long it lives, in words: `6 hours`, `90m`, `1h 30m`, `30 days`, `1week 2days`. Whole seconds, from one to
-    /// what the operator allows (365 days unless configured otherwise).
-    #[oai(validator(min_length = 1, max_length = 64))]
+    /// How long it lives, in up to 64 characters: `6 hours`, `90m`, `1h 30m`, `30 days`, `1week 2days`. Whole seconds, from
+    /// one to what the operator allows (365 days unless configured otherwise).
     jwt_token_life: String,
 }
 
@@ -118,8 +116,7 @@ struct TokenDeleted {
 #[serde(deny_unknown_fields)]
 #[oai(example)]
 struct RotateRequest {
-    /// How long both tokens live, in words such as `24 hours`. The rotated one never lives longer than it would have.
-    #[oai(validator(min_length = 1, max_length = 64))]
+    /// How long both tokens live, in up to 64 characters such as `24 hours`. The rotated one never lives longer than it would have.
     overlap: Option<String>,
 }
 
@@ -284,8 +281,9 @@ impl TokenApi {
     }
 }
 
+/// 404, as for any token that is named and does not live: that the cursor was once good is nothing that a client could check.
 fn no_such_cursor() -> Problem {
-    Problem::bad_request("after: there is no such token (any more). Begin with the first page.")
+    Problem::new(StatusCode::NOT_FOUND, NO_SUCH_CURSOR.1)
 }
 
 fn next_page(listing: &Listing, limit: Option<usize>) -> Option<String> {
@@ -447,14 +445,17 @@ impl Refusals for All {
         &[TWO_LOGINS, WRONG_LOGIN, TOKEN_INSTEAD_OF_LOGIN, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
 }
 
+const NO_SUCH_CURSOR: (u16, &str) = (404, "after: there is no such token (any more). Begin with the first page.");
+
 /// What listing is refused with.
 struct List;
 
 impl Refusals for List {
     const LIST: &'static [(u16, &'static str)] = &[
-        (400, "after: there is no such token (any more). Begin with the first page."),
+        (400, "failed to parse parameter `limit`: verification failed. maximum(1000, exclusive: false)"),
         WRONG_LOGIN,
         TOKEN_INSTEAD_OF_LOGIN,
+        NO_SUCH_CURSOR,
         LARGE_HEADERS,
         INTERNAL,
         UNAVAILABLE,
