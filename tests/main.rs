@@ -8,6 +8,7 @@ mod api;
 mod architecture;
 mod browser;
 mod cli;
+mod conformance;
 mod deploy;
 mod failover;
 mod faults;

@@ -1,0 +1,88 @@
+//! The OpenAPI document against the running service: whatever schemathesis makes up is answered as documented.
+
+use std::{path::Path, process::Command};
+
+use crate::support::{ADMIN_PASSWORD, Backend, Service, run};
+
+const TOOL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/.tools/bin/schemathesis");
+const SETTINGS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/schemathesis");
+
+/// The password that [`Service::add_user`] gives.
+const PASSWORD: &str = "secret";
+
+/// What schemathesis tries, and what it found.
+pub struct Attempt {
+    /// Test cases for each operation and phase.
+    pub examples: usize,
+    pub seed: u64,
+}
+
+impl Attempt {
+    /// Tries all operations as an administrator, and returns the number of test cases.
+    pub fn as_admin(&self) -> usize {
+        self.run(&service(Backend::Memory), "one_user", "admin", ADMIN_PASSWORD, "all")
+    }
+
+    /// Tries all operations as a user without a role.
+    pub fn as_user(&self) -> usize {
+        let service = service(Backend::Redis);
+        service.add_user("alice", "user");
+        self.run(&service, "one_user", "alice", PASSWORD, "all")
+    }
+
+    /// Tries as each of two users to read what is the other's.
+    pub fn as_each_other(&self) -> usize {
+        let service = service(Backend::Redis);
+        service.add_user("alice", "user");
+        service.add_user("bob", "user");
+        self.run(&service, "two_users", "", "", "object_level_authorization,not_a_server_error")
+    }
+
+    fn run(&self, service: &Service, settings: &str, name: &str, password: &str, checks: &str) -> usize {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = Command::new(TOOL);
+        command
+            .current_dir(&directory)
+            .env("HOOKS", SETTINGS)
+            .env("PYTHONPATH", SETTINGS)
+            .env("PYTHONDONTWRITEBYTECODE", "1")
+            .env("MAYFLY_URL", &service.url)
+            .env("MAYFLY_NAME", name)
+            .env("MAYFLY_PASSWORD", password)
+            .arg("--config-file")
+            .arg(Path::new(SETTINGS).join(settings).with_extension("toml"))
+            .arg("run")
+            .arg(format!("{}/openapi.json", service.url))
+            .args(["--mode=all", "--no-color", "--generation-database=none"])
+            .arg(format!("--checks={checks}"))
+            .arg(format!("--max-examples={}", self.examples))
+            .arg(format!("--seed={}", self.seed));
+        let output = run(&mut command, "");
+        let text = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{text}");
+        let cases = text.lines().find_map(|line| line.trim().split_once(" generated")?.0.parse().ok());
+        cases.unwrap_or_else(|| panic!("it says what it did: {text}"))
+    }
+}
+
+fn service(backend: Backend) -> Service {
+    Service::start_with(backend, |command| {
+        // What the tool creates, it does not always delete.
+        command.env("MAYFLY_TOKEN_QUOTA", "100000");
+    })
+}
+
+#[test]
+fn an_administrator_finds_the_service_as_documented() {
+    assert!(Attempt { examples: 5, seed: 1 }.as_admin() > 100);
+}
+
+#[test]
+fn a_user_finds_the_service_as_documented() {
+    assert!(Attempt { examples: 5, seed: 2 }.as_user() > 100);
+}
+
+#[test]
+fn a_user_finds_nothing_of_another() {
+    assert!(Attempt { examples: 5, seed: 3 }.as_each_other() > 100);
+}
