@@ -4,6 +4,7 @@
 #![expect(unreachable_pub, reason = "`support` is written like the library that it is")]
 #![allow(dead_code, unused_imports, reason = "most of `support` is for the tests")]
 
+mod conformance;
 mod failover;
 mod replicas;
 mod revocation;
@@ -11,7 +12,7 @@ mod support;
 
 use std::{env, time::Instant};
 
-use support::Losses;
+use support::{Backend, Losses};
 
 fn main() {
     if is_wanted("revocation") {
@@ -37,6 +38,23 @@ fn main() {
         println!("| rolling restarts | requests | failed | seconds |\n|---|---|---|---|");
         println!("| 20 | {requests} | {} | {} |\n", failures.len(), begun.elapsed().as_secs());
         assert!(failures.is_empty(), "{failures:?}");
+    }
+
+    if is_wanted("schemathesis") {
+        let attempt = conformance::Attempt { examples: 200, seed: fastrand::u32(..) };
+        println!("schemathesis with seed {} …", attempt.seed);
+        println!("| schemathesis tries all operations | test cases | failures | seconds |\n|---|---|---|---|");
+        let tries: [(&str, fn(&conformance::Attempt) -> usize); 3] = [
+            ("as an administrator", |attempt| attempt.as_admin(Backend::Memory)),
+            ("as an administrator, on Redis", |attempt| attempt.as_admin(Backend::Redis)),
+            ("as a user, on Redis", conformance::Attempt::as_user),
+        ];
+        for (who, attempt_as) in tries {
+            let begun = Instant::now();
+            let cases = attempt_as(&attempt);
+            println!("| {who} | {cases} | 0 | {} |", begun.elapsed().as_secs());
+        }
+        println!();
     }
 
     println!("| while clients create and revoke | times | created | revoked | unanswered | lost | undone | seconds |");

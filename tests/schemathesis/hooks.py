@@ -1,15 +1,20 @@
-"""How one user logs in, and what only the service can tell: a live token."""
+"""What the document cannot tell: how to log in, what a duration looks like, and which tokens live."""
 
 import base64
 import os
 
 import requests
 import schemathesis
-
-import durations  # noqa: F401
+from hypothesis import strategies
 
 URL = os.environ["MAYFLY_URL"]
 LOGIN = (os.environ["MAYFLY_NAME"], os.environ["MAYFLY_PASSWORD"])
+
+# An hour at least, so that what was issued lives until it is asked for, and a year at most, as is the rule.
+schemathesis.openapi.format(
+    "human-duration",
+    strategies.builds("{} {}".format, strategies.integers(1, 365), strategies.sampled_from(["h", "hours", "d", "days"])),
+)
 
 
 def issue():
