@@ -20,6 +20,11 @@ bench: ## Measure what a request, a token and a signature cost, and print tables
 soak: setup ## Try the promises for minutes, and print what was counted
 	cargo test --locked --release --test soak
 
+.PHONY: fuzz
+fuzz: ## Look for inputs that break parsers and logins, 10 minutes each at most (needs nightly Rust)
+	cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
+	tests/fuzz/run
+
 .PHONY: check
 check: ## Check format, lints, documentation, licences and sources of the dependencies
 	cargo fmt --check

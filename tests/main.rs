@@ -9,6 +9,7 @@ mod architecture;
 mod browser;
 mod cli;
 mod conformance;
+mod corpus;
 mod deploy;
 mod failover;
 mod faults;

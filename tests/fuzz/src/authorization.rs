@@ -1,0 +1,63 @@
+//! The `Authorization` header: whoever presents anything but the one password and the one token is refused.
+
+use poem::{
+    Request,
+    http::{HeaderValue, Method, StatusCode, header},
+};
+
+use super::in_process::{InProcess, with_service};
+
+/// Who is asking, in the words of the header.
+#[derive(Clone, Copy, PartialEq)]
+enum Asking {
+    Admin,
+    Token,
+    Nobody,
+    /// Two headers.
+    Confused,
+}
+
+/// Sends each line of the input as one header, to what asks for a login and to what asks for a token.
+pub fn check(input: &[u8]) {
+    let lines = input.split(|byte| *byte == b'\n').map(HeaderValue::from_bytes);
+    let Ok(lines) = lines.collect::<Result<Vec<_>, _>>() else { return };
+    with_service(|service| {
+        let asking = Asking::of(&lines, service);
+        for (path, statuses) in [
+            // The administrator, a token, nobody.
+            ("/api/v1alpha/token", [StatusCode::OK, StatusCode::FORBIDDEN, StatusCode::UNAUTHORIZED]),
+            ("/api/v1alpha/token/self", [StatusCode::FORBIDDEN, StatusCode::OK, StatusCode::UNAUTHORIZED]),
+            ("/api/v1alpha/verify", [StatusCode::UNAUTHORIZED, StatusCode::OK, StatusCode::UNAUTHORIZED]),
+        ] {
+            let expected = match asking {
+                Asking::Admin => statuses[0],
+                Asking::Token => statuses[1],
+                Asking::Nobody => statuses[2],
+                Asking::Confused => StatusCode::BAD_REQUEST,
+            };
+            let mut request = Request::builder().method(Method::GET).uri_str(path).finish();
+            for line in &lines {
+                request.headers_mut().append(header::AUTHORIZATION, line.clone());
+            }
+            assert_eq!(service.answer(request).status, expected, "{path}");
+        }
+    });
+}
+
+impl Asking {
+    fn of(lines: &[HeaderValue], service: &InProcess) -> Self {
+        let [line] = lines else { return Self::Confused };
+        let Some((scheme, credentials)) = line.to_str().ok().and_then(|line| line.split_once(' ')) else {
+            return Self::Nobody;
+        };
+        let credentials = credentials.trim_matches(' ');
+        let login = InProcess::authorization();
+        if scheme.eq_ignore_ascii_case("Basic") && login.strip_prefix("Basic ") == Some(credentials) {
+            Self::Admin
+        } else if scheme.eq_ignore_ascii_case("Bearer") && credentials == service.jwt {
+            Self::Token
+        } else {
+            Self::Nobody
+        }
+    }
+}

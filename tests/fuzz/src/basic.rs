@@ -1,0 +1,19 @@
+//! What Basic holds, once it is decoded: a name, a colon and a password, in any bytes.
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use poem::{
+    Request,
+    http::{StatusCode, header},
+};
+
+use super::in_process::{LOGIN, with_service};
+
+/// Logs in with the input, which only the one name and its password may do.
+pub fn check(input: &[u8]) {
+    with_service(|service| {
+        let authorization = format!("Basic {}", BASE64_STANDARD.encode(input));
+        let request = Request::builder().uri_str("/api/v1alpha/token").header(header::AUTHORIZATION, authorization);
+        let expected = if input == LOGIN.as_bytes() { StatusCode::OK } else { StatusCode::UNAUTHORIZED };
+        assert_eq!(service.answer(request.finish()).status, expected);
+    });
+}

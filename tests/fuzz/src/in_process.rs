@@ -1,0 +1,155 @@
+//! The service in this process, without a socket: its endpoint over the store in memory. Nothing in it is random, and
+//! its time is virtual, so that an input does the same whenever it is tried.
+
+use std::{sync::Arc, time::Duration};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use mayfly::{
+    domain::{
+        claims::Claims,
+        keys::KeySet,
+        life::Life,
+        password::{HashCost, PasswordHash},
+        token::{Token, TokenDigest, TokenRules},
+        user::{Role, User},
+    },
+    http::{self, BrowserAccess, Services},
+    service::{Clock, hashing::Hashing, login::Login, readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens},
+    store::{Store, leased::LeasedStore, memory::MemoryStore},
+};
+use poem::{
+    Endpoint, EndpointExt, Request, Response,
+    endpoint::BoxEndpoint,
+    http::{HeaderMap, StatusCode, header},
+};
+use secrecy::ExposeSecret;
+use serde_json::Value;
+use tokio::runtime::{Builder, Runtime};
+
+/// The keys of RFC 7515, appendix A.3, and RFC 8037, appendix A.1, behind one that nobody needs to guess.
+const KEYS: &str = r#"{"keys": [
+    {"kty": "oct", "alg": "HS256", "kid": "a", "k": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"},
+    {"kty": "OKP", "alg": "EdDSA", "kid": "b", "crv": "Ed25519",
+     "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo", "d": "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A"},
+    {"kty": "EC", "alg": "ES256", "kid": "c", "crv": "P-256",
+     "x": "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU", "y": "x_FEzRu9m36HLN_tue659LNpXW6pCyStikYjKIWI5a0",
+     "d": "jpsQnnGQmL-YBIffH1136cspYG6-0iY7X1fCE9-E9LI"}
+]}"#;
+
+/// The administrator, as Basic has it before it is encoded.
+pub const LOGIN: &str = "admin:correct horse battery staple";
+
+/// The time of day, in seconds since the epoch.
+pub const NOW: u64 = 1_662_720_135;
+
+/// A service with an administrator and the live token of another user.
+pub struct InProcess {
+    runtime: Runtime,
+    endpoint: BoxEndpoint<'static, Response>,
+    pub services: Arc<Services>,
+    /// The one JWT that was issued.
+    pub jwt: String,
+}
+
+/// What the service answered.
+pub struct Answer {
+    pub status: StatusCode,
+    pub headers: HeaderMap,
+    pub body: Vec<u8>,
+}
+
+/// Lets `check` use this thread's service.
+pub fn with_service(check: impl FnOnce(&InProcess)) {
+    thread_local! {
+        // For ever: the names of its paths are, too, and would look lost without it.
+        static SERVICE: &'static InProcess = Box::leak(Box::new(InProcess::start()));
+    }
+    SERVICE.with(|service| check(service));
+}
+
+impl InProcess {
+    fn start() -> Self {
+        let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let (services, jwt) = runtime.block_on(services());
+        let access = BrowserAccess { docs: false, cors_origins: Vec::new() };
+        let endpoint = http::endpoint(Arc::clone(&services), access).boxed();
+        Self { runtime, endpoint, services, jwt }
+    }
+
+    pub fn run<T>(&self, future: impl Future<Output = T>) -> T {
+        self.runtime.block_on(future)
+    }
+
+    /// The `Authorization` of the administrator.
+    pub fn authorization() -> String {
+        format!("Basic {}", BASE64_STANDARD.encode(LOGIN))
+    }
+
+    /// The answer to this request, if it keeps what is promised for all answers.
+    pub fn answer(&self, request: Request) -> Answer {
+        let (status, headers, body) = self.run(async {
+            let response = self.endpoint.get_response(request).await;
+            let (parts, body) = response.into_parts();
+            (parts.status, parts.headers, body.into_vec().await.unwrap())
+        });
+        let answer = Answer { status, headers, body };
+        answer.check(&self.jwt);
+        answer
+    }
+}
+
+async fn services() -> (Arc<Services>, String) {
+    let store = Arc::new(LeasedStore::new(Arc::new(MemoryStore::default()), Duration::ZERO));
+    let keys = Arc::new(SigningKeys::fixed(KeySet::parse(KEYS).unwrap()));
+    let cost: HashCost = "m=8,t=1,p=1".parse().unwrap();
+    let (name, password) = LOGIN.split_once(':').unwrap();
+    let of_admin = PasswordHash::of(&password.parse().unwrap(), cost);
+    for (name, role, password_hash) in [(name, Role::Admin, of_admin), ("alice", Role::User, PasswordHash::dummy(cost))]
+    {
+        let user = User { name: name.parse().unwrap(), password_hash, role, created_at: NOW, disabled: false };
+        assert!(store.create_user(&user).await.unwrap());
+    }
+
+    let (owner, id) = ("alice".parse().unwrap(), "b56929f3-54f1-4dc2-9984-9bba615e26e6".parse().unwrap());
+    let (description, life) = ("Token specter".parse().unwrap(), Life::parse("999 years").unwrap());
+    let claims = Claims::new(&owner, id, &description, life, NOW, None);
+    let jwt = keys.current().set.sign(&claims).expose_secret().to_owned();
+    let token = Token { id, description, life, digest: TokenDigest::of(&jwt), successor: None };
+    store.create_token(&owner, &token, 1).await.unwrap();
+
+    let rules = TokenRules { max_life: Life::parse("365 days").unwrap(), quota: 10, issuer: None };
+    let clock = Clock::new(|| Duration::from_secs(NOW));
+    let services = Services {
+        tokens: Tokens::new(Arc::clone(&store), Arc::clone(&keys), clock, rules),
+        login: Login::new(Arc::clone(&store) as _, Arc::new(Hashing::new(cost))),
+        readiness: Readiness::new(store, Duration::MAX),
+        keys,
+        issuer: None,
+    };
+    (Arc::new(services), jwt)
+}
+
+impl Answer {
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    fn check(&self, jwt: &str) {
+        let Self { status, headers, body } = self;
+        let text = str::from_utf8(body).expect("a body is text");
+        let of = |name: header::HeaderName| headers.get(name).map_or("", |value| value.to_str().unwrap());
+        assert!(!status.is_server_error(), "{text}");
+        assert!(!of(header::HeaderName::from_static("x-request-id")).is_empty());
+        let (_, password) = LOGIN.split_once(':').unwrap();
+        assert!(!text.contains(password) && !text.contains(jwt), "{text}");
+        if status.is_client_error() {
+            assert_eq!(of(header::CONTENT_TYPE), "application/problem+json");
+            let problem = self.json();
+            assert_eq!(problem["status"], status.as_u16());
+            assert!(problem["detail"].is_string() && problem["detail"] == problem["message"], "{text}");
+        }
+        if *status == StatusCode::UNAUTHORIZED {
+            assert!(of(header::WWW_AUTHENTICATE).contains("realm=\"mayfly\""));
+        }
+    }
+}

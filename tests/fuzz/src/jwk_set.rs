@@ -1,0 +1,45 @@
+//! The file of the keys: what is loaded signs and verifies, and survives a rotation.
+
+use std::time::Duration;
+
+use mayfly::domain::{
+    claims::Claims,
+    jwk::{self, Algorithm},
+    keys::KeySet,
+    life::Life,
+};
+use secrecy::ExposeSecret;
+
+use super::in_process::NOW;
+
+/// Reads the input as a JWK Set.
+pub fn check(input: &[u8]) {
+    let Ok(text) = str::from_utf8(input) else { return };
+    let rotated = jwk::rotate(text, Some(Algorithm::Hs256), NOW, Duration::ZERO);
+    let pruned = jwk::prune(text, Duration::from_hours(24), NOW);
+    let Ok(keys) = KeySet::parse(text) else { return };
+    check_signing(&keys);
+
+    let rotated = KeySet::parse(rotated.unwrap().expose_secret()).unwrap();
+    check_signing(&rotated);
+    assert_eq!(rotated.ids()[1..], *keys.ids());
+    let known = rotated.verify(keys.sign(&claims()).expose_secret());
+    assert_eq!(known, Ok(claims()));
+
+    let (pruned, gone) = pruned.unwrap();
+    let pruned = KeySet::parse(pruned.expose_secret()).unwrap();
+    check_signing(&pruned);
+    assert_eq!(pruned.ids().len() + gone.len(), keys.ids().len());
+    assert!(pruned.ids().iter().all(|id| keys.ids().contains(id) && !gone.contains(id)));
+}
+
+fn check_signing(keys: &KeySet) {
+    assert_eq!(keys.verify(keys.sign(&claims()).expose_secret()), Ok(claims()));
+    assert!(keys.public().len() <= keys.ids().len());
+}
+
+fn claims() -> Claims {
+    let id = "b56929f3-54f1-4dc2-9984-9bba615e26e6".parse().unwrap();
+    let (owner, description) = ("alice".parse().unwrap(), "Token specter".parse().unwrap());
+    Claims::new(&owner, id, &description, Life::from_seconds(3_600).unwrap(), NOW, None)
+}

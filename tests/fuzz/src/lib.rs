@@ -1,0 +1,11 @@
+//! What must hold for every input, however odd: one module a target, each with a `check` that panics where it does not.
+//!
+//! `make fuzz` looks for inputs, and `tests/corpus.rs` tries again those that it found.
+
+pub mod authorization;
+pub mod basic;
+pub mod body;
+mod in_process;
+pub mod jwk_set;
+pub mod life;
+pub mod token;
