@@ -70,7 +70,7 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
         services.readiness.stop();
         sleep(config.shutdown_delay).await;
     };
-    let endpoint = http::endpoint(Arc::clone(&services), config.browser);
+    let endpoint = http::endpoint(Arc::clone(&services), config.browser, Arc::new(config.trusted_proxies));
     let is_stopping = {
         let services = Arc::clone(&services);
         move || services.readiness.is_stopping()

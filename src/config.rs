@@ -27,7 +27,7 @@ use crate::{
         token::TokenRules,
         user::UserName,
     },
-    http::{BrowserAccess, HeaderValue},
+    http::{BrowserAccess, HeaderValue, TrustedProxies},
     service::{Clock, signing_keys::SigningKeys},
     store::{
         Store,
@@ -101,6 +101,12 @@ pub struct Settings {
     /// The sites whose pages may use the API from a browser, separated by commas: `https://console.example`
     #[arg(long, env = "MAYFLY_CORS_ORIGINS", value_name = "ORIGINS", default_value = "")]
     cors_origins: String,
+
+    /// The load balancers and proxies in front, as addresses and networks separated by commas: `10.0.0.0/8`. What they say in
+    /// X-Forwarded-For or Forwarded is where a request comes from, in the log and where failed logins are counted; nobody
+    /// else is believed
+    #[arg(long, env = "MAYFLY_TRUSTED_PROXIES", value_name = "NETWORKS", default_value = "")]
+    trusted_proxies: String,
 
     /// How long Redis may be away before a service that was ready says that it is not. Until then, each request is
     /// answered with 503
@@ -201,6 +207,8 @@ pub struct Config {
     pub hash_cost: HashCost,
     /// What browsers are shown.
     pub browser: BrowserAccess,
+    /// Whose word is taken for where a request comes from.
+    pub trusted_proxies: TrustedProxies,
     /// How long the store may be away before a service that was ready is unready.
     pub unready_after: Duration,
     /// How long to go on, but unready, once a shutdown begins.
@@ -314,6 +322,7 @@ impl Config {
         let hash_cost = settings.passwords.load_into(&mut mistakes);
         let docs = mistakes.check("MAYFLY_DOCS", check_switch(&settings.docs));
         let cors_origins = mistakes.check("MAYFLY_CORS_ORIGINS", check_origins(&settings.cors_origins));
+        let trusted_proxies = mistakes.check("MAYFLY_TRUSTED_PROXIES", settings.trusted_proxies.parse());
         let unready_after = mistakes.check("MAYFLY_UNREADY_AFTER", parse_duration(&settings.unready_after));
         let shutdown_delay = mistakes.check("MAYFLY_SHUTDOWN_DELAY", parse_delay(&settings.shutdown_delay));
         let shutdown_grace = mistakes.check("MAYFLY_SHUTDOWN_GRACE", parse_duration(&settings.shutdown_grace));
@@ -332,6 +341,7 @@ impl Config {
                 admin: AdminConfig { name: name?, password: password? },
                 hash_cost: hash_cost?,
                 browser: BrowserAccess { docs: docs?, cors_origins: cors_origins? },
+                trusted_proxies: trusted_proxies?,
                 unready_after: unready_after?,
                 shutdown_delay: shutdown_delay?,
                 shutdown_grace: shutdown_grace?,
@@ -622,6 +632,7 @@ mod tests {
                 "--docs=maybe",
                 "--password-cost=m=1",
                 "--cors-origins=https://console.example, console.example/",
+                "--trusted-proxies=10.0.0.0/8, load-balancer",
                 "--admin-name=a:b",
                 "--admin-password-file=/nowhere",
                 "--jwt-issuer=",
@@ -659,6 +670,7 @@ mod tests {
             "MAYFLY_DOCS",
             "MAYFLY_PASSWORD_COST",
             "MAYFLY_CORS_ORIGINS (--cors-origins): \"console.example/\"",
+            "MAYFLY_TRUSTED_PROXIES (--trusted-proxies): \"load-balancer\"",
             "MAYFLY_ADMIN_NAME",
             "MAYFLY_ADMIN_PASSWORD_FILE",
             "MAYFLY_JWT_ISSUER",
@@ -672,7 +684,7 @@ mod tests {
         ] {
             assert!(mistakes.contains(variable), "{variable} in:\n{mistakes}");
         }
-        assert_eq!(mistakes.lines().count(), 29, "{mistakes}");
+        assert_eq!(mistakes.lines().count(), 30, "{mistakes}");
         assert!(!mistakes.contains("hunter2"), "{mistakes}");
     }
 

@@ -23,3 +23,4 @@ mod revocation;
 mod store_contract;
 mod support;
 mod telemetry;
+mod throttle;

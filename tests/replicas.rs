@@ -12,9 +12,15 @@ use std::{
     time::Duration,
 };
 
+use base64::{Engine, prelude::BASE64_STANDARD};
+use mayfly::domain::throttle::AT_CLIENT;
 use nix::sys::signal::Signal;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpSocket,
+};
 
-use crate::support::{Client, Process, RedisServer, Service, eventually, free_port, run};
+use crate::support::{ADMIN_PASSWORD, Client, Process, RedisServer, Service, eventually, free_port, run};
 
 const TOKEN: &str = "/api/v1alpha/token";
 const SELF: &str = "/api/v1alpha/token/self";
@@ -83,7 +89,7 @@ impl Replicas {
     }
 
     fn admin(&self) -> Client {
-        self.client().with_basic("admin", crate::support::ADMIN_PASSWORD)
+        self.client().with_basic("admin", ADMIN_PASSWORD)
     }
 
     /// Ends a replica with this signal, and starts another in its place when it is gone.
@@ -102,6 +108,7 @@ fn launch(redis: &RedisServer, keys: &Path, port: u16) -> Service {
             .env("MAYFLY_LISTEN", format!("127.0.0.1:{port}"))
             .env("MAYFLY_JWT_KEYS_FILE", keys)
             .env("MAYFLY_TOKEN_QUOTA", "100000")
+            .env("MAYFLY_TRUSTED_PROXIES", "127.0.0.1")
             // HAProxy looks every second, and asks again after half of one.
             .env("MAYFLY_SHUTDOWN_DELAY", "3s");
     });
@@ -207,4 +214,32 @@ fn a_killed_replica_fails_no_request_but_its_own() {
     for failure in &failures {
         assert!(failure.contains("status: 502"), "{failure}");
     }
+}
+
+/// The status of a login through the load balancer from this address, which says that it has it for somebody else.
+async fn log_in_from(address: &str, replicas: &Replicas, forwarded_for: &str, password: &str) -> String {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(format!("{address}:0").parse().unwrap()).unwrap();
+    let host = replicas.url.trim_start_matches("http://");
+    let mut stream = socket.connect(host.parse().unwrap()).await.unwrap();
+    let login = BASE64_STANDARD.encode(format!("admin:{password}"));
+    let request = format!(
+        "GET {TOKEN} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Basic {login}\r\nX-Forwarded-For: {forwarded_for}\r\n\
+         Forwarded: for={forwarded_for}\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer.split(' ').nth(1).unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn behind_the_load_balancer_clients_are_told_apart_by_their_real_addresses() {
+    let replicas = Replicas::start(2);
+    for guess in 0..AT_CLIENT.free {
+        let status = log_in_from("127.0.0.2", &replicas, &format!("192.0.2.{guess}"), "a guess").await;
+        assert_eq!(status, "401");
+    }
+    assert_eq!(log_in_from("127.0.0.2", &replicas, "192.0.2.100", ADMIN_PASSWORD).await, "429");
+    assert_eq!(log_in_from("127.0.0.3", &replicas, "127.0.0.2", ADMIN_PASSWORD).await, "200");
 }

@@ -22,6 +22,8 @@ use tokio::time::{sleep, timeout};
 
 use crate::support::{Cluster, Proxy, RedisServer, Sentinel};
 
+mod throttle;
+
 const QUOTA: usize = 10;
 
 #[derive(Debug, Clone, Copy)]

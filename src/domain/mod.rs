@@ -8,5 +8,6 @@ pub mod jwk;
 pub mod keys;
 pub mod life;
 pub mod password;
+pub mod throttle;
 pub mod token;
 pub mod user;

@@ -1,5 +1,7 @@
 //! Who is asking: HTTP Basic (RFC 7617) and Bearer (RFC 6750).
 
+use std::net::Ipv4Addr;
+
 use base64::{Engine, prelude::BASE64_STANDARD};
 use poem::{
     Request, RequestBody, Result,
@@ -11,10 +13,11 @@ use poem_openapi::{
 };
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Services, problem::Problem};
+use super::{Services, client_address::ClientAddress, problem::Problem};
 use crate::{
     domain::{
         password::Password,
+        throttle::LoginAttempt,
         user::{User, UserName},
     },
     service::tokens::VerifyError,
@@ -115,6 +118,13 @@ impl<'a> Credentials<'a> {
     }
 }
 
+/// The user with this name, if this is the password.
+async fn log_in(request: &Request, user: UserName, password: &Password) -> Result<User, Problem> {
+    let ClientAddress(client) = request.data().copied().unwrap_or(ClientAddress(Ipv4Addr::UNSPECIFIED.into()));
+    let attempt = LoginAttempt { user, client: client.into() };
+    Ok(Services::of(request).login.log_in(&attempt, password).await?)
+}
+
 /// Implements what the extractors have in common: which schemes the document names for them.
 macro_rules! security_schemes {
     ($($scheme:ident),+) => {
@@ -138,9 +148,7 @@ impl<'a> ApiExtractor<'a> for BasicUser {
     async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> Result<Self> {
         let services = Services::of(request);
         match Credentials::of(request)? {
-            Credentials::Basic(name, password) => {
-                Ok(Self(services.login.log_in(&name, password).await.map_err(Problem::from)?))
-            }
+            Credentials::Basic(name, password) => Ok(Self(log_in(request, name, &password).await?)),
             Credentials::Bearer(jwt) => {
                 // Only a live token is told what it may not do.
                 services.tokens.verify(jwt).await.map_err(Problem::from)?;
@@ -160,7 +168,7 @@ impl<'a> ApiExtractor<'a> for BearerToken {
         match Credentials::of(request)? {
             Credentials::Bearer(jwt) => Ok(Self(jwt.into())),
             Credentials::Basic(name, password) => {
-                Services::of(request).login.log_in(&name, password).await.map_err(Problem::from)?;
+                log_in(request, name, &password).await?;
                 let detail = "\"self\" is the token that a request presents: present one, or name a token by its id.";
                 Err(Problem::new(StatusCode::FORBIDDEN, detail).into())
             }
@@ -174,9 +182,7 @@ impl<'a> ApiExtractor<'a> for BasicOrBearerUser {
     async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> Result<Self> {
         let services = Services::of(request);
         let user = match Credentials::of(request)? {
-            Credentials::Basic(name, password) => {
-                services.login.log_in(&name, password).await.map_err(Problem::from)?
-            }
+            Credentials::Basic(name, password) => log_in(request, name, &password).await?,
             Credentials::Bearer(jwt) => {
                 let presented = services.tokens.verify(jwt).await.map_err(Problem::from)?;
                 services.login.find(&presented.signed.owner).await.map_err(Problem::from)?.ok_or_else(invalid_token)?

@@ -2,7 +2,7 @@
 //!
 //! It names the request, turns each error, panics included, into a problem, and has the whole of it observed.
 
-use std::{net::SocketAddr, panic::AssertUnwindSafe, pin::pin};
+use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc};
 
 use futures_util::FutureExt;
 use poem::{
@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::{
     allow::AllowedMethods,
+    client_address::{ClientAddress, TrustedProxies},
     oauth,
     payload::{FORM, JSON},
     problem::Problem,
@@ -34,35 +35,37 @@ pub(super) const MAX_HEADER_BYTES: usize = 16 * 1024;
 pub(super) struct Envelope {
     /// What to say of the other methods of a path.
     pub(super) allowed: AllowedMethods,
+    /// Whose word is taken for where a request comes from.
+    pub(super) proxies: Arc<TrustedProxies>,
 }
 
 /// An endpoint that never fails.
 pub(super) struct Enveloped<E> {
     inner: E,
     allowed: AllowedMethods,
+    proxies: Arc<TrustedProxies>,
 }
 
 impl<E: Endpoint> Middleware<E> for Envelope {
     type Output = Enveloped<E>;
 
     fn transform(&self, inner: E) -> Self::Output {
-        Enveloped { inner, allowed: self.allowed.clone() }
+        Enveloped { inner, allowed: self.allowed.clone(), proxies: Arc::clone(&self.proxies) }
     }
 }
 
 impl<E: Endpoint> Endpoint for Enveloped<E> {
     type Output = Response;
 
-    async fn call(&self, request: Request) -> Result<Response> {
+    async fn call(&self, mut request: Request) -> Result<Response> {
+        let client = self.proxies.client(&request);
         let id = request_id(request.headers());
         let request_id = id.to_str().expect("an id is visible ASCII");
         let hot = verify::is_at(request.uri().path());
-        let incoming = Incoming {
-            method: known(request.method()),
-            id: request_id,
-            client: request.remote_addr().as_socket_addr().map(SocketAddr::ip),
-            hot,
-        };
+        if let Some(client) = client.filter(|_| !hot) {
+            request.set_data(ClientAddress(client));
+        }
+        let incoming = Incoming { method: known(request.method()), id: request_id, client, hot };
         let observed = Observed::begin(incoming, caller(request.headers()));
         // Pinned here and below, because a future that is moved is copied, with room for all that it may ever hold.
         let (mut response, pattern) = observed.follow(pin!(self.respond(request, request_id))).await;

@@ -23,6 +23,7 @@ use crate::service::{login::Login, readiness::Readiness, signing_keys::SigningKe
 mod allow;
 mod auth;
 mod browser;
+mod client_address;
 mod docs;
 mod envelope;
 mod health;
@@ -34,6 +35,7 @@ pub mod server;
 mod token;
 mod verify;
 
+pub use client_address::{TrustedProxies, TrustedProxiesError};
 pub use docs::{document, document_yaml};
 pub use metrics::metrics_endpoint;
 pub use poem::http::HeaderValue;
@@ -79,7 +81,11 @@ pub struct BrowserAccess {
 }
 
 /// Everything that answers requests.
-pub fn endpoint(services: Arc<Services>, access: BrowserAccess) -> impl Endpoint<Output = Response> + 'static {
+pub fn endpoint(
+    services: Arc<Services>,
+    access: BrowserAccess,
+    proxies: Arc<TrustedProxies>,
+) -> impl Endpoint<Output = Response> + 'static {
     let document = document();
     let allowed = AllowedMethods::of(&document);
     let docs = if access.docs { docs::routes(&document) } else { Route::new() };
@@ -90,7 +96,7 @@ pub fn endpoint(services: Arc<Services>, access: BrowserAccess) -> impl Endpoint
         .with(NormalizePath::new(TrailingSlash::Trim))
         .with(BrowserSafety { origins: origins.clone() });
     VerifyOr { services, others }
-        .with(Envelope { allowed })
+        .with(Envelope { allowed, proxies })
         .with_if(!origins.is_empty(), CrossOrigin { origins })
         .into_endpoint()
 }

@@ -13,7 +13,7 @@ use super::{
     payload::{Form, Json},
     problem::{
         Refusals, Refused,
-        refusal::{INTERNAL, LARGE_BODY, LARGE_HEADERS, SLOW_BODY, UNAVAILABLE, WRONG_LOGIN},
+        refusal::{INTERNAL, LARGE_BODY, LARGE_HEADERS, SLOW_BODY, THROTTLED, UNAVAILABLE, WRONG_LOGIN},
     },
 };
 use crate::{
@@ -236,8 +236,17 @@ const NOT_A_FORM: (u16, &str) =
 struct Introspect;
 
 impl Refusals for Introspect {
-    const LIST: &'static [(u16, &'static str)] =
-        &[REPEATED_FIELD, WRONG_LOGIN, SLOW_BODY, LARGE_BODY, NOT_A_FORM, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
+    const LIST: &'static [(u16, &'static str)] = &[
+        REPEATED_FIELD,
+        WRONG_LOGIN,
+        SLOW_BODY,
+        LARGE_BODY,
+        NOT_A_FORM,
+        THROTTLED,
+        LARGE_HEADERS,
+        INTERNAL,
+        UNAVAILABLE,
+    ];
 }
 
 /// What revocation is refused with.

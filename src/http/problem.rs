@@ -1,6 +1,6 @@
 //! The one shape of every error: `application/problem+json` (RFC 9457).
 
-use std::{borrow::Cow, marker::PhantomData};
+use std::{borrow::Cow, marker::PhantomData, time::Duration};
 
 use poem::{
     Response,
@@ -84,6 +84,15 @@ impl Problem {
         Self::new(StatusCode::CONFLICT, detail)
     }
 
+    /// 429: after too many failed logins, another one is looked at only after this time.
+    fn too_early(remaining: Duration) -> Self {
+        // Whole seconds, and not too few.
+        let seconds = remaining.as_millis().div_ceil(1000);
+        let detail = format!("Too many failed logins. Try again in {seconds} seconds; tokens work as ever.");
+        let seconds = HeaderValue::try_from(seconds.to_string()).expect("a number is visible ASCII");
+        Self::new(StatusCode::TOO_MANY_REQUESTS, detail).with_header(header::RETRY_AFTER, seconds)
+    }
+
     /// 503: the server's own trouble.
     pub fn unavailable(detail: &'static str) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header(header::RETRY_AFTER, RETRY_AFTER_SECONDS.into())
@@ -102,7 +111,7 @@ impl Problem {
         let error = match self.status {
             StatusCode::UNAUTHORIZED if self.presents_invalid_token() => "invalid_token",
             StatusCode::UNAUTHORIZED => "invalid_client",
-            StatusCode::SERVICE_UNAVAILABLE => "temporarily_unavailable",
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => "temporarily_unavailable",
             status if status.is_client_error() => "invalid_request",
             _ => "server_error",
         };
@@ -167,6 +176,7 @@ impl From<LoginError> for Problem {
     fn from(error: LoginError) -> Self {
         match error {
             LoginError::Refused => super::auth::wrong_login(),
+            LoginError::TooEarly(remaining) => Self::too_early(remaining),
             LoginError::Busy(busy) => busy.into(),
             LoginError::Store(error) => error.into(),
         }
@@ -218,6 +228,7 @@ pub(super) mod refusal {
     pub(crate) const LARGE_BODY: Refusal = (413, "A body is at most 16384 bytes.");
     pub(crate) const NOT_JSON: Refusal =
         (415, "The body must be of another type: send it with Content-Type: application/json.");
+    pub(crate) const THROTTLED: Refusal = (429, "Too many failed logins. Try again in 8 seconds; tokens work as ever.");
     pub(crate) const LARGE_HEADERS: Refusal = (431, "The headers of a request are at most 16384 bytes.");
     pub(crate) const INTERNAL: Refusal =
         (500, "Something went wrong here. The logs know more under this request's id.");

@@ -21,7 +21,7 @@ use super::{
     problem::{
         Problem, Refusals, Refused,
         refusal::{
-            INTERNAL, INVALID_TOKEN, LARGE_BODY, LARGE_HEADERS, NO_SUCH_TOKEN, NOT_JSON, SLOW_BODY,
+            INTERNAL, INVALID_TOKEN, LARGE_BODY, LARGE_HEADERS, NO_SUCH_TOKEN, NOT_JSON, SLOW_BODY, THROTTLED,
             TOKEN_INSTEAD_OF_LOGIN, TWO_LOGINS, UNAVAILABLE, WRONG_LOGIN,
         },
     },
@@ -412,6 +412,7 @@ impl Refusals for Issue {
         (409, "You have 1000 live tokens, as many as allowed. Delete one or wait until one expires."),
         LARGE_BODY,
         NOT_JSON,
+        THROTTLED,
         LARGE_HEADERS,
         INTERNAL,
         UNAVAILABLE,
@@ -431,6 +432,7 @@ impl Refusals for Rotate {
         (409, "This token was rotated before. Its successor is b56929f3-54f1-4dc2-9984-9bba615e26e6: rotate that."),
         LARGE_BODY,
         NOT_JSON,
+        THROTTLED,
         LARGE_HEADERS,
         INTERNAL,
         UNAVAILABLE,
@@ -442,7 +444,7 @@ struct All;
 
 impl Refusals for All {
     const LIST: &'static [(u16, &'static str)] =
-        &[TWO_LOGINS, WRONG_LOGIN, TOKEN_INSTEAD_OF_LOGIN, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
+        &[TWO_LOGINS, WRONG_LOGIN, TOKEN_INSTEAD_OF_LOGIN, THROTTLED, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
 }
 
 const NO_SUCH_CURSOR: (u16, &str) = (404, "after: there is no such token (any more). Begin with the first page.");
@@ -456,6 +458,7 @@ impl Refusals for List {
         WRONG_LOGIN,
         TOKEN_INSTEAD_OF_LOGIN,
         NO_SUCH_CURSOR,
+        THROTTLED,
         LARGE_HEADERS,
         INTERNAL,
         UNAVAILABLE,
@@ -466,8 +469,16 @@ impl Refusals for List {
 struct One;
 
 impl Refusals for One {
-    const LIST: &'static [(u16, &'static str)] =
-        &[TWO_LOGINS, WRONG_LOGIN, TOKEN_INSTEAD_OF_LOGIN, NO_SUCH_TOKEN, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
+    const LIST: &'static [(u16, &'static str)] = &[
+        TWO_LOGINS,
+        WRONG_LOGIN,
+        TOKEN_INSTEAD_OF_LOGIN,
+        NO_SUCH_TOKEN,
+        THROTTLED,
+        LARGE_HEADERS,
+        INTERNAL,
+        UNAVAILABLE,
+    ];
 }
 
 /// What an operation on the presented token is refused with.
@@ -478,6 +489,7 @@ impl Refusals for Own {
         TWO_LOGINS,
         INVALID_TOKEN,
         (403, "\"self\" is the token that a request presents: present one, or name a token by its id."),
+        THROTTLED,
         LARGE_HEADERS,
         INTERNAL,
         UNAVAILABLE,

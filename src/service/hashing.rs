@@ -54,13 +54,15 @@ impl Hashing {
         self.on_a_core(move || hash.verify(&password)).await
     }
 
+    /// Says early that there is no place to wait, to whom it would cost something to come so far.
+    pub fn expect_room(&self) -> Result<(), Busy> {
+        if self.places.available_permits() > 0 { Ok(()) } else { Err(busy()) }
+    }
+
     /// Works when it is its turn, on a thread of its own: to start one takes a thousandth of the time of a hash, and the
     /// threads that answer requests keep their priority.
     async fn on_a_core<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Busy> {
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
-            metrics::password_hash_refused();
-            Busy
-        })?;
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| busy())?;
         let waiting = metrics::password_hash_waiting();
         let core = Arc::clone(&self.cores).acquire_owned().await.expect("it is never closed");
         drop(waiting);
@@ -79,6 +81,11 @@ impl Hashing {
         })?;
         Ok(telemetry::password_hash(result).await.expect("hashing does not panic"))
     }
+}
+
+fn busy() -> Busy {
+    metrics::password_hash_refused();
+    Busy
 }
 
 /// Gives this thread the lowest priority, where threads have one of their own. A verification of a token, which takes

@@ -1,14 +1,16 @@
 //! Log in with a name and a password.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use super::{
     hashing::{Busy, Hashing},
-    remembered_logins::RememberedLogins,
+    remembered_logins::{LoginFingerprint, RememberedLogins},
+    single_flight::SingleFlight,
 };
 use crate::{
     domain::{
         password::{Password, PasswordHash},
+        throttle::{Admission, LoginAttempt},
         user::{User, UserName},
     },
     store::{Store, StoreError},
@@ -19,18 +21,41 @@ use crate::{
 };
 
 /// Checks who somebody is.
+///
+/// A login that was right a moment ago is compared with what is remembered of it. Any other is throttled by the rules of
+/// [`crate::domain::throttle`], and then its password is hashed; the same one at the same time once. Until that is done,
+/// all goes the same way for a name that nobody has: neither the answer nor its time tells which exist.
 pub struct Login {
+    checks: Arc<Checks>,
+    under_way: SingleFlight<(LoginAttempt, LoginFingerprint), Result<Verdict, LoginError>>,
+}
+
+/// What checks passwords.
+struct Checks {
     store: Arc<dyn Store>,
     hashing: Arc<Hashing>,
     remembered: RememberedLogins,
 }
 
+/// What became of a password.
+#[derive(Clone, Copy)]
+enum Verdict {
+    /// It is that of the user, who had this hash of it.
+    Right(LoginFingerprint),
+    Wrong(LoginFailure),
+    /// Nobody looked at it.
+    TooEarly(Duration),
+}
+
 /// Why somebody is not let in.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum LoginError {
     /// No such user, a wrong password, or a disabled user. Which of these is nobody's business.
     #[error("wrong user name or password")]
     Refused,
+    /// After too many failures, this try came too early by so much. Nobody looked at the password.
+    #[error("too many failed logins")]
+    TooEarly(Duration),
     /// More passwords to check than can be checked in good time.
     #[error(transparent)]
     Busy(#[from] Busy),
@@ -42,43 +67,104 @@ pub enum LoginError {
 impl Login {
     /// Logs users of `store` in, and has their hashes cost what new ones do.
     pub fn new(store: Arc<dyn Store>, hashing: Arc<Hashing>) -> Self {
-        Self { store, hashing, remembered: RememberedLogins::new() }
+        let checks = Arc::new(Checks { store, hashing, remembered: RememberedLogins::new() });
+        Self { checks, under_way: SingleFlight::new() }
     }
 
-    /// The user with this name, if this is the password. It takes as long for a name that nobody has.
-    pub async fn log_in(&self, name: &UserName, password: Password) -> Result<User, LoginError> {
-        let user = self.store.find_user(name).await?;
-        let hash =
-            user.as_ref().map_or_else(|| PasswordHash::dummy(self.hashing.cost()), |user| user.password_hash.clone());
-        let login = self.remembered.fingerprint(name, &password, &hash);
-        let remembered = self.remembered.contains(&login);
-        let matches = remembered || self.hashing.verify(hash, password.clone()).await?;
-        let failure = match user {
-            Some(user) if matches && !user.disabled => {
-                if !remembered {
-                    self.remembered.insert(login);
+    /// The user who tries to log in, if this is the password.
+    pub async fn log_in(&self, attempt: &LoginAttempt, password: &Password) -> Result<User, LoginError> {
+        let remembered = &self.checks.remembered;
+        if remembered.knows(attempt)
+            && let Some((user, login)) = self.checks.user_of_now(attempt, password).await?
+            && remembered.recall(attempt, login)
+        {
+            logs::user(&user.name);
+            return Ok(user);
+        }
+        loop {
+            let key = (attempt.clone(), remembered.fingerprint(password, None));
+            let check = Arc::clone(&self.checks).check(attempt.clone(), password.clone());
+            let verified = match self.under_way.run(key, check).await? {
+                Verdict::Right(login) => login,
+                Verdict::Wrong(failure) => {
+                    audit::login_failed(failure, &attempt.user);
+                    return Err(LoginError::Refused);
                 }
+                Verdict::TooEarly(remaining) => {
+                    audit::login_failed(LoginFailure::Throttled, &attempt.user);
+                    return Err(LoginError::TooEarly(remaining));
+                }
+            };
+            // The check may be that of another who came earlier. If the user changed since, it says nothing.
+            if let Some((user, login)) = self.checks.user_of_now(attempt, password).await?
+                && login == verified
+            {
                 logs::user(&user.name);
-                if user.password_hash.cost() != self.hashing.cost() {
-                    self.rehash(&user, password).await;
-                }
                 return Ok(user);
             }
-            Some(_) if matches => LoginFailure::Disabled,
-            Some(_) => LoginFailure::WrongPassword,
-            None => LoginFailure::UnknownUser,
-        };
-        audit::login_failed(failure, name);
-        Err(LoginError::Refused)
+        }
     }
 
     /// The user with this name, who may log in, for one whose token said who it is.
     pub async fn find(&self, name: &UserName) -> Result<Option<User>, StoreError> {
-        let user = self.store.find_user(name).await?.filter(|user| !user.disabled);
+        let user = self.checks.store.find_user(name).await?.filter(|user| !user.disabled);
         if let Some(user) = &user {
             logs::user(&user.name);
         }
         Ok(user)
+    }
+}
+
+impl Checks {
+    /// The user as the store has it now, if enabled, and what the login is recognized by if this is the password.
+    async fn user_of_now(
+        &self,
+        attempt: &LoginAttempt,
+        password: &Password,
+    ) -> Result<Option<(User, LoginFingerprint)>, StoreError> {
+        let user = self.store.find_user(&attempt.user).await?.filter(|user| !user.disabled);
+        Ok(user.map(|user| {
+            let login = self.remembered.fingerprint(password, Some(&user.password_hash));
+            (user, login)
+        }))
+    }
+
+    async fn check(self: Arc<Self>, attempt: LoginAttempt, password: Password) -> Result<Verdict, LoginError> {
+        self.hashing.expect_room()?;
+        if let Admission::TooEarly(remaining) = self.store.admit_login(&attempt).await? {
+            return Ok(Verdict::TooEarly(remaining));
+        }
+        let user = self.store.find_user(&attempt.user).await?;
+        let hash =
+            user.as_ref().map_or_else(|| PasswordHash::dummy(self.hashing.cost()), |user| user.password_hash.clone());
+        let login = self.remembered.fingerprint(&password, Some(&hash));
+        let matches = match self.hashing.verify(hash, password.clone()).await {
+            Ok(matches) => matches,
+            Err(busy) => {
+                self.excuse(&attempt, false).await;
+                return Err(busy.into());
+            }
+        };
+        Ok(match user {
+            Some(user) if matches && !user.disabled => {
+                self.excuse(&attempt, true).await;
+                self.remembered.remember(attempt, login);
+                if user.password_hash.cost() != self.hashing.cost() {
+                    self.rehash(&user, password).await;
+                }
+                Verdict::Right(login)
+            }
+            Some(_) if matches => Verdict::Wrong(LoginFailure::Disabled),
+            Some(_) => Verdict::Wrong(LoginFailure::WrongPassword),
+            None => Verdict::Wrong(LoginFailure::UnknownUser),
+        })
+    }
+
+    /// Where that fails, the user has a failure more, which is forgotten in minutes.
+    async fn excuse(&self, attempt: &LoginAttempt, succeeded: bool) {
+        if let Err(error) = self.store.excuse_login(attempt, succeeded).await {
+            tracing::warn!(%error, "a login stays counted as failed");
+        }
     }
 
     /// Gives a user, whose password is known at this moment only, a hash of today's cost. Where that fails, the next login

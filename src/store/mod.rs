@@ -9,6 +9,7 @@ use async_trait::async_trait;
 
 use crate::domain::{
     password::PasswordHash,
+    throttle::{Admission, LoginAttempt},
     token::{LiveToken, Token, TokenDigest, TokenId},
     user::{User, UserName},
 };
@@ -144,6 +145,14 @@ pub trait Store: Send + Sync {
 
     /// Removes a user and ends all of the user's tokens now. `false`: no such user.
     async fn remove_user(&self, name: &UserName) -> Result<bool, StoreError>;
+
+    /// Counts a try to log in as a failure before its password is looked at, unless it comes too early, as the rules of
+    /// [`crate::domain::throttle`] say; by the clock of the store.
+    async fn admit_login(&self, attempt: &LoginAttempt) -> Result<Admission, StoreError>;
+
+    /// Takes back that an admitted try was counted as a failure: it succeeded, after which those of the client at the user
+    /// are forgotten and the user is known there; or nobody looked at its password.
+    async fn excuse_login(&self, attempt: &LoginAttempt, succeeded: bool) -> Result<(), StoreError>;
 
     /// Answers if operations can be expected to work, with what its operator should put right.
     async fn check(&self) -> Result<Vec<Warning>, StoreError>;

@@ -29,6 +29,8 @@ pub enum LoginFailure {
     WrongPassword,
     /// The right password of a user who is disabled.
     Disabled,
+    /// After too many failures, it came too early. Whether there is such a user, nobody asked.
+    Throttled,
 }
 
 impl LoginFailure {
@@ -38,6 +40,7 @@ impl LoginFailure {
             Self::UnknownUser => "unknown_user",
             Self::WrongPassword => "wrong_password",
             Self::Disabled => "disabled",
+            Self::Throttled => "throttled",
         }
     }
 }
@@ -58,7 +61,8 @@ pub async fn complete<T: Send + 'static>(change: impl Future<Output = T> + Send 
 /// Somebody was not let in who gave this name.
 pub fn login_failed(why: LoginFailure, name: &UserName) {
     metrics::login_failed(why);
-    let account = (why != LoginFailure::UnknownUser).then(|| tracing::field::display(name));
+    let exists = matches!(why, LoginFailure::WrongPassword | LoginFailure::Disabled);
+    let account = exists.then(|| tracing::field::display(name));
     tracing::info!(target: TARGET, reason = why.as_str(), account, "login.failed");
 }
 

@@ -79,7 +79,7 @@ struct Instruments {
     hashes: BoundHistogram<f64>,
     hashes_waiting: UpDownCounter<i64>,
     hashes_refused: BoundCounter<u64>,
-    login_failures: [BoundCounter<u64>; 3],
+    login_failures: [BoundCounter<u64>; 4],
     issued: BoundCounter<u64>,
     rotated: BoundCounter<u64>,
     revoked: BoundCounter<u64>,
@@ -144,8 +144,13 @@ impl Instruments {
                 &counter("mayfly.password.hash.refusals", "{login}", "Logins sent away because too many waited."),
                 &[],
             ),
-            login_failures: [LoginFailure::UnknownUser, LoginFailure::WrongPassword, LoginFailure::Disabled]
-                .map(|reason| bind(&login_failures, &[KeyValue::new("reason", reason.as_str())])),
+            login_failures: [
+                LoginFailure::UnknownUser,
+                LoginFailure::WrongPassword,
+                LoginFailure::Disabled,
+                LoginFailure::Throttled,
+            ]
+            .map(|reason| bind(&login_failures, &[KeyValue::new("reason", reason.as_str())])),
             issued: bind(&counter("mayfly.tokens.issued", "{token}", "Tokens issued."), &[]),
             rotated: bind(&counter("mayfly.tokens.rotated", "{token}", "Tokens rotated."), &[]),
             revoked: bind(&counter("mayfly.tokens.revoked", "{token}", "Tokens revoked by request."), &[]),

@@ -40,7 +40,11 @@ pub(super) async fn serve(password: String, keys: String) {
     println!("\nhttp://{}", listener.local_addr().unwrap());
     http::server::serve(
         listener,
-        http::endpoint(Arc::new(services), http::BrowserAccess { docs: false, cors_origins: Vec::new() }),
+        http::endpoint(
+            Arc::new(services),
+            http::BrowserAccess { docs: false, cors_origins: Vec::new() },
+            Arc::new("".parse().unwrap()),
+        ),
         pending(),
         || false,
         Duration::ZERO,

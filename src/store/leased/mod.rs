@@ -17,8 +17,8 @@ use tokio::time::{Instant, sleep};
 
 use self::leases::{Due, Leases, Renewal};
 use super::{
-    Creation, Listing, LiveToken, Page, PasswordHash, Rotation, Store, StoreError, Token, TokenDigest, TokenId, User,
-    UserName, Warning,
+    Admission, Creation, Listing, LiveToken, LoginAttempt, Page, PasswordHash, Rotation, Store, StoreError, Token,
+    TokenDigest, TokenId, User, UserName, Warning,
 };
 use crate::{domain::token::SignedToken, telemetry::metrics::Leased};
 
@@ -249,6 +249,14 @@ impl Store for LeasedStore {
         let removed = self.store.remove_user(name).await?;
         wait_out_leases().await;
         Ok(removed)
+    }
+
+    async fn admit_login(&self, attempt: &LoginAttempt) -> Result<Admission, StoreError> {
+        self.store.admit_login(attempt).await
+    }
+
+    async fn excuse_login(&self, attempt: &LoginAttempt, succeeded: bool) -> Result<(), StoreError> {
+        self.store.excuse_login(attempt, succeeded).await
     }
 
     async fn check(&self) -> Result<Vec<Warning>, StoreError> {

@@ -3,7 +3,10 @@
 //! All keys of one user share the hash tag `{name}`, so that they live in one slot of a cluster and one script can
 //! change them together. [`UserName`] and [`TokenId`] hold no character that means anything to Redis.
 
-use crate::domain::{token::TokenId, user::UserName};
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+
+use crate::domain::{throttle::LoginAttempt, token::TokenId, user::UserName};
 
 /// A string: the record of a token, with its life as TTL.
 pub(super) fn token(owner: &UserName, id: TokenId) -> String {
@@ -43,6 +46,24 @@ pub(super) const USERS: &str = "mayfly:users";
 
 /// Never there: asked for to see whether the other side is a primary that works.
 pub(super) const PROBE: &str = "mayfly:probe";
+
+/// What a try to log in is counted under: hashes of the failures of the client at the user, of those at the user, and of
+/// those of the client, each for minutes; and whether the user is known there, a string for days.
+///
+/// All such keys share one slot of a cluster, whoever tries, so that one script weighs them together. Each try that it
+/// admits costs ten thousand times as much where the password is hashed. Names are written as their digests, for people
+/// type passwords into the field for names.
+pub(super) fn login_attempt(attempt: &LoginAttempt) -> [String; 4] {
+    let LoginAttempt { user, client } = attempt;
+    let user = BASE64_URL_SAFE_NO_PAD.encode(&digest(&SHA256, user.as_str().as_bytes()).as_ref()[..16]);
+    let key = |rest: String| format!("mayfly:throttle:{{logins}}:{rest}");
+    [
+        key(format!("user:{user}:client:{client}")),
+        key(format!("user:{user}")),
+        key(format!("client:{client}")),
+        key(format!("user:{user}:known:{client}")),
+    ]
+}
 
 #[cfg(test)]
 mod tests {

@@ -13,9 +13,10 @@ use futures_util::future::try_join_all;
 pub use self::address::{AddressError, RedisOptions, TlsFiles};
 use self::{connection::Connection, scripts::Scripts};
 use super::{
-    Creation, Listing, LiveToken, Page, PasswordHash, Rotation, Store, StoreError, Token, TokenDigest, TokenId, User,
-    UserName, Warning,
+    Admission, Creation, Listing, LiveToken, LoginAttempt, Page, PasswordHash, Rotation, Store, StoreError, Token,
+    TokenDigest, TokenId, User, UserName, Warning,
 };
+use crate::domain::throttle::{self, Allowance};
 
 mod address;
 mod connection;
@@ -145,7 +146,7 @@ impl Store for RedisStore {
             .key(keys::token(owner, token.id))
             .arg(token.id.to_string())
             .arg(records::encode_token(&rotated))
-            .arg(u64::try_from(overlap.as_millis()).unwrap_or(u64::MAX));
+            .arg(milliseconds(overlap));
         match self.connection.write_again(&script).await? {
             1 => Ok(Rotation::Rotated),
             0 => Ok(Rotation::QuotaReached),
@@ -208,11 +209,36 @@ impl Store for RedisStore {
         Ok(removed)
     }
 
+    async fn admit_login(&self, attempt: &LoginAttempt) -> Result<Admission, StoreError> {
+        let mut script = self.scripts.admit_login.prepare_invoke();
+        script.key(&keys::login_attempt(attempt)[..]).arg(milliseconds(throttle::FORGOTTEN_AFTER));
+        for Allowance { free, first, step, longest } in [throttle::AT_CLIENT, throttle::OF_USER, throttle::OF_CLIENT] {
+            script.arg(free).arg(milliseconds(first)).arg(step).arg(milliseconds(longest));
+        }
+        // Where the connection breaks under it, the second run may find what the first one counted, and ask for patience.
+        match self.connection.read_script(&script).await? {
+            0 => Ok(Admission::Admitted),
+            remaining_ms => Ok(Admission::TooEarly(Duration::from_millis(remaining_ms))),
+        }
+    }
+
+    async fn excuse_login(&self, attempt: &LoginAttempt, succeeded: bool) -> Result<(), StoreError> {
+        let known = if succeeded { throttle::KNOWN } else { Duration::ZERO };
+        let mut script = self.scripts.excuse_login.prepare_invoke();
+        script.key(&keys::login_attempt(attempt)[..]).arg(milliseconds(known));
+        self.connection.read_script(&script).await
+    }
+
     async fn check(&self) -> Result<Vec<Warning>, StoreError> {
         // PING would be answered by a replica, too; a command that may write is refused by it.
         () = self.connection.command(&Cmd::persist(keys::PROBE)).await?;
         Ok(server::warnings(&self.connection.command(&cmd("INFO")).await?))
     }
+}
+
+/// A duration as scripts take it.
+fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl RedisStore {

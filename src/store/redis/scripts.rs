@@ -25,7 +25,18 @@ macro_rules! scripts {
     };
 }
 
-scripts!(create_token, list_tokens, revoke_token, revoke_tokens, create_user, update_user, replace_hash, remove_user);
+scripts!(
+    create_token,
+    list_tokens,
+    revoke_token,
+    revoke_tokens,
+    create_user,
+    update_user,
+    replace_hash,
+    remove_user,
+    admit_login,
+    excuse_login
+);
 
 /// The name of the script with this hash.
 pub(super) fn name(hash: &[u8]) -> Option<&'static str> {

@@ -10,15 +10,19 @@ use async_trait::async_trait;
 use secrecy::ExposeSecret;
 use tokio::time::Instant;
 
+use self::throttle::Throttle;
 use super::{
-    Creation, Listing, LiveToken, Page, PasswordHash, Rotation, Store, StoreError, Token, TokenDigest, TokenId, User,
-    UserName, Warning,
+    Admission, Creation, Listing, LiveToken, LoginAttempt, Page, PasswordHash, Rotation, Store, StoreError, Token,
+    TokenDigest, TokenId, User, UserName, Warning,
 };
 
-/// Users and tokens in one map behind one lock. No operation waits while it holds it.
+mod throttle;
+
+/// Users and tokens in one map behind one lock, and failed logins behind another. No operation waits while it holds one.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
     accounts: Mutex<BTreeMap<UserName, Account>>,
+    throttle: Mutex<Throttle>,
 }
 
 #[derive(Debug)]
@@ -45,6 +49,10 @@ impl MemoryStore {
     fn accounts(&self) -> MutexGuard<'_, BTreeMap<UserName, Account>> {
         // No operation leaves the map half changed, so that one which panicked has spoilt nothing.
         self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn throttle(&self) -> MutexGuard<'_, Throttle> {
+        self.throttle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -197,6 +205,15 @@ impl Store for MemoryStore {
 
     async fn remove_user(&self, name: &UserName) -> Result<bool, StoreError> {
         Ok(self.accounts().remove(name).is_some())
+    }
+
+    async fn admit_login(&self, attempt: &LoginAttempt) -> Result<Admission, StoreError> {
+        Ok(self.throttle().admit(attempt))
+    }
+
+    async fn excuse_login(&self, attempt: &LoginAttempt, succeeded: bool) -> Result<(), StoreError> {
+        self.throttle().excuse(attempt, succeeded);
+        Ok(())
     }
 
     async fn check(&self) -> Result<Vec<Warning>, StoreError> {

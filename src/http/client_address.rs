@@ -1,0 +1,200 @@
+//! Where a request comes from: its peer, or, behind proxies that are trusted, whom they say they have it from.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+    sync::Once,
+};
+
+use ipnet::IpNet;
+use poem::{
+    Request,
+    http::{HeaderMap, HeaderName, header},
+};
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
+/// The proxies whose word is taken for where a request comes from: load balancers, as a rule.
+///
+/// Each hop is named by the one that it came to: so the names are read from the last to the first, for as long as those
+/// who gave them are trusted. What cannot be read ends it, and the last that was trusted is the client. Of
+/// `X-Forwarded-For` and `Forwarded` (RFC 7239), a proxy sets one and passes on what a client wrote into the other: where
+/// both are there they must tell the same, or neither is believed.
+#[derive(Debug)]
+pub struct TrustedProxies {
+    networks: Vec<IpNet>,
+    warning: Once,
+}
+
+/// Where a request comes from, as `envelope` found out; all but verifications have it.
+#[derive(Clone, Copy)]
+pub(super) struct ClientAddress(pub(super) IpAddr);
+
+/// A text is no list of addresses and networks.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is neither an address nor a network such as 10.0.0.0/8")]
+pub struct TrustedProxiesError(String);
+
+impl FromStr for TrustedProxies {
+    type Err = TrustedProxiesError;
+
+    /// Addresses and networks (CIDR), separated by commas.
+    fn from_str(text: &str) -> Result<Self, TrustedProxiesError> {
+        let network = |text: &str| {
+            let address = || Some(IpNet::from(text.parse::<IpAddr>().ok()?));
+            text.parse().ok().or_else(address).ok_or_else(|| TrustedProxiesError(text.to_owned()))
+        };
+        let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
+        Ok(Self { networks: texts.map(network).collect::<Result<_, _>>()?, warning: Once::new() })
+    }
+}
+
+impl TrustedProxies {
+    /// Where this request comes from.
+    pub(super) fn client(&self, request: &Request) -> Option<IpAddr> {
+        let peer = request.remote_addr().as_socket_addr()?.ip().to_canonical();
+        Some(self.resolve(peer, request.headers()))
+    }
+
+    fn trusts(&self, address: IpAddr) -> bool {
+        self.networks.iter().any(|network| network.contains(&address))
+    }
+
+    fn resolve(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        if self.networks.is_empty() && headers.contains_key(X_FORWARDED_FOR) {
+            self.warning.call_once(|| {
+                tracing::warn!(
+                    %peer,
+                    "a peer names others in X-Forwarded-For, and is not believed: if it is your load balancer, name it in \
+                     MAYFLY_TRUSTED_PROXIES, or all of its clients are slowed for the failed logins of one"
+                );
+            });
+        }
+        if !self.trusts(peer) {
+            return peer;
+        }
+        let walk = |name, read| {
+            let hops = headers.contains_key(&name).then(|| hops(headers, &name, read));
+            hops.map(|hops| self.walk(peer, hops))
+        };
+        match (walk(X_FORWARDED_FOR, address), walk(header::FORWARDED, forwarded_for)) {
+            (Some(client), None) | (None, Some(client)) => client,
+            (Some(one), Some(other)) if one == other => one,
+            (_, _) => peer,
+        }
+    }
+
+    fn walk(&self, peer: IpAddr, hops: impl Iterator<Item = Option<IpAddr>>) -> IpAddr {
+        let mut client = peer;
+        for hop in hops {
+            let Some(hop) = hop else { break };
+            client = hop;
+            if !self.trusts(client) {
+                break;
+            }
+        }
+        client
+    }
+}
+
+/// The hops that a header names, the last first; `None` for what is no address.
+fn hops(
+    headers: &HeaderMap,
+    name: &HeaderName,
+    read: fn(&str) -> Option<IpAddr>,
+) -> impl Iterator<Item = Option<IpAddr>> {
+    let lines = headers.get_all(name).iter().rev().map(|line| line.to_str().unwrap_or("not ASCII"));
+    lines.flat_map(|line| line.rsplit(',')).map(move |hop| read(hop.trim()))
+}
+
+/// An address, with a port or without.
+fn address(text: &str) -> Option<IpAddr> {
+    let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
+    let with_port = || text.parse().ok().map(|address: SocketAddr| address.ip());
+    bare.parse().ok().or_else(with_port).map(|address: IpAddr| address.to_canonical())
+}
+
+/// The `for` of an element of `Forwarded`: `for=192.0.2.1;proto=https` or `for="[2001:db8::1]:8080"`. A comma within quotes,
+/// which no address has, makes two elements that are none.
+fn forwarded_for(element: &str) -> Option<IpAddr> {
+    let mut pairs = element.split(';').filter_map(|pair| pair.trim().split_once('='));
+    let (_, node) = pairs.find(|(name, _)| name.eq_ignore_ascii_case("for"))?;
+    let quoted = node.strip_prefix('"').and_then(|node| node.strip_suffix('"'));
+    address(quoted.unwrap_or(node))
+}
+
+#[cfg(test)]
+mod tests {
+    use poem::http::HeaderValue;
+
+    use super::*;
+
+    fn client(trusted: &str, peer: &str, headers: &[(&str, &str)]) -> String {
+        let mut map = HeaderMap::new();
+        for (name, value) in headers {
+            map.append(name.parse::<HeaderName>().unwrap(), HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        trusted.parse::<TrustedProxies>().unwrap().resolve(peer.parse().unwrap(), &map).to_string()
+    }
+
+    #[test]
+    fn only_trusted_peers_are_believed() {
+        for trusted in ["", "10.0.0.0/8", "10.0.0.1, 2001:db8::/32"] {
+            for spoof in [("x-forwarded-for", "198.51.100.1"), ("forwarded", "for=198.51.100.1")] {
+                assert_eq!(client(trusted, "192.0.2.1", &[spoof]), "192.0.2.1", "{trusted}");
+            }
+        }
+        assert_eq!(client("10.0.0.0/8", "10.1.2.3", &[]), "10.1.2.3");
+        assert_eq!(client("10.0.0.0/8", "10.1.2.3", &[("x-forwarded-for", "192.0.2.1")]), "192.0.2.1");
+        assert_eq!(client("10.0.0.1", "10.0.0.1", &[("forwarded", "for=192.0.2.1;proto=https")]), "192.0.2.1");
+        assert_eq!(client("fd00::/8", "fd00::1", &[("forwarded", "For=\"[2001:db8::1]:80\"")]), "2001:db8::1");
+    }
+
+    #[test]
+    fn hops_are_read_from_the_last_for_as_long_as_they_are_trusted() {
+        let x = |values: &[&str]| {
+            let headers: Vec<_> = values.iter().map(|value| ("x-forwarded-for", *value)).collect();
+            client("10.0.0.0/8, 127.0.0.1", "127.0.0.1", &headers)
+        };
+        assert_eq!(x(&["198.51.100.1, 192.0.2.1"]), "192.0.2.1");
+        assert_eq!(x(&["198.51.100.1, 192.0.2.1, 10.0.0.2,10.0.0.1"]), "192.0.2.1");
+        assert_eq!(x(&["198.51.100.1", "192.0.2.1", "10.0.0.2, 10.0.0.1"]), "192.0.2.1");
+        assert_eq!(x(&["10.0.0.3, 10.0.0.2"]), "10.0.0.3");
+        assert_eq!(x(&["192.0.2.1:4711"]), "192.0.2.1");
+        assert_eq!(x(&["[2001:db8::1]:4711"]), "2001:db8::1");
+        assert_eq!(x(&["::ffff:192.0.2.1"]), "192.0.2.1");
+    }
+
+    #[test]
+    fn what_cannot_be_read_ends_the_walk_at_the_last_that_was_trusted() {
+        for malformed in
+            ["", "unknown", "192.0.2.1, ", "192.0.2.1, x", "192.0.2.1, 300.1.1.1", "192.0.2.1, 10.0.0.1:x", "ü"]
+        {
+            assert_eq!(client("127.0.0.1", "127.0.0.1", &[("x-forwarded-for", malformed)]), "127.0.0.1", "{malformed}");
+        }
+        let deeper = [("x-forwarded-for", "192.0.2.1, nonsense, 10.0.0.1")];
+        assert_eq!(client("127.0.0.1, 10.0.0.0/8", "127.0.0.1", &deeper), "10.0.0.1");
+        for malformed in
+            ["for=_hidden", "for=unknown", "by=192.0.2.1", "for", "for=\"192.0.2.1", "for=192.0.2.1, x=\"a,b\""]
+        {
+            assert_eq!(client("127.0.0.1", "127.0.0.1", &[("forwarded", malformed)]), "127.0.0.1", "{malformed}");
+        }
+    }
+
+    #[test]
+    fn two_headers_must_tell_the_same() {
+        let both =
+            |forwarded| client("127.0.0.1", "127.0.0.1", &[("x-forwarded-for", "192.0.2.1"), ("forwarded", forwarded)]);
+        assert_eq!(both("for=192.0.2.1"), "192.0.2.1");
+        assert_eq!(both("for=198.51.100.1"), "127.0.0.1");
+        assert_eq!(both("nonsense"), "127.0.0.1");
+    }
+
+    #[test]
+    fn a_list_has_addresses_and_networks() {
+        for bad in ["x", "10.0.0.0/33", "10.0.0.0/8;10.1.1.1", "localhost"] {
+            assert!(bad.parse::<TrustedProxies>().is_err(), "{bad}");
+        }
+        assert!("".parse::<TrustedProxies>().unwrap().networks.is_empty());
+    }
+}

@@ -1,0 +1,130 @@
+//! How often somebody may try passwords.
+
+use std::{net::IpAddr, time::Duration};
+
+use futures_util::future::join_all;
+use mayfly::domain::throttle::{AT_CLIENT, Admission, LoginAttempt, OF_CLIENT, OF_USER};
+use rstest::rstest;
+use tokio::time::sleep;
+
+use super::{Fixture, Kind};
+
+fn attempt(user: &str, address: &str) -> LoginAttempt {
+    LoginAttempt { user: user.parse().unwrap(), client: address.parse::<IpAddr>().unwrap().into() }
+}
+
+impl Fixture {
+    async fn admit(&self, attempt: &LoginAttempt) -> Admission {
+        self.store.admit_login(attempt).await.unwrap()
+    }
+
+    async fn admits(&self, attempt: &LoginAttempt) -> bool {
+        self.admit(attempt).await == Admission::Admitted
+    }
+
+    /// Tries until it is let through, and says how often it was not.
+    async fn wait_and_admit(&self, attempt: &LoginAttempt) -> usize {
+        let mut refused = 0;
+        while let Admission::TooEarly(remaining) = self.admit(attempt).await {
+            assert!(remaining > Duration::ZERO);
+            refused += 1;
+            sleep(remaining).await;
+        }
+        refused
+    }
+
+    /// Fails so often as this user, each time from another address.
+    async fn fail_from_everywhere(&self, user: &str, failures: u32) {
+        for address in 0..failures {
+            assert!(self.admits(&attempt(user, &format!("198.51.100.{address}"))).await);
+        }
+    }
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_client_has_free_tries_and_then_waits(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
+    let fixture = Fixture::new(kind);
+    let alice = attempt("alice", "192.0.2.1");
+    // Whether she exists, it does not ask. However many come at once, each is counted before the next.
+    let tries = join_all((0..50).map(|_| fixture.admit(&alice))).await;
+    let refused: Vec<_> = tries.into_iter().filter(|admission| *admission != Admission::Admitted).collect();
+    assert_eq!(50 - refused.len(), AT_CLIENT.free as usize);
+    for admission in refused {
+        let Admission::TooEarly(remaining) = admission else { unreachable!() };
+        assert!(remaining > Duration::ZERO && remaining <= AT_CLIENT.first, "{remaining:?}");
+    }
+    // Others are not slowed, nor is she elsewhere. What was refused was not counted, what is let through is.
+    assert!(fixture.admits(&attempt("bob", "192.0.2.1")).await && fixture.admits(&attempt("alice", "192.0.2.2")).await);
+    assert!(fixture.wait_and_admit(&alice).await > 0);
+    let Admission::TooEarly(remaining) = fixture.admit(&alice).await else { panic!("another at once") };
+    assert!(remaining <= AT_CLIENT.first * 2, "{remaining:?}");
+}
+
+#[rstest]
+#[tokio::test]
+async fn strangers_keep_nobody_out(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
+    let fixture = Fixture::new(kind);
+    let (home, hotel) = (attempt("alice", "192.0.2.1"), attempt("alice", "192.0.2.2"));
+    assert!(fixture.admits(&home).await);
+    fixture.store.excuse_login(&home, true).await.unwrap();
+    fixture.fail_from_everywhere("alice", OF_USER.free).await;
+    assert!(!fixture.admits(&attempt("alice", "198.51.100.0")).await, "the second try of a stranger");
+    // A client that has not failed for her has one try, wherever it is. Where she is known, only her own failures count.
+    assert!(fixture.admits(&hotel).await);
+    // Then one each time that it waited as long as it was told.
+    assert_eq!(fixture.wait_and_admit(&hotel).await, 1);
+    for _ in 0..AT_CLIENT.free {
+        assert!(fixture.admits(&home).await);
+    }
+    assert!(!fixture.admits(&home).await);
+    assert!(fixture.admits(&attempt("bob", "198.51.100.0")).await);
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_client_that_tries_many_users_waits(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
+    let fixture = Fixture::new(kind);
+    let office = "2001:db8:1:2::7";
+    let alice = attempt("alice", office);
+    assert!(fixture.admits(&alice).await);
+    fixture.store.excuse_login(&alice, true).await.unwrap();
+    for user in 0..OF_CLIENT.free {
+        // Any address of the network is the same client.
+        let user = attempt(&format!("user{user}"), &format!("2001:db8:1:2::{user:x}"));
+        assert!(fixture.admits(&user).await);
+    }
+    assert!(!fixture.admits(&attempt("carol", office)).await);
+    assert!(fixture.admits(&attempt("carol", "2001:db8:1:3::7")).await);
+    assert!(fixture.admits(&alice).await, "she is known there");
+}
+
+#[rstest]
+#[tokio::test]
+async fn what_was_no_failure_is_taken_back(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
+    let fixture = Fixture::new(kind);
+    let alice = attempt("alice", "192.0.2.1");
+    // Nobody looked at the password: as if nobody had tried.
+    for _ in 0..OF_CLIENT.free + OF_USER.free {
+        assert!(fixture.admits(&alice).await);
+        fixture.store.excuse_login(&alice, false).await.unwrap();
+    }
+    // A login forgets the failures at this client, and no others.
+    for _ in 0..2 {
+        for _ in 0..AT_CLIENT.free {
+            assert!(fixture.admits(&alice).await);
+        }
+        assert!(!fixture.admits(&alice).await);
+        fixture.store.excuse_login(&alice, true).await.unwrap();
+    }
+    fixture.fail_from_everywhere("alice", OF_USER.free - 2 * (AT_CLIENT.free - 1)).await;
+    assert!(!fixture.admits(&attempt("alice", "198.51.100.0")).await);
+}

@@ -1,0 +1,200 @@
+//! Guessing passwords is slow, and keeps nobody out.
+
+use std::thread;
+
+use mayfly::domain::throttle::{AT_CLIENT, OF_USER};
+use rstest::rstest;
+
+use crate::support::{ADMIN_PASSWORD, Answer, Backend, Client, Log, RedisServer, Service, eventually};
+
+const TOKEN: &str = "/api/v1alpha/token";
+
+/// How many passwords a service has hashed.
+fn hashes(service: &Service) -> u64 {
+    let page = Client::new(&service.metrics_url).get("").send().text;
+    let count = page.lines().find_map(|line| line.strip_prefix("mayfly_password_hash_duration_seconds_count "));
+    count.map_or(0, |count| count.parse().unwrap())
+}
+
+fn try_password(service: &Service, user: &str, password: &str) -> Answer {
+    service.client().with_basic(user, password).get(TOKEN).send()
+}
+
+/// A try that comes from this address, as the load balancer says.
+fn try_from(service: &Service, address: &str, user: &str, password: &str) -> Answer {
+    service.client().with_basic(user, password).get(TOKEN).header("x-forwarded-for", address).send()
+}
+
+#[track_caller]
+fn assert_too_early(answer: &Answer) {
+    assert!(answer.problem(429).starts_with("Too many failed logins."));
+    let seconds: u64 = answer.header("retry-after").parse().unwrap();
+    assert!((1..=60).contains(&seconds), "{seconds}");
+    assert_eq!(answer.header("www-authenticate"), "", "a browser would ask for another password");
+}
+
+fn behind_a_load_balancer(backend: Backend) -> Service {
+    Service::start_with(backend, |command| {
+        command.env("MAYFLY_TRUSTED_PROXIES", "127.0.0.0/8");
+    })
+}
+
+#[test]
+fn guesses_are_counted_on_all_replicas_together() {
+    let redis = RedisServer::start();
+    let replicas = [(); 2].map(|()| Service::launch(Some(&redis.url()), |_| {}));
+    replicas.iter().for_each(Service::wait_until_ready);
+    // A name that nobody has is treated as one that somebody has.
+    for user in ["admin", "nobody"] {
+        for guess in 0..AT_CLIENT.free {
+            try_password(&replicas[guess as usize % 2], user, &format!("guess {guess}")).problem(401);
+        }
+        for replica in &replicas {
+            let before = hashes(replica);
+            assert_too_early(&try_password(replica, user, ADMIN_PASSWORD));
+            assert_too_early(
+                &replica.client().with_basic(user, "x").post_form("/oauth2/introspect", &[("token", "x")]).send(),
+            );
+            assert_eq!(hashes(replica), before, "nobody looked at the password");
+        }
+    }
+    // After a while it is let in again, and starts anew.
+    eventually("it is let in", || (try_password(&replicas[1], "admin", ADMIN_PASSWORD).status == 200).then_some(()));
+    try_password(&replicas[0], "admin", "a typo").problem(401);
+    assert_eq!(try_password(&replicas[0], "admin", ADMIN_PASSWORD).status, 200);
+
+    let keys = redis.cli(&["KEYS", "mayfly:throttle:*"]);
+    assert!(!keys.is_empty() && !keys.contains("admin") && !keys.contains("nobody"), "{keys}");
+    for key in keys.lines() {
+        assert!(redis.cli(&["TTL", key]).parse::<i64>().unwrap() > 0, "{key}");
+    }
+}
+
+#[rstest]
+fn guesses_at_once_are_counted_one_by_one(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = Service::start(backend);
+    let before = hashes(&service);
+    let guesses = thread::scope(|scope| {
+        let guess = |guess: usize| {
+            let service = &service;
+            scope.spawn(move || try_password(service, "admin", &format!("guess {guess}")).status)
+        };
+        let threads: Vec<_> = (0..40).map(guess).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
+    });
+    let looked_at = guesses.iter().filter(|status| **status == 401).count();
+    assert_eq!(looked_at, AT_CLIENT.free as usize, "{guesses:?}");
+    assert_eq!(hashes(&service) - before, u64::from(AT_CLIENT.free));
+}
+
+#[rstest]
+fn a_stranger_keeps_nobody_out(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = behind_a_load_balancer(backend);
+    let (home, hotel) = ("192.0.2.1", "2001:db8::1");
+    assert_eq!(try_from(&service, home, "admin", ADMIN_PASSWORD).status, 200);
+    for stranger in 0..=OF_USER.free {
+        try_from(&service, &format!("198.51.100.{stranger}"), "admin", "a guess").problem(401);
+    }
+    assert_too_early(&try_from(&service, "198.51.100.1", "admin", "another guess"));
+    assert_too_early(&try_from(&service, "198.51.100.1", "admin", ADMIN_PASSWORD));
+
+    assert_eq!(try_from(&service, hotel, "admin", ADMIN_PASSWORD).status, 200);
+    try_from(&service, home, "admin", "a typo").problem(401);
+    assert_eq!(try_from(&service, home, "admin", ADMIN_PASSWORD).status, 200);
+}
+
+#[test]
+fn a_remembered_login_is_no_oracle_for_others_at_its_address() {
+    let service = Service::start(Backend::Memory);
+    let before = hashes(&service);
+    for _ in 0..10 {
+        assert_eq!(try_password(&service, "admin", ADMIN_PASSWORD).status, 200);
+    }
+    assert_eq!(hashes(&service), before + 1, "it is remembered");
+    for guess in 0..AT_CLIENT.free {
+        try_password(&service, "admin", &format!("guess {guess}")).problem(401);
+    }
+    assert_too_early(&try_password(&service, "admin", "another"));
+    // What is right is not told apart by being let in.
+    assert_too_early(&try_password(&service, "admin", ADMIN_PASSWORD));
+}
+
+#[test]
+fn a_remembered_login_is_remembered_at_its_address_only() {
+    let service = behind_a_load_balancer(Backend::Memory);
+    for guess in 0..AT_CLIENT.free {
+        try_from(&service, "198.51.100.1", "admin", &format!("guess {guess}")).problem(401);
+    }
+    assert_eq!(try_from(&service, "192.0.2.1", "admin", ADMIN_PASSWORD).status, 200);
+    assert_too_early(&try_from(&service, "198.51.100.1", "admin", ADMIN_PASSWORD));
+}
+
+#[test]
+fn a_token_is_never_throttled() {
+    let service = Service::start(Backend::Memory);
+    let (_, jwt) = service.admin().issue("x", "1h");
+    while try_password(&service, "admin", "a guess").status != 429 {}
+    for path in ["/api/v1alpha/verify", "/api/v1alpha/token/self"] {
+        assert_eq!(service.client().with_bearer(&jwt).get(path).send().status, 200);
+    }
+}
+
+#[test]
+fn what_an_untrusted_peer_says_of_its_address_changes_nothing() {
+    let log = Log::new();
+    let service = Service::start_with(Backend::Memory, |command| {
+        command.stderr(log.stdio());
+    });
+    for guess in 0..AT_CLIENT.free {
+        try_from(&service, &format!("192.0.2.{guess}"), "admin", &format!("guess {guess}")).problem(401);
+    }
+    assert_too_early(&try_from(&service, "192.0.2.100", "admin", "another"));
+    let warnings = || log.lines().into_iter().filter(|line| line["level"] == "WARN").collect::<Vec<_>>();
+    let warning = eventually("it warns", || warnings().first().cloned());
+    assert!(warning["message"].as_str().unwrap().contains("MAYFLY_TRUSTED_PROXIES"), "{warning}");
+    eventually("the last try is logged", || log.text().contains("\"throttled\"").then_some(()));
+    assert_eq!(warnings().len(), 1, "{:?}", warnings());
+    assert!(!log.text().contains("192.0.2."), "{}", log.text());
+}
+
+#[test]
+fn the_client_in_the_log_is_whom_the_load_balancer_names() {
+    let log = Log::new();
+    let service = Service::start_with(Backend::Memory, |command| {
+        command.env("MAYFLY_TRUSTED_PROXIES", "127.0.0.1, 10.0.0.0/8").stderr(log.stdio());
+    });
+    try_from(&service, "198.51.100.1, 192.0.2.1, 10.1.2.3", "admin", "a guess").problem(401);
+    let line = eventually("the event", || log.lines().into_iter().find(|line| line["message"] == "login.failed"));
+    assert_eq!(line["span"]["client"], "192.0.2.1", "{line}");
+}
+
+#[rstest]
+fn the_same_login_at_the_same_time_costs_one_hash(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = Service::start(backend);
+    let all = |password: &str| -> (Vec<u16>, u64) {
+        let before = hashes(&service);
+        let statuses = thread::scope(|scope| {
+            let log_in = || scope.spawn(|| try_password(&service, "admin", password).status);
+            let threads: Vec<_> = (0..100).map(|_| log_in()).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        (statuses, hashes(&service) - before)
+    };
+    assert_eq!(all(ADMIN_PASSWORD), (vec![200; 100], 1));
+    // The wrong one is remembered by nobody: who comes when the first have their answer costs another.
+    let (statuses, hashes) = all("a typo");
+    assert!(statuses.iter().all(|status| [401, 429].contains(status)), "{statuses:?}");
+    assert!((1..=u64::from(AT_CLIENT.free)).contains(&hashes), "{hashes} for {statuses:?}");
+}
+
+#[test]
+fn no_login_passes_while_redis_is_away() {
+    let mut service = Service::start(Backend::Redis);
+    try_password(&service, "admin", "a guess").problem(401);
+    let before = hashes(&service);
+    drop(service.redis.take());
+    let answer = try_password(&service, "admin", ADMIN_PASSWORD);
+    answer.problem(503);
+    assert_eq!(answer.header("retry-after"), "1");
+    assert_eq!(hashes(&service), before);
+}
