@@ -37,7 +37,7 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     let users = Users::new(Arc::clone(&store) as _, clock.clone(), Arc::clone(&hashing));
     let services = Arc::new(Services {
         tokens: Tokens::new(Arc::clone(&store), Arc::clone(&keys), clock, config.rules.clone()),
-        login: Login::new(Arc::clone(&store) as _, hashing),
+        login: Login::new(Arc::clone(&store), hashing),
         readiness: Readiness::new(Arc::clone(&store) as _, config.unready_after),
         keys,
         issuer: config.rules.issuer,

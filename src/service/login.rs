@@ -13,7 +13,7 @@ use crate::{
         throttle::{Admission, LoginAttempt},
         user::{User, UserName},
     },
-    store::{Store, StoreError},
+    store::{Store, StoreError, leased::LeasedStore},
     telemetry::{
         audit::{self, LoginFailure},
         logs,
@@ -32,7 +32,7 @@ pub struct Login {
 
 /// What checks passwords.
 struct Checks {
-    store: Arc<dyn Store>,
+    store: Arc<LeasedStore>,
     hashing: Arc<Hashing>,
     remembered: RememberedLogins,
 }
@@ -66,7 +66,7 @@ pub enum LoginError {
 
 impl Login {
     /// Logs users of `store` in, and has their hashes cost what new ones do.
-    pub fn new(store: Arc<dyn Store>, hashing: Arc<Hashing>) -> Self {
+    pub fn new(store: Arc<LeasedStore>, hashing: Arc<Hashing>) -> Self {
         let checks = Arc::new(Checks { store, hashing, remembered: RememberedLogins::new() });
         Self { checks, under_way: SingleFlight::new() }
     }
@@ -134,7 +134,7 @@ impl Checks {
         if let Admission::TooEarly(remaining) = self.store.admit_login(&attempt).await? {
             return Ok(Verdict::TooEarly(remaining));
         }
-        let user = self.store.find_user(&attempt.user).await?;
+        let user = self.store.ask_for_user(&attempt.user).await?;
         let hash =
             user.as_ref().map_or_else(|| PasswordHash::dummy(self.hashing.cost()), |user| user.password_hash.clone());
         let login = self.remembered.fingerprint(&password, Some(&hash));

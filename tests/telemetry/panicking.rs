@@ -31,7 +31,7 @@ pub(super) async fn serve(password: String, keys: String) {
     let rules = TokenRules { max_life: Life::parse("1h").unwrap(), quota: 10, issuer: None };
     let services = Services {
         tokens: Tokens::new(Arc::clone(&store), Arc::clone(&signing), clock, rules),
-        login: Login::new(Arc::clone(&store) as Arc<dyn Store>, hashing),
+        login: Login::new(Arc::clone(&store), hashing),
         readiness: Readiness::new(store, Duration::ZERO),
         keys: signing,
         issuer: None,

@@ -110,6 +110,12 @@ impl LeasedStore {
         self.tokens.read(key, read).await
     }
 
+    /// A user, disabled or not, asked for without a lease: so that it takes as long for one whom a lease would find and for one
+    /// who does not exist.
+    pub async fn ask_for_user(&self, name: &UserName) -> Result<Option<User>, StoreError> {
+        self.store.find_user(name).await
+    }
+
     /// Renews the leases on tokens in use before they lapse, for ever: many with one command, so that nobody waits for a
     /// read of a token that is used again and again, and Redis answers a fraction of the requests.
     pub async fn keep_leases(&self) {
