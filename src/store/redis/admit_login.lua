@@ -6,35 +6,37 @@
 -- failures that double it, the longest delay in ms.
 -- Returns 0: counted. Else in how many ms to come again.
 
+local forgotten_after = tonumber(ARGV[1])
+
+local function failures(count)
+  return tonumber(redis.call('GET', KEYS[count]) or 0)
+end
+
 local function delay(count)
-  local failures = tonumber(redis.call('HGET', KEYS[count], 'failures') or 0)
   local free, first, step, longest = unpack(ARGV, 4 * count - 2, 4 * count + 1)
-  if failures < tonumber(free) then
+  local beyond = failures(count) - free
+  if beyond < 0 then
     return 0
   end
-  return math.min(first * 2 ^ math.floor((failures - free) / step), tonumber(longest))
+  return math.min(first * 2 ^ math.floor(beyond / step), tonumber(longest))
 end
 
-local function last(count)
-  return tonumber(redis.call('HGET', KEYS[count], 'last') or 0)
+-- How many ms ago it was counted last: its TTL was full then. What is not there was, for ever.
+local function since(count)
+  local left = redis.call('PTTL', KEYS[count])
+  return left < 0 and math.huge or forgotten_after - left
 end
 
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local known = redis.call('EXISTS', KEYS[4]) == 1
-
--- The first try of a client at a user is long after a last one in 1970.
-local free_at = last(1) + math.max(delay(1), known and 0 or delay(2))
+local remaining = math.max(delay(1), known and 0 or delay(2)) - since(1)
 if not known then
-  free_at = math.max(free_at, last(3) + delay(3))
+  remaining = math.max(remaining, delay(3) - since(3))
 end
-if free_at > now then
-  return free_at - now
+if remaining > 0 then
+  return remaining
 end
 
 for count = 1, 3 do
-  redis.call('HINCRBY', KEYS[count], 'failures', 1)
-  redis.call('HSET', KEYS[count], 'last', string.format('%.0f', now))
-  redis.call('PEXPIRE', KEYS[count], ARGV[1])
+  redis.call('SET', KEYS[count], failures(count) + 1, 'PX', forgotten_after)
 end
 return 0

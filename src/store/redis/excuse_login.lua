@@ -4,9 +4,8 @@
 -- ARGV: for how many ms the user is known there, or 0, where nobody logged in.
 
 for count = 1, 3 do
-  local failures = tonumber(redis.call('HGET', KEYS[count], 'failures') or 0)
-  if failures > 1 then
-    redis.call('HINCRBY', KEYS[count], 'failures', -1)
+  if tonumber(redis.call('GET', KEYS[count]) or 0) > 1 then
+    redis.call('DECR', KEYS[count])
   else
     redis.call('DEL', KEYS[count])
   end

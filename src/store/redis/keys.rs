@@ -47,12 +47,12 @@ pub(super) const USERS: &str = "mayfly:users";
 /// Never there: asked for to see whether the other side is a primary that works.
 pub(super) const PROBE: &str = "mayfly:probe";
 
-/// What a try to log in is counted under: hashes of the failures of the client at the user, of those at the user, and of
-/// those of the client, each for minutes; and whether the user is known there, a string for days.
+/// What a try to log in is counted under, strings all: the failures of the client at the user, those at the user, and those of
+/// the client, each for minutes; and whether the user is known there, for days.
 ///
-/// All such keys share one slot of a cluster, whoever tries, so that one script weighs them together. Each try that it
-/// admits costs ten thousand times as much where the password is hashed. Names are written as their digests, for people
-/// type passwords into the field for names.
+/// All such keys share one slot of a cluster, whoever tries, so that one script weighs them together: what it admits costs
+/// a thousand times as much where the password is hashed. Names are written as their digests, for people type passwords
+/// into the field for names.
 pub(super) fn login_attempt(attempt: &LoginAttempt) -> [String; 4] {
     let LoginAttempt { user, client } = attempt;
     let user = BASE64_URL_SAFE_NO_PAD.encode(&digest(&SHA256, user.as_str().as_bytes()).as_ref()[..16]);
