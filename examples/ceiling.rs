@@ -2,6 +2,7 @@
 
 use std::{future::pending, time::Duration};
 
+use mayfly::http::server::{Serving, serve};
 use poem::{EndpointExt, IntoResponse, endpoint::make_sync};
 use tokio::net::TcpListener;
 
@@ -13,5 +14,6 @@ async fn main() -> std::io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
     let hello = make_sync(|_| "hello".into_response()).map_to_response();
-    mayfly::http::server::serve(listener, hello, pending(), || false, Duration::ZERO).await
+    let serving = Serving { certificate: None, max_connections: 1_000, grace: Duration::ZERO };
+    serve(listener, hello, pending(), || false, serving).await
 }

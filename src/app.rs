@@ -10,13 +10,16 @@ use tokio::{
 
 use crate::{
     config::{AdminConfig, AdminPassword, Config},
-    http::{self, Services},
+    http::{
+        self, Services,
+        server::{Serving, tls::Certificate},
+    },
     service::{
         Clock,
+        followed_files::WATCH_INTERVAL,
         hashing::Hashing,
         login::Login,
         readiness::Readiness,
-        signing_keys::WATCH_INTERVAL,
         tokens::Tokens,
         users::{Bootstrap, UserError, Users},
     },
@@ -26,6 +29,9 @@ use crate::{
 
 /// How often the store is asked how it is. It also keeps a connection from hanging unnoticed while nobody needs it.
 const STORE_CHECK: Duration = Duration::from_millis(500);
+
+/// Connections at once to where Prometheus scrapes.
+pub const MAX_METRICS_CONNECTIONS: usize = 64;
 
 /// Runs the service on `listener` until `shutdown` completes, then turns unready, goes on for `config.shutdown_delay`,
 /// and finishes the requests in flight.
@@ -46,7 +52,8 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
         let store = Arc::clone(&store);
         async move { store.keep_leases().await }
     });
-    let following_keys = tokio::spawn(follow_keys(Arc::clone(&services), signal(SignalKind::hangup())?));
+    let hangup = signal(SignalKind::hangup())?;
+    let following_files = tokio::spawn(follow_files(Arc::clone(&services), config.certificate.clone(), hangup));
 
     // A store that is there is prepared before the first request; one that is not keeps nobody waiting.
     start(&users, &config.admin, &services.readiness).await;
@@ -75,27 +82,40 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
         let services = Arc::clone(&services);
         move || services.readiness.is_stopping()
     };
-    let result = http::server::serve(listener, endpoint, stopping, is_stopping, config.shutdown_grace).await;
+    let serving = Serving {
+        certificate: config.certificate,
+        max_connections: config.max_connections,
+        grace: config.shutdown_grace,
+    };
+    let result = http::server::serve(listener, endpoint, stopping, is_stopping, serving).await;
     watch.abort();
-    following_keys.abort();
+    following_files.abort();
     keeping_leases.abort();
     result
 }
 
-/// Keeps the signing keys those of their file: a new one is found by looking at it, and SIGHUP has it read at once.
-async fn follow_keys(services: Arc<Services>, mut hangup: Signal) {
+/// Keeps the signing keys and the certificate those of their files: new ones are found by looking at them, and SIGHUP has
+/// them read at once.
+async fn follow_files(services: Arc<Services>, certificate: Option<Arc<Certificate>>, mut hangup: Signal) {
     let mut look = interval(WATCH_INTERVAL);
     loop {
         tokio::select! {
-            _ = look.tick() => services.keys.follow_file(),
-            _ = hangup.recv() => services.keys.reload(),
-        };
+            _ = look.tick() => {
+                services.keys.follow_file();
+                certificate.as_ref().inspect(|certificate| certificate.follow_files());
+            }
+            _ = hangup.recv() => {
+                services.keys.reload();
+                certificate.as_ref().inspect(|certificate| certificate.reload());
+            }
+        }
     }
 }
 
 /// Serves `/metrics` on `listener` until the future is dropped: what goes on during a shutdown is measured, too.
 pub async fn serve_metrics(listener: TcpListener, prometheus: Prometheus) -> io::Result<()> {
-    http::server::serve(listener, http::metrics_endpoint(prometheus), pending(), || false, Duration::ZERO).await
+    let serving = Serving { certificate: None, max_connections: MAX_METRICS_CONNECTIONS, grace: Duration::ZERO };
+    http::server::serve(listener, http::metrics_endpoint(prometheus), pending(), || false, serving).await
 }
 
 /// Prepares a store that answers for the first request.

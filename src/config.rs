@@ -27,7 +27,7 @@ use crate::{
         token::TokenRules,
         user::UserName,
     },
-    http::{BrowserAccess, HeaderValue, TrustedProxies},
+    http::{BrowserAccess, HeaderValue, TrustedProxies, server::tls::Certificate},
     service::{Clock, signing_keys::SigningKeys},
     store::{
         Store,
@@ -56,6 +56,20 @@ pub struct Settings {
     /// The address and port to listen on
     #[arg(long, env = "MAYFLY_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:25441")]
     listen: String,
+
+    /// A certificate for TLS, with those of its authorities after it, as PEM. It is read again when it changes. Without it,
+    /// HTTP is plain
+    #[arg(long, env = "MAYFLY_TLS_CERT", value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+
+    /// The key of that certificate, as PEM
+    #[arg(long, env = "MAYFLY_TLS_KEY", value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+
+    /// The most connections at once. A new one takes the place of whoever has been idle for longest. Each needs an open
+    /// file, and the limit of those is raised as far as the system allows
+    #[arg(long, env = "MAYFLY_MAX_CONNECTIONS", value_name = "NUMBER", default_value = "16384")]
+    max_connections: String,
 
     #[command(flatten)]
     store: StoreSettings,
@@ -193,6 +207,10 @@ pub struct StoreSettings {
 pub struct Config {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// What to show to clients, who speak TLS then.
+    pub certificate: Option<Arc<Certificate>>,
+    /// Connections at once.
+    pub max_connections: usize,
     /// Where users and tokens are kept.
     pub store: StoreConfig,
     /// The keys that sign tokens.
@@ -310,6 +328,9 @@ impl Config {
             mistakes.0.push(format!("{name}: there is no such setting"));
         }
         let listen = mistakes.check("MAYFLY_LISTEN", parse_address(&settings.listen));
+        let certificate = load_certificate(settings.tls_cert.as_ref(), settings.tls_key.as_ref());
+        let certificate = mistakes.check("MAYFLY_TLS_CERT", certificate);
+        let max_connections = mistakes.check("MAYFLY_MAX_CONNECTIONS", check_connections(&settings.max_connections));
         let store = settings.store.load_into(&mut mistakes);
         let needs_keys = settings.store.redis_url.is_some();
         let keys = mistakes.check("MAYFLY_JWT_KEYS_FILE", load_keys(settings.jwt_keys_file.as_ref(), needs_keys));
@@ -334,6 +355,8 @@ impl Config {
         let config = (|| {
             Some(Self {
                 listen: listen?,
+                certificate: certificate?,
+                max_connections: max_connections?,
                 store: store?,
                 keys: keys?,
                 lease: lease?,
@@ -435,6 +458,16 @@ impl StoreConfig {
     }
 }
 
+fn load_certificate(chain: Option<&PathBuf>, key: Option<&PathBuf>) -> Result<Option<Arc<Certificate>>, String> {
+    match (chain, key) {
+        (Some(chain), Some(key)) => {
+            Certificate::open(chain, key).map(|pair| Some(Arc::new(pair))).map_err(|error| error.to_string())
+        }
+        (None, None) => Ok(None),
+        _ => Err("goes with MAYFLY_TLS_KEY, and neither without the other".into()),
+    }
+}
+
 fn load_keys(file: Option<&PathBuf>, needed: bool) -> Result<SigningKeys, String> {
     match file {
         Some(file) => SigningKeys::open(file).map_err(|error| error.to_string()),
@@ -533,6 +566,12 @@ fn check_quota(text: &str) -> Result<usize, String> {
     quota.ok_or_else(|| format!("{text:?} is no number from 1 to 100000"))
 }
 
+/// More than there are ports to reach a server from one address, many times over.
+fn check_connections(text: &str) -> Result<usize, String> {
+    let connections = text.parse().ok().filter(|connections| (1..=1_000_000).contains(connections));
+    connections.ok_or_else(|| format!("{text:?} is no number from 1 to 1000000"))
+}
+
 /// More replicas than anybody has would never acknowledge.
 fn check_replicas(text: &str) -> Result<u32, String> {
     let replicas = text.parse().ok().filter(|replicas| *replicas <= 16);
@@ -617,6 +656,8 @@ mod tests {
         let mistakes = load(
             &[
                 "--listen=here",
+                "--tls-cert=/nowhere",
+                "--max-connections=0",
                 "--redis-url=http://user:hunter2@redis",
                 "--redis-timeout=0s",
                 "--redis-wait-replicas=-1",
@@ -654,6 +695,8 @@ mod tests {
         .to_string();
         for variable in [
             "MAYFLY_LISTEN (--listen)",
+            "MAYFLY_TLS_CERT (--tls-cert): goes with MAYFLY_TLS_KEY",
+            "MAYFLY_MAX_CONNECTIONS",
             "MAYFLY_REDIS_URL",
             "MAYFLY_REDIS_TIMEOUT",
             "MAYFLY_REDIS_WAIT_REPLICAS",
@@ -684,7 +727,7 @@ mod tests {
         ] {
             assert!(mistakes.contains(variable), "{variable} in:\n{mistakes}");
         }
-        assert_eq!(mistakes.lines().count(), 30, "{mistakes}");
+        assert_eq!(mistakes.lines().count(), 32, "{mistakes}");
         assert!(!mistakes.contains("hunter2"), "{mistakes}");
     }
 

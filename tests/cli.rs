@@ -95,7 +95,7 @@ fn with_redis_a_key_file_is_required_and_checked() {
 #[test]
 fn a_taken_port_is_said() {
     let service = Service::start(Backend::Memory);
-    let address = service.url.trim_start_matches("http://");
+    let address = service.address();
     let (code, stdout, stderr) = mayfly(&["--listen", address], &[], "");
     assert_eq!((code, &*stdout), (1, ""));
     assert!(stderr.contains(&format!("cannot listen on {address}: ")), "{stderr}");
@@ -193,7 +193,7 @@ fn a_healthcheck_tells_whether_the_service_is_ready() {
     let service = Service::start_with(Backend::Redis, |command| {
         command.env("MAYFLY_UNREADY_AFTER", "1ms");
     });
-    let address = service.url.trim_start_matches("http://");
+    let address = service.address();
     let check = || mayfly(&["healthcheck"], &[("MAYFLY_LISTEN", address)], "");
     assert_eq!(check(), (0, String::new(), String::new()));
     service.redis.as_ref().unwrap().cli(&["SHUTDOWN", "NOSAVE"]);

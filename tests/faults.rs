@@ -11,7 +11,7 @@ use std::{
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::support::{Client, Proxy, RedisServer, Service, eventually, free_port, run};
+use crate::support::{Authority, Client, Proxy, RedisServer, Service, eventually, free_port, run};
 
 const TOKEN: &str = "/api/v1alpha/token";
 
@@ -248,19 +248,12 @@ fn a_write_that_too_few_replicas_have_is_503_and_can_be_repeated() {
 fn redis_is_reached_through_tls_with_certificates_and_through_a_socket() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str| directory.path().join(name).to_str().unwrap().to_owned();
-    let authority = rcgen::KeyPair::generate().unwrap();
-    let mut parameters = rcgen::CertificateParams::new(Vec::new()).unwrap();
-    // Any name but that of the certificates that it signs.
-    parameters.distinguished_name.push(rcgen::DnType::CommonName, "authority");
-    parameters.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let certificate = parameters.self_signed(&authority).unwrap();
-    fs::write(file("ca.pem"), certificate.pem()).unwrap();
-    let issuer = rcgen::Issuer::new(parameters, authority);
+    let authority = Authority::new();
+    fs::write(file("ca.pem"), authority.pem()).unwrap();
     for name in ["server", "client"] {
-        let key = rcgen::KeyPair::generate().unwrap();
-        let parameters = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-        fs::write(file(&format!("{name}.pem")), parameters.signed_by(&key, &issuer).unwrap().pem()).unwrap();
-        fs::write(file(&format!("{name}.key")), key.serialize_pem()).unwrap();
+        let identity = authority.identify("localhost");
+        identity.write_certificate(file(&format!("{name}.pem")));
+        identity.write_key(file(&format!("{name}.key")));
     }
     fs::write(file("password"), "hunter2\n").unwrap();
     let (tls_port, socket) = (free_port(), file("redis.sock"));

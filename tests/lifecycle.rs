@@ -210,7 +210,7 @@ fn a_killed_connection_is_replaced_before_anybody_notices() {
 #[test]
 fn a_termination_finishes_what_is_in_flight() {
     let mut service = Service::start(Backend::Redis);
-    let address = service.url.trim_start_matches("http://").to_owned();
+    let address = service.address().to_owned();
     let credentials = BASE64_STANDARD.encode(format!("admin:{ADMIN_PASSWORD}"));
     let body = r#"{"jwt_token_description": "x", "jwt_token_life": "1h"}"#;
     let mut request = TcpStream::connect(&address).unwrap();
@@ -257,7 +257,7 @@ fn it_stops_though_clients_idle_and_stall() {
         let mut service = Service::start_with(Backend::Memory, |command| {
             command.env("MAYFLY_SHUTDOWN_GRACE", "100ms");
         });
-        let address = service.url.trim_start_matches("http://").to_owned();
+        let address = service.address().to_owned();
         let _idle = TcpStream::connect(&address).unwrap();
         let mut stalled = TcpStream::connect(&address).unwrap();
         stalled.write_all(b"GET / HTTP/1.1\r\n").unwrap();

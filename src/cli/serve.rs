@@ -7,6 +7,7 @@ use std::{
 };
 
 use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use secrecy::ExposeSecret;
 use tokio::{
     net::TcpListener,
@@ -19,6 +20,10 @@ use crate::{
     config::{AdminPassword, Config, Settings, StoreConfig, environment},
     telemetry::{self, metrics::Prometheus},
 };
+
+/// Files that are open besides the connections of clients: connections to Redis, a collector and Prometheus, and what is
+/// read in between.
+const OTHER_OPEN_FILES: usize = 64 + app::MAX_METRICS_CONNECTIONS;
 
 #[derive(Args)]
 pub(super) struct Serve {
@@ -33,6 +38,7 @@ impl Serve {
         let prometheus = config.metrics_listen.map(|address| (address, Prometheus::default()));
         let telemetry = telemetry::init(&config.telemetry, prometheus.as_ref().map(|(_, prometheus)| prometheus))?;
 
+        let config = Config { max_connections: fit_into_open_files(config.max_connections)?, ..config };
         let listener = listen("MAYFLY_LISTEN", config.listen).await?;
         let metrics = match prometheus {
             Some((address, prometheus)) => Some((listen("MAYFLY_METRICS_LISTEN", address).await?, prometheus)),
@@ -64,9 +70,27 @@ async fn listen(variable: &str, address: SocketAddr) -> Result<TcpListener, Fail
     listening.map_err(|error| Failure::Runtime(format!("cannot listen on {address}: {error} ({variable})")))
 }
 
+/// Raises the limit of open files as far as the system allows, and returns how many of so many connections it leaves room
+/// for.
+fn fit_into_open_files(connections: usize) -> io::Result<usize> {
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
+    let open_files = limit.maximum.map_or(usize::MAX, |maximum| usize::try_from(maximum).unwrap_or(usize::MAX));
+    let room = open_files.saturating_sub(OTHER_OPEN_FILES).max(1);
+    if room < connections {
+        tracing::warn!(
+            open_files,
+            "there is room for {room} connections instead of {connections}: raise the hard limit of open files (ulimit -n, \
+             LimitNOFILE) or lower MAYFLY_MAX_CONNECTIONS"
+        );
+    }
+    Ok(room.min(connections))
+}
+
 /// Where the service is, and a command that can be pasted to try it.
 fn greeting(config: &Config, listening: SocketAddr, metrics: Option<SocketAddr>) -> String {
-    let url = format!("http://{}", reachable(listening));
+    let scheme = if config.certificate.is_some() { "https" } else { "http" };
+    let url = format!("{scheme}://{}", reachable(listening));
     let name = &config.admin.name;
     let mut text = format!("Mayfly {} listens on {url}\n", env!("CARGO_PKG_VERSION"));
     if config.browser.docs {

@@ -26,7 +26,8 @@ use crate::telemetry::{
     traces::Caller,
 };
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What names a request, in it and in its answer.
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The most bytes of all names and values of a request's headers.
 pub(super) const MAX_HEADER_BYTES: usize = 16 * 1024;

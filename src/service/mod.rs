@@ -8,6 +8,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+pub mod followed_files;
 pub mod hashing;
 pub mod login;
 pub mod readiness;

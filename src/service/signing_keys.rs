@@ -2,22 +2,18 @@
 
 use std::{
     fs, io,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::Arc,
 };
 
 use arc_swap::ArcSwap;
 use secrecy::{ExposeSecret, SecretString};
 
+use super::followed_files::FollowedFiles;
 use crate::{
     domain::{jwk::JwkSetError, keys::KeySet},
     telemetry::audit,
 };
-
-/// How often the file is looked at.
-pub const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The keys that sign and verify. They follow their file: a new one is read when it appears, and as long as it is broken
 /// the old keys stay in force.
@@ -37,18 +33,7 @@ pub struct KeysInForce {
 
 struct KeyFile {
     path: PathBuf,
-    /// What the file looked like when it was last read, good or bad.
-    seen: Mutex<Option<Fingerprint>>,
-}
-
-/// Tells one version of a file from the next without reading it. Behind the symbolic links of a Kubernetes secret, too, a
-/// new version is another inode.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Fingerprint {
-    device: u64,
-    inode: u64,
-    size: u64,
-    modified: (i64, i64),
+    versions: FollowedFiles,
 }
 
 /// A key file cannot be used.
@@ -70,8 +55,7 @@ impl SigningKeys {
 
     /// The keys of this file.
     pub fn open(path: &Path) -> Result<Self, KeyFileError> {
-        let seen = Fingerprint::of(path).ok();
-        let file = KeyFile { path: path.to_owned(), seen: Mutex::new(seen) };
+        let file = KeyFile { path: path.to_owned(), versions: FollowedFiles::new([path.to_owned()]) };
         Ok(Self { file: Some(file), ..Self::fixed(read(path)?) })
     }
 
@@ -83,23 +67,16 @@ impl SigningKeys {
     /// Reads the file if it is another than before, and says whether there are new keys. What is wrong with it is logged,
     /// once a version.
     pub fn follow_file(&self) -> bool {
-        let Some(file) = &self.file else { return false };
-        let found = Fingerprint::of(&file.path).ok();
-        let mut seen = file.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        *seen != found && self.load(&file.path, &mut seen, found)
+        let file = self.file.as_ref();
+        file.and_then(|file| file.versions.if_changed(|| self.load(&file.path))).unwrap_or(false)
     }
 
     /// Reads the file again, changed or not, and says whether there are new keys.
     pub fn reload(&self) -> bool {
-        let Some(file) = &self.file else { return false };
-        let mut seen = file.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = Fingerprint::of(&file.path).ok();
-        self.load(&file.path, &mut seen, found)
+        self.file.as_ref().is_some_and(|file| file.versions.anyway(|| self.load(&file.path)))
     }
 
-    /// Reads the file, which looks like this. Whoever holds `seen` is the only one who does.
-    fn load(&self, path: &Path, seen: &mut Option<Fingerprint>, found: Option<Fingerprint>) -> bool {
-        *seen = found;
+    fn load(&self, path: &Path) -> bool {
         match read(path) {
             Ok(set) => {
                 tracing::info!(keys = ?set, file = %path.display(), "read the signing keys");
@@ -120,16 +97,4 @@ fn read(path: &Path) -> Result<KeySet, KeyFileError> {
     let json = fs::read_to_string(path).map_err(|error| KeyFileError::Read(path.to_owned(), error))?;
     let json = SecretString::from(json);
     KeySet::parse(json.expose_secret()).map_err(|error| KeyFileError::Keys(path.to_owned(), error))
-}
-
-impl Fingerprint {
-    fn of(path: &Path) -> io::Result<Self> {
-        let metadata = fs::metadata(path)?;
-        Ok(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            size: metadata.size(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-        })
-    }
 }

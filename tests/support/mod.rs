@@ -1,5 +1,6 @@
 //! What the tests start, and how they talk to it. Everything ends with the value that started it.
 
+mod authority;
 mod client;
 mod collector;
 mod load;
@@ -12,6 +13,7 @@ mod service;
 mod topology;
 
 pub use self::{
+    authority::{Authority, Identity},
     client::{Answer, Client},
     collector::{Collector, Span},
     load::{Load, Losses},

@@ -28,7 +28,7 @@ pub struct Service {
     pub process: Process,
     /// What it printed at the start, up to and with the command to try.
     pub greeting: String,
-    /// `http://127.0.0.1:port`
+    /// `http://127.0.0.1:port`, or `https://…`
     pub url: String,
     /// Where Prometheus scrapes it.
     pub metrics_url: String,
@@ -84,7 +84,7 @@ impl Service {
         }
         // Nobody reads the rest, but a closed pipe would be an error.
         thread::spawn(move || lines.count());
-        let url_in = |line: &String| Some(line.split(' ').find(|word| word.starts_with("http://"))?.to_owned());
+        let url_in = |line: &String| Some(line.split(' ').find(|word| word.starts_with("http"))?.to_owned());
         let url = url_in(&greeting[0]).expect("it says where");
         let metrics_url =
             greeting.iter().find(|line| line.starts_with("Metrics: ")).and_then(url_in).unwrap_or_default();
@@ -109,9 +109,19 @@ impl Service {
         command
     }
 
+    /// The address and port that it listens on.
+    pub fn address(&self) -> &str {
+        self.url.split_once("://").expect("a URL has a scheme").1
+    }
+
+    /// A connection to it.
+    pub fn connect(&self) -> TcpStream {
+        TcpStream::connect(self.address()).unwrap()
+    }
+
     /// Sends these bytes and reads all that comes back until the server hangs up.
     pub fn raw(&self, bytes: &[u8]) -> String {
-        let mut stream = TcpStream::connect(self.url.trim_start_matches("http://")).unwrap();
+        let mut stream = self.connect();
         stream.write_all(bytes).unwrap();
         let mut answer = Vec::new();
         // A server that refuses to read on resets the connection, after its answer.

@@ -1,6 +1,6 @@
 //! Who did what: one event each.
 
-use std::{io::Write, net::TcpStream};
+use std::io::Write;
 
 use serde_json::Value;
 
@@ -122,7 +122,7 @@ fn hanging_up_is_no_way_to_leave_no_trace() {
     });
     let (id, jwt) = service.admin().issue("x", "1h");
     let request = format!("DELETE {TOKEN}/self HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {jwt}\r\n\r\n");
-    let mut stream = TcpStream::connect(service.url.trim_start_matches("http://")).unwrap();
+    let mut stream = service.connect();
     stream.write_all(request.as_bytes()).unwrap();
     // It takes a lease until it is answered.
     let find = || service.redis.as_ref().unwrap().cli(&["EXISTS", &format!("mayfly:{{admin}}:token:{id}")]);

@@ -4,7 +4,7 @@ use std::{env, future::pending, sync::Arc, time::Duration};
 
 use mayfly::{
     domain::{keys::KeySet, life::Life, password::HashCost, token::TokenRules, user::Role},
-    http::{self, Services},
+    http::{self, Services, server::Serving},
     service::{
         Clock, hashing::Hashing, login::Login, readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens,
         users::Users,
@@ -47,7 +47,7 @@ pub(super) async fn serve(password: String, keys: String) {
         ),
         pending(),
         || false,
-        Duration::ZERO,
+        Serving { certificate: None, max_connections: 100, grace: Duration::ZERO },
     )
     .await
     .unwrap();

@@ -1,0 +1,241 @@
+//! One connection: any number of requests, one after the other.
+
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    io,
+    net::SocketAddr,
+    pin::{Pin, pin},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use hyper::{
+    body::{Bytes, Incoming},
+    server::conn::http1,
+    service::service_fn,
+};
+use hyper_util::rt::TokioIo;
+use poem::{
+    Endpoint, Response,
+    http::{HeaderValue, StatusCode, header, uri::Scheme},
+    web::{LocalAddr, RemoteAddr},
+};
+use tokio::{
+    io::{AsyncBufRead, AsyncRead, AsyncWrite, AsyncWriteExt},
+    net::TcpStream,
+    select,
+    sync::{Notify, watch},
+    time::{sleep, timeout},
+};
+use tokio_rustls::server::TlsStream;
+use uuid::Uuid;
+
+use super::{
+    progress::{Late, Patience, Progress, Watched},
+    tls::Certificate,
+};
+use crate::http::{envelope::REQUEST_ID, problem::Problem};
+
+/// How long a client may take for its part of TLS's handshake.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long a connection may idle between requests. Longer than the 60 s for which nginx keeps an idle connection to an
+/// upstream, so that it is never the server who closes it under a request.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
+
+/// How long a client may take for the end of a connection.
+const CLOSING_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// hyper's buffer for the head of a request: four times what `envelope` accepts, so that it can answer.
+const MAX_HEAD_BYTES: usize = 64 * 1024;
+
+/// What all connections of a listener have in common.
+pub(super) struct Common<E, F> {
+    pub(super) endpoint: E,
+    /// Whether each answer is to be the last of its connection.
+    pub(super) is_stopping: F,
+    pub(super) local: SocketAddr,
+    pub(super) certificate: Option<Arc<Certificate>>,
+    /// Told when somebody waits for a place. Who has been quiet for longest gives up its own.
+    pub(super) crowded: Notify,
+}
+
+/// Where bytes come from, which can be waited for without a buffer.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
+    const SCHEME: Scheme;
+
+    /// Ready once there is something to read, be it the end.
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+}
+
+impl Stream for TcpStream {
+    const SCHEME: Scheme = Scheme::HTTP;
+
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_read_ready(cx)
+    }
+}
+
+impl Stream for TlsStream<TcpStream> {
+    const SCHEME: Scheme = Scheme::HTTPS;
+
+    fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self).poll_fill_buf(cx).map_ok(|_| ())
+    }
+}
+
+/// How a client's turn ended.
+enum End<S> {
+    /// It says nothing; these bytes were read, but not answered.
+    Quiet(S, Bytes),
+    /// It takes too long for the head of a request.
+    SlowHead(S),
+    /// It or hyper ended it.
+    Closed(S),
+    /// It takes nothing of what it is sent.
+    Deaf,
+}
+
+/// Serves a connection to its end. `stop` turns true when no further request is to be read.
+pub(super) async fn serve<E, F>(
+    stream: TcpStream,
+    remote: SocketAddr,
+    common: Arc<Common<E, F>>,
+    mut stop: watch::Receiver<bool>,
+) where
+    E: Endpoint<Output = Response> + 'static,
+    F: Fn() -> bool + Send + Sync + 'static,
+{
+    // Small answers, written at once: waiting for more to send with them only costs time.
+    let _ = stream.set_nodelay(true);
+    let Some(certificate) = &common.certificate else { return converse(stream, remote, &common, stop).await };
+    let accepted = select! {
+        accepted = timeout(HANDSHAKE_TIMEOUT, certificate.accept(stream)) => accepted,
+        _ = stop.wait_for(|stop| *stop) => return,
+    };
+    // What fails here is the client's: it is too slow, speaks no TLS, or does not trust the certificate.
+    if let Ok(Ok(stream)) = accepted {
+        Box::pin(converse(stream, remote, &common, stop)).await;
+    }
+}
+
+async fn converse<S, E, F>(
+    mut stream: S,
+    remote: SocketAddr,
+    common: &Arc<Common<E, F>>,
+    mut stop: watch::Receiver<bool>,
+) where
+    S: Stream,
+    E: Endpoint<Output = Response> + 'static,
+    F: Fn() -> bool + Send + Sync + 'static,
+{
+    let mut begun = Bytes::new();
+    loop {
+        if begun.is_empty() && !is_spoken_to(&mut stream, &common.crowded, &mut stop).await {
+            break;
+        }
+        match Box::pin(requests(stream, begun, remote, common, &mut stop)).await {
+            End::Quiet(quiet, rest) => (stream, begun) = (quiet, rest),
+            End::SlowHead(slow) => {
+                stream = slow;
+                let _ = timeout(CLOSING_TIMEOUT, refuse_slow_head(&mut stream)).await;
+                break;
+            }
+            End::Closed(closed) => {
+                stream = closed;
+                break;
+            }
+            End::Deaf => return,
+        }
+    }
+    let _ = timeout(CLOSING_TIMEOUT, stream.shutdown()).await;
+}
+
+/// Waits until the client begins a request, and says whether it did. An idle connection is no more than its socket here:
+/// 10,000 of them are to fit anywhere.
+async fn is_spoken_to(stream: &mut impl Stream, crowded: &Notify, stop: &mut watch::Receiver<bool>) -> bool {
+    select! {
+        biased;
+        readable = poll_fn(|cx| stream.poll_readable(cx)) => readable.is_ok(),
+        _ = stop.wait_for(|stop| *stop) => false,
+        () = crowded.notified() => false,
+        () = sleep(IDLE_TIMEOUT) => false,
+    }
+}
+
+/// Answers requests until the client is quiet.
+async fn requests<S, E, F>(
+    stream: S,
+    begun: Bytes,
+    remote: SocketAddr,
+    common: &Arc<Common<E, F>>,
+    stop: &mut watch::Receiver<bool>,
+) -> End<S>
+where
+    S: Stream,
+    E: Endpoint<Output = Response> + 'static,
+    F: Fn() -> bool + Send + Sync + 'static,
+{
+    let progress = Arc::new(Progress::default());
+    let mut patience = Patience::with(Arc::clone(&progress));
+    let stream = TokioIo::new(Watched::new(stream, begun, Arc::clone(&progress)));
+    let service = service_fn(|request: hyper::Request<Incoming>| {
+        progress.begin();
+        let request = (request, LocalAddr(common.local.into()), RemoteAddr(remote.into()), S::SCHEME).into();
+        let progress = &progress;
+        async move {
+            let mut response = common.endpoint.get_response(request).await;
+            if (common.is_stopping)() {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            progress.end();
+            Ok::<hyper::Response<_>, Infallible>(response.into())
+        }
+    });
+    let mut connection = http1::Builder::new()
+        // hyper's clock begins with the idling before the head.
+        .header_read_timeout(None)
+        .max_buf_size(MAX_HEAD_BYTES)
+        .serve_connection(stream, service);
+    let mut stopped = pin!(stop.wait_for(|stop| *stop));
+    let mut is_stopped = false;
+    let late = poll_fn(|cx| {
+        if !is_stopped && stopped.as_mut().poll(cx).is_ready() {
+            is_stopped = true;
+            Pin::new(&mut connection).graceful_shutdown();
+        }
+        // An error is the client's: it hung up, or spoke no HTTP.
+        match Pin::new(&mut connection).poll(cx) {
+            Poll::Ready(_) => Poll::Ready(None),
+            Poll::Pending => patience.poll_end(cx).map(Some),
+        }
+    })
+    .await;
+    let parts = connection.into_parts();
+    let stream = parts.io.into_inner().stream;
+    match late {
+        None => End::Closed(stream),
+        Some(Late::Quiet) => End::Quiet(stream, parts.read_buf),
+        Some(Late::Head) => End::SlowHead(stream),
+        Some(Late::Answer) => End::Deaf,
+    }
+}
+
+/// Answers what is no request yet.
+async fn refuse_slow_head(stream: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
+    let id = Uuid::new_v4().to_string();
+    let problem = Problem::new(StatusCode::REQUEST_TIMEOUT, "The head of the request took too long to arrive.");
+    let mut response = problem.into_response(&id);
+    let body = response.take_body().into_vec().await.map_err(io::Error::other)?;
+    let length = body.len();
+    let mut bytes = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
+    bytes.extend(format!("connection: close\r\ncontent-length: {length}\r\n{REQUEST_ID}: {id}\r\n").bytes());
+    for (name, value) in response.headers() {
+        bytes.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
+    }
+    bytes.extend_from_slice(b"\r\n");
+    bytes.extend(body);
+    stream.write_all(&bytes).await
+}

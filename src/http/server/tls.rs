@@ -1,0 +1,96 @@
+//! TLS, with the certificate of two files as they are now.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use arc_swap::ArcSwap;
+use rustls::{
+    ServerConfig,
+    crypto::aws_lc_rs,
+    pki_types::{
+        CertificateDer, PrivateKeyDer,
+        pem::{self, PemObject},
+    },
+};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+
+use crate::service::followed_files::FollowedFiles;
+
+/// The one protocol that is spoken in it (RFC 7301), for clients who ask.
+const ALPN: &[u8] = b"http/1.1";
+
+/// A certificate and its key. They follow their files: a new pair is shown to the connections that come after it, and as
+/// long as the two do not fit, the old pair is.
+pub struct Certificate {
+    chain: PathBuf,
+    key: PathBuf,
+    versions: FollowedFiles,
+    current: ArcSwap<ServerConfig>,
+}
+
+/// A pair cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum CertificateError {
+    /// A file cannot be read, or holds nothing of the kind.
+    #[error("cannot read {0}: {1}")]
+    Read(PathBuf, #[source] pem::Error),
+    /// The two do not fit, or are of no kind that is known here.
+    #[error("{0} and its key cannot be used: {1}")]
+    Pair(PathBuf, #[source] rustls::Error),
+}
+
+impl Certificate {
+    /// The certificate, with those of its authorities after it, of one file of PEM, and the key of the other.
+    pub fn open(chain: &Path, key: &Path) -> Result<Self, CertificateError> {
+        let (chain, key) = (chain.to_owned(), key.to_owned());
+        let versions = FollowedFiles::new([chain.clone(), key.clone()]);
+        let current = ArcSwap::from_pointee(read(&chain, &key)?);
+        Ok(Self { chain, key, versions, current })
+    }
+
+    /// Reads the files if one is another than before. What is wrong with them is logged, once a version.
+    pub fn follow_files(&self) {
+        self.versions.if_changed(|| self.load());
+    }
+
+    /// Reads the files again, changed or not.
+    pub fn reload(&self) {
+        self.versions.anyway(|| self.load());
+    }
+
+    fn load(&self) {
+        match read(&self.chain, &self.key) {
+            Ok(config) => {
+                tracing::info!(file = %self.chain.display(), "read the certificate");
+                // It begins without the sessions of the old one, so that no client resumes what a lost key began.
+                self.current.store(Arc::new(config));
+            }
+            Err(error) => tracing::error!(%error, "the old certificate stays in force"),
+        }
+    }
+
+    /// Shakes hands.
+    pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
+        TlsAcceptor::from(self.current.load_full()).accept(stream).await
+    }
+}
+
+fn read(chain: &Path, key: &Path) -> Result<ServerConfig, CertificateError> {
+    let unreadable = |file: &Path| {
+        let file = file.to_owned();
+        move |error| CertificateError::Read(file, error)
+    };
+    let certificates = CertificateDer::pem_file_iter(chain).and_then(Iterator::collect).map_err(unreadable(chain))?;
+    let private_key = PrivateKeyDer::from_pem_file(key).map_err(unreadable(key))?;
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .and_then(|config| config.with_no_client_auth().with_single_cert(certificates, private_key))
+        .map_err(|error| CertificateError::Pair(chain.to_owned(), error))?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    Ok(config)
+}

@@ -1,0 +1,230 @@
+//! Clients speak TLS with the service itself.
+
+use std::{
+    fs, io,
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    path::PathBuf,
+    process::Command,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use rstest::rstest;
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion,
+    crypto::aws_lc_rs,
+    pki_types::CertificateDer,
+    version::{TLS12, TLS13},
+};
+
+use crate::support::{Authority, Identity, Log, Service, eventually, run};
+
+/// Longer than anything here takes: it only keeps a test from hanging.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A service with a certificate, and who vouches for it.
+struct Secured {
+    service: Service,
+    authority: Authority,
+    log: Log,
+    chain: PathBuf,
+    key: PathBuf,
+    _directory: tempfile::TempDir,
+}
+
+impl Secured {
+    /// Starts one that shows a certificate, which is returned, too.
+    fn start() -> (Self, Identity) {
+        let directory = tempfile::tempdir().unwrap();
+        let (chain, key) = (directory.path().join("tls.crt"), directory.path().join("tls.key"));
+        let authority = Authority::new();
+        let identity = authority.identify("127.0.0.1");
+        identity.write_certificate(&chain);
+        identity.write_key(&key);
+        let log = Log::new();
+        let service = Service::launch(None, |command| {
+            command.env("MAYFLY_TLS_CERT", &chain).env("MAYFLY_TLS_KEY", &key).stderr(log.stdio());
+        });
+        (Self { service, authority, log, chain, key, _directory: directory }, identity)
+    }
+
+    fn connect(&self) -> Client {
+        Client::connect(self.service.address(), &self.authority, &[&TLS13, &TLS12])
+    }
+
+    /// What a new client is shown.
+    fn shown(&self) -> CertificateDer<'static> {
+        let mut client = self.connect();
+        assert_eq!(client.get("/livez").unwrap(), 200);
+        client.0.get_ref().conn.peer_certificates().unwrap()[0].clone().into_owned()
+    }
+}
+
+/// A client that trusts one authority.
+struct Client(BufReader<StreamOwned<ClientConnection, TcpStream>>);
+
+impl Client {
+    fn connect(address: &str, authority: &Authority, versions: &[&'static SupportedProtocolVersion]) -> Self {
+        let mut trusted = RootCertStore::empty();
+        trusted.add(authority.der()).unwrap();
+        let mut config = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+            .with_protocol_versions(versions)
+            .unwrap()
+            .with_root_certificates(trusted)
+            .with_no_client_auth();
+        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+        let session = ClientConnection::new(Arc::new(config), "127.0.0.1".try_into().unwrap()).unwrap();
+        let stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(BufReader::new(StreamOwned::new(session, stream)))
+    }
+
+    /// The status of the answer. The connection can be used again.
+    fn get(&mut self, path: &str) -> io::Result<u16> {
+        write!(self.0.get_mut(), "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+        let mut head = Vec::new();
+        loop {
+            let mut line = String::new();
+            if self.0.read_line(&mut line)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            if line == "\r\n" {
+                break;
+            }
+            head.push(line.to_lowercase());
+        }
+        let length = head.iter().find_map(|line| line.strip_prefix("content-length: "));
+        let mut body = vec![0; length.unwrap().trim().parse().unwrap()];
+        self.0.read_exact(&mut body)?;
+        Ok(head[0].split(' ').nth(1).unwrap().parse().unwrap())
+    }
+}
+
+#[rstest]
+#[case(&TLS12)]
+#[case(&TLS13)]
+fn each_version_is_spoken(#[case] version: &'static SupportedProtocolVersion) {
+    let (secured, _) = Secured::start();
+    let mut client = Client::connect(secured.service.address(), &secured.authority, &[version]);
+    for _ in 0..2 {
+        assert_eq!(client.get("/livez").unwrap(), 200);
+    }
+    let session = &client.0.get_ref().conn;
+    assert_eq!(session.alpn_protocol(), Some(&b"http/1.1"[..]));
+    assert_eq!(session.protocol_version(), Some(version.version));
+}
+
+#[test]
+fn curl_and_the_health_check_reach_it() {
+    let (secured, _) = Secured::start();
+    assert!(secured.service.url.starts_with("https://"), "{}", secured.service.greeting);
+    let authority = secured.chain.with_file_name("ca.pem");
+    fs::write(&authority, secured.authority.pem()).unwrap();
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--show-error", "--cacert"]).arg(&authority).arg(format!("{}/readyz", secured.service.url));
+    let output = run(&mut curl, "");
+    assert!(output.status.success(), "{output:?}");
+    let health = |chain: Option<&PathBuf>| {
+        let mut command = Service::command();
+        command.args(["healthcheck", "--listen", secured.service.address()]);
+        command.envs(chain.map(|chain| ("MAYFLY_TLS_CERT", chain)));
+        run(&mut command, "").status.code()
+    };
+    assert_eq!((health(Some(&secured.chain)), health(None)), (Some(0), Some(1)));
+}
+
+#[test]
+fn a_new_certificate_fails_nobody() {
+    let (secured, old) = Secured::start();
+    assert_eq!(secured.shown(), old.der());
+    let (stop, requests) = (AtomicBool::new(false), AtomicUsize::new(0));
+    thread::scope(|scope| {
+        // One that comes again and again, and one that stays.
+        for stays in [false, true] {
+            let (secured, stop, requests) = (&secured, &stop, &requests);
+            scope.spawn(move || {
+                let mut client = secured.connect();
+                while !stop.load(Ordering::Relaxed) {
+                    if !stays {
+                        client = secured.connect();
+                    }
+                    assert_eq!(client.get("/livez").unwrap(), 200);
+                    requests.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let new = secured.authority.identify("127.0.0.1");
+        new.write_certificate(&secured.chain);
+        let complaints = || secured.log.text().matches("the old certificate stays in force").count();
+        eventually("half a pair is noticed", || (complaints() > 0).then_some(()));
+        assert_eq!(secured.shown(), old.der());
+        new.write_key(&secured.key);
+        eventually("the new certificate is shown", || (secured.shown() == new.der()).then_some(()));
+
+        // Nothing at all, and what is no key.
+        fs::remove_file(&secured.chain).unwrap();
+        let before = complaints();
+        eventually("a missing file is noticed", || (complaints() > before).then_some(()));
+        fs::write(&secured.key, "no key").unwrap();
+        let before = complaints();
+        secured.service.process.signal(Signal::SIGHUP);
+        eventually("a broken file is noticed", || (complaints() > before).then_some(()));
+        assert_eq!(secured.shown(), new.der());
+
+        let newest = secured.authority.identify("127.0.0.1");
+        newest.write_key(&secured.key);
+        newest.write_certificate(&secured.chain);
+        secured.service.process.signal(Signal::SIGHUP);
+        eventually("the newest certificate is shown", || (secured.shown() == newest.der()).then_some(()));
+        stop.store(true, Ordering::Relaxed);
+    });
+    assert!(requests.into_inner() > 10);
+    assert!(!secured.log.text().contains("PRIVATE KEY"));
+}
+
+#[test]
+fn what_is_no_tls_and_what_never_becomes_tls_is_sent_away() {
+    let (secured, _) = Secured::start();
+    let begun = Instant::now();
+    let mut silent = secured.service.connect();
+    // The head of a handshake, and no more.
+    silent.write_all(&[0x16, 0x03, 0x01]).unwrap();
+    let plain = secured.service.raw(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    assert!(!plain.contains("HTTP"), "{plain}");
+    assert_eq!(secured.connect().get("/livez").unwrap(), 200);
+    assert!(begun.elapsed() < Duration::from_secs(9), "the silent one keeps nobody waiting");
+    silent.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(silent.read(&mut [0]).unwrap_or_default(), 0, "it is closed");
+}
+
+#[test]
+fn a_pair_that_does_not_fit_is_a_mistake() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = |name: &str| directory.path().join(name);
+    let authority = Authority::new();
+    authority.identify("localhost").write_certificate(file("a.crt"));
+    authority.identify("localhost").write_key(file("b.key"));
+    for (chain, key, expected) in [
+        (Some("a.crt"), Some("b.key"), "a.crt and its key cannot be used: "),
+        (Some("a.crt"), Some("a.crt"), "a.crt: no items found"),
+        (Some("b.key"), Some("b.key"), "b.key and its key cannot be used: "),
+        (Some("nowhere"), Some("b.key"), "cannot read "),
+        (Some("a.crt"), None, "goes with MAYFLY_TLS_KEY, and neither without the other"),
+        (None, Some("b.key"), "goes with MAYFLY_TLS_KEY, and neither without the other"),
+    ] {
+        let mut command = Service::command();
+        command.envs(chain.map(|name| ("MAYFLY_TLS_CERT", file(name))));
+        command.envs(key.map(|name| ("MAYFLY_TLS_KEY", file(name))));
+        let output = run(&mut command, "");
+        let mistakes = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{mistakes}");
+        assert!(mistakes.contains("MAYFLY_TLS_CERT (--tls-cert): ") && mistakes.contains(expected), "{mistakes}");
+        assert!(!mistakes.contains("PRIVATE KEY"), "{mistakes}");
+    }
+}
