@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "some of `support` is for `make bench` and `make soak`")]
 #![expect(unreachable_pub, reason = "`support` is written like the library that it is")]
 
+mod abuse;
 mod api;
 mod architecture;
 mod browser;

@@ -4,15 +4,20 @@
 #![expect(unreachable_pub, reason = "`support` is written like the library that it is")]
 #![allow(dead_code, unused_imports, reason = "most of `support` is for the tests")]
 
+mod abuse;
 mod conformance;
 mod failover;
 mod replicas;
 mod revocation;
 mod support;
 
-use std::{env, time::Instant};
+use std::{
+    env,
+    time::{Duration, Instant},
+};
 
-use support::{Backend, Losses};
+use abuse::{Rounds, Row};
+use support::{Backend, Losses, Pace};
 
 fn main() {
     if is_wanted("revocation") {
@@ -57,6 +62,22 @@ fn main() {
         println!();
     }
 
+    if is_wanted("crowd") {
+        println!("{} rounds of {} s in turns, medians", ROUNDS, ROUND.as_secs());
+        let (rows, refused) = abuse::hold_a_crowd(10_000, 2_000, rounds());
+        println!("{}", Row::HEAD);
+        rows.iter().for_each(|row| println!("{row}"));
+        println!("{refused} slow requests were answered with 408\n");
+    }
+
+    if is_wanted("flood") {
+        println!("{} rounds of {} s in turns, medians", ROUNDS, ROUND.as_secs());
+        let (rows, answers) = abuse::flood_logins(rounds());
+        println!("{}", Row::HEAD);
+        rows.iter().for_each(|row| println!("{row}"));
+        println!("answers to the logins, a second, by status (0: not sent): {answers:?}\n");
+    }
+
     println!("| while clients create and revoke | times | created | revoked | unanswered | lost | undone | seconds |");
     println!("|---|---|---|---|---|---|---|---|");
     let losses = [
@@ -68,6 +89,14 @@ fn main() {
     repeat("primary of 2 replicas killed, waiting for one", 20, |times| failover::fail_over(times, "1"));
     repeat("primary of 2 replicas killed, waiting for none", 20, |times| failover::fail_over(times, "0"));
     assert!(losses.iter().flatten().all(|losses| (losses.lost, losses.undone) == (0, 0)));
+}
+
+/// Rounds of each row about good clients, and how long one is.
+const ROUNDS: usize = 5;
+const ROUND: Duration = Duration::from_secs(5);
+
+fn rounds() -> Rounds {
+    Rounds { count: ROUNDS, pace: Pace { clients: 16, requests_per_second: 500, duration: ROUND } }
 }
 
 fn is_wanted(row: &str) -> bool {

@@ -3,8 +3,10 @@
 mod authority;
 mod client;
 mod collector;
+mod crowd;
 mod load;
 mod log;
+mod pace;
 mod process;
 mod prometheus;
 mod proxy;
@@ -16,8 +18,10 @@ pub use self::{
     authority::{Authority, Identity},
     client::{Answer, Client},
     collector::{Collector, Span},
+    crowd::{Answers, Crowd, Flood},
     load::{Load, Losses},
     log::Log,
+    pace::{Pace, Waits},
     process::{Process, eventually, free_port, run},
     prometheus::{Prometheus, promtool},
     proxy::Proxy,

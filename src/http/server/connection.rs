@@ -23,10 +23,10 @@ use poem::{
     web::{LocalAddr, RemoteAddr},
 };
 use tokio::{
-    io::{AsyncBufRead, AsyncRead, AsyncWrite, AsyncWriteExt},
+    io::{AsyncBufRead, AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
     select,
-    sync::{Notify, watch},
+    sync::{Notify, OwnedSemaphorePermit, watch},
     time::{sleep, timeout},
 };
 use tokio_rustls::server::TlsStream;
@@ -74,7 +74,8 @@ impl Stream for TcpStream {
     const SCHEME: Scheme = Scheme::HTTP;
 
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_read_ready(cx)
+        // The readiness of the socket alone may be a guess.
+        self.poll_peek(cx, &mut ReadBuf::new(&mut [0])).map_ok(|_| ())
     }
 }
 
@@ -104,6 +105,7 @@ pub(super) async fn serve<E, F>(
     remote: SocketAddr,
     common: Arc<Common<E, F>>,
     mut stop: watch::Receiver<bool>,
+    _place: OwnedSemaphorePermit,
 ) where
     E: Endpoint<Output = Response> + 'static,
     F: Fn() -> bool + Send + Sync + 'static,
@@ -112,7 +114,7 @@ pub(super) async fn serve<E, F>(
     let _ = stream.set_nodelay(true);
     let Some(certificate) = &common.certificate else { return converse(stream, remote, &common, stop).await };
     let accepted = select! {
-        accepted = timeout(HANDSHAKE_TIMEOUT, certificate.accept(stream)) => accepted,
+        accepted = Box::pin(timeout(HANDSHAKE_TIMEOUT, certificate.accept(stream))) => accepted,
         _ = stop.wait_for(|stop| *stop) => return,
     };
     // What fails here is the client's: it is too slow, speaks no TLS, or does not trust the certificate.
@@ -217,6 +219,8 @@ where
     let stream = parts.io.into_inner().stream;
     match late {
         None => End::Closed(stream),
+        // Even an empty one keeps its buffer.
+        Some(Late::Quiet) if parts.read_buf.is_empty() => End::Quiet(stream, Bytes::new()),
         Some(Late::Quiet) => End::Quiet(stream, parts.read_buf),
         Some(Late::Head) => End::SlowHead(stream),
         Some(Late::Answer) => End::Deaf,

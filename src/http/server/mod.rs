@@ -70,11 +70,8 @@ pub async fn serve(
                 common.crowded.notify_one();
             }
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            let connection = connection::serve(stream, remote, Arc::clone(&common), stopping.clone());
-            tokio::spawn(async move {
-                connection.await;
-                drop(place);
-            });
+            let connection = connection::serve(stream, remote, Arc::clone(&common), stopping.clone(), place);
+            tokio::spawn(connection);
         }
     };
     select! {
