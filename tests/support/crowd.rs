@@ -127,7 +127,7 @@ impl Crowd {
                         sleep(Duration::from_millis(1)).await;
                     }
                 }
-                std::future::pending().await
+                std::future::pending::<()>().await;
             }
         });
         let crowd = Self { counts, _burden: burden };
