@@ -12,6 +12,15 @@ use crate::support::{Backend, Log, Service, eventually};
 
 const HEAD: &[u8] = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n";
 
+/// Longer than anything here takes: it only keeps a test from hanging.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn connect(service: &Service) -> TcpStream {
+    let stream = service.connect();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream
+}
+
 /// Whether the server has hung up.
 fn is_closed(stream: &mut TcpStream) -> bool {
     stream.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
@@ -35,7 +44,7 @@ fn answer(stream: &mut TcpStream) -> String {
 #[test]
 fn a_head_that_drips_is_answered_with_408() {
     let service = Service::start(Backend::Memory);
-    let mut stream = service.connect();
+    let mut stream = connect(&service);
     // The connection has served a request before: what counts is the time of each head.
     stream.write_all(&[HEAD, b"\r\n"].concat()).unwrap();
     assert!(answer(&mut stream).starts_with("HTTP/1.1 200 "));
@@ -44,7 +53,7 @@ fn a_head_that_drips_is_answered_with_408() {
     stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     let mut answer = Vec::new();
     while stream.read_to_end(&mut answer).is_err_and(|error| is_about_time(&error)) {
-        assert!(begun.elapsed() < Duration::from_secs(30));
+        assert!(begun.elapsed() < PATIENCE);
         // It may be closed in this moment.
         let _ = stream.write_all(b"x");
     }
@@ -61,14 +70,14 @@ fn a_head_that_drips_is_answered_with_408() {
 #[test]
 fn a_pause_between_requests_is_no_end() {
     let service = Service::start(Backend::Memory);
-    let mut stream = service.connect();
+    let mut stream = connect(&service);
     for _ in 0..2 {
         // Two at once, and the second not whole: what was read ahead is not forgotten while the client is quiet.
         stream.write_all(&[HEAD, b"\r\n", HEAD].concat()).unwrap();
         assert!(answer(&mut stream).starts_with("HTTP/1.1 200 "));
         stream.set_read_timeout(Some(Duration::from_millis(2500))).unwrap();
         assert!(stream.read(&mut [0]).is_err(), "nothing to say for longer than a second");
-        stream.set_read_timeout(None).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.write_all(b"\r\n").unwrap();
         assert!(answer(&mut stream).starts_with("HTTP/1.1 200 "));
     }
@@ -83,15 +92,15 @@ fn where_all_places_are_taken_an_idle_connection_makes_room() {
     // Those that are in use stay.
     let mut used: Vec<TcpStream> = (0..2)
         .map(|_| {
-            let mut stream = service.connect();
+            let mut stream = connect(&service);
             stream.write_all(HEAD).unwrap();
             stream
         })
         .collect();
-    let mut idle: Vec<TcpStream> = (0..32).map(|_| service.connect()).collect();
+    let mut idle: Vec<TcpStream> = (0..32).map(|_| connect(&service)).collect();
     let begun = Instant::now();
     for _ in 0..8 {
-        let mut stream = service.connect();
+        let mut stream = connect(&service);
         stream.write_all(&[HEAD, b"\r\n"].concat()).unwrap();
         assert!(answer(&mut stream).starts_with("HTTP/1.1 200 "));
         idle.push(stream);

@@ -8,7 +8,7 @@ use std::{
     process::Command,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     thread,
     time::{Duration, Instant},
@@ -143,14 +143,16 @@ fn curl_and_the_health_check_reach_it() {
 fn a_new_certificate_fails_nobody() {
     let (secured, old) = Secured::start();
     assert_eq!(secured.shown(), old.der());
-    let (stop, requests) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let requests = AtomicUsize::new(0);
     thread::scope(|scope| {
+        // Whatever ends this scope ends the clients.
+        let going_on = Arc::new(());
         // One that comes again and again, and one that stays.
         for stays in [false, true] {
-            let (secured, stop, requests) = (&secured, &stop, &requests);
+            let (secured, requests, going_on) = (&secured, &requests, Arc::downgrade(&going_on));
             scope.spawn(move || {
                 let mut client = secured.connect();
-                while !stop.load(Ordering::Relaxed) {
+                while going_on.strong_count() > 0 {
                     if !stays {
                         client = secured.connect();
                     }
@@ -182,7 +184,6 @@ fn a_new_certificate_fails_nobody() {
         newest.write_certificate(&secured.chain);
         secured.service.process.signal(Signal::SIGHUP);
         eventually("the newest certificate is shown", || (secured.shown() == newest.der()).then_some(()));
-        stop.store(true, Ordering::Relaxed);
     });
     assert!(requests.into_inner() > 10);
     assert!(!secured.log.text().contains("PRIVATE KEY"));

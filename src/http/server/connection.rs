@@ -243,3 +243,21 @@ async fn refuse_slow_head(stream: &mut (impl AsyncWrite + Unpin)) -> io::Result<
     bytes.extend(body);
     stream.write_all(&bytes).await
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::{net::TcpListener, time::Instant};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_idles_for_longer_than_nginx_keeps_it() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let (_stop, mut stopping) = watch::channel(false);
+        let begun = Instant::now();
+        assert!(!is_spoken_to(&mut stream, &Notify::new(), &mut stopping).await);
+        assert_eq!(begun.elapsed().as_secs(), 75);
+    }
+}
