@@ -85,7 +85,7 @@ fn main() {
 /// A service with all users that are known.
 fn service(cost: &str, pairs: usize) -> Service {
     let service = Service::start_with(Backend::Redis, |command| {
-        command.env("MAYFLY_PASSWORD_COST", cost);
+        command.env("MAYFLY_PASSWORD_COST", cost).env("MAYFLY_TRUSTED_PROXIES", "127.0.0.1");
     });
     let store = RedisStore::new(&RedisOptions::at(&service.redis.as_ref().unwrap().url())).unwrap();
     let password_hash = PasswordHash::of(&PASSWORD.parse().unwrap(), cost.parse::<HashCost>().unwrap());

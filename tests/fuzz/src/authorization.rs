@@ -22,6 +22,7 @@ pub fn check(input: &[u8]) {
     let lines = input.split(|byte| *byte == b'\n').map(HeaderValue::from_bytes);
     let Ok(lines) = lines.collect::<Result<Vec<_>, _>>() else { return };
     with_service(|service| {
+        service.forget_failures();
         let asking = Asking::of(&lines, service);
         for (path, statuses) in [
             // The administrator, a token, nobody.

@@ -10,6 +10,7 @@ use mayfly::{
         keys::KeySet,
         life::Life,
         password::{HashCost, PasswordHash},
+        throttle::FORGOTTEN_AFTER,
         token::{Token, TokenDigest, TokenRules},
         user::{Role, User},
     },
@@ -80,6 +81,11 @@ impl InProcess {
         self.runtime.block_on(future)
     }
 
+    /// Lets so much time go by that no failed login counts any more.
+    pub fn forget_failures(&self) {
+        self.run(tokio::time::advance(FORGOTTEN_AFTER));
+    }
+
     /// The `Authorization` of the administrator.
     pub fn authorization() -> String {
         format!("Basic {}", BASE64_STANDARD.encode(LOGIN))
@@ -121,7 +127,7 @@ async fn services() -> (Arc<Services>, String) {
     let clock = Clock::new(|| Duration::from_secs(NOW));
     let services = Services {
         tokens: Tokens::new(Arc::clone(&store), Arc::clone(&keys), clock, rules),
-        login: Login::new(Arc::clone(&store) as _, Arc::new(Hashing::new(cost))),
+        login: Login::new(Arc::clone(&store), Arc::new(Hashing::new(cost))),
         readiness: Readiness::new(store, Duration::MAX),
         keys,
         issuer: None,
