@@ -35,13 +35,14 @@ pub fn document() -> Value {
     for strict in ["TokenRequest", "RotateRequest"] {
         schemas[strict]["additionalProperties"] = json!(false);
     }
-    // Nor for a pattern that is written down elsewhere.
+    // Nor for a pattern that is written down elsewhere, and for `null`.
     schemas["TokenRequest"]["properties"]["jwt_token_description"]["pattern"] = json!(Description::PATTERN);
     for (request, duration) in [("TokenRequest", "jwt_token_life"), ("RotateRequest", "overlap")] {
         let schema = &mut schemas[request]["properties"][duration];
         schema["format"] = json!("human-duration");
         schema["pattern"] = json!(duration::PATTERN);
     }
+    schemas["RotateRequest"]["properties"]["overlap"]["nullable"] = json!(true);
     // Nor for the example of a parameter.
     for operations in document["paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut()) {
         for operation in operations.as_object_mut().into_iter().flat_map(|operations| operations.values_mut()) {

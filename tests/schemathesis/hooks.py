@@ -17,12 +17,15 @@ schemathesis.openapi.format(
 )
 
 
-def issue():
-    """A token that nobody knows yet."""
-    body = {"jwt_token_description": "for one request", "jwt_token_life": "1 min"}
-    answer = requests.post(f"{URL}/api/v1alpha/token", json=body, auth=LOGIN, timeout=30)
+def post(path, body):
+    answer = requests.post(f"{URL}/api/v1alpha/{path}", json=body, auth=LOGIN, timeout=30)
     answer.raise_for_status()
     return answer.json()
+
+
+def issue():
+    """A token that nobody knows yet."""
+    return post("token", {"jwt_token_description": "for one request", "jwt_token_life": "1 min"})
 
 
 @schemathesis.auth(refresh_interval=None)
