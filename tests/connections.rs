@@ -84,6 +84,25 @@ fn a_pause_between_requests_is_no_end() {
 }
 
 #[test]
+fn a_body_that_nobody_read_is_no_request() {
+    let service = Service::start(Backend::Memory);
+    let hidden = [HEAD, b"\r\n"].concat();
+    for length in [format!("Content-Length: {}", hidden.len()), "Transfer-Encoding: chunked".into()] {
+        let mut stream = connect(&service);
+        let head = format!("POST /api/v1alpha/token HTTP/1.1\r\nHost: localhost\r\n{length}\r\n\r\n");
+        stream.write_all(head.as_bytes()).unwrap();
+        assert!(answer(&mut stream).starts_with("HTTP/1.1 401 "));
+        // Not even once the connection has been quiet for so long that it is put away.
+        stream.set_read_timeout(Some(Duration::from_millis(1500))).unwrap();
+        let mut rest = Vec::new();
+        let _ = stream.read_to_end(&mut rest);
+        let _ = stream.write_all(&hidden);
+        let _ = stream.read_to_end(&mut rest);
+        assert!(!String::from_utf8_lossy(&rest).contains("HTTP/1.1"), "{length}");
+    }
+}
+
+#[test]
 fn where_all_places_are_taken_an_idle_connection_makes_room() {
     let log = Log::new();
     let service = Service::start_with(Backend::Memory, |command| {
