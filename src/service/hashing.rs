@@ -1,7 +1,8 @@
 //! Passwords are hashed as many at once as there are cores, after a short wait, and never at the cost of other work.
 
 use std::{
-    sync::Arc,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{Arc, Mutex, PoisonError, mpsc},
     thread::{self, available_parallelism},
 };
 
@@ -20,7 +21,10 @@ pub struct Hashing {
     cost: HashCost,
     cores: Arc<Semaphore>,
     places: Arc<Semaphore>,
+    threads: mpsc::Sender<Work>,
 }
+
+type Work = Box<dyn FnOnce() + Send>;
 
 /// There are more passwords to hash than can be hashed in good time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +39,7 @@ impl Hashing {
             cost,
             cores: Arc::new(Semaphore::new(cores)),
             places: Arc::new(Semaphore::new(cores * (1 + WAITING_PER_CORE))),
+            threads: start_threads(cores),
         }
     }
 
@@ -59,8 +64,7 @@ impl Hashing {
         if self.places.available_permits() > 0 { Ok(()) } else { Err(busy()) }
     }
 
-    /// Works when it is its turn, on a thread of its own: to start one takes a thousandth of the time of a hash, and the
-    /// threads that answer requests keep their priority.
+    /// Works when it is its turn, on a thread that does nothing else: the threads that answer requests keep their priority.
     async fn on_a_core<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Busy> {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| busy())?;
         let waiting = metrics::password_hash_waiting();
@@ -69,18 +73,35 @@ impl Hashing {
         let (done, result) = oneshot::channel();
         // The permits go with the work: it goes on when the client has gone away.
         let hashing = move || {
-            give_way();
             let result = work();
             drop((place, core));
             // Nobody may be waiting for it any more.
             let _ = done.send(result);
         };
-        thread::Builder::new().name("hash".into()).spawn(hashing).map_err(|error| {
-            tracing::error!(%error, "cannot start a thread that hashes a password");
-            Busy
-        })?;
+        self.threads.send(Box::new(hashing)).expect("its threads live as long as itself");
         Ok(telemetry::password_hash(result).await.expect("hashing does not panic"))
     }
+}
+
+/// Threads that live as long as there is somebody to give them work. One for each hash would have whoever starts it wait
+/// for the address space, which one that ends, at the lowest priority, may hold for long on a busy machine.
+fn start_threads(count: usize) -> mpsc::Sender<Work> {
+    let (sender, receiver) = mpsc::channel::<Work>();
+    let receiver = Arc::new(Mutex::new(receiver));
+    for _ in 0..count {
+        let receiver = Arc::clone(&receiver);
+        let work_on = move || {
+            give_way();
+            loop {
+                let next = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
+                let Ok(work) = next else { return };
+                // Who waits for it finds out. The thread goes on.
+                let _ = catch_unwind(AssertUnwindSafe(work));
+            }
+        };
+        thread::Builder::new().name("hash".into()).spawn(work_on).expect("a process may have a thread for each core");
+    }
+    sender
 }
 
 fn busy() -> Busy {
@@ -130,6 +151,17 @@ mod tests {
         assert_eq!(results.iter().filter(|result| **result == Err(Busy)).count(), 3);
         assert_eq!(most.load(Ordering::SeqCst), cores);
         assert_eq!(hashing.places.available_permits(), places);
+    }
+
+    #[tokio::test]
+    async fn a_panic_costs_no_thread() {
+        let hashing = Arc::new(Hashing::new(HashCost::default()));
+        for _ in 0..2 * available_parallelism().unwrap().get() {
+            let panicking = Arc::clone(&hashing);
+            let task = tokio::spawn(async move { panicking.on_a_core(|| panic!("a bug")).await });
+            assert!(task.await.unwrap_err().is_panic());
+        }
+        assert_eq!(hashing.on_a_core(|| 7).await, Ok(7));
     }
 
     #[cfg(target_os = "linux")]
