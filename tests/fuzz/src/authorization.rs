@@ -15,7 +15,12 @@ enum Asking {
     Nobody,
     /// Two headers.
     Confused,
+    /// More than anybody needs.
+    TooMuch,
 }
+
+/// The most bytes of all headers.
+const MAX_HEADER_BYTES: usize = 16 * 1024;
 
 /// Sends each line of the input as one header, to what asks for a login and to what asks for a token.
 pub fn check(input: &[u8]) {
@@ -35,6 +40,7 @@ pub fn check(input: &[u8]) {
                 Asking::Token => statuses[1],
                 Asking::Nobody => statuses[2],
                 Asking::Confused => StatusCode::BAD_REQUEST,
+                Asking::TooMuch => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             };
             let mut request = Request::builder().method(Method::GET).uri_str(path).finish();
             for line in &lines {
@@ -47,6 +53,10 @@ pub fn check(input: &[u8]) {
 
 impl Asking {
     fn of(lines: &[HeaderValue], service: &InProcess) -> Self {
+        let bytes = |line: &HeaderValue| header::AUTHORIZATION.as_str().len() + line.len();
+        if lines.iter().map(bytes).sum::<usize>() > MAX_HEADER_BYTES {
+            return Self::TooMuch;
+        }
         let [line] = lines else { return Self::Confused };
         let Some((scheme, credentials)) = line.to_str().ok().and_then(|line| line.split_once(' ')) else {
             return Self::Nobody;
