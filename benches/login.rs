@@ -15,7 +15,7 @@ use std::time::Instant;
 use mayfly::{
     domain::{
         password::{HashCost, PasswordHash},
-        user::{Role, User},
+        user::{LoginEpoch, Role, User},
     },
     store::{
         Store,
@@ -94,7 +94,8 @@ fn service(cost: &str, pairs: usize) -> Service {
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         for (name, disabled) in users {
             let (name, password_hash) = (name.parse().unwrap(), password_hash.clone());
-            let user = User { name, password_hash, role: Role::User, created_at: 0, disabled };
+            let login_epoch = LoginEpoch::begin();
+            let user = User { name, password_hash, role: Role::User, created_at: 0, disabled, login_epoch };
             assert!(store.create_user(&user).await.unwrap());
         }
     });

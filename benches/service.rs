@@ -23,7 +23,7 @@ use mayfly::{
         life::Life,
         password::{HashCost, PasswordHash},
         token::{Token, TokenDigest, TokenId},
-        user::{Role, User, UserName},
+        user::{LoginEpoch, Role, User, UserName},
     },
     store::{
         Creation, Store,
@@ -290,6 +290,7 @@ impl Database {
 
 async fn fill(store: &RedisStore, users: usize, tokens_each: usize) {
     let names: Vec<UserName> = (0..users).map(|number| format!("user{number:04}").parse().unwrap()).collect();
+    let login_epoch = LoginEpoch::begin();
     for name in &names {
         let user = User {
             name: name.clone(),
@@ -297,6 +298,7 @@ async fn fill(store: &RedisStore, users: usize, tokens_each: usize) {
             role: Role::User,
             created_at: 1_662_720_135,
             disabled: false,
+            login_epoch,
         };
         store.create_user(&user).await.unwrap();
     }
@@ -311,7 +313,7 @@ async fn fill(store: &RedisStore, users: usize, tokens_each: usize) {
                 digest: TokenDigest::of(&id.to_string()),
                 successor: None,
             };
-            assert_eq!(store.create_token(owner, &token, usize::MAX).await.unwrap(), Creation::Created);
+            assert_eq!(store.create_token(owner, login_epoch, &token, usize::MAX).await.unwrap(), Creation::Created);
         })
         .await;
 }

@@ -40,8 +40,8 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     let store = Arc::new(LeasedStore::new(config.store.open(), config.lease));
     let keys = Arc::new(config.keys);
     let hashing = Arc::new(Hashing::new(config.hash_cost));
-    let users = Users::new(Arc::clone(&store) as _, clock.clone(), Arc::clone(&hashing));
     let services = Arc::new(Services {
+        users: Users::new(Arc::clone(&store) as _, clock.clone(), Arc::clone(&hashing)),
         tokens: Tokens::new(Arc::clone(&store), Arc::clone(&keys), clock, config.rules.clone()),
         login: Login::new(Arc::clone(&store), hashing),
         readiness: Readiness::new(Arc::clone(&store) as _, config.unready_after),
@@ -56,7 +56,7 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     let following_files = tokio::spawn(follow_files(Arc::clone(&services), config.certificate.clone(), hangup));
 
     // A store that is there is prepared before the first request; one that is not keeps nobody waiting.
-    start(&users, &config.admin, &services.readiness).await;
+    start(&services, &config.admin).await;
     let watch = tokio::spawn({
         let services = Arc::clone(&services);
         async move {
@@ -67,7 +67,7 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
                 if services.readiness.is_started() {
                     services.readiness.check_store().await;
                 } else {
-                    start(&users, &config.admin, &services.readiness).await;
+                    start(&services, &config.admin).await;
                 }
             }
         }
@@ -119,12 +119,12 @@ pub async fn serve_metrics(listener: TcpListener, prometheus: Prometheus) -> io:
 }
 
 /// Prepares a store that answers for the first request.
-async fn start(users: &Users, admin: &AdminConfig, readiness: &Readiness) {
-    if !readiness.check_store().await {
+async fn start(services: &Services, admin: &AdminConfig) {
+    if !services.readiness.check_store().await {
         return;
     }
-    match bootstrap(users, admin).await {
-        Ok(()) => readiness.start(),
+    match bootstrap(&services.users, admin).await {
+        Ok(()) => services.readiness.start(),
         Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "cannot prepare the store"),
     }
 }

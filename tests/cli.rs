@@ -150,11 +150,37 @@ fn users_are_managed_while_the_service_runs() {
     assert_eq!(user(&["password", "bob", "--password-stdin"], "second").1, "changed the password of bob\n");
     assert_eq!((status("bob", "first"), status("bob", "second")), (401, 200));
 
-    let (_, jwt) = service.client().with_basic("bob", "second").issue("x", "1h");
+    let bob = service.client().with_basic("bob", "second");
+    let (_, jwt) = bob.issue("x", "1h");
+    let is_live = |jwt: &str| service.client().with_bearer(jwt).get("/api/v1alpha/verify").send().status == 200;
+    let changed = user(&["password", "bob", "--revoke-tokens", "--password-stdin"], "second").1;
+    assert_eq!((&*changed, is_live(&jwt)), ("changed the password of bob and revoked 1 tokens\n", false));
+
+    let (_, jwt) = bob.issue("x", "1h");
+    assert_eq!(user(&["disable", "bob"], "").1, "disabled bob\n");
+    assert_eq!((status("bob", "second"), is_live(&jwt)), (401, false));
+    assert_eq!(user(&["list"], "").1, "admin\tadmin\tenabled\nbob\tuser\tdisabled\ncarol\tadmin\tenabled\n");
+    assert_eq!(user(&["enable", "bob"], "").1, "enabled bob\n");
+    assert_eq!(status("bob", "second"), 200);
+
+    assert_eq!(user(&["role", "carol", "introspector"], "").1, "made carol introspector\n");
+    for arguments in [&["role", "admin", "user"][..], &["disable", "admin"], &["remove", "admin"]] {
+        let (code, _, stderr) = user(arguments, "");
+        let expected = "mayfly: admin is the last enabled administrator: make another one first\n";
+        assert_eq!((code, &*stderr), (1, expected), "{arguments:?}");
+    }
+
+    let (_, jwt) = bob.issue("x", "1h");
     assert_eq!(user(&["remove", "bob"], "").1, "removed bob\n");
     assert_eq!(status("bob", "second"), 401);
     service.client().with_bearer(&jwt).get("/api/v1alpha/token/self").send().problem(401);
-    for arguments in [&["remove", "bob"][..], &["password", "bob", "--password-stdin"]] {
+    for arguments in [
+        &["remove", "bob"][..],
+        &["password", "bob", "--password-stdin"],
+        &["role", "bob", "admin"],
+        &["disable", "bob"],
+        &["enable", "bob"],
+    ] {
         let (code, _, stderr) = user(arguments, "x");
         assert_eq!((code, &*stderr), (1, "mayfly: there is no user bob\n"));
     }
@@ -172,6 +198,7 @@ fn what_is_wrong_with_a_user_command_is_said() {
             "x",
             "a role is \"user\", \"introspector\" or \"admin\"",
         ),
+        (&["role", "bob", "root"], &redis, "", "a role is \"user\", \"introspector\" or \"admin\""),
         (&["add", "bob", "--password-stdin"], &redis, "", "a password is 1 to 1024 bytes"),
         (&["add", "bob"], &redis, "x", "use --password-stdin"),
         (&["list"], "http://", "", "MAYFLY_REDIS_URL (--redis-url): not a URL"),

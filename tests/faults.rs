@@ -285,6 +285,17 @@ fn redis_is_reached_through_tls_with_certificates_and_through_a_socket() {
     service.wait_until_ready();
     let (id, jwt) = service.admin().issue("x", "1h");
     assert_eq!(service.admin().get(TOKEN).send().status, 200);
+    // All that administrators do.
+    let (admin, user) = (service.admin(), "/api/v1alpha/user/alice");
+    admin.add_user("alice", "admin");
+    assert_eq!(admin.get("/api/v1alpha/user").send().json()["users"].as_array().unwrap().len(), 2);
+    service.client().with_basic("alice", "secret").issue("x", "1h");
+    for change in [json!({"disabled": true}), json!({"disabled": false}), json!({"role": "user"})] {
+        assert_eq!(admin.patch(user, &change).send().status, 200);
+    }
+    let password = json!({"password": "second", "revoke_tokens": true});
+    assert_eq!(admin.put(&format!("{user}/password"), &password).send().status, 200);
+    assert_eq!(admin.delete(user).send().status, 200);
     // For longer than a lease, so that it is renewed.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_millis(600) {

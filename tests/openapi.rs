@@ -82,7 +82,10 @@ fn every_operation_refuses_strangers_unless_it_is_public() {
     let service = Service::start(Backend::Memory);
     for (name, operation) in operations() {
         let (method, path) = name.split_once(' ').unwrap();
-        let path = path.replace("{id}", "b56929f3-54f1-4dc2-9984-9bba615e26e6").replace("{path}", "orders/7");
+        let path = path
+            .replace("{id}", "b56929f3-54f1-4dc2-9984-9bba615e26e6")
+            .replace("{path}", "orders/7")
+            .replace("{name}", "alice");
         let answer = service.client().request(&method.to_uppercase(), &path).send();
         if PUBLIC.contains(&&*name) {
             assert_eq!(answer.status, 200, "{name}");

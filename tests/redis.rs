@@ -70,6 +70,7 @@ fn the_index_names_each_living_token_whatever_becomes_of_its_ttl() {
     assert_eq!(redis.cli(&["TTL", "mayfly:{admin}:tokens"]), "-1");
     let list = service.admin().get(TOKEN).send().json();
     assert_eq!(list["jwt_tokens"].as_object().unwrap().keys().collect::<Vec<_>>(), [&lengthened]);
+    service.add_user("another", "admin");
     let removed = run(Service::command().env("MAYFLY_REDIS_URL", redis.url()).args(["user", "remove", "admin"]), "");
     assert!(removed.status.success());
     service.client().with_bearer(&jwt).get("/api/v1alpha/token/self").send().problem(401);

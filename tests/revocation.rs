@@ -1,28 +1,33 @@
 //! The promise: once a deletion was answered, no replica accepts the token again.
 //!
 //! Three replicas share one Redis. Workers do what clients do, at random: they issue, verify, revoke in each of the ways
-//! there are, rotate, and remove their user, while others verify whatever there is without a pause, so that leases are held
+//! there are, rotate, change their password, and have their user disabled or removed, while others verify whatever there is without a pause, so that leases are held
 //! and reads are under way at each moment. Nobody waits by the clock.
 
 use std::{
     sync::{
-        Arc, Mutex, RwLock,
+        Arc, RwLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
 };
 
 use fastrand::Rng;
-use serde_json::json;
+use rstest::rstest;
+use serde_json::{Value, json};
 
-use crate::support::{Client, RedisServer, Service, eventually, run as run_command};
+use crate::support::{ADMIN_PASSWORD, Client, RedisServer, Service, eventually, run as run_command};
 
 const REPLICAS: usize = 3;
 const TOKEN: &str = "/api/v1alpha/token";
 const VERIFY: &str = "/api/v1alpha/verify";
+const USER: &str = "/api/v1alpha/user";
 
 /// How many tokens, dead ones among them, are verified without a pause.
 const WATCHED: usize = 64;
+
+/// What a hash of a password costs here: next to nothing, for it is not what is tried.
+const CHEAP: &str = "m=8,t=1,p=1";
 
 /// What was done, and what should not have been.
 #[derive(Debug, Default)]
@@ -55,14 +60,13 @@ struct Fleet {
     violations: AtomicU64,
 }
 
-/// Has so many workers revoke at least so many tokens.
-pub fn revoke_at_random(workers: usize, revocations: u64, seed: u64) -> Report {
-    let redis = RedisServer::start();
+/// Replicas of the service, which share a Redis and the keys.
+fn start_replicas(redis: &RedisServer, count: usize) -> Vec<Service> {
     let mut replicas: Vec<Service> = Vec::new();
-    for _ in 0..REPLICAS {
+    for _ in 0..count {
         let keys = replicas.first().map(|first: &Service| first.keys_file.clone());
         replicas.push(Service::launch(Some(&redis.url()), |command| {
-            command.env("MAYFLY_LOG", "warn");
+            command.env("MAYFLY_LOG", "warn").env("MAYFLY_PASSWORD_COST", CHEAP);
             if let Some(keys) = keys {
                 command.env("MAYFLY_JWT_KEYS_FILE", keys);
             }
@@ -71,6 +75,13 @@ pub fn revoke_at_random(workers: usize, revocations: u64, seed: u64) -> Report {
     for replica in &replicas {
         eventually("ready", || (replica.client().get("/readyz").send().status == 200).then_some(()));
     }
+    replicas
+}
+
+/// Has so many workers revoke at least so many tokens.
+pub fn revoke_at_random(workers: usize, revocations: u64, seed: u64) -> Report {
+    let redis = RedisServer::start();
+    let replicas = start_replicas(&redis, REPLICAS);
     let fleet = Fleet {
         redis,
         replicas,
@@ -158,11 +169,10 @@ struct Worker<'a> {
     fleet: &'a Fleet,
     rng: Rng,
     name: String,
+    /// How often the password changed.
+    passwords: u32,
     live: Vec<Arc<Token>>,
 }
-
-/// Hashes of passwords take a core each: they are made one after the other.
-static ADDING_USERS: Mutex<()> = Mutex::new(());
 
 impl<'a> Worker<'a> {
     fn new(fleet: &'a Fleet, number: usize, seed: u64) -> Self {
@@ -170,6 +180,7 @@ impl<'a> Worker<'a> {
             fleet,
             rng: Rng::with_seed(seed.wrapping_add(number as u64)),
             name: format!("worker{number}"),
+            passwords: 0,
             live: Vec::new(),
         };
         worker.add_user();
@@ -185,28 +196,46 @@ impl<'a> Worker<'a> {
                 85..92 => self.rotate(),
                 92..94 => self.revoke_all(),
                 94 => self.remove_user(),
+                95 => self.disable(),
+                96 => self.change_password(),
                 _ => (0..self.rng.u32(..1000)).for_each(|_| thread::yield_now()),
             }
         }
     }
 
     fn basic(&mut self) -> Client {
-        self.fleet.client(&mut self.rng).with_basic(&self.name, "secret")
+        self.fleet.client(&mut self.rng).with_basic(&self.name, &self.password())
+    }
+
+    fn password(&self) -> String {
+        format!("secret{}", self.passwords)
+    }
+
+    /// A client of an administrator.
+    fn admin(&mut self) -> Client {
+        self.fleet.client(&mut self.rng).with_basic("admin", ADMIN_PASSWORD)
     }
 
     fn user_command(&self, arguments: &[&str], input: &str) {
         let mut command = Service::command();
-        command.env("MAYFLY_REDIS_URL", self.fleet.redis.url()).arg("user").args(arguments);
+        command
+            .env("MAYFLY_REDIS_URL", self.fleet.redis.url())
+            .env("MAYFLY_PASSWORD_COST", CHEAP)
+            .arg("user")
+            .args(arguments);
         let output = run_command(&mut command, input);
         assert!(output.status.success(), "{output:?}");
     }
 
     fn add_user(&mut self) {
-        let _one_at_a_time = ADDING_USERS.lock().unwrap();
-        self.user_command(&["add", &self.name, "--password-stdin"], "secret");
-        // Each replica hashes the new password once.
+        self.user_command(&["add", &self.name, "--password-stdin"], &self.password());
+        self.log_in();
+    }
+
+    /// Each replica hashes a new password once.
+    fn log_in(&self) {
         for replica in &self.fleet.replicas {
-            let client = replica.client().with_basic(&self.name, "secret");
+            let client = replica.client().with_basic(&self.name, &self.password());
             eventually("it logs in", || (client.get(TOKEN).send().status == 200).then_some(()));
         }
     }
@@ -267,9 +296,32 @@ impl<'a> Worker<'a> {
     }
 
     fn remove_user(&mut self) {
-        self.user_command(&["remove", &self.name], "");
+        if self.rng.bool() {
+            self.user_command(&["remove", &self.name], "");
+        } else {
+            let path = format!("{USER}/{}", self.name);
+            assert_eq!(self.admin().delete(&path).send().json()["jwt_tokens_deleted"], self.live.len());
+        }
         self.live.drain(..).for_each(|token| self.fleet.ended(&token));
         self.add_user();
+    }
+
+    fn disable(&mut self) {
+        let path = format!("{USER}/{}", self.name);
+        assert_eq!(self.admin().patch(&path, &json!({"disabled": true})).send().status, 200);
+        self.live.drain(..).for_each(|token| self.fleet.ended(&token));
+        assert_eq!(self.admin().patch(&path, &json!({"disabled": false})).send().status, 200);
+        self.log_in();
+    }
+
+    fn change_password(&mut self) {
+        let old = self.basic();
+        self.passwords += 1;
+        let body = json!({"password": self.password(), "revoke_tokens": true});
+        let path = format!("{USER}/{}/password", self.name);
+        assert_eq!(old.put(&path, &body).send().json()["jwt_tokens_deleted"], self.live.len());
+        self.live.drain(..).for_each(|token| self.fleet.ended(&token));
+        self.log_in();
     }
 }
 
@@ -280,4 +332,69 @@ fn no_replica_accepts_a_token_whose_deletion_was_answered() {
     let report = revoke_at_random(16, 200, seed);
     assert_eq!(report.violations, 0, "{report:?} with seed {seed}");
     assert!(report.revocations >= 200 && report.accepted > 500, "{report:?}");
+}
+
+/// What ends a user's logins and tokens, and what the user's requests are answered with from then on.
+#[rstest]
+#[case::disabled("PATCH", "", json!({"disabled": true}), 401)]
+#[case::removed("DELETE", "", json!({}), 401)]
+#[case::another_password("PUT", "/password", json!({"password": "second", "revoke_tokens": true}), 401)]
+#[case::demoted("PATCH", "", json!({"role": "user"}), 403)]
+fn what_was_taken_away_is_gone_on_every_replica(
+    #[case] method: &str,
+    #[case] path: &str,
+    #[case] body: Value,
+    #[case] refused_with: u16,
+) {
+    const ROUNDS: usize = 5;
+    let redis = RedisServer::start();
+    let replicas = start_replicas(&redis, 2);
+    let [first, second] = &replicas[..] else { unreachable!("there are two") };
+    let admin = first.admin();
+    for round in 0..ROUNDS {
+        let name = format!("alice{round}");
+        let of_alice = format!("{USER}/{name}");
+        admin.add_user(&name, "admin");
+        let alice = || second.client().with_basic(&name, "secret");
+        let (_, jwt) = alice().issue("x", "1h");
+        let verify = |jwt: &str| second.client().with_bearer(jwt).get(VERIFY).send().status;
+        let answered = AtomicBool::new(false);
+        let issued = thread::scope(|scope| {
+            // Whoever holds the old password or the token uses them all the time, so that the second replica has leases on both.
+            let uses: Vec<_> = (0..3)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let (client, mut issued) = (alice(), Vec::new());
+                        while !answered.load(Ordering::SeqCst) {
+                            assert!([200, 401].contains(&verify(&jwt)));
+                            // Once is enough: many failed logins make everybody wait.
+                            if client.get(USER).send().status != 200 {
+                                break;
+                            }
+                            let token = json!({"jwt_token_description": "x", "jwt_token_life": "1h"});
+                            // On a connection of its own: who is refused before the body was read is hung up on.
+                            let answer = alice().post(TOKEN, &token).send();
+                            issued.extend(answer.json()["jwt_token"].as_str().map(str::to_owned));
+                        }
+                        issued
+                    })
+                })
+                .collect();
+            eventually("they do", || (alice().get(USER).send().status == 200).then_some(()));
+            let answer = admin.request(method, &format!("{of_alice}{path}")).json(&body).send();
+            let (listed, verified) = (alice().get(USER).send(), verify(&jwt));
+            answered.store(true, Ordering::SeqCst);
+            assert_eq!(answer.status, 200, "{answer:?}");
+            listed.problem(refused_with);
+            assert_eq!(verified, if refused_with == 403 { 200 } else { 401 });
+            uses.into_iter().flat_map(|uses| uses.join().unwrap()).collect::<Vec<_>>()
+        });
+        // Not even a login that was under way left a token behind.
+        if refused_with == 401 {
+            for jwt in &issued {
+                assert_eq!(verify(jwt), 401);
+            }
+        }
+        admin.delete(&of_alice).send();
+    }
 }

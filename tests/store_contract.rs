@@ -7,10 +7,10 @@ use mayfly::{
         life::Life,
         password::{HashCost, Password, PasswordHash},
         token::{Token, TokenDigest, TokenId},
-        user::{Role, User, UserName},
+        user::{LoginEpoch, Role, User, UserName, UserUpdate},
     },
     store::{
-        Creation, Page, Rotation, Store,
+        Creation, Page, Rotation, Store, UpdatedUser, UserChange,
         leased::{LEASE, LeasedStore},
         memory::MemoryStore,
         redis::{RedisOptions, RedisStore},
@@ -91,11 +91,26 @@ fn user(name: &str) -> User {
     User {
         name: name.parse().unwrap(),
         password_hash: PasswordHash::dummy(HashCost::default()),
-        role: Role::Admin,
+        role: Role::User,
         created_at: 1_662_720_135,
         disabled: false,
+        login_epoch: epoch(),
     }
 }
+
+fn admin(name: &str) -> User {
+    User { role: Role::Admin, ..user(name) }
+}
+
+/// The epoch of whoever was just created.
+fn epoch() -> LoginEpoch {
+    "b56929f354f14dc299849bba615e26e6".parse().unwrap()
+}
+
+const ADMIN: UserUpdate = UserUpdate { role: Some(Role::Admin), disabled: None };
+const USER: UserUpdate = UserUpdate { role: Some(Role::User), disabled: None };
+const DISABLED: UserUpdate = UserUpdate { role: None, disabled: Some(true) };
+const ENABLED: UserUpdate = UserUpdate { role: None, disabled: Some(false) };
 
 fn token(life_seconds: u64) -> Token {
     let id = TokenId::random();
@@ -116,7 +131,7 @@ async fn a_token_is_found_as_it_was_created(
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let token = token(3600);
     assert_eq!(fixture.store.find_token(&alice, token.id).await.unwrap(), None);
-    assert_eq!(fixture.store.create_token(&alice, &token, QUOTA).await.unwrap(), Creation::Created);
+    assert_eq!(fixture.store.create_token(&alice, epoch(), &token, QUOTA).await.unwrap(), Creation::Created);
     let live = fixture.store.find_token(&alice, token.id).await.unwrap().unwrap();
     assert_eq!(live.token, token);
     assert!(live.remaining <= Duration::from_hours(1) && live.remaining > Duration::from_secs(3500));
@@ -133,7 +148,7 @@ async fn it_tells_which_tokens_are_unchanged(
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let tokens = [token(3600), token(3600), token(3600), token(3600)];
     for token in &tokens {
-        fixture.store.create_token(&alice, token, QUOTA).await.unwrap();
+        fixture.store.create_token(&alice, epoch(), token, QUOTA).await.unwrap();
     }
     let [first, revoked, rotated, last] = &tokens;
     let other = Token { digest: revoked.digest, ..last.clone() };
@@ -163,7 +178,7 @@ async fn a_token_belongs_to_its_owner(
     fixture.store.create_user(&user("bob")).await.unwrap();
     let bob = "bob".parse().unwrap();
     let token = token(3600);
-    fixture.store.create_token(&alice, &token, QUOTA).await.unwrap();
+    fixture.store.create_token(&alice, epoch(), &token, QUOTA).await.unwrap();
     assert_eq!(fixture.store.find_token(&bob, token.id).await.unwrap(), None);
     assert!(!fixture.store.revoke_token(&bob, token.id).await.unwrap());
     assert_eq!(fixture.ids(&bob, Page::ALL).await, Some(vec![]));
@@ -178,8 +193,8 @@ async fn a_revoked_token_is_gone(
 ) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let (first, second) = (token(3600), token(3600));
-    fixture.store.create_token(&alice, &first, QUOTA).await.unwrap();
-    fixture.store.create_token(&alice, &second, QUOTA).await.unwrap();
+    fixture.store.create_token(&alice, epoch(), &first, QUOTA).await.unwrap();
+    fixture.store.create_token(&alice, epoch(), &second, QUOTA).await.unwrap();
     assert!(fixture.store.revoke_token(&alice, first.id).await.unwrap());
     assert!(!fixture.store.revoke_token(&alice, first.id).await.unwrap());
     assert_eq!(fixture.store.find_token(&alice, first.id).await.unwrap(), None);
@@ -194,7 +209,7 @@ async fn a_presented_token_is_revoked_by_its_digest_only(
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let (first, second) = (token(3600), token(3600));
     for token in [&first, &second] {
-        fixture.store.create_token(&alice, token, QUOTA).await.unwrap();
+        fixture.store.create_token(&alice, epoch(), token, QUOTA).await.unwrap();
     }
     assert!(!fixture.store.revoke_presented(&alice, first.id, second.digest).await.unwrap());
     assert_eq!(fixture.ids(&alice, Page::ALL).await.unwrap().len(), 2);
@@ -212,7 +227,7 @@ async fn all_tokens_of_one_user_are_revoked(
     fixture.store.create_user(&user("bob")).await.unwrap();
     let bob = "bob".parse().unwrap();
     for owner in [&alice, &alice, &bob] {
-        fixture.store.create_token(owner, &token(3600), QUOTA).await.unwrap();
+        fixture.store.create_token(owner, epoch(), &token(3600), QUOTA).await.unwrap();
     }
     assert_eq!(fixture.store.revoke_tokens(&alice).await.unwrap(), 2);
     assert_eq!(fixture.store.revoke_tokens(&alice).await.unwrap(), 0);
@@ -233,7 +248,7 @@ async fn a_rotated_token_lives_on_for_the_overlap(
     let find = async |id| fixture.store.find_token(&alice, id).await.unwrap();
     let (first, second, third, fourth) = (token(3600), token(3600), token(3600), token(3600));
     assert_eq!(rotate(&first, &second, 60).await, Rotation::NoSuchToken);
-    fixture.store.create_token(&alice, &first, QUOTA).await.unwrap();
+    fixture.store.create_token(&alice, epoch(), &first, QUOTA).await.unwrap();
 
     assert_eq!(rotate(&first, &second, 60).await, Rotation::Rotated);
     let old = find(first.id).await.unwrap();
@@ -260,7 +275,7 @@ async fn a_rotation_keeps_to_the_quota(
 ) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let (first, second) = (token(3600), token(3600));
-    fixture.store.create_token(&alice, &first, 1).await.unwrap();
+    fixture.store.create_token(&alice, epoch(), &first, 1).await.unwrap();
     let overlap = Duration::from_mins(1);
     assert_eq!(fixture.store.rotate_token(&alice, &first, &second, overlap, 1).await.unwrap(), Rotation::QuotaReached);
     assert_eq!(fixture.store.find_token(&alice, first.id).await.unwrap().unwrap().token, first);
@@ -276,8 +291,8 @@ async fn a_token_dies_at_the_end_of_its_life(
 ) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let (short, long) = (token(1), token(3600));
-    fixture.store.create_token(&alice, &short, QUOTA).await.unwrap();
-    fixture.store.create_token(&alice, &long, QUOTA).await.unwrap();
+    fixture.store.create_token(&alice, epoch(), &short, QUOTA).await.unwrap();
+    fixture.store.create_token(&alice, epoch(), &long, QUOTA).await.unwrap();
     let gone = async {
         while fixture.store.find_token(&alice, short.id).await.unwrap().is_some() {
             sleep(Duration::from_millis(5)).await;
@@ -298,7 +313,7 @@ async fn tokens_are_listed_newest_first_in_pages(
     let mut created = Vec::new();
     for life in [300, 100, 500, 200, 400] {
         let token = token(life);
-        fixture.store.create_token(&alice, &token, QUOTA).await.unwrap();
+        fixture.store.create_token(&alice, epoch(), &token, QUOTA).await.unwrap();
         created.insert(0, token.id);
     }
     assert_eq!(fixture.ids(&alice, Page::ALL).await.unwrap(), created);
@@ -324,10 +339,10 @@ async fn a_quota_is_exact_and_counts_the_living(
 ) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let short = token(3);
-    fixture.store.create_token(&alice, &short, QUOTA).await.unwrap();
+    fixture.store.create_token(&alice, epoch(), &short, QUOTA).await.unwrap();
     let attempts = (1..=QUOTA).map(|_| {
         let (store, alice) = (Arc::clone(&fixture.store), alice.clone());
-        tokio::spawn(async move { store.create_token(&alice, &token(3600), QUOTA).await.unwrap() })
+        tokio::spawn(async move { store.create_token(&alice, epoch(), &token(3600), QUOTA).await.unwrap() })
     });
     let mut created = 0;
     for attempt in attempts.collect::<Vec<_>>() {
@@ -335,12 +350,12 @@ async fn a_quota_is_exact_and_counts_the_living(
     }
     assert_eq!(created, QUOTA - 1);
     let refilled = async {
-        while fixture.store.create_token(&alice, &token(3600), QUOTA).await.unwrap() != Creation::Created {
+        while fixture.store.create_token(&alice, epoch(), &token(3600), QUOTA).await.unwrap() != Creation::Created {
             sleep(Duration::from_millis(5)).await;
         }
     };
     timeout(Duration::from_secs(30), refilled).await.expect("a dead token leaves its place");
-    assert_eq!(fixture.store.create_token(&alice, &token(3600), QUOTA).await.unwrap(), Creation::QuotaReached);
+    assert_eq!(fixture.store.create_token(&alice, epoch(), &token(3600), QUOTA).await.unwrap(), Creation::QuotaReached);
     assert_eq!(fixture.ids(&alice, Page::ALL).await.unwrap().len(), QUOTA);
 }
 
@@ -351,10 +366,10 @@ async fn only_users_who_may_log_in_get_tokens(
 ) {
     let fixture = Fixture::new(kind);
     let nobody = "nobody".parse().unwrap();
-    assert_eq!(fixture.store.create_token(&nobody, &token(60), QUOTA).await.unwrap(), Creation::NoSuchUser);
+    assert_eq!(fixture.store.create_token(&nobody, epoch(), &token(60), QUOTA).await.unwrap(), Creation::NoSuchUser);
     fixture.store.create_user(&User { disabled: true, ..user("eve") }).await.unwrap();
     let eve = "eve".parse().unwrap();
-    assert_eq!(fixture.store.create_token(&eve, &token(60), QUOTA).await.unwrap(), Creation::NoSuchUser);
+    assert_eq!(fixture.store.create_token(&eve, epoch(), &token(60), QUOTA).await.unwrap(), Creation::NoSuchUser);
     assert_eq!(fixture.ids(&eve, Page::ALL).await, Some(vec![]));
 }
 
@@ -367,28 +382,40 @@ async fn a_user_is_found_as_created_and_created_once(
     let alice = "alice".parse().unwrap();
     assert!(!fixture.store.has_users().await.unwrap());
     assert!(fixture.store.find_user(&alice).await.unwrap().is_none());
-    assert!(fixture.store.create_user(&user("alice")).await.unwrap());
+    assert!(fixture.store.create_user(&admin("alice")).await.unwrap());
     assert!(fixture.store.has_users().await.unwrap());
-    assert!(!fixture.store.create_user(&User { role: Role::User, ..user("alice") }).await.unwrap());
+    assert!(!fixture.store.create_user(&user("alice")).await.unwrap());
     let found = fixture.store.find_user(&alice).await.unwrap().unwrap();
     assert_eq!((found.name, found.role, found.created_at, found.disabled), (alice, Role::Admin, 1_662_720_135, false));
+    assert_eq!(found.login_epoch, epoch());
     assert_eq!(found.password_hash.expose_secret(), PasswordHash::dummy(HashCost::default()).expose_secret());
 }
 
 #[rstest]
 #[tokio::test]
-async fn users_are_listed_by_name(
+async fn users_are_listed_by_name_in_pages(
     #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
 ) {
     let fixture = Fixture::new(kind);
-    assert!(fixture.store.list_users().await.unwrap().is_empty());
-    for name in ["carol", "alice", "bob"] {
+    let list = async |after: Option<&str>, limit| {
+        let after = after.map(|name| name.parse().unwrap());
+        let page = fixture.store.list_users(after.as_ref(), limit).await.unwrap();
+        let names: Vec<_> = page.users.iter().map(|user| user.name.to_string()).collect();
+        (names.join(" "), page.next.map(|name| name.to_string()))
+    };
+    assert_eq!(list(None, 10).await, (String::new(), None));
+    for name in ["carol", "alice", "bob", "Bob", "@", "a+b", "zoe"] {
         fixture.store.create_user(&user(name)).await.unwrap();
     }
     fixture.store.remove_user(&"bob".parse().unwrap()).await.unwrap();
-    let names: Vec<_> =
-        fixture.store.list_users().await.unwrap().into_iter().map(|user| user.name.to_string()).collect();
-    assert_eq!(names, ["alice", "carol"]);
+    assert_eq!(list(None, 10).await, ("@ Bob a+b alice carol zoe".into(), None));
+    assert_eq!(list(None, 6).await, ("@ Bob a+b alice carol zoe".into(), None));
+    assert_eq!(list(None, 2).await, ("@ Bob".into(), Some("Bob".into())));
+    assert_eq!(list(Some("Bob"), 2).await, ("a+b alice".into(), Some("alice".into())));
+    assert_eq!(list(Some("alice"), 2).await, ("carol zoe".into(), None));
+    // Nobody of this name any more.
+    assert_eq!(list(Some("bob"), 1).await, ("carol".into(), Some("carol".into())));
+    assert_eq!(list(Some("zoe"), 1).await, (String::new(), None));
 }
 
 #[rstest]
@@ -399,10 +426,267 @@ async fn a_password_is_changed(
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let password: Password = "new".parse().unwrap();
     let hash = PasswordHash::of(&password, HashCost::default());
-    assert!(!fixture.store.set_password(&"nobody".parse().unwrap(), &hash).await.unwrap());
-    assert!(fixture.store.set_password(&alice, &hash).await.unwrap());
+    for _ in 0..2 {
+        fixture.store.create_token(&alice, epoch(), &token(3600), QUOTA).await.unwrap();
+    }
+    for revoke_tokens in [false, true] {
+        let nobody = "nobody".parse().unwrap();
+        assert_eq!(fixture.store.set_password(&nobody, &hash, revoke_tokens).await.unwrap(), None);
+        assert!(fixture.store.find_user(&nobody).await.unwrap().is_none());
+    }
+    assert_eq!(fixture.store.set_password(&alice, &hash, false).await.unwrap(), Some(0));
     assert!(fixture.store.find_user(&alice).await.unwrap().unwrap().password_hash.verify(&password));
-    assert!(fixture.store.find_user(&"nobody".parse().unwrap()).await.unwrap().is_none());
+    assert_eq!(fixture.ids(&alice, Page::ALL).await.unwrap().len(), 2);
+    assert_eq!(
+        fixture.store.create_token(&alice, epoch(), &token(3600), QUOTA).await.unwrap(),
+        Creation::Created,
+        "who logged in with the old one is not thrown out"
+    );
+
+    let other = PasswordHash::dummy(HashCost::default());
+    assert_eq!(fixture.store.set_password(&alice, &other, true).await.unwrap(), Some(3));
+    assert_eq!(fixture.ids(&alice, Page::ALL).await, Some(vec![]));
+    assert_eq!(fixture.store.set_password(&alice, &hash, true).await.unwrap(), Some(0));
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_login_from_before_all_tokens_were_revoked_leads_to_none(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
+    let (fixture, alice) = Fixture::with_user(kind, "alice").await;
+    let create = async |login| fixture.store.create_token(&alice, login, &token(3600), QUOTA).await.unwrap();
+    let log_in = async || fixture.store.find_user(&alice).await.unwrap().unwrap().login_epoch;
+    let first = log_in().await;
+    assert_eq!(create(first).await, Creation::Created);
+    fixture.store.set_password(&alice, &PasswordHash::dummy(HashCost::default()), true).await.unwrap();
+    assert_eq!(create(first).await, Creation::NoSuchUser);
+    let second = log_in().await;
+    assert_eq!(create(second).await, Creation::Created);
+    // Enabled again, a user logs in again.
+    fixture.store.update_user(&alice, DISABLED).await.unwrap();
+    fixture.store.update_user(&alice, ENABLED).await.unwrap();
+    assert_eq!(create(second).await, Creation::NoSuchUser);
+    assert_eq!(create(log_in().await).await, Creation::Created);
+    // Another user of the same name is another user.
+    let third = log_in().await;
+    fixture.store.remove_user(&alice).await.unwrap();
+    fixture.store.create_user(&user("alice")).await.unwrap();
+    assert_eq!(create(third).await, Creation::NoSuchUser);
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_user_is_changed(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
+    let (fixture, alice) = Fixture::with_user(kind, "alice").await;
+    fixture.store.create_user(&admin("admin")).await.unwrap();
+    let change = async |update| match fixture.store.update_user(&alice, update).await.unwrap() {
+        UserChange::Done(UpdatedUser { user, tokens_revoked }) => {
+            let found = fixture.store.find_user(&alice).await.unwrap().unwrap();
+            assert_eq!((found.role, found.disabled), (user.role, user.disabled));
+            assert_eq!((&user.name, user.created_at), (&alice, 1_662_720_135));
+            (user.role, user.disabled, tokens_revoked)
+        }
+        other => panic!("{other:?}"),
+    };
+    let tokens = [token(3600), token(3600)];
+    for token in &tokens {
+        fixture.store.create_token(&alice, epoch(), token, QUOTA).await.unwrap();
+    }
+    assert_eq!(change(UserUpdate::default()).await, (Role::User, false, 0));
+    assert_eq!(change(ADMIN).await, (Role::Admin, false, 0));
+    assert_eq!(change(USER).await, (Role::User, false, 0));
+    assert_eq!(change(ENABLED).await, (Role::User, false, 0));
+    assert_eq!(fixture.ids(&alice, Page::ALL).await.unwrap().len(), 2);
+
+    let both = UserUpdate { role: Some(Role::Introspector), disabled: Some(true) };
+    assert_eq!(change(both).await, (Role::Introspector, true, 2));
+    assert_eq!(change(DISABLED).await, (Role::Introspector, true, 0));
+    for token in &tokens {
+        assert_eq!(fixture.store.find_token(&alice, token.id).await.unwrap(), None);
+    }
+    let login = fixture.store.find_user(&alice).await.unwrap().unwrap().login_epoch;
+    assert_eq!(fixture.store.create_token(&alice, login, &token(60), QUOTA).await.unwrap(), Creation::NoSuchUser);
+    assert_eq!(change(ENABLED).await, (Role::Introspector, false, 0));
+    assert_eq!(fixture.store.create_token(&alice, login, &token(60), QUOTA).await.unwrap(), Creation::Created);
+
+    let nobody = "nobody".parse().unwrap();
+    for update in [UserUpdate::default(), ADMIN, USER, DISABLED, ENABLED] {
+        assert!(matches!(fixture.store.update_user(&nobody, update).await.unwrap(), UserChange::NoSuchUser));
+    }
+    assert!(fixture.store.find_user(&nobody).await.unwrap().is_none());
+}
+
+#[rstest]
+#[tokio::test]
+async fn the_last_enabled_administrator_stays(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
+    let (fixture, bob) = Fixture::with_user(kind, "bob").await;
+    let alice: UserName = "alice".parse().unwrap();
+    fixture.store.create_user(&admin("alice")).await.unwrap();
+    fixture.store.create_user(&User { disabled: true, ..admin("eve") }).await.unwrap();
+    let update = async |name: &UserName, update| fixture.store.update_user(name, update).await.unwrap();
+    let stays = async |name: &UserName| {
+        for end in [USER, DISABLED, UserUpdate { role: Some(Role::Admin), disabled: Some(true) }] {
+            assert!(matches!(update(name, end).await, UserChange::LastAdmin), "{end:?}");
+        }
+        assert_eq!(fixture.store.remove_user(name).await.unwrap(), UserChange::LastAdmin);
+        assert!(fixture.store.find_user(name).await.unwrap().unwrap().administers());
+    };
+    let token = token(3600);
+    fixture.store.create_token(&alice, epoch(), &token, QUOTA).await.unwrap();
+    stays(&alice).await;
+    assert!(fixture.store.find_token(&alice, token.id).await.unwrap().is_some(), "nothing changed");
+    // What makes no difference is no matter, nor are others.
+    assert!(matches!(update(&alice, ADMIN).await, UserChange::Done(_)));
+    assert!(matches!(update(&alice, ENABLED).await, UserChange::Done(_)));
+    for harmless in [USER, DISABLED, ENABLED] {
+        assert!(matches!(update(&bob, harmless).await, UserChange::Done(_)));
+    }
+
+    for (give, take) in [(ADMIN, USER), (ADMIN, DISABLED)] {
+        assert!(matches!(update(&bob, ENABLED).await, UserChange::Done(_)));
+        assert!(matches!(update(&bob, give).await, UserChange::Done(_)));
+        assert!(matches!(update(&alice, take).await, UserChange::Done(_)));
+        stays(&bob).await;
+        assert!(matches!(update(&alice, ENABLED).await, UserChange::Done(_)));
+        assert!(matches!(update(&alice, ADMIN).await, UserChange::Done(_)));
+        assert!(matches!(update(&bob, take).await, UserChange::Done(_)));
+        stays(&alice).await;
+    }
+    assert_eq!(fixture.store.remove_user(&bob).await.unwrap(), UserChange::Done(0));
+    assert!(matches!(update(&"eve".parse().unwrap(), ENABLED).await, UserChange::Done(_)));
+    assert_eq!(fixture.store.remove_user(&alice).await.unwrap(), UserChange::Done(0));
+    stays(&"eve".parse().unwrap()).await;
+}
+
+/// Whoever changes whom at the same time, somebody is left to manage users, and the last ones are counted right.
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn administrators_who_change_each_other_leave_one(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
+) {
+    const ROUNDS: usize = 300;
+    let fixture = Fixture::new(kind);
+    let names = ["alice", "bob"];
+    let administer = async || {
+        let mut administer = Vec::new();
+        for name in names {
+            let user = fixture.store.find_user(&name.parse().unwrap()).await.unwrap();
+            administer.extend(user.filter(User::administers).map(|user| user.name));
+        }
+        administer
+    };
+    let change = |seed| {
+        let store = Arc::clone(&fixture.store);
+        tokio::spawn(async move {
+            let mut rng = fastrand::Rng::with_seed(seed);
+            let name: UserName = names[rng.usize(..names.len())].parse().unwrap();
+            match rng.usize(..7) {
+                0 => drop(store.create_user(&admin(name.as_str())).await.unwrap()),
+                1 | 2 => drop(store.update_user(&name, ADMIN).await.unwrap()),
+                3 => drop(store.update_user(&name, ENABLED).await.unwrap()),
+                4 => drop(store.update_user(&name, DISABLED).await.unwrap()),
+                5 => drop(store.update_user(&name, USER).await.unwrap()),
+                _ => drop(store.remove_user(&name).await.unwrap()),
+            }
+        })
+    };
+    let seed = fastrand::u64(..);
+    for name in names {
+        fixture.store.create_user(&admin(name)).await.unwrap();
+    }
+    for round in 0..ROUNDS {
+        let changes: Vec<_> = (0..4).map(|number| change(seed ^ (round * 4 + number) as u64)).collect();
+        for change in changes {
+            change.await.unwrap();
+        }
+        let left = administer().await;
+        assert!(!left.is_empty(), "seed {seed}, round {round}");
+        // Who is counted and is none would let the only one go.
+        if let [only] = &left[..] {
+            assert!(
+                matches!(fixture.store.update_user(only, USER).await.unwrap(), UserChange::LastAdmin),
+                "seed {seed}"
+            );
+        }
+    }
+}
+
+#[rstest]
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn two_administrators_who_remove_each_other_do_not_both_succeed(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
+    let fixture = Fixture::new(kind);
+    for _ in 0..10 {
+        let removals = ["alice", "bob"].map(|name| {
+            let store = Arc::clone(&fixture.store);
+            async move {
+                store.create_user(&admin(name)).await.unwrap();
+                move || tokio::spawn(async move { store.remove_user(&name.parse().unwrap()).await.unwrap() })
+            }
+        });
+        let [alice, bob] = removals;
+        let (alice, bob) = (alice.await, bob.await);
+        let (alice, bob) = (alice(), bob());
+        let outcomes = [alice.await.unwrap(), bob.await.unwrap()];
+        assert!(outcomes.contains(&UserChange::Done(0)) && outcomes.contains(&UserChange::LastAdmin), "{outcomes:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_administrator_who_is_not_counted_stays_and_is_counted_again() {
+    let redis = RedisServer::start();
+    let store = RedisStore::new(&RedisOptions::at(&redis.url())).unwrap();
+    let [alice, bob] = ["alice", "bob"].map(|name| name.parse::<UserName>().unwrap());
+    store.create_user(&admin("alice")).await.unwrap();
+    store.create_user(&admin("bob")).await.unwrap();
+    // As after a change that broke off in between.
+    redis.cli(&["HDEL", "mayfly:admins", "bob"]);
+    assert!(matches!(store.update_user(&alice, USER).await.unwrap(), UserChange::LastAdmin));
+    assert!(matches!(store.update_user(&bob, ADMIN).await.unwrap(), UserChange::Done(_)));
+    assert!(matches!(store.update_user(&alice, USER).await.unwrap(), UserChange::Done(_)));
+
+    // Nobody is counted: who is not to be one any more cannot be told from the last one.
+    redis.cli(&["DEL", "mayfly:admins"]);
+    assert!(matches!(store.update_user(&bob, DISABLED).await.unwrap(), UserChange::LastAdmin));
+    assert!(matches!(store.update_user(&alice, DISABLED).await.unwrap(), UserChange::Done(_)));
+    // Nor does a failover that loses numbers keep anybody out.
+    assert!(matches!(store.update_user(&alice, ENABLED).await.unwrap(), UserChange::Done(_)));
+    assert!(matches!(store.update_user(&alice, ADMIN).await.unwrap(), UserChange::Done(_)));
+    assert!(matches!(store.update_user(&bob, DISABLED).await.unwrap(), UserChange::Done(_)));
+
+    // A creation that broke off is whole when it is repeated.
+    redis.cli(&["HDEL", "mayfly:admins", "alice"]);
+    store.create_user(&admin("carol")).await.unwrap();
+    redis.cli(&["ZREM", "mayfly:users", "alice"]);
+    assert!(!store.create_user(&admin("alice")).await.unwrap());
+    assert_eq!(store.list_users(None, 1).await.unwrap().users[0].name, alice);
+    assert!(matches!(store.remove_user(&"carol".parse().unwrap()).await.unwrap(), UserChange::Done(0)));
+    assert_eq!(store.remove_user(&alice).await.unwrap(), UserChange::LastAdmin);
+}
+
+#[tokio::test]
+async fn a_full_redis_still_takes_rights_away() {
+    let redis = RedisServer::start();
+    let store = RedisStore::new(&RedisOptions::at(&redis.url())).unwrap();
+    for name in ["alice", "bob", "carol", "dave"] {
+        store.create_user(&admin(name)).await.unwrap();
+    }
+    let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| name.parse::<UserName>().unwrap());
+    let token = token(3600);
+    store.create_token(&alice, epoch(), &token, QUOTA).await.unwrap();
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    assert_eq!(store.set_password(&alice, &PasswordHash::dummy(HashCost::default()), true).await.unwrap(), Some(1));
+    assert_eq!(store.find_token(&alice, token.id).await.unwrap(), None);
+    assert!(matches!(store.update_user(&alice, DISABLED).await.unwrap(), UserChange::Done(_)));
+    assert!(matches!(store.update_user(&bob, USER).await.unwrap(), UserChange::Done(_)));
+    assert_eq!(store.remove_user(&carol).await.unwrap(), UserChange::Done(0));
+    store.update_user(&alice, ENABLED).await.unwrap_err();
 }
 
 #[rstest]
@@ -428,12 +712,12 @@ async fn a_removed_user_leaves_no_tokens(
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let tokens = [token(3600), token(3600)];
     for token in &tokens {
-        fixture.store.create_token(&alice, token, QUOTA).await.unwrap();
+        fixture.store.create_token(&alice, epoch(), token, QUOTA).await.unwrap();
     }
-    assert!(fixture.store.remove_user(&alice).await.unwrap());
-    assert!(!fixture.store.remove_user(&alice).await.unwrap());
+    assert_eq!(fixture.store.remove_user(&alice).await.unwrap(), UserChange::Done(2));
+    assert_eq!(fixture.store.remove_user(&alice).await.unwrap(), UserChange::NoSuchUser);
     assert!(!fixture.store.has_users().await.unwrap());
-    assert_eq!(fixture.store.create_token(&alice, &token(60), QUOTA).await.unwrap(), Creation::NoSuchUser);
+    assert_eq!(fixture.store.create_token(&alice, epoch(), &token(60), QUOTA).await.unwrap(), Creation::NoSuchUser);
     fixture.store.create_user(&user("alice")).await.unwrap();
     assert_eq!(fixture.ids(&alice, Page::ALL).await, Some(vec![]));
     for token in &tokens {
@@ -450,23 +734,23 @@ async fn what_redis_did_without_our_knowing_is_not_done_again() {
     store.create_user(&user("alice")).await.unwrap();
     // So that the scripts are known.
     let (known, lost) = (token(3600), token(3600));
-    store.create_token(&alice, &known, QUOTA).await.unwrap();
+    store.create_token(&alice, epoch(), &known, QUOTA).await.unwrap();
     store.revoke_token(&alice, known.id).await.unwrap();
 
     proxy.lose_an_answer();
-    store.create_token(&alice, &lost, QUOTA).await.unwrap_err();
+    store.create_token(&alice, epoch(), &lost, QUOTA).await.unwrap_err();
     assert!(store.find_token(&alice, lost.id).await.unwrap().is_some(), "it was created nevertheless");
     // Whoever deleted it meanwhile must not see it again: it was asked for once.
     store.revoke_token(&alice, lost.id).await.unwrap();
     assert_eq!(store.find_token(&alice, lost.id).await.unwrap(), None);
 
-    store.create_token(&alice, &lost, QUOTA).await.unwrap();
+    store.create_token(&alice, epoch(), &lost, QUOTA).await.unwrap();
     proxy.lose_an_answer();
     store.revoke_token(&alice, lost.id).await.expect_err("nobody knows who deleted it");
     assert!(!store.revoke_token(&alice, lost.id).await.unwrap());
 
     // A connection that broke while nobody used it costs no deletion its answer.
-    store.create_token(&alice, &lost, QUOTA).await.unwrap();
+    store.create_token(&alice, epoch(), &lost, QUOTA).await.unwrap();
     redis.cli(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     assert!(store.revoke_token(&alice, lost.id).await.unwrap());
 }

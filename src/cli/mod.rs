@@ -39,7 +39,7 @@ enum Command {
     /// Run the service (what happens without a command, too)
     #[command(after_help = HELP_OF_SECRETS, after_long_help = HELP_OF_SECRETS)]
     Serve(serve::Serve),
-    /// Add, list and remove users, and change passwords, in Redis and while the service runs
+    /// Add, list, change and remove users, in Redis and while the service runs
     User(user::User),
     /// Make, rotate and prune the keys that sign tokens
     Key(key::Key),

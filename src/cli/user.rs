@@ -14,7 +14,7 @@ use crate::{
     config::{PasswordSettings, StoreConfig, StoreSettings},
     domain::{
         password::Password,
-        user::{Role, UserName},
+        user::{Role, UserName, UserUpdate},
     },
     service::{
         Clock,
@@ -50,10 +50,30 @@ enum Command {
     },
     /// List all users
     List,
+    /// Say what a user may do
+    Role {
+        /// Who
+        name: UserName,
+        /// user, introspector (ask about others' tokens) or admin (all)
+        role: Role,
+    },
+    /// Keep a user out, and revoke all of the user's tokens
+    Disable {
+        /// Who
+        name: UserName,
+    },
+    /// Let a user in again
+    Enable {
+        /// Who
+        name: UserName,
+    },
     /// Give a user another password
     Password {
         /// Who
         name: UserName,
+        /// Revoke all of the user's tokens, too
+        #[arg(long)]
+        revoke_tokens: bool,
         #[command(flatten)]
         password: PasswordSource,
     },
@@ -77,11 +97,8 @@ impl From<StoreError> for Failure {
     }
 }
 
-impl From<UserError> for Failure {
-    fn from(error: UserError) -> Self {
-        Self::Runtime(error.to_string())
-    }
-}
+/// How many users are read at once.
+const PAGE: usize = 500;
 
 impl User {
     #[tokio::main(flavor = "current_thread")]
@@ -102,33 +119,62 @@ impl User {
         match self.command {
             Command::Add { name, role, password } => {
                 let password = password.read()?;
-                if !users.add(name.clone(), role, password).await? {
-                    return Err(Failure::Runtime(format!("there is a user {name} already")));
-                }
+                users.add(name.clone(), role, password).await.map_err(about(&name))?;
                 say(&format!("added {role} {name}\n"))
             }
             Command::List => {
-                let users = users.list().await?;
-                let line = |user: &crate::domain::user::User| {
-                    let state = if user.disabled { "disabled" } else { "enabled" };
-                    format!("{}\t{}\t{state}\n", user.name, user.role)
-                };
-                say(&users.iter().map(line).collect::<String>())
-            }
-            Command::Password { name, password } => {
-                let password = password.read()?;
-                if !users.set_password(&name, password).await? {
-                    return Err(no_such_user(&name));
+                let mut after = None;
+                loop {
+                    let page = users.list(after.as_ref(), PAGE).await?;
+                    let line = |user: &crate::domain::user::User| {
+                        let state = if user.disabled { "disabled" } else { "enabled" };
+                        format!("{}\t{}\t{state}\n", user.name, user.role)
+                    };
+                    say(&page.users.iter().map(line).collect::<String>())?;
+                    after = page.next;
+                    if after.is_none() {
+                        return Ok(());
+                    }
                 }
-                say(&format!("changed the password of {name}\n"))
+            }
+            Command::Role { name, role } => {
+                let update = UserUpdate { role: Some(role), disabled: None };
+                users.update(&name, update).await.map_err(about(&name))?;
+                say(&format!("made {name} {role}\n"))
+            }
+            Command::Disable { name } => {
+                let update = UserUpdate { role: None, disabled: Some(true) };
+                users.update(&name, update).await.map_err(about(&name))?;
+                say(&format!("disabled {name}\n"))
+            }
+            Command::Enable { name } => {
+                let update = UserUpdate { role: None, disabled: Some(false) };
+                users.update(&name, update).await.map_err(about(&name))?;
+                say(&format!("enabled {name}\n"))
+            }
+            Command::Password { name, revoke_tokens, password } => {
+                let password = password.read()?;
+                let revoked = users.set_password(&name, password, revoke_tokens).await.map_err(about(&name))?;
+                let tokens = if revoke_tokens { format!(" and revoked {revoked} tokens") } else { String::new() };
+                say(&format!("changed the password of {name}{tokens}\n"))
             }
             Command::Remove { name } => {
-                if !users.remove(&name).await? {
-                    return Err(no_such_user(&name));
-                }
+                users.remove(&name).await.map_err(about(&name))?;
                 say(&format!("removed {name}\n"))
             }
         }
+    }
+}
+
+/// What went wrong with the user of this name.
+fn about(name: &UserName) -> impl Fn(UserError) -> Failure {
+    move |error| {
+        Failure::Runtime(match error {
+            UserError::NoSuchUser => format!("there is no user {name}"),
+            UserError::NameTaken => format!("there is a user {name} already"),
+            UserError::LastAdmin => format!("{name} is the last enabled administrator: make another one first"),
+            UserError::Busy(_) | UserError::Store(_) => error.to_string(),
+        })
     }
 }
 
@@ -150,10 +196,6 @@ impl PasswordSource {
         let password = text.expose_secret().trim_end_matches(['\r', '\n']);
         password.parse().map_err(|error: crate::domain::password::PasswordError| Failure::Usage(error.to_string()))
     }
-}
-
-fn no_such_user(name: &UserName) -> Failure {
-    Failure::Runtime(format!("there is no user {name}"))
 }
 
 fn say(text: &str) -> Result<(), Failure> {

@@ -2,6 +2,8 @@
 
 use std::{fmt, str::FromStr};
 
+use uuid::Uuid;
+
 use super::password::PasswordHash;
 
 /// The name of a user: `[A-Za-z0-9._@+-]{1,64}`. It can therefore stand in a Redis key, between the braces of a hash
@@ -17,6 +19,9 @@ pub struct UserNameError;
 impl UserName {
     /// The most characters in one.
     pub const MAX_CHARS: usize = 64;
+
+    /// What can be one, as a regular expression of ECMA-262 for the OpenAPI document.
+    pub const PATTERN: &str = "^[A-Za-z0-9._@+-]{1,64}$";
 
     /// The text.
     pub fn as_str(&self) -> &str {
@@ -59,6 +64,11 @@ impl Role {
     pub fn may_introspect(self) -> bool {
         matches!(self, Self::Introspector | Self::Admin)
     }
+
+    /// Whether it may manage users and their tokens.
+    pub fn may_administer(self) -> bool {
+        matches!(self, Self::Admin)
+    }
 }
 
 /// A text is no [`Role`].
@@ -91,6 +101,37 @@ impl fmt::Display for Role {
     }
 }
 
+/// Which logins of a user may still lead to a token: those since all tokens of the user were last revoked along with the
+/// password, or with the right to log in. A random value, compared and never counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LoginEpoch(Uuid);
+
+/// A text is no [`LoginEpoch`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not an epoch of logins")]
+pub struct LoginEpochError;
+
+impl LoginEpoch {
+    /// Another one than all that there were.
+    pub fn begin() -> Self {
+        Self(Uuid::new_v4())
+    }
+}
+
+impl FromStr for LoginEpoch {
+    type Err = LoginEpochError;
+
+    fn from_str(text: &str) -> Result<Self, LoginEpochError> {
+        Uuid::try_parse(text).map(Self).map_err(|_| LoginEpochError)
+    }
+}
+
+impl fmt::Display for LoginEpoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.simple().fmt(f)
+    }
+}
+
 /// A user, with the hash of the password.
 #[derive(Debug, Clone)]
 pub struct User {
@@ -104,6 +145,31 @@ pub struct User {
     pub created_at: u64,
     /// A disabled user cannot log in and gets no tokens.
     pub disabled: bool,
+    /// What a login must have seen for a token to be created on the strength of it.
+    pub login_epoch: LoginEpoch,
+}
+
+impl User {
+    /// Whether this is an administrator who can log in.
+    pub fn administers(&self) -> bool {
+        self.role.may_administer() && !self.disabled
+    }
+}
+
+/// What is to be different about a user.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct UserUpdate {
+    /// What the user may do from now on; `None`: as before.
+    pub role: Option<Role>,
+    /// Whether the user is kept out from now on; `None`: as before.
+    pub disabled: Option<bool>,
+}
+
+impl UserUpdate {
+    /// Whether it takes the power of an administrator away from whoever has it.
+    pub fn ends_administration(self) -> bool {
+        self.disabled == Some(true) || self.role.is_some_and(|role| !role.may_administer())
+    }
 }
 
 #[cfg(test)]

@@ -38,6 +38,9 @@ pub(super) struct BasicUser(pub(super) User);
 /// A token that a client presents, whatever it is worth: the operation asks the store once, for all it needs to know.
 pub(super) struct BearerToken(pub(super) SecretString);
 
+/// Somebody who logged in with name and password and may manage users.
+pub(super) struct Administrator;
+
 /// A user who logged in, or whose live token somebody presents.
 pub(super) struct BasicOrBearerUser(pub(super) User);
 
@@ -51,6 +54,11 @@ enum Credentials<'a> {
 /// 401 for a name and a password that do not belong together, or a name that nobody has.
 pub(super) fn wrong_login() -> Problem {
     unauthorized("The user name or the password is wrong.", BEARER_CHALLENGE)
+}
+
+/// 403 for a user who would have to be an administrator. Whether there is what the request is about, it does not say.
+pub(super) fn not_an_administrator() -> Problem {
+    Problem::new(StatusCode::FORBIDDEN, "Only an administrator may do this.")
 }
 
 fn invalid_token() -> Problem {
@@ -158,6 +166,19 @@ impl<'a> ApiExtractor<'a> for BasicUser {
                     .into())
             }
         }
+    }
+}
+
+impl<'a> ApiExtractor<'a> for Administrator {
+    security_schemes!(Basic);
+
+    async fn from_request(
+        request: &'a Request,
+        body: &mut RequestBody,
+        options: ExtractParamOptions<()>,
+    ) -> Result<Self> {
+        let BasicUser(user) = BasicUser::from_request(request, body, options).await?;
+        if user.administers() { Ok(Self) } else { Err(not_an_administrator().into()) }
     }
 }
 

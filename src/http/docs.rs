@@ -8,12 +8,21 @@ use poem::{
 use poem_openapi::{LicenseObject, OpenApiService};
 use serde_json::{Value, json};
 
-use super::{browser, health::HealthApi, oauth::OAuthApi, token::TokenApi, verify};
-use crate::domain::{duration, token::Description};
+use super::{
+    browser,
+    health::HealthApi,
+    oauth::OAuthApi,
+    token::TokenApi,
+    user::{self, UserApi},
+    user_token::UserTokenApi,
+    verify,
+};
+use crate::domain::{duration, token::Description, user::UserName};
 
 /// All operations of the API.
-pub(super) fn api() -> OpenApiService<(TokenApi, OAuthApi, HealthApi), ()> {
-    OpenApiService::new((TokenApi, OAuthApi, HealthApi), "Mayfly", env!("CARGO_PKG_VERSION"))
+pub(super) fn api() -> OpenApiService<(TokenApi, UserApi, UserTokenApi, OAuthApi, HealthApi), ()> {
+    let operations = (TokenApi, UserApi, UserTokenApi, OAuthApi, HealthApi);
+    OpenApiService::new(operations, "Mayfly", env!("CARGO_PKG_VERSION"))
         .description(
             "API tokens that live exactly as long as their owner says. A user logs in with HTTP Basic; a token, used as \
              Bearer, may inspect and revoke itself. Every error is a problem of RFC 9457: also those of a path that does \
@@ -32,11 +41,12 @@ pub fn document() -> Value {
     let mut document: Value = serde_json::from_str(&api().spec()).expect("poem-openapi writes JSON");
     let schemas = &mut document["components"]["schemas"];
     // poem-openapi has no words for what serde's `deny_unknown_fields` means.
-    for strict in ["TokenRequest", "RotateRequest"] {
+    for strict in ["TokenRequest", "RotateRequest", "UserRequest", "UserUpdateRequest", "PasswordRequest"] {
         schemas[strict]["additionalProperties"] = json!(false);
     }
     // Nor for a pattern that is written down elsewhere, and for `null`.
     schemas["TokenRequest"]["properties"]["jwt_token_description"]["pattern"] = json!(Description::PATTERN);
+    schemas["UserRequest"]["properties"]["username"]["pattern"] = json!(UserName::PATTERN);
     for (request, duration) in [("TokenRequest", "jwt_token_life"), ("RotateRequest", "overlap")] {
         let schema = &mut schemas[request]["properties"][duration];
         schema["format"] = json!("human-duration");
@@ -44,12 +54,19 @@ pub fn document() -> Value {
     }
     schemas["RotateRequest"]["properties"]["overlap"]["nullable"] = json!(true);
     // Nor for the example of a parameter.
-    for operations in document["paths"].as_object_mut().into_iter().flat_map(|paths| paths.values_mut()) {
+    for (path, operations) in document["paths"].as_object_mut().into_iter().flatten() {
         for operation in operations.as_object_mut().into_iter().flat_map(|operations| operations.values_mut()) {
             for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
-                let is_limit = parameter["name"] == "limit";
-                parameter["example"] =
-                    if is_limit { json!(100) } else { json!("b56929f3-54f1-4dc2-9984-9bba615e26e6") };
+                let example = match parameter["name"].as_str() {
+                    Some("limit") => json!(100),
+                    Some("name") => json!("carol"),
+                    Some("after") if path == user::PATH => json!("carol"),
+                    _ => json!("b56929f3-54f1-4dc2-9984-9bba615e26e6"),
+                };
+                parameter["example"] = example;
+                if parameter["name"] == "after" && path == user::PATH {
+                    parameter["schema"]["pattern"] = json!(UserName::PATTERN);
+                }
             }
         }
     }

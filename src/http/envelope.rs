@@ -19,7 +19,7 @@ use super::{
     oauth,
     payload::{FORM, JSON},
     problem::Problem,
-    verify,
+    user, verify,
 };
 use crate::telemetry::{
     request::{Answered, Incoming, Observed},
@@ -119,8 +119,8 @@ impl<E> Enveloped<E> {
         if error.is::<NotFoundError>() {
             Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path. /docs describes what there is.")
         } else if error.is::<ParsePathError>() {
-            // A name that is not even text. What is named in paths are tokens.
-            Problem::no_such_token()
+            // A name that is not even text. What is named in paths are users, and tokens.
+            if user::is_missing_in(path) { Problem::no_such_user() } else { Problem::no_such_token() }
         } else if error.is::<MethodNotAllowedError>() {
             let allow = self.allowed.at(path);
             let detail = format!("This path answers to {allow} only.");

@@ -1,8 +1,8 @@
 //! HTTP: the only place that knows poem.
 //!
 //! A request comes in through [`server`], passes `envelope`, is routed to an operation in the file of its resource
-//! (`verify`, `token`, `oauth`, `health`, `docs`), which asks `auth` who is asking, calls one use case and converts its result. Whatever
-//! fails on the way becomes a `problem`.
+//! (`verify`, `token`, `user`, `oauth`, `health`, `docs`), which asks `auth` who is asking, calls one use case and converts
+//! its result. Whatever fails on the way becomes a `problem`.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use self::{
     envelope::Envelope,
     verify::VerifyOr,
 };
-use crate::service::{login::Login, readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens};
+use crate::service::{login::Login, readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens, users::Users};
 
 mod allow;
 mod auth;
@@ -33,6 +33,8 @@ mod payload;
 mod problem;
 pub mod server;
 mod token;
+mod user;
+mod user_token;
 mod verify;
 
 pub use client_address::{TrustedProxies, TrustedProxiesError};
@@ -44,6 +46,8 @@ pub use poem::http::HeaderValue;
 pub struct Services {
     /// Issue, inspect, list, revoke and verify.
     pub tokens: Tokens,
+    /// Add, list, change and remove users.
+    pub users: Users,
     /// Log in.
     pub login: Login,
     /// Whether requests can be sent here.
@@ -65,6 +69,8 @@ impl Services {
 enum Tag {
     /// The tokens of the user who logs in.
     Tokens,
+    /// The users and their tokens, for administrators.
+    Users,
     /// For the services that receive tokens.
     Services,
     /// For load balancers and Kubernetes.

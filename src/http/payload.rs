@@ -14,7 +14,7 @@ use poem_openapi::{
     registry::{MetaMediaType, MetaRequest, MetaResponse, MetaResponses, MetaSchemaRef, Registry},
     types::Type,
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Deserializer, Serialize, de::DeserializeOwned};
 use tokio::time::timeout;
 
 use super::problem::Problem;
@@ -62,6 +62,11 @@ impl<T: Type + DeserializeOwned> ParsePayload for Json<T> {
             serde_json::from_slice(&bytes).map_err(|error| Problem::bad_request(format!("The body: {error}.")))?;
         Ok(Self(value))
     }
+}
+
+/// A field that may be left out, and is not `null`.
+pub(super) fn not_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(field: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(field).map(Some)
 }
 
 /// The whole body of a request. One that says it is too large is not waited for.

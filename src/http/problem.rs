@@ -20,6 +20,7 @@ use crate::{
         hashing::Busy,
         login::LoginError,
         tokens::{IssueError, RotateError},
+        users::UserError,
     },
     store::StoreError,
 };
@@ -76,6 +77,11 @@ impl Problem {
     /// 404 for a token: unknown, expired, malformed or another user's, all with the same bytes.
     pub fn no_such_token() -> Self {
         Self::new(StatusCode::NOT_FOUND, "There is no such token.")
+    }
+
+    /// 404 for a user: unknown or malformed, with the same bytes.
+    pub fn no_such_user() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "There is no such user.")
     }
 
     /// 409: a user has as many tokens as allowed.
@@ -213,6 +219,18 @@ impl From<RotateError> for Problem {
     }
 }
 
+impl From<UserError> for Problem {
+    fn from(error: UserError) -> Self {
+        match error {
+            UserError::NoSuchUser => Self::no_such_user(),
+            UserError::NameTaken => Self::new(StatusCode::CONFLICT, "There is a user of this name already."),
+            UserError::LastAdmin => Self::new(StatusCode::CONFLICT, refusal::LAST_ADMIN.1),
+            UserError::Busy(busy) => busy.into(),
+            UserError::Store(error) => error.into(),
+        }
+    }
+}
+
 /// What most operations may answer when they do not succeed: status, and an example of its `detail`.
 pub(super) mod refusal {
     type Refusal = (u16, &'static str);
@@ -223,6 +241,10 @@ pub(super) mod refusal {
         (401, "The token is not valid: it has expired, was revoked, or was not issued here.");
     pub(crate) const TOKEN_INSTEAD_OF_LOGIN: Refusal =
         (403, "A token may inspect and revoke itself only. Log in with a user name and a password.");
+    pub(crate) const NOT_ADMIN: Refusal = (403, "Only an administrator may do this.");
+    pub(crate) const NO_SUCH_USER: Refusal = (404, "There is no such user.");
+    pub(crate) const LAST_ADMIN: Refusal =
+        (409, "This is the last enabled administrator. Make another one first, or enable one.");
     pub(crate) const NO_SUCH_TOKEN: Refusal = (404, "There is no such token.");
     pub(crate) const SLOW_BODY: Refusal = (408, "The body of the request took too long to arrive.");
     pub(crate) const LARGE_BODY: Refusal = (413, "A body is at most 16384 bytes.");

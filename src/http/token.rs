@@ -68,7 +68,7 @@ struct TokenIssued {
 /// The live tokens of a user.
 #[derive(Serialize, Object)]
 #[oai(example)]
-struct TokenList {
+pub(super) struct TokenList {
     /// `Tokens exists`, or `No tokens exist`.
     message: String,
     /// By id, newest first.
@@ -106,7 +106,7 @@ struct TokenDetails {
 /// A token is gone.
 #[derive(Serialize, Object)]
 #[oai(example)]
-struct TokenDeleted {
+pub(super) struct TokenDeleted {
     /// `Token deleted`
     message: String,
 }
@@ -123,7 +123,7 @@ struct RotateRequest {
 /// All tokens of the user are gone.
 #[derive(Serialize, Object)]
 #[oai(example)]
-struct TokensDeleted {
+pub(super) struct TokensDeleted {
     /// `Tokens deleted`
     message: String,
     /// How many there were.
@@ -143,7 +143,7 @@ enum IssueResponse {
 }
 
 #[derive(ApiResponse)]
-enum ListResponse {
+pub(super) enum ListResponse {
     /// The live tokens, or a page of them.
     #[oai(status = 200)]
     Ok(
@@ -167,7 +167,7 @@ impl TokenApi {
         request: Json<TokenRequest>,
     ) -> Result<IssueResponse, Refused<Issue>> {
         let Json(TokenRequest { jwt_token_description, jwt_token_life }) = request;
-        let issued = services.tokens.issue(&user.name, &jwt_token_description, &jwt_token_life).await?;
+        let issued = services.tokens.issue(&user, &jwt_token_description, &jwt_token_life).await?;
         let location = format!("{PATH}/{}", issued.token.id);
         Ok(IssueResponse::Created(Json(issued.into()), location))
     }
@@ -189,7 +189,7 @@ impl TokenApi {
         let after = after.0.map(|id| id.parse()).transpose().map_err(|_| no_such_cursor())?;
         let page = Page { after, limit: limit.0 };
         let listing = services.tokens.list(&user.name, page).await?.ok_or_else(no_such_cursor)?;
-        let link = next_page(&listing, page.limit);
+        let link = next_page(PATH, &listing, page.limit);
         Ok(ListResponse::Ok(Json(listing.into()), link))
     }
 
@@ -202,7 +202,7 @@ impl TokenApi {
         /// The token's id.
         id: Path<IdParam>,
     ) -> Result<Json<TokenDetails>, Refused<One>> {
-        let id = id.0.0.ok_or_else(Problem::no_such_token)?;
+        let id = id.0.parsed()?;
         let live = services.tokens.inspect(&user.name, id).await?.ok_or_else(Problem::no_such_token)?;
         Ok(Json(live.into()))
     }
@@ -218,7 +218,7 @@ impl TokenApi {
         /// The token's id.
         id: Path<IdParam>,
     ) -> Result<Json<TokenDeleted>, Refused<One>> {
-        let id = id.0.0.ok_or_else(Problem::no_such_token)?;
+        let id = id.0.parsed()?;
         let revoked = services.tokens.revoke(&user.name, id).await?;
         if revoked { Ok(Json(TokenDeleted::example())) } else { Err(Problem::no_such_token().into()) }
     }
@@ -232,8 +232,7 @@ impl TokenApi {
         services: Data<&Arc<Services>>,
         BasicUser(user): BasicUser,
     ) -> Result<Json<TokensDeleted>, Refused<All>> {
-        let jwt_tokens_deleted = services.tokens.revoke_all(&user.name).await?;
-        Ok(Json(TokensDeleted { jwt_tokens_deleted, ..TokensDeleted::example() }))
+        Ok(Json(TokensDeleted::so_many(services.tokens.revoke_all(&user.name).await?)))
     }
 
     /// Rotate a token
@@ -251,7 +250,7 @@ impl TokenApi {
         request: OptionalJson<RotateRequest>,
     ) -> Result<IssueResponse, Refused<Rotate>> {
         let OptionalJson(RotateRequest { overlap }) = request;
-        let id = id.0.0.ok_or_else(Problem::no_such_token)?;
+        let id = id.0.parsed()?;
         let issued = services.tokens.rotate(&user.name, id, overlap.as_deref()).await?;
         let location = format!("{PATH}/{}", issued.token.id);
         Ok(IssueResponse::Created(Json(issued.into()), location))
@@ -282,13 +281,20 @@ impl TokenApi {
 }
 
 /// 404, as for any token that is named and does not live: that the cursor was once good is nothing that a client could check.
-fn no_such_cursor() -> Problem {
+pub(super) fn no_such_cursor() -> Problem {
     Problem::new(StatusCode::NOT_FOUND, NO_SUCH_CURSOR.1)
 }
 
-fn next_page(listing: &Listing, limit: Option<usize>) -> Option<String> {
+/// Where the page of the list at this path is that comes next.
+pub(super) fn next_page(path: &str, listing: &Listing, limit: Option<usize>) -> Option<String> {
     let last = listing.tokens.last().filter(|_| listing.more)?.token.id;
-    Some(format!("<{PATH}?limit={}&after={last}>; rel=\"next\"", limit?))
+    Some(format!("<{path}?limit={}&after={last}>; rel=\"next\"", limit?))
+}
+
+impl TokensDeleted {
+    pub(super) fn so_many(jwt_tokens_deleted: u64) -> Self {
+        Self { message: "Tokens deleted".into(), jwt_tokens_deleted }
+    }
 }
 
 impl From<Issued> for TokenIssued {
@@ -370,7 +376,13 @@ impl Serialize for ListedId {
 }
 
 /// The id in a path. One that is malformed names no token, and is answered like any other that does not: 404.
-struct IdParam(Option<TokenId>);
+pub(super) struct IdParam(Option<TokenId>);
+
+impl IdParam {
+    pub(super) fn parsed(self) -> Result<TokenId, Problem> {
+        self.0.ok_or_else(Problem::no_such_token)
+    }
+}
 
 impl Type for IdParam {
     const IS_REQUIRED: bool = true;
@@ -557,7 +569,7 @@ impl Example for RotateRequest {
 
 impl Example for TokensDeleted {
     fn example() -> Self {
-        Self { message: "Tokens deleted".into(), jwt_tokens_deleted: 2 }
+        Self::so_many(2)
     }
 }
 

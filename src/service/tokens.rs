@@ -70,7 +70,7 @@ pub enum IssueError {
     /// As many live tokens as allowed.
     #[error("the quota of {0} live tokens is reached")]
     QuotaReached(usize),
-    /// The user was removed or disabled since the login.
+    /// Since the login, the user was removed or disabled, or all tokens were revoked along with the password.
     #[error("the user is gone")]
     NoSuchUser,
     /// Nobody knows.
@@ -122,13 +122,14 @@ impl Tokens {
     }
 
     /// Issues a token. It lives from the moment the store has it; by its `exp`, a fraction of a second less.
-    pub async fn issue(&self, owner: &UserName, description: &str, life: &str) -> Result<Issued, IssueError> {
+    pub async fn issue(&self, owner: &User, description: &str, life: &str) -> Result<Issued, IssueError> {
         let description = description.parse()?;
         let life = Life::parse_up_to(life, self.rules.max_life)?;
-        let issued = self.sign(owner, description, life);
-        let (store, owner, quota) = (Arc::clone(&self.store), owner.clone(), self.rules.quota);
+        let issued = self.sign(&owner.name, description, life);
+        let (store, login, quota) = (Arc::clone(&self.store), owner.login_epoch, self.rules.quota);
+        let owner = owner.name.clone();
         let creation = async move {
-            match store.create_token(&owner, &issued.token, quota).await? {
+            match store.create_token(&owner, login, &issued.token, quota).await? {
                 Creation::Created => {
                     audit::token_issued(&owner, issued.token.id, life);
                     Ok(issued)

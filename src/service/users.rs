@@ -1,4 +1,4 @@
-//! Add, list and remove users, and change their passwords.
+//! Add, list, change and remove users.
 
 use std::sync::Arc;
 
@@ -9,13 +9,16 @@ use super::{
 use crate::{
     domain::{
         password::Password,
-        user::{Role, User, UserName},
+        user::{LoginEpoch, Role, User, UserName, UserUpdate},
     },
-    store::{Store, StoreError},
+    store::{Store, StoreError, UpdatedUser, UserChange, UserListing},
     telemetry::audit,
 };
 
 /// All users.
+///
+/// What a change takes away is gone on every replica when it returns: a removed or disabled user logs in no more and has no
+/// live token, a former administrator has no power, an old password opens nothing.
 pub struct Users {
     store: Arc<dyn Store>,
     clock: Clock,
@@ -31,9 +34,18 @@ pub enum Bootstrap {
     Exists,
 }
 
-/// Why a user did not change, or nobody knows.
+/// Why a user was not added, changed or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum UserError {
+    /// There is none of this name.
+    #[error("there is no such user")]
+    NoSuchUser,
+    /// There is one of this name already.
+    #[error("there is a user of this name already")]
+    NameTaken,
+    /// Nobody could manage users any more.
+    #[error("this is the last enabled administrator: make another one first")]
+    LastAdmin,
     /// There are more passwords to hash than can be hashed in good time. Nothing changed.
     #[error(transparent)]
     Busy(#[from] Busy),
@@ -42,21 +54,41 @@ pub enum UserError {
     Store(#[from] StoreError),
 }
 
+impl<T> From<UserChange<T>> for Result<T, UserError> {
+    fn from(change: UserChange<T>) -> Self {
+        match change {
+            UserChange::Done(done) => Ok(done),
+            UserChange::NoSuchUser => Err(UserError::NoSuchUser),
+            UserChange::LastAdmin => Err(UserError::LastAdmin),
+        }
+    }
+}
+
 impl Users {
     /// The users of `store`.
     pub fn new(store: Arc<dyn Store>, clock: Clock, hashing: Arc<Hashing>) -> Self {
         Self { store, clock, hashing }
     }
 
-    /// Adds a user. `false`: the name is taken, and nothing changed.
-    pub async fn add(&self, name: UserName, role: Role, password: Password) -> Result<bool, UserError> {
-        let password_hash = self.hashing.hash(password).await?;
-        let user = User { name, password_hash, role, created_at: self.clock.unix_seconds(), disabled: false };
-        let added = self.store.create_user(&user).await?;
-        if added {
+    /// Adds a user.
+    pub async fn add(&self, name: UserName, role: Role, password: Password) -> Result<User, UserError> {
+        let user = User {
+            name,
+            password_hash: self.hashing.hash(password).await?,
+            role,
+            created_at: self.clock.unix_seconds(),
+            disabled: false,
+            login_epoch: LoginEpoch::begin(),
+        };
+        let store = Arc::clone(&self.store);
+        let creation = async move {
+            if !store.create_user(&user).await? {
+                return Err(UserError::NameTaken);
+            }
             audit::user_added(&user.name, user.role);
-        }
-        Ok(added)
+            Ok(user)
+        };
+        audit::complete(creation).await
     }
 
     /// Whether there is any user.
@@ -64,34 +96,74 @@ impl Users {
         self.store.has_users().await
     }
 
-    /// All users, by name.
-    pub async fn list(&self) -> Result<Vec<User>, StoreError> {
-        self.store.list_users().await
+    /// A user, disabled or not.
+    pub async fn find(&self, name: &UserName) -> Result<Option<User>, StoreError> {
+        self.store.find_user(name).await
     }
 
-    /// Gives a user another password. The user's tokens live on. `false`: no such user.
-    pub async fn set_password(&self, name: &UserName, password: Password) -> Result<bool, UserError> {
+    /// At most `limit` users, by name, beginning behind `after`, who need not exist.
+    pub async fn list(&self, after: Option<&UserName>, limit: usize) -> Result<UserListing, StoreError> {
+        self.store.list_users(after, limit).await
+    }
+
+    /// Changes a user, and returns the user as changed. Disabling one revokes all tokens.
+    pub async fn update(&self, name: &UserName, update: UserUpdate) -> Result<User, UserError> {
+        let (store, name) = (Arc::clone(&self.store), name.clone());
+        let change = async move {
+            let change: Result<_, _> = store.update_user(&name, update).await?.into();
+            let UpdatedUser { user, tokens_revoked } = change?;
+            if let Some(role) = update.role {
+                audit::role_changed(&name, role);
+            }
+            match update.disabled {
+                Some(true) => audit::user_disabled(&name, tokens_revoked),
+                Some(false) => audit::user_enabled(&name),
+                None => {}
+            }
+            Ok(user)
+        };
+        audit::complete(change).await
+    }
+
+    /// Gives a user another password, and says how many tokens were revoked: all, or, unless asked to, none.
+    pub async fn set_password(
+        &self,
+        name: &UserName,
+        password: Password,
+        revoke_tokens: bool,
+    ) -> Result<u64, UserError> {
         let hash = self.hashing.hash(password).await?;
-        let changed = self.store.set_password(name, &hash).await?;
-        if changed {
-            audit::password_changed(name);
-        }
-        Ok(changed)
+        let (store, name) = (Arc::clone(&self.store), name.clone());
+        let change = async move {
+            let revoked = store.set_password(&name, &hash, revoke_tokens).await?.ok_or(UserError::NoSuchUser)?;
+            audit::password_changed(&name, revoked);
+            Ok(revoked)
+        };
+        audit::complete(change).await
     }
 
-    /// Removes a user and all of the user's tokens. `false`: no such user.
-    pub async fn remove(&self, name: &UserName) -> Result<bool, StoreError> {
-        let removed = self.store.remove_user(name).await?;
-        if removed {
-            audit::user_removed(name);
-        }
-        Ok(removed)
+    /// Removes a user and revokes all tokens, and says how many there were.
+    pub async fn remove(&self, name: &UserName) -> Result<u64, UserError> {
+        let (store, name) = (Arc::clone(&self.store), name.clone());
+        let removal = async move {
+            let removed: Result<_, _> = store.remove_user(&name).await?.into();
+            let revoked = removed?;
+            audit::user_removed(&name, revoked);
+            Ok(revoked)
+        };
+        audit::complete(removal).await
     }
 
     /// Adds the first administrator where there is no user at all. An installation that has users is left alone, so that
     /// an administrator who was removed or has another password stays so across restarts.
     pub async fn bootstrap(&self, name: UserName, password: Password) -> Result<Bootstrap, UserError> {
-        let created = !self.any().await? && self.add(name, Role::Admin, password).await?;
-        Ok(if created { Bootstrap::Created } else { Bootstrap::Exists })
+        if self.any().await? {
+            return Ok(Bootstrap::Exists);
+        }
+        match self.add(name, Role::Admin, password).await {
+            Ok(_) => Ok(Bootstrap::Created),
+            Err(UserError::NameTaken) => Ok(Bootstrap::Exists),
+            Err(error) => Err(error),
+        }
     }
 }

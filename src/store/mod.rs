@@ -11,7 +11,7 @@ use crate::domain::{
     password::PasswordHash,
     throttle::{Admission, LoginAttempt},
     token::{LiveToken, Token, TokenDigest, TokenId},
-    user::{User, UserName},
+    user::{LoginEpoch, User, UserName, UserUpdate},
 };
 
 pub mod leased;
@@ -40,7 +40,7 @@ pub enum Creation {
     Created,
     /// Its owner has as many live tokens as allowed. Nothing changed.
     QuotaReached,
-    /// Its owner does not exist, or is disabled. Nothing changed.
+    /// Its owner does not exist, is disabled, or has to log in again. Nothing changed.
     NoSuchUser,
 }
 
@@ -80,6 +80,35 @@ pub struct Listing {
     pub more: bool,
 }
 
+/// Some of all users.
+#[derive(Debug, Clone)]
+pub struct UserListing {
+    /// The users of the page, by name.
+    pub users: Vec<User>,
+    /// Behind whom the next page begins; `None`: this is the last.
+    pub next: Option<UserName>,
+}
+
+/// What became of a change that must leave an enabled administrator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum UserChange<T> {
+    /// It took place.
+    Done(T),
+    /// There is no such user. Nothing changed.
+    NoSuchUser,
+    /// It would take the last enabled administrator away. Nothing changed.
+    LastAdmin,
+}
+
+/// A user who was changed.
+#[derive(Debug, Clone)]
+pub struct UpdatedUser {
+    /// The user as changed.
+    pub user: User,
+    /// How many tokens ended with it.
+    pub tokens_revoked: u64,
+}
+
 /// What is wrong with how the store is set up, and what mends it: a sentence for its operator.
 pub type Warning = &'static str;
 
@@ -89,9 +118,16 @@ pub type Warning = &'static str;
 /// its life is over, by the clock of the store and by no other.
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// Creates a token that lives its life from now on, if its owner exists, is not disabled and has fewer than `quota`
-    /// live ones.
-    async fn create_token(&self, owner: &UserName, token: &Token, quota: usize) -> Result<Creation, StoreError>;
+    /// Creates a token that lives its life from now on, if its owner exists, is not disabled, has fewer than `quota`
+    /// live ones, and logged in since all of them were last revoked: a login that is under way while a password is
+    /// changed leads to no token afterwards.
+    async fn create_token(
+        &self,
+        owner: &UserName,
+        login: LoginEpoch,
+        token: &Token,
+        quota: usize,
+    ) -> Result<Creation, StoreError>;
 
     /// A live token of this owner.
     async fn find_token(&self, owner: &UserName, id: TokenId) -> Result<Option<LiveToken>, StoreError>;
@@ -114,7 +150,7 @@ pub trait Store: Send + Sync {
     /// Ends all tokens of this owner now, and says how many there were.
     async fn revoke_tokens(&self, owner: &UserName) -> Result<u64, StoreError>;
 
-    /// Creates `successor` as [`Store::create_token`] does, and lets `token`, as it was found, live no longer than
+    /// Creates `successor`, if its owner exists and is not disabled, and lets `token`, as it was found, live no longer than
     /// `overlap`: at once dead where that is zero, when it needs no place in the quota.
     async fn rotate_token(
         &self,
@@ -134,17 +170,26 @@ pub trait Store: Send + Sync {
     /// Whether there is any user.
     async fn has_users(&self) -> Result<bool, StoreError>;
 
-    /// All users, by name.
-    async fn list_users(&self) -> Result<Vec<User>, StoreError>;
+    /// At most `limit` users, by name, beginning behind `after`, who need not exist.
+    async fn list_users(&self, after: Option<&UserName>, limit: usize) -> Result<UserListing, StoreError>;
 
-    /// Gives a user another password. `false`: no such user.
-    async fn set_password(&self, name: &UserName, hash: &PasswordHash) -> Result<bool, StoreError>;
+    /// Changes a user; disabling one ends all of the user's tokens now.
+    async fn update_user(&self, name: &UserName, update: UserUpdate) -> Result<UserChange<UpdatedUser>, StoreError>;
+
+    /// Gives a user another password and, where asked to, ends all of the user's tokens now. Says how many; `None`: no such
+    /// user.
+    async fn set_password(
+        &self,
+        name: &UserName,
+        hash: &PasswordHash,
+        revoke_tokens: bool,
+    ) -> Result<Option<u64>, StoreError>;
 
     /// Gives a user, who still has the old hash of the password, a new hash of the same password. `false`: who has not.
     async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> Result<bool, StoreError>;
 
-    /// Removes a user and ends all of the user's tokens now. `false`: no such user.
-    async fn remove_user(&self, name: &UserName) -> Result<bool, StoreError>;
+    /// Removes a user and ends all of the user's tokens now, and says how many there were.
+    async fn remove_user(&self, name: &UserName) -> Result<UserChange<u64>, StoreError>;
 
     /// Counts a try to log in as a failure before its password is looked at, unless it comes too early, as the rules of
     /// [`crate::domain::throttle`] say; by the clock of the store.

@@ -96,14 +96,32 @@ pub fn user_added(name: &UserName, role: Role) {
     tracing::info!(target: TARGET, account = %name, role = role.as_str(), "user.added");
 }
 
-/// A user has another password.
-pub fn password_changed(name: &UserName) {
-    tracing::info!(target: TARGET, account = %name, "user.password_changed");
+/// A user has this role from now on.
+pub fn role_changed(name: &UserName, role: Role) {
+    tracing::info!(target: TARGET, account = %name, role = role.as_str(), "user.role_changed");
 }
 
-/// A user was removed, with all tokens.
-pub fn user_removed(name: &UserName) {
-    tracing::info!(target: TARGET, account = %name, "user.removed");
+/// A user was disabled, and so many tokens were revoked with it.
+pub fn user_disabled(name: &UserName, tokens: u64) {
+    metrics::tokens_revoked(tokens);
+    tracing::info!(target: TARGET, account = %name, tokens, "user.disabled");
+}
+
+/// A user may log in again.
+pub fn user_enabled(name: &UserName) {
+    tracing::info!(target: TARGET, account = %name, "user.enabled");
+}
+
+/// A user has another password, and so many tokens were revoked with the old one.
+pub fn password_changed(name: &UserName, tokens: u64) {
+    metrics::tokens_revoked(tokens);
+    tracing::info!(target: TARGET, account = %name, tokens, "user.password_changed");
+}
+
+/// A user was removed, with all tokens, of which there were so many.
+pub fn user_removed(name: &UserName, tokens: u64) {
+    metrics::tokens_revoked(tokens);
+    tracing::info!(target: TARGET, account = %name, tokens, "user.removed");
 }
 
 /// The keys that sign and verify tokens were read anew; these are their `kid`s.

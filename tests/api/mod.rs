@@ -6,4 +6,5 @@ mod browser;
 mod oauth;
 mod problem;
 mod token;
+mod user;
 mod verify;

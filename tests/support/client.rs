@@ -73,7 +73,15 @@ impl Client {
     }
 
     pub fn post(&self, path: &str, body: &Value) -> Draft {
-        self.request("POST", path).header("content-type", "application/json").body(body.to_string())
+        self.request("POST", path).json(body)
+    }
+
+    pub fn put(&self, path: &str, body: &Value) -> Draft {
+        self.request("PUT", path).json(body)
+    }
+
+    pub fn patch(&self, path: &str, body: &Value) -> Draft {
+        self.request("PATCH", path).json(body)
     }
 
     pub fn post_form(&self, path: &str, fields: &[(&str, &str)]) -> Draft {
@@ -89,6 +97,13 @@ impl Client {
         let field = |name: &str| answer.json()[name].as_str().unwrap().to_owned();
         (field("jwt_token_id"), field("jwt_token"))
     }
+
+    /// Adds a user with the password "secret", as an administrator does.
+    pub fn add_user(&self, name: &str, role: &str) {
+        let body = json!({"username": name, "role": role, "password": "secret"});
+        let answer = self.post("/api/v1alpha/user", &body).send();
+        assert_eq!(answer.status, 201, "{answer:?}");
+    }
 }
 
 impl Draft {
@@ -100,6 +115,10 @@ impl Draft {
     pub fn body(mut self, body: impl Into<Vec<u8>>) -> Self {
         self.body = body.into();
         self
+    }
+
+    pub fn json(self, body: &Value) -> Self {
+        self.header("content-type", "application/json").body(body.to_string())
     }
 
     pub fn send(self) -> Answer {

@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{ADMIN_PASSWORD, Backend, Log, Service, eventually, run};
 
@@ -73,6 +73,60 @@ fn each_change_is_an_event_that_says_by_whom_and_from_where() {
 }
 
 #[test]
+fn what_an_administrator_does_says_who_did_it_to_whom() {
+    let log = Log::new();
+    let service = Service::start_with(Backend::Redis, |command| {
+        command.env("MAYFLY_LOG", "error").stderr(log.stdio());
+    });
+    let admin = service.admin();
+    let user = "/api/v1alpha/user/alice";
+    let by_admin = |event: &str, fields: &[(&str, Value)]| {
+        let line = last(&log, event);
+        assert_eq!(line["span"]["user"], "admin", "{line}");
+        for (field, value) in fields {
+            assert_eq!(&line[*field], value, "{line}");
+        }
+    };
+    admin.add_user("alice", "user");
+    by_admin("user.added", &[("account", "alice".into()), ("role", "user".into())]);
+    assert_eq!(admin.patch(user, &json!({"role": "introspector"})).send().status, 200);
+    by_admin("user.role_changed", &[("account", "alice".into()), ("role", "introspector".into())]);
+
+    let alice = service.client().with_basic("alice", "secret");
+    let (id, _) = alice.issue("x", "1h");
+    assert_eq!(admin.delete(&format!("{user}/token/{id}")).send().status, 200);
+    by_admin("token.revoked", &[("owner", "alice".into()), ("token_id", (&*id).into())]);
+    alice.issue("x", "1h");
+    assert_eq!(admin.delete(&format!("{user}/token")).send().status, 200);
+    by_admin("tokens.revoked", &[("owner", "alice".into()), ("tokens", 1.into())]);
+
+    alice.issue("x", "1h");
+    assert_eq!(admin.patch(user, &json!({"disabled": true})).send().status, 200);
+    by_admin("user.disabled", &[("account", "alice".into()), ("tokens", 1.into())]);
+    assert_eq!(admin.patch(user, &json!({"disabled": false})).send().status, 200);
+    by_admin("user.enabled", &[("account", "alice".into())]);
+    for _ in 0..2 {
+        alice.issue("x", "1h");
+    }
+    let password = json!({"password": "second", "revoke_tokens": true});
+    assert_eq!(alice.put(&format!("{user}/password"), &password).send().status, 200);
+    let changed = last(&log, "user.password_changed");
+    assert_eq!((&changed["account"], &changed["tokens"]), (&"alice".into(), &2.into()));
+    assert_eq!(changed["span"]["user"], "alice");
+    service.client().with_basic("alice", "second").issue("x", "1h");
+    assert_eq!(admin.delete(user).send().status, 200);
+    by_admin("user.removed", &[("account", "alice".into()), ("tokens", 1.into())]);
+
+    // What did not happen is no event.
+    let count = events(&log).len();
+    admin.patch(user, &json!({"disabled": true})).send().problem(404);
+    admin.delete(user).send().problem(404);
+    admin.patch("/api/v1alpha/user/admin", &json!({"disabled": true})).send().problem(409);
+    admin.delete("/api/v1alpha/user/admin").send().problem(409);
+    assert_eq!(events(&log).len(), count);
+}
+
+#[test]
 fn a_failed_login_says_why_and_never_what_was_typed() {
     let log = Log::new();
     let service = Service::start_with(Backend::Memory, |command| {
@@ -99,6 +153,10 @@ fn commands_are_audited_too() {
     for (arguments, event) in [
         (&["add", "bob", "--role=admin", "--password-stdin"][..], "user.added"),
         (&["password", "bob", "--password-stdin"], "user.password_changed"),
+        (&["password", "bob", "--revoke-tokens", "--password-stdin"], "user.password_changed"),
+        (&["role", "bob", "user"], "user.role_changed"),
+        (&["disable", "bob"], "user.disabled"),
+        (&["enable", "bob"], "user.enabled"),
         (&["remove", "bob"], "user.removed"),
     ] {
         let output = run(Service::command().env("MAYFLY_REDIS_URL", &url).arg("user").args(arguments), "secret");

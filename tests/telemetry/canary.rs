@@ -14,6 +14,7 @@ use super::panicking;
 use crate::support::{Answer, Client, Collector, Log, Process, RedisServer, Service, eventually, run};
 
 const TOKEN: &str = "/api/v1alpha/token";
+const USER: &str = "/api/v1alpha/user";
 
 /// A text that is nowhere else.
 fn canary(what: &str) -> String {
@@ -84,6 +85,24 @@ fn exercise(service: &Service, secrets: &mut Secrets, admin: &Client, answers: &
         bearer.get("/api/v1alpha/verify").send(),
         form(&service.client(), "/oauth2/revoke"),
     ]);
+    let (first, second) = (canary("users-password"), canary("users-second-password"));
+    let user = json!({"username": "alice", "password": &first});
+    let (path, alice) = (format!("{USER}/alice/password"), service.client().with_basic("alice", &first));
+    answers.extend([
+        admin.post(USER, &user).send(),
+        admin.post(USER, &user).send(),
+        admin.get(USER).send(),
+        alice.put(&path, &json!({"password": &second, "revoke_tokens": true})).send(),
+        alice.get(TOKEN).send(),
+        admin.put(&path, &json!({"password": second.repeat(100)})).send(),
+        admin.put(&path, &json!({"password": &second, "revoke_tokens": 1})).send(),
+        admin.delete(&format!("{USER}/alice")).send(),
+    ]);
+    assert_eq!(
+        answers.iter().rev().take(8).map(|answer| answer.status).collect::<Vec<_>>(),
+        [200, 400, 400, 401, 200, 200, 409, 201]
+    );
+    secrets.0.extend([first, second]);
     // The one who sent a field is told its name.
     let told = admin.post(TOKEN, &odd).send();
     assert_eq!(told.status, 400);

@@ -24,12 +24,13 @@ pub(super) async fn serve(password: String, keys: String) {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
     let hashing = Arc::new(Hashing::new(HashCost::default()));
     let users = Users::new(Arc::clone(&store), Clock::system(), Arc::clone(&hashing));
-    assert!(users.add("admin".parse().unwrap(), Role::Admin, password.parse().unwrap()).await.unwrap());
+    users.add("admin".parse().unwrap(), Role::Admin, password.parse().unwrap()).await.unwrap();
     let store = Arc::new(LeasedStore::new(store, Duration::ZERO));
     let signing = Arc::new(SigningKeys::fixed(KeySet::parse(&keys).unwrap()));
     let clock = Clock::new(move || panic!("it is {password} past {keys}"));
     let rules = TokenRules { max_life: Life::parse("1h").unwrap(), quota: 10, issuer: None };
     let services = Services {
+        users,
         tokens: Tokens::new(Arc::clone(&store), Arc::clone(&signing), clock, rules),
         login: Login::new(Arc::clone(&store), hashing),
         readiness: Readiness::new(store, Duration::ZERO),

@@ -17,8 +17,8 @@ use tokio::time::{Instant, sleep};
 
 use self::leases::{Due, Leases, Renewal};
 use super::{
-    Admission, Creation, Listing, LiveToken, LoginAttempt, Page, PasswordHash, Rotation, Store, StoreError, Token,
-    TokenDigest, TokenId, User, UserName, Warning,
+    Admission, Creation, Listing, LiveToken, LoginAttempt, LoginEpoch, Page, PasswordHash, Rotation, Store, StoreError,
+    Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserListing, UserName, UserUpdate, Warning,
 };
 use crate::{domain::token::SignedToken, telemetry::metrics::Leased};
 
@@ -167,8 +167,14 @@ async fn wait_out_leases() {
 
 #[async_trait]
 impl Store for LeasedStore {
-    async fn create_token(&self, owner: &UserName, token: &Token, quota: usize) -> Result<Creation, StoreError> {
-        self.store.create_token(owner, token, quota).await
+    async fn create_token(
+        &self,
+        owner: &UserName,
+        login: LoginEpoch,
+        token: &Token,
+        quota: usize,
+    ) -> Result<Creation, StoreError> {
+        self.store.create_token(owner, login, token, quota).await
     }
 
     async fn find_token(&self, owner: &UserName, id: TokenId) -> Result<Option<LiveToken>, StoreError> {
@@ -236,12 +242,23 @@ impl Store for LeasedStore {
         self.store.has_users().await
     }
 
-    async fn list_users(&self) -> Result<Vec<User>, StoreError> {
-        self.store.list_users().await
+    async fn list_users(&self, after: Option<&UserName>, limit: usize) -> Result<UserListing, StoreError> {
+        self.store.list_users(after, limit).await
     }
 
-    async fn set_password(&self, name: &UserName, hash: &PasswordHash) -> Result<bool, StoreError> {
-        let changed = self.store.set_password(name, hash).await?;
+    async fn update_user(&self, name: &UserName, update: UserUpdate) -> Result<UserChange<UpdatedUser>, StoreError> {
+        let change = self.store.update_user(name, update).await?;
+        wait_out_leases().await;
+        Ok(change)
+    }
+
+    async fn set_password(
+        &self,
+        name: &UserName,
+        hash: &PasswordHash,
+        revoke_tokens: bool,
+    ) -> Result<Option<u64>, StoreError> {
+        let changed = self.store.set_password(name, hash, revoke_tokens).await?;
         wait_out_leases().await;
         Ok(changed)
     }
@@ -251,7 +268,7 @@ impl Store for LeasedStore {
         self.store.replace_hash(name, old, new).await
     }
 
-    async fn remove_user(&self, name: &UserName) -> Result<bool, StoreError> {
+    async fn remove_user(&self, name: &UserName) -> Result<UserChange<u64>, StoreError> {
         let removed = self.store.remove_user(name).await?;
         wait_out_leases().await;
         Ok(removed)
@@ -293,10 +310,17 @@ mod tests {
             let store = Arc::new(LeasedStore::new(Arc::new(MemoryStore::default()), LEASE));
             let owner: UserName = "alice".parse().unwrap();
             let password_hash = PasswordHash::dummy(HashCost::default());
-            let user = User { name: owner.clone(), password_hash, role: Role::User, created_at: 0, disabled: false };
+            let user = User {
+                name: owner.clone(),
+                password_hash,
+                role: Role::User,
+                created_at: 0,
+                disabled: false,
+                login_epoch: LoginEpoch::begin(),
+            };
             store.create_user(&user).await.unwrap();
             let token = new_token();
-            store.create_token(&owner, &token, 2).await.unwrap();
+            store.create_token(&owner, user.login_epoch, &token, 2).await.unwrap();
             let (id, digest) = (token.id, token.digest);
             let signed =
                 SignedToken { owner: owner.clone(), id, issued_at: 0, expires_at: 3600, digest, key_generation: 0 };

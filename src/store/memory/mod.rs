@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    ops::Bound,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -12,8 +13,8 @@ use tokio::time::Instant;
 
 use self::throttle::Throttle;
 use super::{
-    Admission, Creation, Listing, LiveToken, LoginAttempt, Page, PasswordHash, Rotation, Store, StoreError, Token,
-    TokenDigest, TokenId, User, UserName, Warning,
+    Admission, Creation, Listing, LiveToken, LoginAttempt, LoginEpoch, Page, PasswordHash, Rotation, Store, StoreError,
+    Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserListing, UserName, UserUpdate, Warning,
 };
 
 mod throttle;
@@ -45,6 +46,26 @@ impl Entry {
     }
 }
 
+impl Account {
+    /// Ends all tokens, and says how many lived.
+    fn revoke_tokens(&mut self) -> u64 {
+        let now = Instant::now();
+        self.tokens.drain(..).filter(|entry| entry.live(now).is_some()).map(|_| 1).sum()
+    }
+
+    /// Ends all tokens, and those that logins under way would lead to.
+    fn end_logins(&mut self) -> u64 {
+        self.user.login_epoch = LoginEpoch::begin();
+        self.revoke_tokens()
+    }
+}
+
+/// Whether nobody but this user is an enabled administrator, and this user is one.
+fn is_last_admin(accounts: &BTreeMap<UserName, Account>, name: &UserName) -> bool {
+    let mut admins = accounts.values().map(|account| &account.user).filter(|user| user.administers());
+    admins.next().is_some_and(|user| user.name == *name) && admins.next().is_none()
+}
+
 impl MemoryStore {
     fn accounts(&self) -> MutexGuard<'_, BTreeMap<UserName, Account>> {
         // No operation leaves the map half changed, so that one which panicked has spoilt nothing.
@@ -58,9 +79,16 @@ impl MemoryStore {
 
 #[async_trait]
 impl Store for MemoryStore {
-    async fn create_token(&self, owner: &UserName, token: &Token, quota: usize) -> Result<Creation, StoreError> {
+    async fn create_token(
+        &self,
+        owner: &UserName,
+        login: LoginEpoch,
+        token: &Token,
+        quota: usize,
+    ) -> Result<Creation, StoreError> {
         let mut accounts = self.accounts();
-        let Some(account) = accounts.get_mut(owner).filter(|account| !account.user.disabled) else {
+        let account = accounts.get_mut(owner);
+        let Some(account) = account.filter(|found| !found.user.disabled && found.user.login_epoch == login) else {
             return Ok(Creation::NoSuchUser);
         };
         let now = Instant::now();
@@ -126,9 +154,7 @@ impl Store for MemoryStore {
 
     async fn revoke_tokens(&self, owner: &UserName) -> Result<u64, StoreError> {
         let mut accounts = self.accounts();
-        let Some(account) = accounts.get_mut(owner) else { return Ok(0) };
-        let now = Instant::now();
-        Ok(account.tokens.drain(..).filter(|entry| entry.live(now).is_some()).map(|_| 1).sum())
+        Ok(accounts.get_mut(owner).map_or(0, Account::revoke_tokens))
     }
 
     async fn rotate_token(
@@ -181,15 +207,38 @@ impl Store for MemoryStore {
         Ok(!self.accounts().is_empty())
     }
 
-    async fn list_users(&self) -> Result<Vec<User>, StoreError> {
-        Ok(self.accounts().values().map(|account| account.user.clone()).collect())
+    async fn list_users(&self, after: Option<&UserName>, limit: usize) -> Result<UserListing, StoreError> {
+        let accounts = self.accounts();
+        let behind = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let mut users = accounts.range::<UserName, _>(behind).map(|(_, account)| account.user.clone());
+        let page: Vec<_> = users.by_ref().take(limit).collect();
+        let next = users.next().and(page.last()).map(|last| last.name.clone());
+        Ok(UserListing { users: page, next })
     }
 
-    async fn set_password(&self, name: &UserName, hash: &PasswordHash) -> Result<bool, StoreError> {
+    async fn update_user(&self, name: &UserName, update: UserUpdate) -> Result<UserChange<UpdatedUser>, StoreError> {
         let mut accounts = self.accounts();
-        let Some(account) = accounts.get_mut(name) else { return Ok(false) };
+        if update.ends_administration() && is_last_admin(&accounts, name) {
+            return Ok(UserChange::LastAdmin);
+        }
+        let Some(account) = accounts.get_mut(name) else { return Ok(UserChange::NoSuchUser) };
+        let user = &mut account.user;
+        user.role = update.role.unwrap_or(user.role);
+        user.disabled = update.disabled.unwrap_or(user.disabled);
+        let tokens_revoked = if update.disabled == Some(true) { account.end_logins() } else { 0 };
+        Ok(UserChange::Done(UpdatedUser { user: account.user.clone(), tokens_revoked }))
+    }
+
+    async fn set_password(
+        &self,
+        name: &UserName,
+        hash: &PasswordHash,
+        revoke_tokens: bool,
+    ) -> Result<Option<u64>, StoreError> {
+        let mut accounts = self.accounts();
+        let Some(account) = accounts.get_mut(name) else { return Ok(None) };
         account.user.password_hash = hash.clone();
-        Ok(true)
+        Ok(Some(if revoke_tokens { account.end_logins() } else { 0 }))
     }
 
     async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> Result<bool, StoreError> {
@@ -203,8 +252,13 @@ impl Store for MemoryStore {
         Ok(true)
     }
 
-    async fn remove_user(&self, name: &UserName) -> Result<bool, StoreError> {
-        Ok(self.accounts().remove(name).is_some())
+    async fn remove_user(&self, name: &UserName) -> Result<UserChange<u64>, StoreError> {
+        let mut accounts = self.accounts();
+        if is_last_admin(&accounts, name) {
+            return Ok(UserChange::LastAdmin);
+        }
+        let removed = accounts.remove(name);
+        Ok(removed.map_or(UserChange::NoSuchUser, |mut account| UserChange::Done(account.revoke_tokens())))
     }
 
     async fn admit_login(&self, attempt: &LoginAttempt) -> Result<Admission, StoreError> {

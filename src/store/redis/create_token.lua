@@ -1,11 +1,12 @@
 #!lua
 -- Creates a token, if its owner may have one more, and ends the token whose place it takes, where there is one.
 -- KEYS: the token, the index of its owner's tokens, its owner, the predecessor.
--- ARGV: its id, its record, its life in ms, the quota; the predecessor's id, its record from now on, and for how many ms
--- it may still live.
--- Returns 1: created. 0: quota reached. -1: no such user, or disabled. -2: the predecessor is gone. -3: it has a successor.
+-- ARGV: its id, its record, its life in ms, the quota, the epoch of its owner's login ('' for any); the predecessor's id, its
+-- record from now on, and for how many ms it may still live.
+-- Returns 1: created. 0: quota reached. -1: no such user, or disabled, or has to log in again. -2: the predecessor is gone. -3: it has a successor.
 
-if redis.call('HGET', KEYS[3], 'disabled') ~= '0' then
+local owner = redis.call('HMGET', KEYS[3], 'disabled', 'epoch')
+if owner[1] ~= '0' or (ARGV[5] ~= '' and owner[2] ~= ARGV[5]) then
   return -1
 end
 -- The same create again, after an answer that got lost.
@@ -13,7 +14,7 @@ if redis.call('GET', KEYS[1]) == ARGV[2] then
   return 1
 end
 
-local predecessor, overlap = KEYS[4], tonumber(ARGV[7])
+local predecessor, overlap = KEYS[4], tonumber(ARGV[8])
 if predecessor then
   local record = redis.call('GET', predecessor)
   if not record then
@@ -46,10 +47,10 @@ end
 
 if overlap == 0 then
   redis.call('DEL', predecessor)
-  redis.call('ZREM', KEYS[2], ARGV[5])
+  redis.call('ZREM', KEYS[2], ARGV[6])
 elseif predecessor then
   local left = math.min(overlap, redis.call('PTTL', predecessor))
-  redis.call('SET', predecessor, ARGV[6], 'PX', math.max(left, 1))
+  redis.call('SET', predecessor, ARGV[7], 'PX', math.max(left, 1))
 end
 
 local now = redis.call('TIME')

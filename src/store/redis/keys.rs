@@ -41,8 +41,16 @@ pub(super) fn user(name: &UserName) -> String {
     format!("mayfly:{{{name}}}:user")
 }
 
-/// A set: the names of all users. It may name removed ones for a moment, and misses none.
+/// A sorted set: the names of all users, all with the score 0, so that they come by name. It may name removed ones for a
+/// moment, and misses none.
 pub(super) const USERS: &str = "mayfly:users";
+
+/// A hash: the names of the enabled administrators; and, in fields that are no names, the number of the last change to who is
+/// one ([`CHANGES`]) and of the last that took somebody out (`:withdrawals`). `admins` says what it is for.
+pub(super) const ADMINS: &str = "mayfly:admins";
+
+/// The field of [`ADMINS`] that changes are numbered by; `withdraw_admin.lua` knows it, too.
+pub(super) const CHANGES: &str = ":changes";
 
 /// Never there: asked for to see whether the other side is a primary that works.
 pub(super) const PROBE: &str = "mayfly:probe";

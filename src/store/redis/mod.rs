@@ -1,24 +1,26 @@
 //! The store in Redis 7.0 or later: a token is one key with a native TTL.
 //!
 //! Every operation on tokens is one round trip: a command, or a script where several keys change together. Those on users
-//! that touch the set of all names, which lives in a slot of its own, take more. A script is sent by its
-//! hash; only the first use on a server that does not know it costs two more trips.
+//! that need to know of others, whose keys live in other slots, take a few more: all names ([`keys::USERS`]), and who is an
+//! administrator ([`admins`]). A script is sent by its hash; only the first use on a server that does not know it costs two
+//! more trips.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use deadpool_redis::redis::{Cmd, ScriptInvocation, cmd, pipe};
-use futures_util::future::try_join_all;
+use futures_util::future::join_all;
 
 pub use self::address::{AddressError, RedisOptions, TlsFiles};
-use self::{connection::Connection, scripts::Scripts};
+use self::{admins::Reply, connection::Connection, scripts::Scripts};
 use super::{
-    Admission, Creation, Listing, LiveToken, LoginAttempt, Page, PasswordHash, Rotation, Store, StoreError, Token,
-    TokenDigest, TokenId, User, UserName, Warning,
+    Admission, Creation, Listing, LiveToken, LoginAttempt, LoginEpoch, Page, PasswordHash, Rotation, Store, StoreError,
+    Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserListing, UserName, UserUpdate, Warning,
 };
 use crate::domain::throttle::{self, Allowance};
 
 mod address;
+mod admins;
 mod connection;
 mod keys;
 mod link;
@@ -34,7 +36,7 @@ pub struct RedisStore {
 }
 
 impl RedisStore {
-    /// Prepares a store; nothing is connected yet. No operation takes longer than `options.timeout`.
+    /// Prepares a store; nothing is connected yet. No round trip takes longer than `options.timeout`.
     pub fn new(options: &RedisOptions) -> Result<Self, AddressError> {
         Ok(Self { connection: Connection::new(options)?, scripts: Scripts::load() })
     }
@@ -42,8 +44,14 @@ impl RedisStore {
 
 #[async_trait]
 impl Store for RedisStore {
-    async fn create_token(&self, owner: &UserName, token: &Token, quota: usize) -> Result<Creation, StoreError> {
-        let script = self.creation(owner, token, quota);
+    async fn create_token(
+        &self,
+        owner: &UserName,
+        login: LoginEpoch,
+        token: &Token,
+        quota: usize,
+    ) -> Result<Creation, StoreError> {
+        let script = self.creation(owner, Some(login), token, quota);
         // Not a second time where the answer was lost: somebody may have seen the token and deleted it by then.
         match self.connection.write(&script).await? {
             1 => Ok(Creation::Created),
@@ -141,7 +149,7 @@ impl Store for RedisStore {
         quota: usize,
     ) -> Result<Rotation, StoreError> {
         let rotated = Token { successor: Some(successor.id), ..token.clone() };
-        let mut script = self.creation(owner, successor, quota);
+        let mut script = self.creation(owner, None, successor, quota);
         script
             .key(keys::token(owner, token.id))
             .arg(token.id.to_string())
@@ -162,6 +170,9 @@ impl Store for RedisStore {
         // The set of names lives in a slot of its own. Written after the user and even for one who exists, it is whole
         // again when a creation that broke off in between is repeated.
         self.add_name(&user.name).await?;
+        if user.administers() {
+            self.change_user(&user.name, UserUpdate::default()).await?;
+        }
         Ok(created)
     }
 
@@ -174,19 +185,41 @@ impl Store for RedisStore {
         self.connection.command(&Cmd::exists(keys::USERS)).await
     }
 
-    async fn list_users(&self) -> Result<Vec<User>, StoreError> {
-        let names: BTreeSet<String> = self.connection.command(&Cmd::smembers(keys::USERS)).await?;
-        let names = names.iter().map(|name| name.parse().map_err(|_| StoreError::Corrupt("user name")));
+    async fn list_users(&self, after: Option<&UserName>, limit: usize) -> Result<UserListing, StoreError> {
+        let start = after.map_or_else(|| "-".to_owned(), |name| format!("({name}"));
+        let mut range = cmd("ZRANGE");
+        range.arg(keys::USERS).arg(start).arg("+").arg("BYLEX").arg("LIMIT").arg(0).arg(limit.saturating_add(1));
+        let found: Vec<String> = self.connection.command(&range).await?;
+        let names = found.iter().take(limit).map(|name| name.parse().map_err(|_| StoreError::Corrupt("user name")));
         let names: Vec<UserName> = names.collect::<Result<_, _>>()?;
+        let next = names.last().filter(|_| found.len() > limit).cloned();
         // Sent at once, they are one round trip, and a cluster has each where its slot is.
-        let users = try_join_all(names.iter().map(|name| self.find_user(name))).await?;
-        Ok(users.into_iter().flatten().collect())
+        let read = join_all(names.iter().map(|name| self.find_user(name))).await;
+        let mut users = Vec::new();
+        for (name, user) in names.iter().zip(read) {
+            match user {
+                Ok(user) => users.extend(user),
+                // One record that nobody can read hides no others.
+                Err(error @ StoreError::Corrupt(_)) => tracing::error!(%error, %name, "a user is left out of a list"),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(UserListing { users, next })
     }
 
-    async fn set_password(&self, name: &UserName, hash: &PasswordHash) -> Result<bool, StoreError> {
-        let mut script = self.scripts.update_user.prepare_invoke();
-        script.key(keys::user(name)).arg(&records::password_field(hash)[..]);
-        self.connection.write_again(&script).await
+    async fn update_user(&self, name: &UserName, update: UserUpdate) -> Result<UserChange<UpdatedUser>, StoreError> {
+        self.change_user(name, update).await
+    }
+
+    async fn set_password(
+        &self,
+        name: &UserName,
+        hash: &PasswordHash,
+        revoke_tokens: bool,
+    ) -> Result<Option<u64>, StoreError> {
+        let script = self.updating(name, None, revoke_tokens, &records::password_field(hash));
+        let (ended, _): Reply = self.connection.write_again(&script).await?;
+        Ok(u64::try_from(ended).ok())
     }
 
     async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> Result<bool, StoreError> {
@@ -197,11 +230,12 @@ impl Store for RedisStore {
         self.connection.write_again(&script).await
     }
 
-    async fn remove_user(&self, name: &UserName) -> Result<bool, StoreError> {
-        let mut script = self.scripts.remove_user.prepare_invoke();
-        script.key(keys::user(name)).key(keys::token_index(name)).arg(keys::token_prefix(name));
-        let removed = self.connection.write(&script).await?;
-        () = self.connection.command(&Cmd::srem(keys::USERS, name.as_str())).await?;
+    async fn remove_user(&self, name: &UserName) -> Result<UserChange<u64>, StoreError> {
+        let removed = self.delete_user(name).await?;
+        if removed == UserChange::LastAdmin {
+            return Ok(removed);
+        }
+        () = self.connection.command(&Cmd::zrem(keys::USERS, name.as_str())).await?;
         // Somebody may have created the user again in between.
         if self.find_user(name).await?.is_some() {
             self.add_name(name).await?;
@@ -243,7 +277,13 @@ fn milliseconds(duration: Duration) -> u64 {
 
 impl RedisStore {
     /// The script that creates a token, ready to be told of a predecessor.
-    fn creation(&self, owner: &UserName, token: &Token, quota: usize) -> ScriptInvocation<'_> {
+    fn creation(
+        &self,
+        owner: &UserName,
+        login: Option<LoginEpoch>,
+        token: &Token,
+        quota: usize,
+    ) -> ScriptInvocation<'_> {
         let mut script = self.scripts.create_token.prepare_invoke();
         script
             .key(keys::token(owner, token.id))
@@ -252,11 +292,12 @@ impl RedisStore {
             .arg(token.id.to_string())
             .arg(records::encode_token(token))
             .arg(token.life.seconds() * 1000)
-            .arg(quota);
+            .arg(quota)
+            .arg(login.map(|epoch| epoch.to_string()).unwrap_or_default());
         script
     }
 
     async fn add_name(&self, name: &UserName) -> Result<(), StoreError> {
-        self.connection.command(&Cmd::sadd(keys::USERS, name.as_str())).await
+        self.connection.command(&Cmd::zadd(keys::USERS, name.as_str(), 0)).await
     }
 }

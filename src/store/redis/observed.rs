@@ -53,9 +53,9 @@ impl<C: ConnectionLike + Send> ConnectionLike for Observed<C> {
 
 /// The command's name, if it is one that is sent here, and that of the script that it runs, if it does.
 fn name(command: &Cmd) -> (&'static str, Option<&'static str>) {
-    const KNOWN: [&str; 13] = [
-        "EVALSHA", "EXISTS", "GETEX", "HGETALL", "INFO", "MGET", "PERSIST", "PTTL", "SADD", "SCRIPT", "SMEMBERS",
-        "SREM", "WAIT",
+    const KNOWN: [&str; 14] = [
+        "EVALSHA", "EXISTS", "GETEX", "HGETALL", "HINCRBY", "INFO", "MGET", "PERSIST", "PTTL", "SCRIPT", "WAIT",
+        "ZADD", "ZRANGE", "ZREM",
     ];
     let mut arguments = command.args_iter().map_while(|argument| match argument {
         Arg::Simple(bytes) => Some(bytes),

@@ -9,7 +9,7 @@ use crate::{
     domain::{
         life::Life,
         token::{LiveToken, Token, TokenDigest, TokenId},
-        user::{User, UserName},
+        user::{LoginEpoch, User, UserName, UserUpdate},
     },
     store::StoreError,
 };
@@ -71,6 +71,12 @@ const CREATED: &str = "created";
 /// `"0"` or `"1"`; `create_token.lua` reads it, too.
 const DISABLED: &str = "disabled";
 
+/// `create_token.lua` reads it, too.
+const LOGIN_EPOCH: &str = "epoch";
+/// The number of the last change that may have made or unmade an administrator; `update_user.lua` and `remove_user.lua` alone
+/// look at it.
+pub(super) const CHANGE: &str = "change";
+
 /// The field of a user's hash that a new password replaces, and its value.
 pub(super) fn password_field(hash: &crate::domain::password::PasswordHash) -> [&str; 2] {
     [PASSWORD, hash.expose_secret()]
@@ -81,7 +87,22 @@ pub(super) fn encode_user(user: &User) -> Vec<String> {
     let [password, hash] = password_field(&user.password_hash);
     let disabled = if user.disabled { "1" } else { "0" };
     let created = user.created_at.to_string();
-    [password, hash, ROLE, user.role.as_str(), CREATED, &created, DISABLED, disabled].map(str::to_owned).into()
+    let epoch = user.login_epoch.to_string();
+    [password, hash, ROLE, user.role.as_str(), CREATED, &created, DISABLED, disabled, LOGIN_EPOCH, &epoch]
+        .map(str::to_owned)
+        .into()
+}
+
+/// The fields of a user's hash that an update replaces, and their values.
+pub(super) fn encode_update(update: UserUpdate) -> Vec<&'static str> {
+    let role = update.role.map(|role| [ROLE, role.as_str()]);
+    let disabled = update.disabled.map(|disabled| [DISABLED, if disabled { "1" } else { "0" }]);
+    role.into_iter().chain(disabled).flatten().collect()
+}
+
+/// The field of a user's hash that keeps logins from before from leading to a token, and its value.
+pub(super) fn login_epoch_field(epoch: LoginEpoch) -> [String; 2] {
+    [LOGIN_EPOCH.to_owned(), epoch.to_string()]
 }
 
 /// A user out of the hash of the name. An empty hash is a user who does not exist.
@@ -101,5 +122,6 @@ pub(super) fn decode_user(name: &UserName, fields: &HashMap<String, String>) -> 
             "1" => true,
             _ => return Err(CORRUPT),
         },
+        login_epoch: field(LOGIN_EPOCH)?.parse().map_err(|_| CORRUPT)?,
     }))
 }

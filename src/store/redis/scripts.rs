@@ -35,7 +35,9 @@ scripts!(
     replace_hash,
     remove_user,
     admit_login,
-    excuse_login
+    excuse_login,
+    withdraw_admin,
+    count_admin
 );
 
 /// The name of the script with this hash.

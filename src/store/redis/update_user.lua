@@ -1,9 +1,31 @@
 #!lua flags=allow-oom
--- Changes fields of a user who exists, even where Redis is out of memory: a password may have to go now. KEYS: the user. ARGV: fields and values.
--- Returns 1: changed. 0: no such user.
+-- Changes a user who exists, even where Redis is out of memory: a password, a right or the tokens may have to go now.
+-- KEYS: the user, the index of the user's tokens. ARGV: the number of the change ('' for one that makes and unmakes no
+-- administrator), the prefix of the tokens' keys where they are to end ('' where not), fields and values.
+-- Returns how many tokens ended, and the fields and values of the user from now on. -1: no such user. -2, and the number of
+-- a later change that was faster: nothing changed.
 
 if redis.call('EXISTS', KEYS[1]) == 0 then
-  return 0
+  return {-1, {}}
 end
-redis.call('HSET', KEYS[1], unpack(ARGV))
-return 1
+if ARGV[1] ~= '' then
+  local last = redis.call('HGET', KEYS[1], 'change')
+  if last and tonumber(last) > tonumber(ARGV[1]) then
+    return {-2, {'change', last}}
+  end
+end
+
+local ended = 0
+if ARGV[2] ~= '' then
+  for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
+    ended = ended + redis.call('DEL', ARGV[2] .. id)
+  end
+  redis.call('DEL', KEYS[2])
+end
+if ARGV[1] ~= '' then
+  redis.call('HSET', KEYS[1], 'change', ARGV[1])
+end
+if #ARGV > 2 then
+  redis.call('HSET', KEYS[1], unpack(ARGV, 3))
+end
+return {ended, redis.call('HGETALL', KEYS[1])}

@@ -12,10 +12,13 @@ use mayfly::{
         password::{HashCost, PasswordHash},
         throttle::FORGOTTEN_AFTER,
         token::{Token, TokenDigest, TokenRules},
-        user::{Role, User},
+        user::{LoginEpoch, Role, User},
     },
     http::{self, BrowserAccess, Services},
-    service::{Clock, hashing::Hashing, login::Login, readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens},
+    service::{
+        Clock, hashing::Hashing, login::Login, readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens,
+        users::Users,
+    },
     store::{Store, leased::LeasedStore, memory::MemoryStore},
 };
 use poem::{
@@ -110,9 +113,11 @@ async fn services() -> (Arc<Services>, String) {
     let cost: HashCost = "m=8,t=1,p=1".parse().unwrap();
     let (name, password) = LOGIN.split_once(':').unwrap();
     let of_admin = PasswordHash::of(&password.parse().unwrap(), cost);
+    let login_epoch: LoginEpoch = "b56929f354f14dc299849bba615e26e6".parse().unwrap();
     for (name, role, password_hash) in [(name, Role::Admin, of_admin), ("alice", Role::User, PasswordHash::dummy(cost))]
     {
-        let user = User { name: name.parse().unwrap(), password_hash, role, created_at: NOW, disabled: false };
+        let name = name.parse().unwrap();
+        let user = User { name, password_hash, role, created_at: NOW, disabled: false, login_epoch };
         assert!(store.create_user(&user).await.unwrap());
     }
 
@@ -121,13 +126,15 @@ async fn services() -> (Arc<Services>, String) {
     let claims = Claims::new(&owner, id, &description, life, NOW, None);
     let jwt = keys.current().set.sign(&claims).expose_secret().to_owned();
     let token = Token { id, description, life, digest: TokenDigest::of(&jwt), successor: None };
-    store.create_token(&owner, &token, 1).await.unwrap();
+    store.create_token(&owner, login_epoch, &token, 1).await.unwrap();
 
     let rules = TokenRules { max_life: Life::parse("365 days").unwrap(), quota: 10, issuer: None };
     let clock = Clock::new(|| Duration::from_secs(NOW));
+    let hashing = Arc::new(Hashing::new(cost));
     let services = Services {
-        tokens: Tokens::new(Arc::clone(&store), Arc::clone(&keys), clock, rules),
-        login: Login::new(Arc::clone(&store), Arc::new(Hashing::new(cost))),
+        tokens: Tokens::new(Arc::clone(&store), Arc::clone(&keys), clock.clone(), rules),
+        users: Users::new(Arc::clone(&store) as _, clock, Arc::clone(&hashing)),
+        login: Login::new(Arc::clone(&store) as _, hashing),
         readiness: Readiness::new(store, Duration::MAX),
         keys,
         issuer: None,

@@ -1,0 +1,528 @@
+//! `/api/v1alpha/user`: the users, for administrators, and the own password, for everybody.
+
+use std::{borrow::Cow, sync::Arc};
+
+use poem::web::Data;
+use poem_openapi::{
+    ApiResponse, Enum, Object, OpenApi,
+    param::{Path, Query},
+    registry::{MetaSchema, MetaSchemaRef},
+    types::{Example, ParseFromParameter, ParseResult, Type},
+};
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Services, Tag,
+    auth::{Administrator, BasicUser, not_an_administrator},
+    payload::{self, Json},
+    problem::{
+        Problem, Refusals, Refused,
+        refusal::{
+            INTERNAL, LARGE_BODY, LARGE_HEADERS, LAST_ADMIN, NO_SUCH_USER, NOT_ADMIN, NOT_JSON, SLOW_BODY, TWO_LOGINS,
+            UNAVAILABLE, WRONG_LOGIN,
+        },
+    },
+};
+use crate::{
+    domain::{
+        password::Password,
+        user::{self, User, UserName, UserUpdate},
+    },
+    store::UserListing,
+};
+
+/// The path of all users.
+pub(super) const PATH: &str = "/api/v1alpha/user";
+
+/// How many users a page has unless the client says so.
+const DEFAULT_LIMIT: usize = 100;
+
+/// The operations on users.
+pub(super) struct UserApi;
+
+/// What a user may do beyond managing the own tokens: nothing (`user`), ask about others' (`introspector`), or everything
+/// (`admin`).
+#[derive(Clone, Copy, Default, Serialize, Deserialize, Enum)]
+#[serde(rename_all = "lowercase")]
+#[oai(rename_all = "lowercase")]
+enum Role {
+    #[default]
+    User,
+    Introspector,
+    Admin,
+}
+
+/// Whom to add.
+#[derive(Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+#[oai(example)]
+struct UserRequest {
+    /// 1 to 64 of the characters `A-Z a-z 0-9 . _ @ + -`
+    username: String,
+    /// What the user may do; `user` unless it says otherwise.
+    #[serde(default)]
+    #[oai(default)]
+    role: Role,
+    /// 1 to 1024 bytes
+    #[oai(validator(min_length = 1, max_length = 1024))]
+    password: String,
+}
+
+/// What to change about a user.
+#[derive(Default, Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+#[oai(example)]
+struct UserUpdateRequest {
+    /// What the user may do from now on.
+    #[serde(default, deserialize_with = "payload::not_null")]
+    role: Option<Role>,
+    /// Whether the user is kept out from now on.
+    #[serde(default, deserialize_with = "payload::not_null")]
+    disabled: Option<bool>,
+}
+
+/// Another password.
+#[derive(Deserialize, Object)]
+#[serde(deny_unknown_fields)]
+#[oai(example)]
+struct PasswordRequest {
+    /// 1 to 1024 bytes
+    #[oai(validator(min_length = 1, max_length = 1024))]
+    password: String,
+    /// Whether to revoke all of the user's tokens, too.
+    #[serde(default)]
+    #[oai(default)]
+    revoke_tokens: bool,
+}
+
+/// A user, in a list.
+#[derive(Serialize, Object)]
+struct UserSummary {
+    /// The name.
+    username: String,
+    /// What the user may do.
+    role: Role,
+    /// Whether the user is kept out.
+    disabled: bool,
+    /// When the user was added, in seconds since the epoch.
+    created_at: u64,
+}
+
+/// Some users.
+#[derive(Serialize, Object)]
+#[oai(example)]
+struct UserList {
+    /// `Users exist`, or `No users exist`.
+    message: String,
+    /// By name.
+    users: Vec<UserSummary>,
+}
+
+/// A user.
+#[derive(Serialize, Object)]
+#[oai(example)]
+struct UserDetails {
+    /// `User exists`, `User created` or `User changed`.
+    message: String,
+    /// The name.
+    username: String,
+    /// What the user may do.
+    role: Role,
+    /// Whether the user is kept out.
+    disabled: bool,
+    /// When the user was added, in seconds since the epoch.
+    created_at: u64,
+}
+
+/// A user has another password.
+#[derive(Serialize, Object)]
+#[oai(example)]
+struct PasswordChanged {
+    /// `Password changed`
+    message: String,
+    /// How many tokens were revoked with it.
+    jwt_tokens_deleted: u64,
+}
+
+/// A user is gone.
+#[derive(Serialize, Object)]
+#[oai(example)]
+struct UserDeleted {
+    /// `User deleted`
+    message: String,
+    /// How many tokens were revoked with it.
+    jwt_tokens_deleted: u64,
+}
+
+#[derive(ApiResponse)]
+enum AddResponse {
+    /// The user was added.
+    #[oai(status = 201)]
+    Created(
+        Json<UserDetails>,
+        /// The path of the new user.
+        #[oai(header = "Location")]
+        String,
+    ),
+}
+
+#[derive(ApiResponse)]
+enum ListResponse {
+    /// A page of the users.
+    #[oai(status = 200)]
+    Ok(
+        Json<UserList>,
+        /// Where the next page is, with `rel="next"` (RFC 8288); absent on the last.
+        #[oai(header = "Link")]
+        Option<String>,
+    ),
+}
+
+#[OpenApi(prefix_path = "/api/v1alpha/user", tag = "Tag::Users")]
+impl UserApi {
+    /// List the users
+    ///
+    /// By name, a page at a time.
+    #[oai(path = "/", method = "get", operation_id = "listUsers")]
+    async fn list(
+        &self,
+        services: Data<&Arc<Services>>,
+        Administrator: Administrator,
+        /// At most so many; 100 unless it says otherwise.
+        #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
+        limit: Query<Option<usize>>,
+        /// Begin behind this name, which need not exist.
+        after: Query<Option<String>>,
+    ) -> Result<ListResponse, Refused<List>> {
+        let after: Option<UserName> = after.0.map(|name| name.parse()).transpose().map_err(invalid("after"))?;
+        let limit = limit.0.unwrap_or(DEFAULT_LIMIT);
+        let listing = services.users.list(after.as_ref(), limit).await?;
+        let link = listing.next.as_ref().map(|last| next_page(limit, last));
+        Ok(ListResponse::Ok(Json(listing.into()), link))
+    }
+
+    /// Add a user
+    #[oai(path = "/", method = "post", operation_id = "addUser")]
+    async fn add(
+        &self,
+        services: Data<&Arc<Services>>,
+        Administrator: Administrator,
+        request: Json<UserRequest>,
+    ) -> Result<AddResponse, Refused<Add>> {
+        let Json(UserRequest { username, role, password }) = request;
+        let name = username.parse().map_err(invalid("username"))?;
+        let user = services.users.add(name, role.into(), parse_password(&password)?).await?;
+        let location = format!("{PATH}/{}", user.name);
+        Ok(AddResponse::Created(Json(UserDetails::new("User created", user)), location))
+    }
+
+    /// Get a user
+    #[oai(path = "/:name", method = "get", operation_id = "getUser")]
+    async fn get(
+        &self,
+        services: Data<&Arc<Services>>,
+        Administrator: Administrator,
+        /// The user's name.
+        name: Path<NameParam>,
+    ) -> Result<Json<UserDetails>, Refused<One>> {
+        let name = name.0.parsed()?;
+        let user = services.users.find(&name).await?.ok_or_else(Problem::no_such_user)?;
+        Ok(Json(UserDetails::new("User exists", user)))
+    }
+
+    /// Change a user's role, disable or enable a user
+    ///
+    /// Disabling revokes all of the user's tokens. Once this is answered with 200, no replica accepts one of them again, lets a
+    /// disabled user in, or lets a former administrator do what administrators may. The last enabled administrator stays one.
+    #[oai(path = "/:name", method = "patch", operation_id = "changeUser")]
+    async fn change(
+        &self,
+        services: Data<&Arc<Services>>,
+        Administrator: Administrator,
+        /// The user's name.
+        name: Path<NameParam>,
+        request: Json<UserUpdateRequest>,
+    ) -> Result<Json<UserDetails>, Refused<Change>> {
+        let Json(UserUpdateRequest { role, disabled }) = request;
+        let update = UserUpdate { role: role.map(user::Role::from), disabled };
+        let user = services.users.update(&name.0.parsed()?, update).await?;
+        Ok(Json(UserDetails::new("User changed", user)))
+    }
+
+    /// Change a password
+    ///
+    /// An administrator changes anybody's, and everybody the own one. Once this is answered with 200, no replica lets anybody in
+    /// with the old one. Tokens live on, unless the body says otherwise; then no replica accepts one of them again.
+    #[oai(path = "/:name/password", method = "put", operation_id = "changePassword")]
+    async fn change_password(
+        &self,
+        services: Data<&Arc<Services>>,
+        BasicUser(user): BasicUser,
+        /// The user's name.
+        name: Path<NameParam>,
+        request: Json<PasswordRequest>,
+    ) -> Result<Json<PasswordChanged>, Refused<ChangePassword>> {
+        let is_own = name.0.0.as_ref() == Some(&user.name);
+        if !is_own && !user.administers() {
+            return Err(not_an_administrator().into());
+        }
+        let Json(PasswordRequest { password, revoke_tokens }) = request;
+        let (name, password) = (name.0.parsed()?, parse_password(&password)?);
+        let jwt_tokens_deleted = services.users.set_password(&name, password, revoke_tokens).await?;
+        Ok(Json(PasswordChanged { jwt_tokens_deleted, ..PasswordChanged::example() }))
+    }
+
+    /// Remove a user
+    ///
+    /// With all tokens: once this is answered with 200, no replica accepts one of them again, or lets the user in. The last
+    /// enabled administrator stays.
+    #[oai(path = "/:name", method = "delete", operation_id = "removeUser")]
+    async fn remove(
+        &self,
+        services: Data<&Arc<Services>>,
+        Administrator: Administrator,
+        /// The user's name.
+        name: Path<NameParam>,
+    ) -> Result<Json<UserDeleted>, Refused<Remove>> {
+        let jwt_tokens_deleted = services.users.remove(&name.0.parsed()?).await?;
+        Ok(Json(UserDeleted { jwt_tokens_deleted, ..UserDeleted::example() }))
+    }
+}
+
+/// Whether a path, in which something is no text, is one of a user, and nobody can have the name.
+pub(super) fn is_missing_in(path: &str) -> bool {
+    let name = path.strip_prefix(PATH).and_then(|rest| rest.trim_start_matches('/').split('/').next());
+    name.is_some_and(|name| name.parse::<UserName>().is_err())
+}
+
+/// 400 for a field or parameter that cannot be read.
+fn invalid<E: std::error::Error>(what: &'static str) -> impl Fn(E) -> Problem {
+    move |error| Problem::bad_request(format!("{what}: {error}."))
+}
+
+fn parse_password(text: &str) -> Result<Password, Problem> {
+    text.parse().map_err(invalid("password"))
+}
+
+fn next_page(limit: usize, last: &UserName) -> String {
+    // A `+` in a query is a space unless it is escaped.
+    let query = serde_urlencoded::to_string([("limit", &*limit.to_string()), ("after", last.as_str())]);
+    format!("<{PATH}?{}>; rel=\"next\"", query.expect("texts can be encoded"))
+}
+
+impl From<Role> for user::Role {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::User => Self::User,
+            Role::Introspector => Self::Introspector,
+            Role::Admin => Self::Admin,
+        }
+    }
+}
+
+impl From<user::Role> for Role {
+    fn from(role: user::Role) -> Self {
+        match role {
+            user::Role::User => Self::User,
+            user::Role::Introspector => Self::Introspector,
+            user::Role::Admin => Self::Admin,
+        }
+    }
+}
+
+impl From<User> for UserSummary {
+    fn from(User { name, role, created_at, disabled, .. }: User) -> Self {
+        Self { username: name.to_string(), role: role.into(), disabled, created_at }
+    }
+}
+
+impl From<UserListing> for UserList {
+    fn from(listing: UserListing) -> Self {
+        let message = if listing.users.is_empty() { "No users exist" } else { "Users exist" };
+        Self { message: message.into(), users: listing.users.into_iter().map(UserSummary::from).collect() }
+    }
+}
+
+impl UserDetails {
+    fn new(message: &str, user: User) -> Self {
+        let UserSummary { username, role, disabled, created_at } = user.into();
+        Self { message: message.into(), username, role, disabled, created_at }
+    }
+}
+
+/// The name in a path. One that is malformed names nobody, and is answered like any other that does not: 404.
+pub(super) struct NameParam(Option<UserName>);
+
+impl NameParam {
+    pub(super) fn parsed(self) -> Result<UserName, Problem> {
+        self.0.ok_or_else(Problem::no_such_user)
+    }
+}
+
+impl Type for NameParam {
+    const IS_REQUIRED: bool = true;
+    type RawValueType = Self;
+    type RawElementValueType = Self;
+
+    fn name() -> Cow<'static, str> {
+        "string_username".into()
+    }
+
+    fn schema_ref() -> MetaSchemaRef {
+        let pattern = Some(UserName::PATTERN.to_owned());
+        MetaSchemaRef::Inline(Box::new(MetaSchema { pattern, ..MetaSchema::new("string") }))
+    }
+
+    fn as_raw_value(&self) -> Option<&Self> {
+        Some(self)
+    }
+
+    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
+        Box::new(std::iter::once(self))
+    }
+}
+
+impl ParseFromParameter for NameParam {
+    fn parse_from_parameter(value: &str) -> ParseResult<Self> {
+        Ok(Self(value.parse().ok()))
+    }
+}
+
+/// What listing is refused with.
+struct List;
+
+impl Refusals for List {
+    const LIST: &'static [(u16, &'static str)] = &[
+        (400, "after: a user name is 1 to 64 of the characters A-Z a-z 0-9 . _ @ + -."),
+        WRONG_LOGIN,
+        NOT_ADMIN,
+        LARGE_HEADERS,
+        INTERNAL,
+        UNAVAILABLE,
+    ];
+}
+
+/// What adding is refused with.
+struct Add;
+
+impl Refusals for Add {
+    const LIST: &'static [(u16, &'static str)] = &[
+        (400, "username: a user name is 1 to 64 of the characters A-Z a-z 0-9 . _ @ + -."),
+        WRONG_LOGIN,
+        NOT_ADMIN,
+        SLOW_BODY,
+        (409, "There is a user of this name already."),
+        LARGE_BODY,
+        NOT_JSON,
+        LARGE_HEADERS,
+        INTERNAL,
+        UNAVAILABLE,
+    ];
+}
+
+/// What getting is refused with.
+struct One;
+
+impl Refusals for One {
+    const LIST: &'static [(u16, &'static str)] =
+        &[TWO_LOGINS, WRONG_LOGIN, NOT_ADMIN, NO_SUCH_USER, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
+}
+
+/// What changing is refused with.
+struct Change;
+
+impl Refusals for Change {
+    const LIST: &'static [(u16, &'static str)] = &[
+        (400, "The body: unknown variant `root`, expected one of `user`, `introspector`, `admin`."),
+        WRONG_LOGIN,
+        NOT_ADMIN,
+        NO_SUCH_USER,
+        SLOW_BODY,
+        LAST_ADMIN,
+        LARGE_BODY,
+        NOT_JSON,
+        LARGE_HEADERS,
+        INTERNAL,
+        UNAVAILABLE,
+    ];
+}
+
+/// What changing a password is refused with.
+struct ChangePassword;
+
+impl Refusals for ChangePassword {
+    const LIST: &'static [(u16, &'static str)] = &[
+        (400, "password: a password is 1 to 1024 bytes."),
+        WRONG_LOGIN,
+        NOT_ADMIN,
+        NO_SUCH_USER,
+        SLOW_BODY,
+        LARGE_BODY,
+        NOT_JSON,
+        LARGE_HEADERS,
+        INTERNAL,
+        UNAVAILABLE,
+    ];
+}
+
+/// What removing is refused with.
+struct Remove;
+
+impl Refusals for Remove {
+    const LIST: &'static [(u16, &'static str)] =
+        &[TWO_LOGINS, WRONG_LOGIN, NOT_ADMIN, NO_SUCH_USER, LAST_ADMIN, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
+}
+
+impl Example for UserRequest {
+    fn example() -> Self {
+        Self { username: "alice".into(), role: Role::User, password: "correct horse battery staple".into() }
+    }
+}
+
+impl Example for UserUpdateRequest {
+    fn example() -> Self {
+        Self { role: Some(Role::Introspector), disabled: Some(false) }
+    }
+}
+
+impl Example for PasswordRequest {
+    fn example() -> Self {
+        Self { password: "correct horse battery staple".into(), revoke_tokens: true }
+    }
+}
+
+impl Example for UserList {
+    fn example() -> Self {
+        let user = |username: &str, role| UserSummary {
+            username: username.into(),
+            role,
+            disabled: false,
+            created_at: 1_662_720_135,
+        };
+        Self { message: "Users exist".into(), users: vec![user("admin", Role::Admin), user("alice", Role::User)] }
+    }
+}
+
+impl Example for UserDetails {
+    fn example() -> Self {
+        Self {
+            message: "User exists".into(),
+            username: "alice".into(),
+            role: Role::User,
+            disabled: false,
+            created_at: 1_662_720_135,
+        }
+    }
+}
+
+impl Example for PasswordChanged {
+    fn example() -> Self {
+        Self { message: "Password changed".into(), jwt_tokens_deleted: 2 }
+    }
+}
+
+impl Example for UserDeleted {
+    fn example() -> Self {
+        Self { message: "User deleted".into(), jwt_tokens_deleted: 2 }
+    }
+}

@@ -1,0 +1,125 @@
+//! `/api/v1alpha/user/{name}/token`: a user's tokens, for administrators.
+
+use std::sync::Arc;
+
+use poem::web::Data;
+use poem_openapi::{
+    OpenApi,
+    param::{Path, Query},
+    types::Example,
+};
+
+use super::{
+    Services, Tag,
+    auth::Administrator,
+    payload::Json,
+    problem::{
+        Problem, Refusals, Refused,
+        refusal::{
+            INTERNAL, LARGE_HEADERS, NO_SUCH_TOKEN, NO_SUCH_USER, NOT_ADMIN, TWO_LOGINS, UNAVAILABLE, WRONG_LOGIN,
+        },
+    },
+    token::{IdParam, ListResponse, TokenDeleted, TokensDeleted, next_page, no_such_cursor},
+    user::{self, NameParam},
+};
+use crate::{domain::user::UserName, store::Page};
+
+/// The operations on others' tokens.
+pub(super) struct UserTokenApi;
+
+#[OpenApi(prefix_path = "/api/v1alpha/user", tag = "Tag::Users")]
+impl UserTokenApi {
+    /// List a user's tokens
+    ///
+    /// Newest first, and all of them unless `limit` says otherwise.
+    #[oai(path = "/:name/token", method = "get", operation_id = "listUserTokens")]
+    async fn list(
+        &self,
+        services: Data<&Arc<Services>>,
+        Administrator: Administrator,
+        /// The user's name.
+        name: Path<NameParam>,
+        /// At most so many.
+        #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
+        limit: Query<Option<usize>>,
+        /// Begin behind this live token.
+        after: Query<Option<String>>,
+    ) -> Result<ListResponse, Refused<List>> {
+        let name = known_user(&services, name.0).await?;
+        let after = after.0.map(|id| id.parse()).transpose().map_err(|_| no_such_cursor())?;
+        let page = Page { after, limit: limit.0 };
+        let listing = services.tokens.list(&name, page).await?.ok_or_else(no_such_cursor)?;
+        let link = next_page(&format!("{}/{name}/token", user::PATH), &listing, page.limit);
+        Ok(ListResponse::Ok(Json(listing.into()), link))
+    }
+
+    /// Revoke all of a user's tokens
+    ///
+    /// Once this is answered with 200, no replica accepts one of them again.
+    #[oai(path = "/:name/token", method = "delete", operation_id = "revokeUserTokens")]
+    async fn revoke_all(
+        &self,
+        services: Data<&Arc<Services>>,
+        Administrator: Administrator,
+        /// The user's name.
+        name: Path<NameParam>,
+    ) -> Result<Json<TokensDeleted>, Refused<All>> {
+        let name = known_user(&services, name.0).await?;
+        Ok(Json(TokensDeleted::so_many(services.tokens.revoke_all(&name).await?)))
+    }
+
+    /// Revoke one of a user's tokens
+    ///
+    /// Once this is answered with 200, no replica accepts the token again.
+    #[oai(path = "/:name/token/:id", method = "delete", operation_id = "revokeUserToken")]
+    async fn revoke(
+        &self,
+        services: Data<&Arc<Services>>,
+        Administrator: Administrator,
+        /// The user's name.
+        name: Path<NameParam>,
+        /// The token's id.
+        id: Path<IdParam>,
+    ) -> Result<Json<TokenDeleted>, Refused<One>> {
+        let name = known_user(&services, name.0).await?;
+        let revoked = services.tokens.revoke(&name, id.0.parsed()?).await?;
+        if revoked { Ok(Json(TokenDeleted::example())) } else { Err(Problem::no_such_token().into()) }
+    }
+}
+
+/// The name, if somebody has it.
+async fn known_user(services: &Services, name: NameParam) -> Result<UserName, Problem> {
+    let name = name.parsed()?;
+    services.users.find(&name).await?.map(|user| user.name).ok_or_else(Problem::no_such_user)
+}
+
+/// What listing is refused with.
+struct List;
+
+impl Refusals for List {
+    const LIST: &'static [(u16, &'static str)] = &[
+        (400, "failed to parse parameter `limit`: verification failed. maximum(1000, exclusive: false)"),
+        WRONG_LOGIN,
+        NOT_ADMIN,
+        NO_SUCH_USER,
+        LARGE_HEADERS,
+        INTERNAL,
+        UNAVAILABLE,
+    ];
+}
+
+/// What revoking all is refused with.
+struct All;
+
+impl Refusals for All {
+    const LIST: &'static [(u16, &'static str)] =
+        &[TWO_LOGINS, WRONG_LOGIN, NOT_ADMIN, NO_SUCH_USER, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
+}
+
+/// What revoking one is refused with.
+struct One;
+
+impl Refusals for One {
+    const LIST: &'static [(u16, &'static str)] =
+        &[TWO_LOGINS, WRONG_LOGIN, NOT_ADMIN, NO_SUCH_TOKEN, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
+}

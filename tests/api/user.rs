@@ -1,0 +1,405 @@
+//! `/api/v1alpha/user`: who manages users, and what becomes of them.
+
+use std::{collections::BTreeMap, process::Command};
+
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use crate::support::{Answer, Backend, Client, Service};
+
+const USER: &str = "/api/v1alpha/user";
+const TOKEN: &str = "/api/v1alpha/token";
+const VERIFY: &str = "/api/v1alpha/verify";
+
+/// Hashes that cost next to nothing: many users are added here.
+fn cheap(command: &mut Command) {
+    command.env("MAYFLY_PASSWORD_COST", "m=8,t=1,p=1");
+}
+
+fn start(backend: Backend) -> Service {
+    Service::start_with(backend, cheap)
+}
+
+fn log_in(service: &Service, name: &str, password: &str) -> u16 {
+    service.client().with_basic(name, password).get(TOKEN).send().status
+}
+
+fn verify(service: &Service, jwt: &str) -> u16 {
+    service.client().with_bearer(jwt).get(VERIFY).send().status
+}
+
+/// What of a user does not change from run to run.
+fn user(answer: &Answer) -> Value {
+    assert!(answer.status < 300, "{answer:?}");
+    let mut body = answer.json();
+    let created_at = body.as_object_mut().unwrap().remove("created_at").unwrap();
+    assert!(created_at.as_u64().unwrap() > 1_700_000_000, "{answer:?}");
+    body
+}
+
+/// An answer without what is different in each.
+fn anonymous(mut answer: Answer) -> (u16, String, BTreeMap<String, String>) {
+    for volatile in ["x-request-id", "date"] {
+        answer.headers.remove(volatile);
+    }
+    let id = answer.json()["request_id"].take();
+    let headers =
+        answer.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned())).collect();
+    (answer.status, answer.text.replace(id.as_str().unwrap(), ""), headers)
+}
+
+/// The paths of a list, page by page.
+fn pages(client: &Client, first: &str) -> Vec<Value> {
+    let (mut pages, mut next) = (Vec::new(), Some(first.to_owned()));
+    while let Some(path) = next {
+        let page = client.get(&path).send();
+        assert_eq!(page.status, 200, "{page:?}");
+        pages.push(page.json());
+        let link = page.header("link").strip_prefix('<');
+        next = link.map(|link| link.strip_suffix(">; rel=\"next\"").unwrap().to_owned());
+    }
+    pages
+}
+
+fn names(page: &Value) -> Vec<&str> {
+    page["users"].as_array().unwrap().iter().map(|user| user["username"].as_str().unwrap()).collect()
+}
+
+#[rstest]
+fn administrators_manage_users(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = start(backend);
+    let admin = service.admin();
+    let added = admin.post(USER, &json!({"username": "alice", "password": "first"})).send();
+    assert_eq!((added.status, added.header("location")), (201, "/api/v1alpha/user/alice"));
+    assert_eq!(added.header("cache-control"), "no-store");
+    let alice = |message: &str, role: &str, disabled: bool| json!({"message": message, "username": "alice", "role": role, "disabled": disabled});
+    assert_eq!(user(&added), alice("User created", "user", false));
+    assert_eq!(log_in(&service, "alice", "first"), 200);
+    assert_eq!(user(&admin.get("/api/v1alpha/user/alice").send()), alice("User exists", "user", false));
+
+    let again = admin.post(USER, &json!({"username": "alice", "role": "admin", "password": "stolen"})).send();
+    assert!(again.problem(409).contains("already"));
+    assert_eq!((log_in(&service, "alice", "first"), log_in(&service, "alice", "stolen")), (200, 401));
+
+    let change = |change: Value| user(&admin.patch("/api/v1alpha/user/alice", &change).send());
+    assert_eq!(change(json!({"role": "introspector"})), alice("User changed", "introspector", false));
+    assert_eq!(change(json!({})), alice("User changed", "introspector", false));
+    assert_eq!(change(json!({"disabled": true})), alice("User changed", "introspector", true));
+    assert_eq!(log_in(&service, "alice", "first"), 401);
+    assert_eq!(change(json!({"disabled": false, "role": "admin"})), alice("User changed", "admin", false));
+    let alice_in = service.client().with_basic("alice", "first");
+    assert_eq!(user(&alice_in.get("/api/v1alpha/user/alice").send()), alice("User exists", "admin", false));
+
+    let list = admin.get(USER).send();
+    assert_eq!(
+        (&*list.json()["message"].to_string(), names(&list.json())),
+        ("\"Users exist\"", vec!["admin", "alice"])
+    );
+    assert_eq!(list.json()["users"][1]["role"], "admin");
+
+    let removed = admin.delete("/api/v1alpha/user/alice").send();
+    assert_eq!((removed.status, &*removed.text), (200, r#"{"message":"User deleted","jwt_tokens_deleted":0}"#));
+    assert_eq!(log_in(&service, "alice", "first"), 401);
+    assert_eq!(names(&admin.get(USER).send().json()), ["admin"]);
+}
+
+#[rstest]
+fn only_administrators_do(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = start(backend);
+    service.admin().add_user("alice", "user");
+    service.admin().add_user("ines", "introspector");
+    let (id, jwt) = service.admin().issue("x", "1h");
+    let requests = |login: &dyn Fn(Client) -> Client, name: &str| {
+        // One who is refused before the body was read is hung up on.
+        let client = || login(service.client());
+        let path = |rest: &str| format!("{USER}/{name}{rest}");
+        [
+            client().get(USER),
+            client().get("/api/v1alpha/user?limit=0"),
+            client().post(USER, &json!({"username": name, "password": "x"})),
+            client().post(USER, &json!({})),
+            client().get(&path("")),
+            client().patch(&path(""), &json!({"role": "admin"})),
+            client().put(&path("/password"), &json!({"password": "x"})),
+            client().delete(&path("")),
+            client().get(&path("/token")),
+            client().delete(&path("/token")),
+            client().delete(&path(&format!("/token/{id}"))),
+        ]
+        .map(|draft| anonymous(draft.send()))
+    };
+    let as_user = |name: &'static str| move |client: Client| client.with_basic(name, "secret");
+    let refused = requests(&as_user("alice"), "admin");
+    for (status, text, _) in &refused {
+        assert_eq!(*status, 403);
+        assert!(text.contains("Only an administrator"), "{text}");
+    }
+    // Nothing tells who exists.
+    for name in ["nobody", "a:b", "*", &"x".repeat(65)] {
+        assert_eq!(requests(&as_user("alice"), name), refused, "{name}");
+        assert_eq!(requests(&as_user("ines"), name), refused, "{name}");
+    }
+    for (status, _, headers) in requests(&|client| client.with_bearer(&jwt), "alice") {
+        assert_eq!(status, 403);
+        assert!(headers["www-authenticate"].contains("error=\"insufficient_scope\""), "{headers:?}");
+    }
+    assert!(requests(&|client| client, "alice").iter().all(|(status, ..)| *status == 401));
+    assert_eq!(names(&service.admin().get(USER).send().json()), ["admin", "alice", "ines"]);
+    assert_eq!(verify(&service, &jwt), 200);
+}
+
+#[rstest]
+fn everybody_changes_the_own_password(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = start(backend);
+    service.admin().add_user("alice", "user");
+    service.admin().add_user("bob", "user");
+    let alice = |password: &str| service.client().with_basic("alice", password);
+    let path = "/api/v1alpha/user/alice/password";
+    let (_, jwt) = alice("secret").issue("x", "1h");
+
+    let changed = alice("secret").put(path, &json!({"password": "second"})).send();
+    assert_eq!((changed.status, &*changed.text), (200, r#"{"message":"Password changed","jwt_tokens_deleted":0}"#));
+    assert_eq!((log_in(&service, "alice", "secret"), log_in(&service, "alice", "second")), (401, 200));
+    assert_eq!(verify(&service, &jwt), 200);
+
+    let changed = alice("second").put(path, &json!({"password": "third", "revoke_tokens": true})).send();
+    assert_eq!((changed.status, &*changed.text), (200, r#"{"message":"Password changed","jwt_tokens_deleted":1}"#));
+    assert_eq!((log_in(&service, "alice", "second"), log_in(&service, "alice", "third")), (401, 200));
+    assert_eq!(verify(&service, &jwt), 401);
+    // Whoever logs in with the new one gets tokens.
+    let (_, jwt) = alice("third").issue("x", "1h");
+
+    alice("third").put("/api/v1alpha/user/bob/password", &json!({"password": "x"})).send().problem(403);
+    assert_eq!(log_in(&service, "bob", "secret"), 200);
+    service.client().with_bearer(&jwt).put(path, &json!({"password": "x"})).send().problem(403);
+    alice("wrong").put(path, &json!({"password": "x"})).send().problem(401);
+    assert_eq!(service.admin().put(path, &json!({"password": "secret"})).send().status, 200);
+    assert_eq!(log_in(&service, "alice", "secret"), 200);
+}
+
+#[rstest]
+fn nobody_is_nobody(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = start(backend);
+    let admin = service.admin();
+    let requests = |name: &str| {
+        let path = |rest: &str| format!("{USER}/{name}{rest}");
+        [
+            admin.get(&path("")),
+            admin.patch(&path(""), &json!({"role": "user"})),
+            admin.patch(&path(""), &json!({"disabled": true})),
+            admin.patch(&path(""), &json!({"disabled": false})),
+            admin.put(&path("/password"), &json!({"password": "x"})),
+            admin.put(&path("/password"), &json!({"password": "x", "revoke_tokens": true})),
+            admin.delete(&path("")),
+            admin.get(&path("/token")),
+            admin.delete(&path("/token")),
+            admin.delete(&path("/token/b56929f3-54f1-4dc2-9984-9bba615e26e6")),
+        ]
+        .map(|draft| anonymous(draft.send()))
+    };
+    let expected = requests("nobody");
+    for (status, text, _) in &expected {
+        assert_eq!(*status, 404);
+        assert!(text.contains("There is no such user."), "{text}");
+    }
+    for name in ["Admin", "a:b", "a%20b", "*", "%2A", "%00", "%ff", "a%2Fb", "%7B%7D", &"x".repeat(65)] {
+        for (answer, expected) in requests(name).iter().zip(&expected) {
+            assert_eq!(answer, expected, "{name}");
+        }
+    }
+    assert_eq!(names(&admin.get(USER).send().json()), ["admin"]);
+}
+
+#[test]
+fn requests_are_read_strictly() {
+    let service = start(Backend::Memory);
+    let admin = service.admin();
+    for (body, hint) in [
+        (json!({"username": "a:b", "password": "x"}), "username: a user name is 1 to 64"),
+        (json!({"username": "", "password": "x"}), "username: a user name is 1 to 64"),
+        (json!({"username": "alice", "password": ""}), "password: a password is 1 to 1024 bytes"),
+        (json!({"username": "alice", "password": "x".repeat(1025)}), "password: a password is 1 to 1024 bytes"),
+        (json!({"username": "alice", "password": "ü".repeat(513)}), "password: a password is 1 to 1024 bytes"),
+        (json!({"username": "alice", "role": "root", "password": "x"}), "unknown variant `root`"),
+        (json!({"username": "alice", "role": "Admin", "password": "x"}), "unknown variant `Admin`"),
+        (json!({"username": "alice", "role": null, "password": "x"}), "expected value"),
+        (json!({"username": "alice"}), "missing field `password`"),
+        (json!({"password": "x"}), "missing field `username`"),
+        (json!({"username": "alice", "password": "x", "disabled": true}), "unknown field `disabled`"),
+    ] {
+        let detail = admin.post(USER, &body).send().problem(400);
+        assert!(detail.contains(hint), "{body}: {detail}");
+    }
+    admin.add_user("alice", "user");
+    let path = "/api/v1alpha/user/alice";
+    for (body, hint) in [
+        (json!({"role": "root"}), "unknown variant"),
+        (json!({"disabled": "yes"}), "invalid type"),
+        (json!({"disabled": null}), "invalid type"),
+        (json!({"role": null}), "expected value"),
+        (json!({"password": "x"}), "unknown field"),
+        (json!([]), "must be a JSON object"),
+    ] {
+        let detail = admin.patch(path, &body).send().problem(400);
+        assert!(detail.contains(hint), "{body}: {detail}");
+    }
+    for (body, hint) in [
+        (json!({}), "missing field `password`"),
+        (json!({"password": ""}), "1 to 1024 bytes"),
+        (json!({"password": "x", "revoke_tokens": "yes"}), "invalid type"),
+    ] {
+        let detail = admin.put(&format!("{path}/password"), &body).send().problem(400);
+        assert!(detail.contains(hint), "{body}: {detail}");
+    }
+    assert_eq!(log_in(&service, "alice", "secret"), 200);
+    for query in ["limit=0", "limit=1001", "limit=x", "limit=-1", "after=a:b", "after="] {
+        admin.get(&format!("{USER}?{query}")).send().problem(400);
+    }
+    // A password may be as long as it likes up to there, and hold anything.
+    let odd = format!("p:ä ß\u{0}\"{}", "x".repeat(1000));
+    assert_eq!(admin.put(&format!("{path}/password"), &json!({"password": odd})).send().status, 200);
+    assert_eq!(log_in(&service, "alice", &odd), 200);
+}
+
+#[rstest]
+fn users_are_listed_in_pages(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = start(backend);
+    let admin = service.admin();
+    let mut expected = vec!["admin".to_owned(), "a+b@example.org".to_owned()];
+    expected.extend((0..99).map(|number| format!("user{number:03}")));
+    for name in &expected[1..] {
+        admin.add_user(name, "user");
+    }
+    expected.sort_unstable();
+    for (first, sizes) in [
+        (USER, vec![100, 1]),
+        ("/api/v1alpha/user?limit=1000", vec![101]),
+        ("/api/v1alpha/user/?limit=50", vec![50, 50, 1]),
+        ("/api/v1alpha/user?limit=1", vec![1; 101]),
+    ] {
+        let pages = pages(&admin, first);
+        assert_eq!(pages.iter().map(|page| names(page).len()).collect::<Vec<_>>(), sizes, "{first}");
+        assert_eq!(pages.iter().flat_map(names).collect::<Vec<_>>(), expected, "{first}");
+    }
+    // Whom the list begins behind need not exist.
+    let rest = admin.get("/api/v1alpha/user?limit=1&after=user0").send();
+    assert_eq!(names(&rest.json()), ["user000"]);
+    let none = admin.get("/api/v1alpha/user?after=zoe").send().json();
+    assert_eq!(none, json!({"message": "No users exist", "users": []}));
+}
+
+#[rstest]
+fn the_last_administrator_stays(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = start(backend);
+    let admin = service.admin();
+    admin.add_user("alice", "user");
+    let stays = || {
+        for refused in [
+            admin.patch("/api/v1alpha/user/admin", &json!({"role": "user"})),
+            admin.patch("/api/v1alpha/user/admin", &json!({"disabled": true})),
+            admin.patch("/api/v1alpha/user/admin", &json!({"role": "introspector", "disabled": true})),
+            admin.delete("/api/v1alpha/user/admin"),
+        ] {
+            assert!(refused.send().problem(409).contains("last enabled administrator"));
+        }
+        assert_eq!(admin.get(USER).send().status, 200);
+    };
+    stays();
+    admin.add_user("bob", "admin");
+    assert_eq!(admin.patch("/api/v1alpha/user/bob", &json!({"disabled": true})).send().status, 200);
+    stays();
+    // One who is enabled is needed, whoever it is.
+    assert_eq!(admin.patch("/api/v1alpha/user/alice", &json!({"role": "admin"})).send().status, 200);
+    assert_eq!(admin.patch("/api/v1alpha/user/admin", &json!({"role": "user"})).send().status, 200);
+    admin.get(USER).send().problem(403);
+    let alice = service.client().with_basic("alice", "secret");
+    alice.delete("/api/v1alpha/user/alice").send().problem(409);
+    assert_eq!(alice.delete("/api/v1alpha/user/admin").send().status, 200);
+    alice.patch("/api/v1alpha/user/alice", &json!({"role": "user"})).send().problem(409);
+}
+
+#[rstest]
+fn administrators_list_and_revoke_others_tokens(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = start(backend);
+    let admin = service.admin();
+    admin.add_user("alice", "user");
+    let alice = service.client().with_basic("alice", "secret");
+    let path = "/api/v1alpha/user/alice/token";
+    assert_eq!(admin.get(path).send().json(), json!({"message": "No tokens exist", "jwt_tokens": {}}));
+    let tokens: Vec<_> = (0..3).map(|number| alice.issue(&format!("{number}"), "1h")).collect();
+    let (own, own_jwt) = admin.issue("the admin's own", "1h");
+
+    let ids = |pages: &[Value]| -> Vec<String> {
+        pages.iter().flat_map(|page| page["jwt_tokens"].as_object().unwrap().keys().cloned()).collect()
+    };
+    let newest_first: Vec<_> = tokens.iter().rev().map(|(id, _)| id.clone()).collect();
+    assert_eq!(ids(&pages(&admin, path)), newest_first);
+    let two = pages(&admin, &format!("{path}?limit=2"));
+    assert_eq!((two.len(), ids(&two)), (2, newest_first));
+    admin.get(&format!("{path}?after={own}")).send().problem(404);
+
+    let (first, jwt) = &tokens[0];
+    assert_eq!(verify(&service, jwt), 200);
+    let revoked = admin.delete(&format!("{path}/{first}")).send();
+    assert_eq!((revoked.status, &*revoked.text), (200, r#"{"message":"Token deleted"}"#));
+    assert_eq!(verify(&service, jwt), 401);
+    for missing in [first, &own, "x", "%ff"] {
+        assert!(admin.delete(&format!("{path}/{missing}")).send().problem(404).contains("There is no such token."));
+    }
+    assert_eq!(admin.delete(path).send().text, r#"{"message":"Tokens deleted","jwt_tokens_deleted":2}"#);
+    for (_, jwt) in &tokens {
+        assert_eq!(verify(&service, jwt), 401);
+    }
+    assert_eq!(verify(&service, &own_jwt), 200);
+    alice.issue("x", "1h");
+}
+
+#[rstest]
+fn tokens_go_with_their_user(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = start(backend);
+    let admin = service.admin();
+    admin.add_user("alice", "user");
+    let alice = service.client().with_basic("alice", "secret");
+    let tokens: Vec<_> = (0..2).map(|_| alice.issue("x", "1h").1).collect();
+    let gone = |tokens: &[String]| {
+        for jwt in tokens {
+            assert_eq!(verify(&service, jwt), 401);
+        }
+    };
+    assert_eq!(admin.patch("/api/v1alpha/user/alice", &json!({"disabled": true})).send().status, 200);
+    gone(&tokens);
+    assert_eq!(admin.patch("/api/v1alpha/user/alice", &json!({"disabled": false})).send().status, 200);
+    gone(&tokens);
+    let tokens: Vec<_> = (0..2).map(|_| alice.issue("x", "1h").1).collect();
+    assert_eq!(admin.delete("/api/v1alpha/user/alice").send().json()["jwt_tokens_deleted"], 2);
+    gone(&tokens);
+    admin.add_user("alice", "user");
+    gone(&tokens);
+    assert_eq!(alice.get(TOKEN).send().json()["message"], "No tokens exist");
+}
+
+#[test]
+fn slashes_and_methods() {
+    let service = start(Backend::Memory);
+    let admin = service.admin();
+    admin.post("/api/v1alpha/user/", &json!({"username": "alice", "password": "x"})).send();
+    for path in ["/", "/alice/", "/alice/token/"] {
+        assert_eq!(admin.get(&format!("{USER}{path}")).send().status, 200, "{path}");
+    }
+    for (method, path, allow) in [
+        ("DELETE", "", "GET, HEAD, POST"),
+        ("PUT", "/alice", "GET, HEAD, PATCH, DELETE"),
+        ("GET", "/alice/password", "PUT"),
+        ("POST", "/alice/token", "GET, HEAD, DELETE"),
+        ("GET", "/alice/token/b56929f3-54f1-4dc2-9984-9bba615e26e6", "DELETE"),
+    ] {
+        let answer = admin.request(method, &format!("{USER}{path}")).send();
+        answer.problem(405);
+        let sorted = |allow: &str| {
+            let mut methods: Vec<_> = allow.split(", ").map(str::to_owned).collect();
+            methods.sort_unstable();
+            methods
+        };
+        assert_eq!(sorted(answer.header("allow")), sorted(allow), "{method} {path}");
+    }
+}
