@@ -58,7 +58,7 @@ impl Attempt {
 fn service(backend: Backend) -> Service {
     Service::start_with(backend, |command| {
         // What the tool creates, it does not always delete.
-        command.env("MAYFLY_TOKEN_QUOTA", "100000");
+        command.env("MAYFLY_TOKEN_QUOTA", "100000").env("MAYFLY_TRUSTED_PROXIES", "127.0.0.1");
     })
 }
 

@@ -18,8 +18,8 @@ use super::{
     problem::{
         Problem, Refusals, Refused,
         refusal::{
-            INTERNAL, LARGE_BODY, LARGE_HEADERS, LAST_ADMIN, NO_SUCH_USER, NOT_ADMIN, NOT_JSON, SLOW_BODY, TWO_LOGINS,
-            UNAVAILABLE, WRONG_LOGIN,
+            INTERNAL, LARGE_BODY, LARGE_HEADERS, LAST_ADMIN, NO_SUCH_USER, NOT_ADMIN, NOT_JSON, SLOW_BODY, THROTTLED,
+            TWO_LOGINS, UNAVAILABLE, WRONG_LOGIN,
         },
     },
 };
@@ -396,6 +396,7 @@ impl Refusals for List {
         (400, "after: a user name is 1 to 64 of the characters A-Z a-z 0-9 . _ @ + -."),
         WRONG_LOGIN,
         NOT_ADMIN,
+        THROTTLED,
         LARGE_HEADERS,
         INTERNAL,
         UNAVAILABLE,
@@ -414,6 +415,7 @@ impl Refusals for Add {
         (409, "There is a user of this name already."),
         LARGE_BODY,
         NOT_JSON,
+        THROTTLED,
         LARGE_HEADERS,
         INTERNAL,
         UNAVAILABLE,
@@ -425,7 +427,7 @@ struct One;
 
 impl Refusals for One {
     const LIST: &'static [(u16, &'static str)] =
-        &[TWO_LOGINS, WRONG_LOGIN, NOT_ADMIN, NO_SUCH_USER, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
+        &[TWO_LOGINS, WRONG_LOGIN, NOT_ADMIN, NO_SUCH_USER, THROTTLED, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
 }
 
 /// What changing is refused with.
@@ -441,6 +443,7 @@ impl Refusals for Change {
         LAST_ADMIN,
         LARGE_BODY,
         NOT_JSON,
+        THROTTLED,
         LARGE_HEADERS,
         INTERNAL,
         UNAVAILABLE,
@@ -459,6 +462,7 @@ impl Refusals for ChangePassword {
         SLOW_BODY,
         LARGE_BODY,
         NOT_JSON,
+        THROTTLED,
         LARGE_HEADERS,
         INTERNAL,
         UNAVAILABLE,
@@ -469,8 +473,17 @@ impl Refusals for ChangePassword {
 struct Remove;
 
 impl Refusals for Remove {
-    const LIST: &'static [(u16, &'static str)] =
-        &[TWO_LOGINS, WRONG_LOGIN, NOT_ADMIN, NO_SUCH_USER, LAST_ADMIN, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
+    const LIST: &'static [(u16, &'static str)] = &[
+        TWO_LOGINS,
+        WRONG_LOGIN,
+        NOT_ADMIN,
+        NO_SUCH_USER,
+        LAST_ADMIN,
+        THROTTLED,
+        LARGE_HEADERS,
+        INTERNAL,
+        UNAVAILABLE,
+    ];
 }
 
 impl Example for UserRequest {

@@ -16,7 +16,8 @@ use super::{
     problem::{
         Problem, Refusals, Refused,
         refusal::{
-            INTERNAL, LARGE_HEADERS, NO_SUCH_TOKEN, NO_SUCH_USER, NOT_ADMIN, TWO_LOGINS, UNAVAILABLE, WRONG_LOGIN,
+            INTERNAL, LARGE_HEADERS, NO_SUCH_TOKEN, NO_SUCH_USER, NOT_ADMIN, THROTTLED, TWO_LOGINS, UNAVAILABLE,
+            WRONG_LOGIN,
         },
     },
     token::{IdParam, ListResponse, TokenDeleted, TokensDeleted, next_page, no_such_cursor},
@@ -102,6 +103,7 @@ impl Refusals for List {
         WRONG_LOGIN,
         NOT_ADMIN,
         NO_SUCH_USER,
+        THROTTLED,
         LARGE_HEADERS,
         INTERNAL,
         UNAVAILABLE,
@@ -113,7 +115,7 @@ struct All;
 
 impl Refusals for All {
     const LIST: &'static [(u16, &'static str)] =
-        &[TWO_LOGINS, WRONG_LOGIN, NOT_ADMIN, NO_SUCH_USER, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
+        &[TWO_LOGINS, WRONG_LOGIN, NOT_ADMIN, NO_SUCH_USER, THROTTLED, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
 }
 
 /// What revoking one is refused with.
@@ -121,5 +123,5 @@ struct One;
 
 impl Refusals for One {
     const LIST: &'static [(u16, &'static str)] =
-        &[TWO_LOGINS, WRONG_LOGIN, NOT_ADMIN, NO_SUCH_TOKEN, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
+        &[TWO_LOGINS, WRONG_LOGIN, NOT_ADMIN, NO_SUCH_TOKEN, THROTTLED, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
 }
