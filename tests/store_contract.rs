@@ -439,12 +439,12 @@ async fn a_password_is_changed(
     assert_eq!(fixture.ids(&alice, Page::ALL).await.unwrap().len(), 2);
     assert_eq!(
         fixture.store.create_token(&alice, epoch(), &token(3600), QUOTA).await.unwrap(),
-        Creation::Created,
-        "who logged in with the old one is not thrown out"
+        Creation::NoSuchUser,
+        "who logged in with the old one has to log in again"
     );
 
     let other = PasswordHash::dummy(HashCost::default());
-    assert_eq!(fixture.store.set_password(&alice, &other, true).await.unwrap(), Some(3));
+    assert_eq!(fixture.store.set_password(&alice, &other, true).await.unwrap(), Some(2));
     assert_eq!(fixture.ids(&alice, Page::ALL).await, Some(vec![]));
     assert_eq!(fixture.store.set_password(&alice, &hash, true).await.unwrap(), Some(0));
 }

@@ -19,7 +19,7 @@ use crate::{
     service::{
         Clock,
         hashing::Hashing,
-        users::{UserError, Users},
+        users::{Authority, UserError, Users},
     },
     store::{StoreError, leased::LeasedStore},
 };
@@ -119,7 +119,7 @@ impl User {
         match self.command {
             Command::Add { name, role, password } => {
                 let password = password.read()?;
-                users.add(name.clone(), role, password).await.map_err(about(&name))?;
+                users.add(Authority::Operator, name.clone(), role, password).await.map_err(about(&name))?;
                 say(&format!("added {role} {name}\n"))
             }
             Command::List => {
@@ -139,27 +139,30 @@ impl User {
             }
             Command::Role { name, role } => {
                 let update = UserUpdate { role: Some(role), disabled: None };
-                users.update(&name, update).await.map_err(about(&name))?;
+                users.update(Authority::Operator, &name, update).await.map_err(about(&name))?;
                 say(&format!("made {name} {role}\n"))
             }
             Command::Disable { name } => {
                 let update = UserUpdate { role: None, disabled: Some(true) };
-                users.update(&name, update).await.map_err(about(&name))?;
+                users.update(Authority::Operator, &name, update).await.map_err(about(&name))?;
                 say(&format!("disabled {name}\n"))
             }
             Command::Enable { name } => {
                 let update = UserUpdate { role: None, disabled: Some(false) };
-                users.update(&name, update).await.map_err(about(&name))?;
+                users.update(Authority::Operator, &name, update).await.map_err(about(&name))?;
                 say(&format!("enabled {name}\n"))
             }
             Command::Password { name, revoke_tokens, password } => {
                 let password = password.read()?;
-                let revoked = users.set_password(&name, password, revoke_tokens).await.map_err(about(&name))?;
+                let revoked = users
+                    .set_password(Authority::Operator, &name, password, revoke_tokens)
+                    .await
+                    .map_err(about(&name))?;
                 let tokens = if revoke_tokens { format!(" and revoked {revoked} tokens") } else { String::new() };
                 say(&format!("changed the password of {name}{tokens}\n"))
             }
             Command::Remove { name } => {
-                users.remove(&name).await.map_err(about(&name))?;
+                users.remove(Authority::Operator, &name).await.map_err(about(&name))?;
                 say(&format!("removed {name}\n"))
             }
         }
@@ -173,7 +176,7 @@ fn about(name: &UserName) -> impl Fn(UserError) -> Failure {
             UserError::NoSuchUser => format!("there is no user {name}"),
             UserError::NameTaken => format!("there is a user {name} already"),
             UserError::LastAdmin => format!("{name} is the last enabled administrator: make another one first"),
-            UserError::Busy(_) | UserError::Store(_) => error.to_string(),
+            UserError::Unauthorized | UserError::Busy(_) | UserError::Store(_) => error.to_string(),
         })
     }
 }

@@ -101,8 +101,8 @@ impl fmt::Display for Role {
     }
 }
 
-/// Which logins of a user may still lead to a token: those since all tokens of the user were last revoked along with the
-/// password, or with the right to log in. A random value, compared and never counted.
+/// Which logins of a user still count: those since the password was last changed, or the user kept out. A random value,
+/// compared and never put in an order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LoginEpoch(Uuid);
 
@@ -145,7 +145,7 @@ pub struct User {
     pub created_at: u64,
     /// A disabled user cannot log in and gets no tokens.
     pub disabled: bool,
-    /// What a login must have seen for a token to be created on the strength of it.
+    /// What a login must have seen for anything to be done on the strength of it.
     pub login_epoch: LoginEpoch,
 }
 

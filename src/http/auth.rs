@@ -39,7 +39,7 @@ pub(super) struct BasicUser(pub(super) User);
 pub(super) struct BearerToken(pub(super) SecretString);
 
 /// Somebody who logged in with name and password and may manage users.
-pub(super) struct Administrator;
+pub(super) struct Administrator(pub(super) User);
 
 /// A user who logged in, or whose live token somebody presents.
 pub(super) struct BasicOrBearerUser(pub(super) User);
@@ -178,7 +178,7 @@ impl<'a> ApiExtractor<'a> for Administrator {
         options: ExtractParamOptions<()>,
     ) -> Result<Self> {
         let BasicUser(user) = BasicUser::from_request(request, body, options).await?;
-        if user.administers() { Ok(Self) } else { Err(not_an_administrator().into()) }
+        if user.administers() { Ok(Self(user)) } else { Err(not_an_administrator().into()) }
     }
 }
 
@@ -197,19 +197,26 @@ impl<'a> ApiExtractor<'a> for BearerToken {
     }
 }
 
-impl<'a> ApiExtractor<'a> for BasicOrBearerUser {
-    security_schemes!(Basic, Bearer);
-
-    async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> Result<Self> {
+impl BasicOrBearerUser {
+    /// Who makes this request.
+    pub(super) async fn of(request: &Request) -> Result<Self, Problem> {
         let services = Services::of(request);
         let user = match Credentials::of(request)? {
             Credentials::Basic(name, password) => log_in(request, name, &password).await?,
             Credentials::Bearer(jwt) => {
-                let presented = services.tokens.verify(jwt).await.map_err(Problem::from)?;
-                services.login.find(&presented.signed.owner).await.map_err(Problem::from)?.ok_or_else(invalid_token)?
+                let presented = services.tokens.verify(jwt).await?;
+                services.login.find(&presented.signed.owner).await?.ok_or_else(invalid_token)?
             }
         };
         Ok(Self(user))
+    }
+}
+
+impl<'a> ApiExtractor<'a> for BasicOrBearerUser {
+    security_schemes!(Basic, Bearer);
+
+    async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> Result<Self> {
+        Ok(Self::of(request).await?)
     }
 }
 

@@ -136,9 +136,12 @@ impl OAuthApi {
     async fn introspect(
         &self,
         services: Data<&Arc<Services>>,
-        BasicOrBearerUser(user): BasicOrBearerUser,
+        request: &Request,
+        BasicOrBearerUser(_caller): BasicOrBearerUser,
         form: Form<TokenForm>,
     ) -> Result<Json<IntrospectionResponse>, Refused<Introspect>> {
+        // Once more, for the form may have taken its time.
+        let BasicOrBearerUser(user) = BasicOrBearerUser::of(request).await?;
         let introspection = services.tokens.introspect(&user, &form.0.token).await?;
         Ok(Json(introspection.map(Into::into).unwrap_or_default()))
     }

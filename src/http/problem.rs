@@ -225,6 +225,7 @@ impl From<UserError> for Problem {
             UserError::NoSuchUser => Self::no_such_user(),
             UserError::NameTaken => Self::new(StatusCode::CONFLICT, "There is a user of this name already."),
             UserError::LastAdmin => Self::new(StatusCode::CONFLICT, refusal::LAST_ADMIN.1),
+            UserError::Unauthorized => super::auth::wrong_login(),
             UserError::Busy(busy) => busy.into(),
             UserError::Store(error) => error.into(),
         }

@@ -251,6 +251,7 @@ impl TokenApi {
     ) -> Result<IssueResponse, Refused<Rotate>> {
         let OptionalJson(RotateRequest { overlap }) = request;
         let id = id.0.parsed()?;
+        let user = services.login.confirm(&user).await?;
         let issued = services.tokens.rotate(&user.name, id, overlap.as_deref()).await?;
         let location = format!("{PATH}/{}", issued.token.id);
         Ok(IssueResponse::Created(Json(issued.into()), location))

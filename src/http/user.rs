@@ -28,6 +28,7 @@ use crate::{
         password::Password,
         user::{self, User, UserName, UserUpdate},
     },
+    service::users::Authority,
     store::UserListing,
 };
 
@@ -187,7 +188,7 @@ impl UserApi {
     async fn list(
         &self,
         services: Data<&Arc<Services>>,
-        Administrator: Administrator,
+        Administrator(_actor): Administrator,
         /// At most so many; 100 unless it says otherwise.
         #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
         limit: Query<Option<usize>>,
@@ -206,12 +207,12 @@ impl UserApi {
     async fn add(
         &self,
         services: Data<&Arc<Services>>,
-        Administrator: Administrator,
+        Administrator(actor): Administrator,
         request: Json<UserRequest>,
     ) -> Result<AddResponse, Refused<Add>> {
         let Json(UserRequest { username, role, password }) = request;
         let name = username.parse().map_err(invalid("username"))?;
-        let user = services.users.add(name, role.into(), parse_password(&password)?).await?;
+        let user = services.users.add(Authority::User(&actor), name, role.into(), parse_password(&password)?).await?;
         let location = format!("{PATH}/{}", user.name);
         Ok(AddResponse::Created(Json(UserDetails::new("User created", user)), location))
     }
@@ -221,7 +222,7 @@ impl UserApi {
     async fn get(
         &self,
         services: Data<&Arc<Services>>,
-        Administrator: Administrator,
+        Administrator(_actor): Administrator,
         /// The user's name.
         name: Path<NameParam>,
     ) -> Result<Json<UserDetails>, Refused<One>> {
@@ -238,14 +239,14 @@ impl UserApi {
     async fn change(
         &self,
         services: Data<&Arc<Services>>,
-        Administrator: Administrator,
+        Administrator(actor): Administrator,
         /// The user's name.
         name: Path<NameParam>,
         request: Json<UserUpdateRequest>,
     ) -> Result<Json<UserDetails>, Refused<Change>> {
         let Json(UserUpdateRequest { role, disabled }) = request;
         let update = UserUpdate { role: role.map(user::Role::from), disabled };
-        let user = services.users.update(&name.0.parsed()?, update).await?;
+        let user = services.users.update(Authority::User(&actor), &name.0.parsed()?, update).await?;
         Ok(Json(UserDetails::new("User changed", user)))
     }
 
@@ -268,7 +269,8 @@ impl UserApi {
         }
         let Json(PasswordRequest { password, revoke_tokens }) = request;
         let (name, password) = (name.0.parsed()?, parse_password(&password)?);
-        let jwt_tokens_deleted = services.users.set_password(&name, password, revoke_tokens).await?;
+        let jwt_tokens_deleted =
+            services.users.set_password(Authority::User(&user), &name, password, revoke_tokens).await?;
         Ok(Json(PasswordChanged { jwt_tokens_deleted, ..PasswordChanged::example() }))
     }
 
@@ -280,11 +282,11 @@ impl UserApi {
     async fn remove(
         &self,
         services: Data<&Arc<Services>>,
-        Administrator: Administrator,
+        Administrator(actor): Administrator,
         /// The user's name.
         name: Path<NameParam>,
     ) -> Result<Json<UserDeleted>, Refused<Remove>> {
-        let jwt_tokens_deleted = services.users.remove(&name.0.parsed()?).await?;
+        let jwt_tokens_deleted = services.users.remove(Authority::User(&actor), &name.0.parsed()?).await?;
         Ok(Json(UserDeleted { jwt_tokens_deleted, ..UserDeleted::example() }))
     }
 }

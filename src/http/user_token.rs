@@ -37,7 +37,7 @@ impl UserTokenApi {
     async fn list(
         &self,
         services: Data<&Arc<Services>>,
-        Administrator: Administrator,
+        Administrator(_actor): Administrator,
         /// The user's name.
         name: Path<NameParam>,
         /// At most so many.
@@ -61,7 +61,7 @@ impl UserTokenApi {
     async fn revoke_all(
         &self,
         services: Data<&Arc<Services>>,
-        Administrator: Administrator,
+        Administrator(_actor): Administrator,
         /// The user's name.
         name: Path<NameParam>,
     ) -> Result<Json<TokensDeleted>, Refused<All>> {
@@ -76,7 +76,7 @@ impl UserTokenApi {
     async fn revoke(
         &self,
         services: Data<&Arc<Services>>,
-        Administrator: Administrator,
+        Administrator(_actor): Administrator,
         /// The user's name.
         name: Path<NameParam>,
         /// The token's id.

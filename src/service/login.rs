@@ -6,6 +6,7 @@ use super::{
     hashing::{Busy, Hashing},
     remembered_logins::{LoginFingerprint, RememberedLogins},
     single_flight::SingleFlight,
+    still_logged_in,
 };
 use crate::{
     domain::{
@@ -103,6 +104,11 @@ impl Login {
                 return Ok(user);
             }
         }
+    }
+
+    /// A user who logged in a while ago, as of now, if that login still counts.
+    pub async fn confirm(&self, user: &User) -> Result<User, LoginError> {
+        still_logged_in(&*self.checks.store, user).await?.ok_or(LoginError::Refused)
     }
 
     /// The user with this name, who may log in, for one whose token said who it is.

@@ -8,6 +8,11 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
+use crate::{
+    domain::user::User,
+    store::{Store, StoreError},
+};
+
 pub mod followed_files;
 pub mod hashing;
 pub mod login;
@@ -17,6 +22,13 @@ pub mod signing_keys;
 mod single_flight;
 pub mod tokens;
 pub mod users;
+
+/// A user who logged in a while ago, as of now, if that login still counts. Bodies take their time to arrive, and hashes to
+/// be made. What is read is read under a lease, which whoever ends what a user may do waits out.
+async fn still_logged_in(store: &dyn Store, user: &User) -> Result<Option<User>, StoreError> {
+    let now = store.find_user(&user.name).await?;
+    Ok(now.filter(|now| now.login_epoch == user.login_epoch && !now.disabled))
+}
 
 /// Where the time of day comes from, as the time since the Unix epoch. It dates a JWT; what ends a token's life is the
 /// clock of the store.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{
     Clock,
     hashing::{Busy, Hashing},
+    still_logged_in,
 };
 use crate::{
     domain::{
@@ -23,6 +24,15 @@ pub struct Users {
     store: Arc<dyn Store>,
     clock: Clock,
     hashing: Arc<Hashing>,
+}
+
+/// On whose authority users are changed.
+#[derive(Debug, Clone, Copy)]
+pub enum Authority<'a> {
+    /// Of whoever can reach the store: the operator's.
+    Operator,
+    /// Of this user, who logged in. It has to be an administrator, but for the own password, still when the change is made.
+    User(&'a User),
 }
 
 /// What became of the first user.
@@ -46,6 +56,9 @@ pub enum UserError {
     /// Nobody could manage users any more.
     #[error("this is the last enabled administrator: make another one first")]
     LastAdmin,
+    /// Who asked for it logged in before the password was changed, or may not do it (any more). Nothing changed.
+    #[error("the login does not count any more")]
+    Unauthorized,
     /// There are more passwords to hash than can be hashed in good time. Nothing changed.
     #[error(transparent)]
     Busy(#[from] Busy),
@@ -70,8 +83,20 @@ impl Users {
         Self { store, clock, hashing }
     }
 
+    async fn authorize(&self, by: Authority<'_>, may: impl FnOnce(&User) -> bool) -> Result<(), UserError> {
+        let Authority::User(actor) = by else { return Ok(()) };
+        let now = still_logged_in(&*self.store, actor).await?;
+        if now.is_some_and(|now| may(&now)) { Ok(()) } else { Err(UserError::Unauthorized) }
+    }
+
     /// Adds a user.
-    pub async fn add(&self, name: UserName, role: Role, password: Password) -> Result<User, UserError> {
+    pub async fn add(
+        &self,
+        by: Authority<'_>,
+        name: UserName,
+        role: Role,
+        password: Password,
+    ) -> Result<User, UserError> {
         let user = User {
             name,
             password_hash: self.hashing.hash(password).await?,
@@ -80,6 +105,7 @@ impl Users {
             disabled: false,
             login_epoch: LoginEpoch::begin(),
         };
+        self.authorize(by, User::administers).await?;
         let store = Arc::clone(&self.store);
         let creation = async move {
             if !store.create_user(&user).await? {
@@ -107,7 +133,8 @@ impl Users {
     }
 
     /// Changes a user, and returns the user as changed. Disabling one revokes all tokens.
-    pub async fn update(&self, name: &UserName, update: UserUpdate) -> Result<User, UserError> {
+    pub async fn update(&self, by: Authority<'_>, name: &UserName, update: UserUpdate) -> Result<User, UserError> {
+        self.authorize(by, User::administers).await?;
         let (store, name) = (Arc::clone(&self.store), name.clone());
         let change = async move {
             let change: Result<_, _> = store.update_user(&name, update).await?.into();
@@ -128,11 +155,13 @@ impl Users {
     /// Gives a user another password, and says how many tokens were revoked: all, or, unless asked to, none.
     pub async fn set_password(
         &self,
+        by: Authority<'_>,
         name: &UserName,
         password: Password,
         revoke_tokens: bool,
     ) -> Result<u64, UserError> {
         let hash = self.hashing.hash(password).await?;
+        self.authorize(by, |actor| actor.administers() || actor.name == *name).await?;
         let (store, name) = (Arc::clone(&self.store), name.clone());
         let change = async move {
             let revoked = store.set_password(&name, &hash, revoke_tokens).await?.ok_or(UserError::NoSuchUser)?;
@@ -143,7 +172,8 @@ impl Users {
     }
 
     /// Removes a user and revokes all tokens, and says how many there were.
-    pub async fn remove(&self, name: &UserName) -> Result<u64, UserError> {
+    pub async fn remove(&self, by: Authority<'_>, name: &UserName) -> Result<u64, UserError> {
+        self.authorize(by, User::administers).await?;
         let (store, name) = (Arc::clone(&self.store), name.clone());
         let removal = async move {
             let removed: Result<_, _> = store.remove_user(&name).await?.into();
@@ -160,7 +190,7 @@ impl Users {
         if self.any().await? {
             return Ok(Bootstrap::Exists);
         }
-        match self.add(name, Role::Admin, password).await {
+        match self.add(Authority::Operator, name, Role::Admin, password).await {
             Ok(_) => Ok(Bootstrap::Created),
             Err(UserError::NameTaken) => Ok(Bootstrap::Exists),
             Err(error) => Err(error),

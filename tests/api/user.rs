@@ -1,7 +1,13 @@
 //! `/api/v1alpha/user`: who manages users, and what becomes of them.
 
-use std::{collections::BTreeMap, process::Command};
+use std::{
+    collections::BTreeMap,
+    io::{Read, Write},
+    net::TcpStream,
+    process::Command,
+};
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use rstest::rstest;
 use serde_json::{Value, json};
 
@@ -402,4 +408,75 @@ fn slashes_and_methods() {
         };
         assert_eq!(sorted(answer.header("allow")), sorted(allow), "{method} {path}");
     }
+}
+
+/// A request whose client was let in, and has not sent the body yet.
+struct Held {
+    stream: TcpStream,
+    body: String,
+}
+
+impl Held {
+    fn begin(service: &Service, login: &str, request: &str, media_type: &str, body: impl Into<String>) -> Self {
+        let (mut stream, body) = (service.connect(), body.into());
+        let (login, length) = (BASE64_STANDARD.encode(login), body.len());
+        let head = format!(
+            "{request} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nAuthorization: Basic {login}\r\n\
+             Content-Type: {media_type}\r\nContent-Length: {length}\r\nExpect: 100-continue\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).unwrap();
+        let mut answer = [0; 25];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(answer, *b"HTTP/1.1 100 Continue\r\n\r\n", "the body is asked for");
+        Self { stream, body }
+    }
+
+    fn finish(mut self) -> u16 {
+        self.stream.write_all(self.body.as_bytes()).unwrap();
+        let mut answer = String::new();
+        self.stream.read_to_string(&mut answer).unwrap();
+        answer["HTTP/1.1 ".len()..][..3].parse().unwrap()
+    }
+}
+
+#[rstest]
+fn who_may_act_is_asked_once_more_when_the_body_is_there(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = start(backend);
+    let admin = service.admin();
+    let json = "application/json";
+    let begin = |login: &str, request: &str, body: Value| Held::begin(&service, login, request, json, body.to_string());
+    let backdoor = json!({"username": "backdoor", "password": "x", "role": "admin"});
+    let token = json!({"jwt_token_description": "late", "jwt_token_life": "1 hour"});
+    let another = json!({"password": "thief's"});
+
+    for (change, name) in [("removed", "eve"), ("disabled", "mal"), ("demoted", "dan"), ("password", "pat")] {
+        admin.add_user(name, "admin");
+        let login = format!("{name}:secret");
+        let (id, _) = service.client().with_basic(name, "secret").issue("kept", "1 hour");
+        let mut held = vec![
+            begin(&login, "POST /api/v1alpha/user", backdoor.clone()),
+            begin(&login, &format!("PATCH {USER}/{name}"), json!({"role": "admin", "disabled": false})),
+            begin(&login, &format!("PUT {USER}/admin/password"), another.clone()),
+        ];
+        if change != "demoted" {
+            held.push(begin(&login, &format!("PUT {USER}/{name}/password"), another.clone()));
+            held.push(begin(&login, &format!("POST {TOKEN}"), token.clone()));
+            held.push(begin(&login, &format!("POST {TOKEN}/{id}/rotate"), json!({})));
+            let form = "application/x-www-form-urlencoded";
+            held.push(Held::begin(&service, &login, "POST /oauth2/introspect", form, "token=x"));
+        }
+        let path = format!("{USER}/{name}");
+        let answer = match change {
+            "removed" => admin.delete(&path),
+            "disabled" => admin.patch(&path, &json!({"disabled": true})),
+            "demoted" => admin.patch(&path, &json!({"role": "user"})),
+            _ => admin.put(&format!("{path}/password"), &json!({"password": "new"})),
+        };
+        assert_eq!(answer.send().status, 200);
+        let statuses: Vec<u16> = held.into_iter().map(Held::finish).collect();
+        assert!(statuses.iter().all(|status| *status == 401), "{change}: {statuses:?}");
+    }
+    assert_eq!(admin.get(&format!("{USER}/backdoor")).send().status, 404);
+    assert_eq!(log_in(&service, "pat", "new"), 200);
+    assert_eq!(user(&admin.get(&format!("{USER}/dan")).send())["role"], "user");
 }

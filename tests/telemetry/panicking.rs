@@ -6,8 +6,13 @@ use mayfly::{
     domain::{keys::KeySet, life::Life, password::HashCost, token::TokenRules, user::Role},
     http::{self, Services, server::Serving},
     service::{
-        Clock, hashing::Hashing, login::Login, readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens,
-        users::Users,
+        Clock,
+        hashing::Hashing,
+        login::Login,
+        readiness::Readiness,
+        signing_keys::SigningKeys,
+        tokens::Tokens,
+        users::{Authority, Users},
     },
     store::{Store, leased::LeasedStore, memory::MemoryStore},
     telemetry::{self, LogFormat, Otlp},
@@ -24,7 +29,7 @@ pub(super) async fn serve(password: String, keys: String) {
     let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
     let hashing = Arc::new(Hashing::new(HashCost::default()));
     let users = Users::new(Arc::clone(&store), Clock::system(), Arc::clone(&hashing));
-    users.add("admin".parse().unwrap(), Role::Admin, password.parse().unwrap()).await.unwrap();
+    users.add(Authority::Operator, "admin".parse().unwrap(), Role::Admin, password.parse().unwrap()).await.unwrap();
     let store = Arc::new(LeasedStore::new(store, Duration::ZERO));
     let signing = Arc::new(SigningKeys::fixed(KeySet::parse(&keys).unwrap()));
     let clock = Clock::new(move || panic!("it is {password} past {keys}"));

@@ -238,7 +238,8 @@ impl Store for MemoryStore {
         let mut accounts = self.accounts();
         let Some(account) = accounts.get_mut(name) else { return Ok(None) };
         account.user.password_hash = hash.clone();
-        Ok(Some(if revoke_tokens { account.end_logins() } else { 0 }))
+        account.user.login_epoch = LoginEpoch::begin();
+        Ok(Some(if revoke_tokens { account.revoke_tokens() } else { 0 }))
     }
 
     async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> Result<bool, StoreError> {

@@ -31,6 +31,15 @@ struct Contended;
 /// What a script says of a user: how many tokens ended, or why nothing changed; and the fields of the user.
 pub(super) type Reply = (i64, HashMap<String, String>);
 
+/// What a change puts an end to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ends {
+    Nothing,
+    /// What a login from before would lead to.
+    Logins,
+    LoginsAndTokens,
+}
+
 /// What a change ended, and made of its user.
 struct Ended {
     tokens: u64,
@@ -93,13 +102,13 @@ impl RedisStore {
         Err(StoreError::Unavailable(Arc::new(Contended)))
     }
 
-    /// The script that changes a user, ready for the fields: with the number of the change where it has one, and with another
-    /// epoch of logins where all tokens are to end.
+    /// The script that changes these fields of a user: with the number of the change where it has one, with another epoch where
+    /// logins from before are to count no more, and with the end of all tokens.
     pub(super) fn updating(
         &self,
         name: &UserName,
         number: Option<u64>,
-        revoke_tokens: bool,
+        ends: Ends,
         fields: &[&str],
     ) -> ScriptInvocation<'_> {
         let mut script = self.scripts.update_user.prepare_invoke();
@@ -107,9 +116,9 @@ impl RedisStore {
             .key(keys::user(name))
             .key(keys::token_index(name))
             .arg(number.map(|number| number.to_string()).unwrap_or_default())
-            .arg(if revoke_tokens { keys::token_prefix(name) } else { String::new() })
+            .arg(if ends == Ends::LoginsAndTokens { keys::token_prefix(name) } else { String::new() })
             .arg(fields);
-        if revoke_tokens {
+        if ends != Ends::Nothing {
             script.arg(&records::login_epoch_field(LoginEpoch::begin())[..]);
         }
         script
@@ -121,8 +130,8 @@ impl RedisStore {
         number: u64,
         update: UserUpdate,
     ) -> Result<Attempt<UpdatedUser>, StoreError> {
-        let revoke_tokens = update.disabled == Some(true);
-        let script = self.updating(name, Some(number), revoke_tokens, &records::encode_update(update));
+        let ends = if update.disabled == Some(true) { Ends::LoginsAndTokens } else { Ends::Nothing };
+        let script = self.updating(name, Some(number), ends, &records::encode_update(update));
         Ok(match attempt(self.connection.write_again(&script).await?)? {
             Attempt::Done(Ended { tokens, fields }) => {
                 let user = records::decode_user(name, &fields)?.ok_or(StoreError::Corrupt("user"))?;

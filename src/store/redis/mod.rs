@@ -12,7 +12,11 @@ use deadpool_redis::redis::{Cmd, ScriptInvocation, cmd, pipe};
 use futures_util::future::join_all;
 
 pub use self::address::{AddressError, RedisOptions, TlsFiles};
-use self::{admins::Reply, connection::Connection, scripts::Scripts};
+use self::{
+    admins::{Ends, Reply},
+    connection::Connection,
+    scripts::Scripts,
+};
 use super::{
     Admission, Creation, Listing, LiveToken, LoginAttempt, LoginEpoch, Page, PasswordHash, Rotation, Store, StoreError,
     Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserListing, UserName, UserUpdate, Warning,
@@ -217,7 +221,8 @@ impl Store for RedisStore {
         hash: &PasswordHash,
         revoke_tokens: bool,
     ) -> Result<Option<u64>, StoreError> {
-        let script = self.updating(name, None, revoke_tokens, &records::password_field(hash));
+        let ends = if revoke_tokens { Ends::LoginsAndTokens } else { Ends::Logins };
+        let script = self.updating(name, None, ends, &records::password_field(hash));
         let (ended, _): Reply = self.connection.write_again(&script).await?;
         Ok(u64::try_from(ended).ok())
     }

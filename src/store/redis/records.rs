@@ -100,7 +100,7 @@ pub(super) fn encode_update(update: UserUpdate) -> Vec<&'static str> {
     role.into_iter().chain(disabled).flatten().collect()
 }
 
-/// The field of a user's hash that keeps logins from before from leading to a token, and its value.
+/// The field of a user's hash that keeps logins from before from leading to anything, and its value.
 pub(super) fn login_epoch_field(epoch: LoginEpoch) -> [String; 2] {
     [LOGIN_EPOCH.to_owned(), epoch.to_string()]
 }
