@@ -138,6 +138,47 @@ fn where_all_places_are_taken_an_idle_connection_makes_room() {
 }
 
 #[test]
+fn a_place_that_came_of_itself_leaves_nobody_to_be_shown_out() {
+    let service = Service::start_with(Backend::Memory, |command| {
+        command.env("MAYFLY_MAX_CONNECTIONS", "2");
+    });
+    let in_use = [0, 1].map(|_| {
+        let mut stream = connect(&service);
+        stream.write_all(HEAD).unwrap();
+        stream
+    });
+    // Let in when one of those hangs up, and again when the place is taken back that nobody needed to give up.
+    let waiting = connect(&service);
+    drop(in_use);
+    drop(waiting);
+    for _ in 0..3 {
+        let mut stream = connect(&service);
+        assert!(!is_closed(&mut stream));
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(&[HEAD, b"\r\n"].concat()).unwrap();
+        assert!(answer(&mut stream).starts_with("HTTP/1.1 200 "));
+    }
+}
+
+#[test]
+fn the_rest_of_a_body_that_nobody_wants_is_no_head() {
+    let service = Service::start_with(Backend::Memory, |command| {
+        command.env("MAYFLY_MAX_CONNECTIONS", "1");
+    });
+    let mut quiet = connect(&service);
+    let length = 12_000;
+    let request = format!("GET /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
+    quiet.write_all(&[request.as_bytes(), &vec![b'x'; length], b"\r\n"].concat()).unwrap();
+    assert!(answer(&mut quiet).starts_with("HTTP/1.1 200 "));
+    // It makes room once it is quiet, and no later.
+    let begun = Instant::now();
+    let mut stream = connect(&service);
+    stream.write_all(&[HEAD, b"\r\n"].concat()).unwrap();
+    assert!(answer(&mut stream).starts_with("HTTP/1.1 200 "));
+    assert!(begun.elapsed() < Duration::from_secs(9), "nobody waited for a time-out");
+}
+
+#[test]
 fn the_limit_of_open_files_is_raised_and_respected() {
     let open_files = |service: &Service| {
         let limits = fs::read_to_string(format!("/proc/{}/limits", service.process.id())).unwrap();

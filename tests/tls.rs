@@ -41,6 +41,10 @@ struct Secured {
 impl Secured {
     /// Starts one that shows a certificate, which is returned, too.
     fn start() -> (Self, Identity) {
+        Self::start_with(|_| ())
+    }
+
+    fn start_with(configure: impl FnOnce(&mut Command)) -> (Self, Identity) {
         let directory = tempfile::tempdir().unwrap();
         let (chain, key) = (directory.path().join("tls.crt"), directory.path().join("tls.key"));
         let authority = Authority::new();
@@ -50,6 +54,7 @@ impl Secured {
         let log = Log::new();
         let service = Service::launch(None, |command| {
             command.env("MAYFLY_TLS_CERT", &chain).env("MAYFLY_TLS_KEY", &key).stderr(log.stdio());
+            configure(command);
         });
         (Self { service, authority, log, chain, key, _directory: directory }, identity)
     }
@@ -203,6 +208,17 @@ fn what_is_no_tls_and_what_never_becomes_tls_is_sent_away() {
     silent.set_read_timeout(Some(PATIENCE)).unwrap();
     let end = silent.read(&mut [0; 64]).map_err(|error| error.kind());
     assert!(!matches!(end, Err(io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)), "it is closed");
+}
+
+#[test]
+fn who_says_nothing_makes_room() {
+    let (secured, _) = Secured::start_with(|command| {
+        command.env("MAYFLY_MAX_CONNECTIONS", "2");
+    });
+    let begun = Instant::now();
+    let _silent = [0, 1].map(|_| secured.service.connect());
+    assert_eq!(secured.connect().get("/livez").unwrap(), 200);
+    assert!(begun.elapsed() < Duration::from_secs(9), "nobody waited for a time-out");
 }
 
 #[test]

@@ -205,6 +205,7 @@ impl From<RotateError> for Problem {
     fn from(error: RotateError) -> Self {
         match error {
             RotateError::Overlap(error) => Self::bad_request(format!("overlap: {error}.")),
+            RotateError::FractionOfOverlap => Self::bad_request(format!("overlap: {error}.")),
             RotateError::NoSuchToken => Self::no_such_token(),
             RotateError::AlreadyRotated(Some(successor)) => Self::new(
                 StatusCode::CONFLICT,

@@ -116,7 +116,7 @@ pub(super) struct TokenDeleted {
 #[serde(deny_unknown_fields)]
 #[oai(example)]
 struct RotateRequest {
-    /// How long both tokens live, in up to 64 characters such as `24 hours`. The rotated one never lives longer than it would have.
+    /// How long both tokens live: whole seconds, in up to 64 characters such as `24 hours`. The rotated one never lives longer than it would have.
     overlap: Option<String>,
 }
 

@@ -84,6 +84,9 @@ pub enum RotateError {
     /// The overlap is no duration.
     #[error(transparent)]
     Overlap(#[from] DurationError),
+    /// The overlap has a fraction of a second.
+    #[error("must be whole seconds")]
+    FractionOfOverlap,
     /// There is none, or not any more.
     #[error("no such token")]
     NoSuchToken,
@@ -147,6 +150,9 @@ impl Tokens {
     /// Costs two round trips: what is signed is what the first one reads.
     pub async fn rotate(&self, owner: &UserName, id: TokenId, overlap: Option<&str>) -> Result<Issued, RotateError> {
         let overlap = overlap.map(duration::parse).transpose()?.unwrap_or_default();
+        if overlap.subsec_nanos() > 0 {
+            return Err(RotateError::FractionOfOverlap);
+        }
         let token = self.store.find_token(owner, id).await?.ok_or(RotateError::NoSuchToken)?.token;
         if let Some(successor) = token.successor {
             return Err(RotateError::AlreadyRotated(Some(successor)));

@@ -375,7 +375,7 @@ fn rotations_are_checked() {
     let admin = service.admin();
     let (id, jwt) = admin.issue("x", "1h");
     let path = format!("{TOKEN}/{id}/rotate");
-    for overlap in ["-1h", "1M", "1 6 hours", "", "forever"] {
+    for overlap in ["-1h", "1M", "1 6 hours", "", "forever", "300ms", "1s 1ns"] {
         assert!(admin.post(&path, &json!({"overlap": overlap})).send().problem(400).contains("overlap"), "{overlap:?}");
     }
     admin.post(&path, &json!({"overlap": 5})).send().problem(400);

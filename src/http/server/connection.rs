@@ -114,8 +114,10 @@ pub(super) async fn serve<E, F>(
     let _ = stream.set_nodelay(true);
     let Some(certificate) = &common.certificate else { return converse(stream, remote, &common, stop).await };
     let accepted = select! {
+        biased;
         accepted = Box::pin(timeout(HANDSHAKE_TIMEOUT, certificate.accept(stream))) => accepted,
         _ = stop.wait_for(|stop| *stop) => return,
+        () = common.crowded.notified() => return,
     };
     // What fails here is the client's: it is too slow, speaks no TLS, or does not trust the certificate.
     if let Ok(Ok(stream)) = accepted {
@@ -206,6 +208,7 @@ where
     let late = poll_fn(|cx| {
         if !is_stopped && stopped.as_mut().poll(cx).is_ready() {
             is_stopped = true;
+            patience.hurry();
             Pin::new(&mut connection).graceful_shutdown();
         }
         // An error is the client's: it hung up, or spoke no HTTP.
@@ -219,8 +222,10 @@ where
     let stream = parts.io.into_inner().stream;
     match late {
         None => End::Closed(stream),
-        // Even an empty one keeps its buffer.
-        Some(Late::Quiet) if parts.read_buf.is_empty() => End::Quiet(stream, Bytes::new()),
+        // Even an empty one keeps its buffer; and an empty line behind a body is no head (RFC 9112, section 2.2).
+        Some(Late::Quiet | Late::Head) if parts.read_buf.iter().all(|byte| b"\r\n".contains(byte)) => {
+            End::Quiet(stream, Bytes::new())
+        }
         Some(Late::Quiet) => End::Quiet(stream, parts.read_buf),
         Some(Late::Head) => End::SlowHead(stream),
         Some(Late::Answer) => End::Deaf,

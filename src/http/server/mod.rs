@@ -6,6 +6,7 @@
 
 use std::{io, sync::Arc, time::Duration};
 
+use futures_util::FutureExt;
 use poem::{Endpoint, Response};
 use tokio::{
     net::TcpListener,
@@ -70,6 +71,8 @@ pub async fn serve(
                 common.crowded.notify_one();
             }
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            // Where nobody was quiet, and the place came of itself, nobody is to be shown out later.
+            let _ = common.crowded.notified().now_or_never();
             let connection = connection::serve(stream, remote, Arc::clone(&common), stopping.clone(), place);
             tokio::spawn(connection);
         }

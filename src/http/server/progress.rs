@@ -44,6 +44,8 @@ const IDLE: u8 = 0;
 const HEAD: u8 = 1;
 /// The request is being answered. Bodies have a timeout of their own.
 const BUSY: u8 = 2;
+/// The answer is known. What is there to be read may be the rest of a body that nobody wanted.
+const ANSWERED: u8 = 3;
 
 /// What the client took too long for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +66,7 @@ impl Progress {
 
     /// Its answer is known.
     pub(super) fn end(&self) {
-        self.phase.store(IDLE, Relaxed);
+        self.phase.store(ANSWERED, Relaxed);
         self.step();
     }
 
@@ -84,12 +86,19 @@ pub(super) struct Patience {
     since: Instant,
     /// Set forward when it goes off, and not with each request: a connection in use costs no timer.
     alarm: Pin<Box<Sleep>>,
+    head_timeout: Duration,
 }
 
 impl Patience {
     pub(super) fn with(progress: Arc<Progress>) -> Self {
         let seen = progress.state();
-        Self { progress, seen, since: Instant::now(), alarm: Box::pin(sleep(QUIET_AFTER)) }
+        let alarm = Box::pin(sleep(QUIET_AFTER));
+        Self { progress, seen, since: Instant::now(), alarm, head_timeout: HEAD_TIMEOUT }
+    }
+
+    /// Waits for no head any more that takes its time.
+    pub(super) fn hurry(&mut self) {
+        self.head_timeout = QUIET_AFTER;
     }
 
     /// Ready once the client is late.
@@ -100,8 +109,8 @@ impl Patience {
         }
         let (late, timeout) = match state {
             (_, true, _) => (Late::Answer, WRITE_TIMEOUT),
-            (IDLE, ..) => (Late::Quiet, QUIET_AFTER),
-            (HEAD, ..) => (Late::Head, HEAD_TIMEOUT),
+            (IDLE | ANSWERED, ..) => (Late::Quiet, QUIET_AFTER),
+            (HEAD, ..) => (Late::Head, self.head_timeout),
             _ => return Poll::Pending,
         };
         let deadline = self.since + timeout;
@@ -155,7 +164,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        if read.is_pending() && self.progress.phase.load(Relaxed) == ANSWERED {
+            self.progress.phase.store(IDLE, Relaxed);
+        }
+        ready!(read)?;
         if buffer.filled().len() > before {
             self.heard();
         }

@@ -7,7 +7,7 @@
 //! invalidations that could lose one.
 //!
 //! Two things follow. A replica with leases switched off waits all the same, since another may have them on. And what is
-//! changed in Redis behind the service's back takes up to one lease to be seen.
+//! deleted in Redis behind the service's back takes up to one lease to be seen, what is changed there up to a second.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -40,7 +40,8 @@ const RENEWAL_INTERVAL: Duration = Duration::from_millis(50);
 const RENEWAL_MEMORY: Duration = Duration::from_secs(1);
 
 /// For how long after a look at its record a token's lease is renewed for the key's being there alone, which is the cheaper
-/// question. A rotated token lives on for a second at least; by then, each lease that knows nothing of it has lapsed.
+/// question. A rotated token lives on for a second at least; by then, each lease that knows nothing of it has lapsed, and so
+/// it has when the rotation is answered.
 const COMPARISON_MEMORY: Duration = Duration::from_millis(700);
 const _: () = assert!(COMPARISON_MEMORY.as_millis() + LEASE.as_millis() < 1000);
 
@@ -223,6 +224,10 @@ impl Store for LeasedStore {
     ) -> Result<Rotation, StoreError> {
         let rotation = self.store.rotate_token(owner, token, successor, overlap, quota).await?;
         if rotation == Rotation::Rotated {
+            if !overlap.is_zero() {
+                // By then, no lease goes by the record from before.
+                sleep(COMPARISON_MEMORY).await;
+            }
             wait_out_leases().await;
         }
         Ok(rotation)
