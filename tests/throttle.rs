@@ -209,6 +209,20 @@ fn the_same_login_at_the_same_time_costs_one_hash(#[values(Backend::Memory, Back
 }
 
 #[test]
+fn what_redis_cannot_tell_is_no_failure() {
+    let service = Service::start(Backend::Redis);
+    let redis = service.redis.as_ref().unwrap();
+    let hash = redis.cli(&["HGET", "mayfly:{admin}:user", "password"]);
+    redis.cli(&["HSET", "mayfly:{admin}:user", "password", "no hash"]);
+    for _ in 0..2 * AT_CLIENT.free {
+        try_password(&service, "admin", ADMIN_PASSWORD).problem(503);
+    }
+    assert_eq!(redis.cli(&["KEYS", "mayfly:throttle:*"]), "");
+    redis.cli(&["HSET", "mayfly:{admin}:user", "password", &hash]);
+    assert_eq!(try_password(&service, "admin", ADMIN_PASSWORD).status, 200);
+}
+
+#[test]
 fn no_login_passes_while_redis_is_away() {
     let mut service = Service::start(Backend::Redis);
     try_password(&service, "admin", "a guess").problem(401);

@@ -55,9 +55,19 @@ pub struct LoginAttempt {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
     /// Yes: the try is counted as a failure until it turns out to be none.
-    Admitted,
+    Admitted(CountedAs),
     /// Not yet, but after this time. Nothing was counted.
     TooEarly(Duration),
+}
+
+/// As whose failure a try was counted, which is how it is taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CountedAs {
+    /// That of a client at which the user is not known: with all three counts.
+    Stranger,
+    /// That of a client at which the user is known: with those of the client at the user alone. The two others are not asked
+    /// there, and what was counted and taken back with each login would keep them for ever.
+    Known,
 }
 
 /// What so many failures cost.

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     domain::{
         password::{Password, PasswordHash},
-        throttle::{Admission, LoginAttempt},
+        throttle::{Admission, CountedAs, LoginAttempt},
         user::{User, UserName},
     },
     store::{Store, StoreError, leased::LeasedStore},
@@ -137,23 +137,25 @@ impl Checks {
 
     async fn check(self: Arc<Self>, attempt: LoginAttempt, password: Password) -> Result<Verdict, LoginError> {
         self.hashing.expect_room()?;
-        if let Admission::TooEarly(remaining) = self.store.admit_login(&attempt).await? {
-            return Ok(Verdict::TooEarly(remaining));
-        }
+        // Asked for first: a store in trouble, which cannot tell, has counted nothing yet.
         let user = self.store.ask_for_user(&attempt.user).await?;
+        let counted = match self.store.admit_login(&attempt).await? {
+            Admission::Admitted(counted) => counted,
+            Admission::TooEarly(remaining) => return Ok(Verdict::TooEarly(remaining)),
+        };
         let hash =
             user.as_ref().map_or_else(|| PasswordHash::dummy(self.hashing.cost()), |user| user.password_hash.clone());
         let login = self.remembered.fingerprint(&password, Some(&hash));
         let matches = match self.hashing.verify(hash, password.clone()).await {
             Ok(matches) => matches,
             Err(busy) => {
-                self.excuse(&attempt, false).await;
+                self.excuse(&attempt, counted, false).await;
                 return Err(busy.into());
             }
         };
         Ok(match user {
             Some(user) if matches && !user.disabled => {
-                self.excuse(&attempt, true).await;
+                self.excuse(&attempt, counted, true).await;
                 self.remembered.remember(attempt, login);
                 if user.password_hash.cost() != self.hashing.cost() {
                     self.rehash(&user, password).await;
@@ -167,8 +169,8 @@ impl Checks {
     }
 
     /// Where that fails, the user has a failure more, which is forgotten in minutes.
-    async fn excuse(&self, attempt: &LoginAttempt, succeeded: bool) {
-        if let Err(error) = self.store.excuse_login(attempt, succeeded).await {
+    async fn excuse(&self, attempt: &LoginAttempt, counted: CountedAs, succeeded: bool) {
+        if let Err(error) = self.store.excuse_login(attempt, counted, succeeded).await {
             tracing::warn!(%error, "a login stays counted as failed");
         }
     }

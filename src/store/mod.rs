@@ -9,7 +9,7 @@ use async_trait::async_trait;
 
 use crate::domain::{
     password::PasswordHash,
-    throttle::{Admission, LoginAttempt},
+    throttle::{Admission, CountedAs, LoginAttempt},
     token::{LiveToken, Token, TokenDigest, TokenId},
     user::{LoginEpoch, User, UserName, UserUpdate},
 };
@@ -195,9 +195,10 @@ pub trait Store: Send + Sync {
     /// [`crate::domain::throttle`] say; by the clock of the store.
     async fn admit_login(&self, attempt: &LoginAttempt) -> Result<Admission, StoreError>;
 
-    /// Takes back that an admitted try was counted as a failure: it succeeded, after which those of the client at the user
-    /// are forgotten and the user is known there; or nobody looked at its password.
-    async fn excuse_login(&self, attempt: &LoginAttempt, succeeded: bool) -> Result<(), StoreError>;
+    /// Takes back that an admitted try was counted as a failure, as it was counted: it succeeded, after which those of the
+    /// client at the user are forgotten and the user is known there; or nobody looked at its password.
+    async fn excuse_login(&self, attempt: &LoginAttempt, counted: CountedAs, succeeded: bool)
+    -> Result<(), StoreError>;
 
     /// Answers if operations can be expected to work, with what its operator should put right.
     async fn check(&self) -> Result<Vec<Warning>, StoreError>;

@@ -3,7 +3,7 @@
 use std::{net::IpAddr, time::Duration};
 
 use futures_util::future::join_all;
-use mayfly::domain::throttle::{AT_CLIENT, Admission, LoginAttempt, OF_CLIENT, OF_USER};
+use mayfly::domain::throttle::{AT_CLIENT, Admission, CountedAs, LoginAttempt, OF_CLIENT, OF_USER};
 use rstest::rstest;
 use tokio::time::sleep;
 
@@ -19,7 +19,24 @@ impl Fixture {
     }
 
     async fn admits(&self, attempt: &LoginAttempt) -> bool {
-        self.admit(attempt).await == Admission::Admitted
+        matches!(self.admit(attempt).await, Admission::Admitted(_))
+    }
+
+    /// Logs in, where that is let through.
+    async fn log_in(&self, attempt: &LoginAttempt) {
+        let Admission::Admitted(counted) = self.admit(attempt).await else { panic!("{attempt:?} has to wait") };
+        self.store.excuse_login(attempt, counted, true).await.unwrap();
+    }
+
+    /// What it has to wait, and does not try for if that is nothing.
+    async fn remaining(&self, attempt: &LoginAttempt) -> Duration {
+        match self.admit(attempt).await {
+            Admission::TooEarly(remaining) => remaining,
+            Admission::Admitted(counted) => {
+                self.store.excuse_login(attempt, counted, false).await.unwrap();
+                Duration::ZERO
+            }
+        }
     }
 
     /// Tries until it is let through, and says how often it was not.
@@ -50,7 +67,7 @@ async fn a_client_has_free_tries_and_then_waits(
     let alice = attempt("alice", "192.0.2.1");
     // Whether she exists, it does not ask. However many come at once, each is counted before the next.
     let tries = join_all((0..50).map(|_| fixture.admit(&alice))).await;
-    let refused: Vec<_> = tries.into_iter().filter(|admission| *admission != Admission::Admitted).collect();
+    let refused: Vec<_> = tries.into_iter().filter(|admission| !matches!(admission, Admission::Admitted(_))).collect();
     assert_eq!(50 - refused.len(), AT_CLIENT.free as usize);
     for admission in refused {
         let Admission::TooEarly(remaining) = admission else { unreachable!() };
@@ -70,8 +87,7 @@ async fn strangers_keep_nobody_out(
 ) {
     let fixture = Fixture::new(kind);
     let (home, hotel) = (attempt("alice", "192.0.2.1"), attempt("alice", "192.0.2.2"));
-    assert!(fixture.admits(&home).await);
-    fixture.store.excuse_login(&home, true).await.unwrap();
+    fixture.log_in(&home).await;
     fixture.fail_from_everywhere("alice", OF_USER.free).await;
     assert!(!fixture.admits(&attempt("alice", "198.51.100.0")).await, "the second try of a stranger");
     // A client that has not failed for her has one try, wherever it is. Where she is known, only her own failures count.
@@ -93,8 +109,7 @@ async fn a_client_that_tries_many_users_waits(
     let fixture = Fixture::new(kind);
     let office = "2001:db8:1:2::7";
     let alice = attempt("alice", office);
-    assert!(fixture.admits(&alice).await);
-    fixture.store.excuse_login(&alice, true).await.unwrap();
+    fixture.log_in(&alice).await;
     for user in 0..OF_CLIENT.free {
         // Any address of the network is the same client.
         let user = attempt(&format!("user{user}"), &format!("2001:db8:1:2::{user:x}"));
@@ -114,17 +129,45 @@ async fn what_was_no_failure_is_taken_back(
     let alice = attempt("alice", "192.0.2.1");
     // Nobody looked at the password: as if nobody had tried.
     for _ in 0..OF_CLIENT.free + OF_USER.free {
-        assert!(fixture.admits(&alice).await);
-        fixture.store.excuse_login(&alice, false).await.unwrap();
+        assert_eq!(fixture.remaining(&alice).await, Duration::ZERO);
     }
-    // A login forgets the failures at this client, and no others.
-    for _ in 0..2 {
+    // A login forgets the failures at this client, and no others; but where she is known, only those were counted.
+    for counted in [CountedAs::Stranger, CountedAs::Known] {
         for _ in 0..AT_CLIENT.free {
-            assert!(fixture.admits(&alice).await);
+            assert_eq!(fixture.admit(&alice).await, Admission::Admitted(counted));
         }
         assert!(!fixture.admits(&alice).await);
-        fixture.store.excuse_login(&alice, true).await.unwrap();
+        fixture.store.excuse_login(&alice, counted, true).await.unwrap();
     }
-    fixture.fail_from_everywhere("alice", OF_USER.free - 2 * (AT_CLIENT.free - 1)).await;
+    fixture.fail_from_everywhere("alice", OF_USER.free - (AT_CLIENT.free - 1)).await;
     assert!(!fixture.admits(&attempt("alice", "198.51.100.0")).await);
+    // One that was under way when another made her known is taken back as it was counted.
+    let [bob, other] = ["192.0.2.1", "192.0.2.2"].map(|address| attempt("bob", address));
+    let tries = [fixture.admit(&bob).await, fixture.admit(&bob).await];
+    assert_eq!(tries, [Admission::Admitted(CountedAs::Stranger); 2]);
+    for _ in tries {
+        fixture.store.excuse_login(&bob, CountedAs::Stranger, true).await.unwrap();
+    }
+    fixture.fail_from_everywhere("bob", OF_USER.free - 2).await;
+    assert!(fixture.admits(&other).await && fixture.admits(&other).await && !fixture.admits(&other).await);
+}
+
+#[rstest]
+#[tokio::test]
+async fn logins_of_a_known_user_keep_no_count_alive(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
+    let fixture = Fixture::new(kind);
+    let [alice, mallory] = ["alice", "mallory"].map(|user| attempt(user, "192.0.2.1"));
+    fixture.log_in(&alice).await;
+    // The last failure is the one that delays are counted from, and when a count is forgotten.
+    for user in 0..OF_CLIENT.free {
+        assert!(fixture.admits(&attempt(&format!("user{user}"), "192.0.2.1")).await);
+    }
+    let before = fixture.remaining(&mallory).await;
+    assert!(before > Duration::ZERO);
+    sleep(before / 2).await;
+    fixture.log_in(&alice).await;
+    let after = fixture.remaining(&mallory).await;
+    assert!(after < before * 3 / 4, "{before:?}, and half of it later {after:?}");
 }

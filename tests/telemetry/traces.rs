@@ -78,11 +78,11 @@ fn a_trace_goes_from_the_caller_down_to_redis() {
         assert_eq!(server.resource[attribute], expected, "{attribute}");
     }
     assert!(uuid::Uuid::parse_str(&server.resource["service.instance.id"]).is_ok());
-    // The login is counted, the user read, the password hashed, the count taken back, and the user read again; then the token
+    // The user is read, the login counted, the password hashed, the count taken back, and the user read again; then the token
     // and its life are read at once.
     for (name, operation) in [
-        ("EVALSHA admit_login", Some("EVALSHA")),
         ("HGETALL", Some("HGETALL")),
+        ("EVALSHA admit_login", Some("EVALSHA")),
         ("hash password", None),
         ("EVALSHA excuse_login", Some("EVALSHA")),
         ("PIPELINE", Some("PIPELINE")),

@@ -17,8 +17,8 @@ use tokio::time::{Instant, sleep};
 
 use self::leases::{Due, Leases, Renewal};
 use super::{
-    Admission, Creation, Listing, LiveToken, LoginAttempt, LoginEpoch, Page, PasswordHash, Rotation, Store, StoreError,
-    Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserListing, UserName, UserUpdate, Warning,
+    Admission, CountedAs, Creation, Listing, LiveToken, LoginAttempt, LoginEpoch, Page, PasswordHash, Rotation, Store,
+    StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserListing, UserName, UserUpdate, Warning,
 };
 use crate::{domain::token::SignedToken, telemetry::metrics::Leased};
 
@@ -283,8 +283,13 @@ impl Store for LeasedStore {
         self.store.admit_login(attempt).await
     }
 
-    async fn excuse_login(&self, attempt: &LoginAttempt, succeeded: bool) -> Result<(), StoreError> {
-        self.store.excuse_login(attempt, succeeded).await
+    async fn excuse_login(
+        &self,
+        attempt: &LoginAttempt,
+        counted: CountedAs,
+        succeeded: bool,
+    ) -> Result<(), StoreError> {
+        self.store.excuse_login(attempt, counted, succeeded).await
     }
 
     async fn check(&self) -> Result<Vec<Warning>, StoreError> {

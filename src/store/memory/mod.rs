@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use self::throttle::Throttle;
 use super::{
-    Admission, Creation, Listing, LiveToken, LoginAttempt, LoginEpoch, Page, PasswordHash, Rotation, Store, StoreError,
-    Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserListing, UserName, UserUpdate, Warning,
+    Admission, CountedAs, Creation, Listing, LiveToken, LoginAttempt, LoginEpoch, Page, PasswordHash, Rotation, Store,
+    StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserListing, UserName, UserUpdate, Warning,
 };
 
 mod throttle;
@@ -266,8 +266,13 @@ impl Store for MemoryStore {
         Ok(self.throttle().admit(attempt))
     }
 
-    async fn excuse_login(&self, attempt: &LoginAttempt, succeeded: bool) -> Result<(), StoreError> {
-        self.throttle().excuse(attempt, succeeded);
+    async fn excuse_login(
+        &self,
+        attempt: &LoginAttempt,
+        counted: CountedAs,
+        succeeded: bool,
+    ) -> Result<(), StoreError> {
+        self.throttle().excuse(attempt, counted, succeeded);
         Ok(())
     }
 

@@ -6,7 +6,8 @@ use tokio::time::Instant;
 
 use crate::domain::{
     throttle::{
-        AT_CLIENT, Admission, Allowance, ClientNetwork, FORGOTTEN_AFTER, KNOWN, LoginAttempt, OF_CLIENT, OF_USER,
+        AT_CLIENT, Admission, Allowance, ClientNetwork, CountedAs, FORGOTTEN_AFTER, KNOWN, LoginAttempt, OF_CLIENT,
+        OF_USER,
     },
     user::UserName,
 };
@@ -17,22 +18,31 @@ const SWEEP_INTERVAL: Duration = Duration::from_mins(1);
 /// The counts, and who is known where.
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
-    failures: HashMap<Counted, Failures>,
+    failures: HashMap<Count, Failures>,
     known_until: HashMap<LoginAttempt, Instant>,
     swept_at: Option<Instant>,
 }
 
 /// Whose failures.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Counted {
+enum Count {
     AtClient(LoginAttempt),
     OfUser(UserName),
     OfClient(ClientNetwork),
 }
 
-impl Counted {
+impl Count {
     fn all(attempt: &LoginAttempt) -> [Self; 3] {
         [Self::AtClient(attempt.clone()), Self::OfUser(attempt.user.clone()), Self::OfClient(attempt.client)]
+    }
+
+    /// Those that such a try is counted with.
+    fn with(counted: CountedAs, attempt: &LoginAttempt) -> impl Iterator<Item = Self> {
+        let counts = match counted {
+            CountedAs::Stranger => 3,
+            CountedAs::Known => 1,
+        };
+        Self::all(attempt).into_iter().take(counts)
     }
 }
 
@@ -53,10 +63,8 @@ impl Throttle {
     pub(super) fn admit(&mut self, attempt: &LoginAttempt) -> Admission {
         let now = Instant::now();
         self.sweep(now);
-        let all = Counted::all(attempt);
-        let found = all
-            .each_ref()
-            .map(|counted| self.failures.get(counted).filter(|failures| failures.are_of_interest(now)).copied());
+        let found = Count::all(attempt)
+            .map(|count| self.failures.get(&count).filter(|failures| failures.are_of_interest(now)).copied());
         let known = self.known_until.get(attempt).is_some_and(|until| now < *until);
         let delay =
             |allowance: Allowance, failures: Option<Failures>| allowance.delay(failures.map_or(0, |found| found.count));
@@ -68,25 +76,26 @@ impl Throttle {
         if let Some(free_at) = by_user.max(by_client).filter(|free_at| now < *free_at) {
             return Admission::TooEarly(free_at - now);
         }
-        for (counted, found) in all.into_iter().zip(found) {
+        let counted = if known { CountedAs::Known } else { CountedAs::Stranger };
+        for (key, found) in Count::with(counted, attempt).zip(found) {
             let count = found.map_or(0, |found| found.count).saturating_add(1);
-            self.failures.insert(counted, Failures { count, last: now });
+            self.failures.insert(key, Failures { count, last: now });
         }
-        Admission::Admitted
+        Admission::Admitted(counted)
     }
 
     /// See [`crate::store::Store::excuse_login`].
-    pub(super) fn excuse(&mut self, attempt: &LoginAttempt, succeeded: bool) {
-        for counted in Counted::all(attempt) {
-            if let Some(failures) = self.failures.get_mut(&counted) {
+    pub(super) fn excuse(&mut self, attempt: &LoginAttempt, counted: CountedAs, succeeded: bool) {
+        for key in Count::with(counted, attempt) {
+            if let Some(failures) = self.failures.get_mut(&key) {
                 failures.count -= 1;
                 if failures.count == 0 {
-                    self.failures.remove(&counted);
+                    self.failures.remove(&key);
                 }
             }
         }
         if succeeded {
-            self.failures.remove(&Counted::AtClient(attempt.clone()));
+            self.failures.remove(&Count::AtClient(attempt.clone()));
             self.known_until.insert(attempt.clone(), Instant::now() + KNOWN);
         }
     }

@@ -4,7 +4,7 @@
 -- KEYS: the failures of the client at the user, those at the user, those of the client; whether the user is known there.
 -- ARGV: in how many ms a count is forgotten; then for each of the three: how many are free, the first delay in ms, the
 -- failures that double it, the longest delay in ms.
--- Returns 0: counted. Else in how many ms to come again.
+-- Returns 0: counted with all three. -1: where the user is known, with the first alone. Else in how many ms to come again.
 
 local forgotten_after = tonumber(ARGV[1])
 
@@ -36,7 +36,7 @@ if remaining > 0 then
   return remaining
 end
 
-for count = 1, 3 do
+for count = 1, known and 1 or 3 do
   redis.call('SET', KEYS[count], failures(count) + 1, 'PX', forgotten_after)
 end
-return 0
+return known and -1 or 0

@@ -18,8 +18,8 @@ use self::{
     scripts::Scripts,
 };
 use super::{
-    Admission, Creation, Listing, LiveToken, LoginAttempt, LoginEpoch, Page, PasswordHash, Rotation, Store, StoreError,
-    Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserListing, UserName, UserUpdate, Warning,
+    Admission, CountedAs, Creation, Listing, LiveToken, LoginAttempt, LoginEpoch, Page, PasswordHash, Rotation, Store,
+    StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserListing, UserName, UserUpdate, Warning,
 };
 use crate::domain::throttle::{self, Allowance};
 
@@ -256,15 +256,25 @@ impl Store for RedisStore {
         }
         // Where the connection breaks under it, the second run may find what the first one counted, and ask for patience.
         match self.connection.read_script(&script).await? {
-            0 => Ok(Admission::Admitted),
-            remaining_ms => Ok(Admission::TooEarly(Duration::from_millis(remaining_ms))),
+            -1 => Ok(Admission::Admitted(CountedAs::Known)),
+            0 => Ok(Admission::Admitted(CountedAs::Stranger)),
+            remaining_ms => Ok(Admission::TooEarly(Duration::from_millis(i64::unsigned_abs(remaining_ms)))),
         }
     }
 
-    async fn excuse_login(&self, attempt: &LoginAttempt, succeeded: bool) -> Result<(), StoreError> {
+    async fn excuse_login(
+        &self,
+        attempt: &LoginAttempt,
+        counted: CountedAs,
+        succeeded: bool,
+    ) -> Result<(), StoreError> {
+        let counts = match counted {
+            CountedAs::Stranger => 3,
+            CountedAs::Known => 1,
+        };
         let known = if succeeded { throttle::KNOWN } else { Duration::ZERO };
         let mut script = self.scripts.excuse_login.prepare_invoke();
-        script.key(&keys::login_attempt(attempt)[..]).arg(milliseconds(known));
+        script.key(&keys::login_attempt(attempt)[..]).arg(counts).arg(milliseconds(known));
         self.connection.read_script(&script).await
     }
 
