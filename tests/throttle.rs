@@ -5,16 +5,9 @@ use std::thread;
 use mayfly::domain::throttle::{AT_CLIENT, OF_USER};
 use rstest::rstest;
 
-use crate::support::{ADMIN_PASSWORD, Answer, Backend, Client, Log, RedisServer, Service, eventually};
+use crate::support::{ADMIN_PASSWORD, Answer, Backend, Log, RedisServer, Service, eventually};
 
 const TOKEN: &str = "/api/v1alpha/token";
-
-/// How many passwords a service has hashed.
-fn hashes(service: &Service) -> u64 {
-    let page = Client::new(&service.metrics_url).get("").send().text;
-    let count = page.lines().find_map(|line| line.strip_prefix("mayfly_password_hash_duration_seconds_count "));
-    count.map_or(0, |count| count.parse().unwrap())
-}
 
 fn try_password(service: &Service, user: &str, password: &str) -> Answer {
     service.client().with_basic(user, password).get(TOKEN).send()
@@ -71,11 +64,11 @@ fn guesses_are_counted_on_all_replicas_together() {
         }
         let last = strangers.len() - 1;
         let (stranger, other) = (&strangers[last], &replicas[(last + 1) % 2]);
-        let before = hashes(other);
+        let before = other.hashes();
         assert_too_early(&try_from(other, stranger, user, ADMIN_PASSWORD));
         let introspect = other.client().with_basic(user, "x").post_form("/oauth2/introspect", &[("token", "x")]);
         assert_too_early(&introspect.header("x-forwarded-for", stranger).send());
-        assert_eq!(hashes(other), before, "nobody looked at the password");
+        assert_eq!(other.hashes(), before, "nobody looked at the password");
     }
     let keys = redis.cli(&["KEYS", "mayfly:throttle:*"]);
     assert!(!keys.is_empty() && !keys.contains("admin") && !keys.contains("nobody"), "{keys}");
@@ -98,7 +91,7 @@ fn who_waits_is_let_in_and_starts_anew() {
 #[rstest]
 fn guesses_at_once_are_counted_one_by_one(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = Service::start(backend);
-    let before = hashes(&service);
+    let before = service.hashes();
     let guesses = thread::scope(|scope| {
         let guess = |guess: usize| {
             let service = &service;
@@ -109,7 +102,7 @@ fn guesses_at_once_are_counted_one_by_one(#[values(Backend::Memory, Backend::Red
     });
     let looked_at = guesses.iter().filter(|status| **status == 401).count();
     assert_eq!(looked_at, AT_CLIENT.free as usize, "{guesses:?}");
-    assert_eq!(hashes(&service) - before, u64::from(AT_CLIENT.free));
+    assert_eq!(service.hashes() - before, u64::from(AT_CLIENT.free));
 }
 
 #[rstest]
@@ -135,11 +128,11 @@ fn a_stranger_keeps_nobody_out(#[values(Backend::Memory, Backend::Redis)] backen
 #[test]
 fn a_remembered_login_is_no_oracle_for_others_at_its_address() {
     let service = Service::start(Backend::Memory);
-    let before = hashes(&service);
+    let before = service.hashes();
     for _ in 0..10 {
         assert_eq!(try_password(&service, "admin", ADMIN_PASSWORD).status, 200);
     }
-    assert_eq!(hashes(&service), before + 1, "it is remembered");
+    assert_eq!(service.hashes(), before + 1, "it is remembered");
     guess_until_too_early(|guess| try_password(&service, "admin", &format!("guess {guess}")));
     // What is right is not told apart by being let in.
     assert_too_early(&try_password(&service, "admin", ADMIN_PASSWORD));
@@ -193,13 +186,13 @@ fn the_client_in_the_log_is_whom_the_load_balancer_names() {
 fn the_same_login_at_the_same_time_costs_one_hash(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = Service::start(backend);
     let all = |password: &str| -> (Vec<u16>, u64) {
-        let before = hashes(&service);
+        let before = service.hashes();
         let statuses = thread::scope(|scope| {
             let log_in = || scope.spawn(|| try_password(&service, "admin", password).status);
             let threads: Vec<_> = (0..100).map(|_| log_in()).collect();
             threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
-        (statuses, hashes(&service) - before)
+        (statuses, service.hashes() - before)
     };
     assert_eq!(all(ADMIN_PASSWORD), (vec![200; 100], 1));
     // The wrong one is remembered by nobody: who comes when the first have their answer costs another.
@@ -226,10 +219,10 @@ fn what_redis_cannot_tell_is_no_failure() {
 fn no_login_passes_while_redis_is_away() {
     let mut service = Service::start(Backend::Redis);
     try_password(&service, "admin", "a guess").problem(401);
-    let before = hashes(&service);
+    let before = service.hashes();
     drop(service.redis.take());
     let answer = try_password(&service, "admin", ADMIN_PASSWORD);
     answer.problem(503);
     assert_eq!(answer.header("retry-after"), "1");
-    assert_eq!(hashes(&service), before);
+    assert_eq!(service.hashes(), before);
 }

@@ -39,6 +39,12 @@ impl HashCost {
         }
     }
 
+    /// Whether a hash of this cost is less work than one of the other: of computing, as passes over memory take it.
+    pub fn is_cheaper_than(self, other: Self) -> bool {
+        let work = |cost: Self| u64::from(cost.memory_kib) * u64::from(cost.passes);
+        work(self) < work(other)
+    }
+
     fn argon2(self) -> Argon2<'static> {
         let params =
             Params::new(self.memory_kib, self.passes, self.lanes, None).expect("a cost that exists is checked");
@@ -230,6 +236,18 @@ mod tests {
         }
         let dear = PasswordHash::dummy(CHEAP).expose_secret().replace("m=8", "m=4000000000");
         assert!(dear.parse::<PasswordHash>().is_err());
+    }
+
+    #[test]
+    fn what_costs_less_is_less_work() {
+        let cost = |text: &str| text.parse::<HashCost>().unwrap();
+        assert!(CHEAP.is_cheaper_than(HashCost::default()) && !HashCost::default().is_cheaper_than(CHEAP));
+        assert!(cost("m=19456,t=1,p=1").is_cheaper_than(HashCost::default()));
+        for same in ["m=19456,t=2,p=1", "m=19456,t=2,p=2", "m=38912,t=1,p=1"] {
+            assert!(
+                !cost(same).is_cheaper_than(HashCost::default()) && !HashCost::default().is_cheaper_than(cost(same))
+            );
+        }
     }
 
     #[test]

@@ -21,6 +21,9 @@ use crate::{
     },
 };
 
+/// How often a login is checked whose user changes meanwhile. Nobody's password does so often.
+const CHECKS: usize = 3;
+
 /// Checks who somebody is.
 ///
 /// A login that was right a moment ago is compared with what is remembered of it. Any other is throttled by the rules of
@@ -41,7 +44,7 @@ struct Checks {
 /// What became of a password.
 #[derive(Clone, Copy)]
 enum Verdict {
-    /// It is that of the user, who had this hash of it.
+    /// It is that of the user, who has this hash of it.
     Right(LoginFingerprint),
     Wrong(LoginFailure),
     /// Nobody looked at it.
@@ -66,7 +69,7 @@ pub enum LoginError {
 }
 
 impl Login {
-    /// Logs users of `store` in, and has their hashes cost what new ones do.
+    /// Logs users of `store` in, and has their hashes cost no less than new ones do.
     pub fn new(store: Arc<LeasedStore>, hashing: Arc<Hashing>) -> Self {
         let checks = Arc::new(Checks { store, hashing, remembered: RememberedLogins::new() });
         Self { checks, under_way: SingleFlight::new() }
@@ -82,7 +85,7 @@ impl Login {
             logs::user(&user.name);
             return Ok(user);
         }
-        loop {
+        for _ in 0..CHECKS {
             let key = (attempt.clone(), remembered.fingerprint(password, None));
             let check = Arc::clone(&self.checks).check(attempt.clone(), password.clone());
             let verified = match self.under_way.run(key, check).await? {
@@ -104,6 +107,7 @@ impl Login {
                 return Ok(user);
             }
         }
+        Err(Busy.into())
     }
 
     /// A user who logged in a while ago, as of now, if that login still counts.
@@ -156,10 +160,11 @@ impl Checks {
         Ok(match user {
             Some(user) if matches && !user.disabled => {
                 self.excuse(&attempt, counted, true).await;
+                let login = match self.rehash(&user, &password).await {
+                    Some(hash) => self.remembered.fingerprint(&password, Some(&hash)),
+                    None => login,
+                };
                 self.remembered.remember(attempt, login);
-                if user.password_hash.cost() != self.hashing.cost() {
-                    self.rehash(&user, password).await;
-                }
                 Verdict::Right(login)
             }
             Some(_) if matches => Verdict::Wrong(LoginFailure::Disabled),
@@ -175,12 +180,20 @@ impl Checks {
         }
     }
 
-    /// Gives a user, whose password is known at this moment only, a hash of today's cost. Where that fails, the next login
-    /// does it.
-    async fn rehash(&self, user: &User, password: Password) {
-        let Ok(hash) = self.hashing.hash(password).await else { return };
-        if let Err(error) = self.store.replace_hash(&user.name, &user.password_hash, &hash).await {
-            tracing::warn!(%error, "a password keeps its old hash");
+    /// Gives a user, whose password is known at this moment only, a hash of today's cost, if the old one is cheaper: one that
+    /// is dearer stays, or replicas of two settings would undo each other's work for ever. Where that fails, the next login
+    /// does it. Returns the hash that the user has instead now.
+    async fn rehash(&self, user: &User, password: &Password) -> Option<PasswordHash> {
+        if !user.password_hash.cost().is_cheaper_than(self.hashing.cost()) {
+            return None;
+        }
+        let hash = self.hashing.hash(password.clone()).await.ok()?;
+        match self.store.replace_hash(&user.name, &user.password_hash, &hash).await {
+            Ok(replaced) => replaced.then_some(hash),
+            Err(error) => {
+                tracing::warn!(%error, "a password keeps its old hash");
+                None
+            }
         }
     }
 }

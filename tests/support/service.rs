@@ -58,6 +58,13 @@ impl Service {
         eventually("the service is ready", || (self.client().get("/readyz").send().status == 200).then_some(()));
     }
 
+    /// How many passwords it has hashed.
+    pub fn hashes(&self) -> u64 {
+        let page = Client::new(&self.metrics_url).get("").send().text;
+        let count = page.lines().find_map(|line| line.strip_prefix("mayfly_password_hash_duration_seconds_count "));
+        count.map_or(0, |count| count.parse().unwrap())
+    }
+
     /// Starts one on this Redis, and waits only until it listens.
     pub fn launch(redis_url: Option<&str>, configure: impl FnOnce(&mut Command)) -> Self {
         let directory = tempfile::tempdir().unwrap();

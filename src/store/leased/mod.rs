@@ -269,8 +269,10 @@ impl Store for LeasedStore {
     }
 
     async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> Result<bool, StoreError> {
-        // Who still goes by the old one lets in whom the new one lets in.
-        self.store.replace_hash(name, old, new).await
+        let replaced = self.store.replace_hash(name, old, new).await?;
+        // Who still goes by the old one lets in whom the new one lets in, but only after hashing.
+        wait_out_leases().await;
+        Ok(replaced)
     }
 
     async fn remove_user(&self, name: &UserName) -> Result<UserChange<u64>, StoreError> {
