@@ -116,9 +116,11 @@ pub struct Settings {
     #[arg(long, env = "MAYFLY_CORS_ORIGINS", value_name = "ORIGINS", default_value = "")]
     cors_origins: String,
 
-    /// The load balancers and proxies in front, as addresses and networks separated by commas: `10.0.0.0/8`. What they say in
-    /// X-Forwarded-For or Forwarded is where a request comes from, in the log and where failed logins are counted; nobody
-    /// else is believed
+    /// The load balancers and proxies in front, as addresses and networks separated by commas: `10.0.0.5,2001:db8::/64`. What
+    /// they say in X-Forwarded-For or Forwarded is where a request comes from, in the log and where failed logins are
+    /// counted; nobody else is believed. Everybody in these networks can claim any address, and so guess passwords without
+    /// ever waiting: name the proxies alone. A proxy must replace one of the headers, whatever a client wrote there, and
+    /// drop the other
     #[arg(long, env = "MAYFLY_TRUSTED_PROXIES", value_name = "NETWORKS", default_value = "")]
     trusted_proxies: String,
 
@@ -153,8 +155,10 @@ pub struct Settings {
 /// The settings of passwords.
 #[derive(Clone, Args)]
 pub struct PasswordSettings {
-    /// What a password's argon2id hash costs: KiB of memory, passes and lanes. A hash that costs something else is replaced
-    /// at the next login
+    /// What a password's argon2id hash costs: KiB of memory, passes and lanes. A hash that costs less, memory times passes,
+    /// is replaced at the next login; one that costs more stays. A name that nobody has costs what is set here: the time of
+    /// a failed login tells that there is a user whose hash costs something else, until that user has logged in after it
+    /// was raised, or has another password after it was lowered
     #[arg(long, env = "MAYFLY_PASSWORD_COST", value_name = "COST", default_value_t = HashCost::default().to_string())]
     password_cost: String,
 }

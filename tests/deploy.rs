@@ -5,6 +5,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use mayfly::domain::throttle::AT_CLIENT;
 use serde_json::json;
 
 use crate::support::{Process, Service, eventually, free_port, run};
@@ -25,6 +26,10 @@ fn succeed(program: &str, arguments: &[&str]) -> String {
     stdout
 }
 
+fn yaml(path: &str) -> serde_yaml::Value {
+    serde_yaml::from_str(&fs::read_to_string(format!("{ROOT}/{path}")).unwrap()).unwrap()
+}
+
 #[test]
 fn the_compose_file_and_the_dockerfile_are_valid() {
     succeed("check-jsonschema", &["--builtin-schema", "vendor.compose-spec", "docker-compose.yml"]);
@@ -34,8 +39,7 @@ fn the_compose_file_and_the_dockerfile_are_valid() {
 
 #[test]
 fn the_redis_of_the_compose_file_serves_the_service_and_nobody_else() {
-    let compose: serde_yaml::Value =
-        serde_yaml::from_str(&fs::read_to_string(format!("{ROOT}/docker-compose.yml")).unwrap()).unwrap();
+    let compose = yaml("docker-compose.yml");
     let directory = tempfile::tempdir().unwrap();
     let path = |name: &str| directory.path().join(name).display().to_string();
     fs::write(path("redis-password"), "hunter2").unwrap();
@@ -71,6 +75,27 @@ fn the_redis_of_the_compose_file_serves_the_service_and_nobody_else() {
     assert_eq!(service.client().with_bearer(&jwt).get("/api/v1alpha/token/self").send().status, 200);
     assert_eq!(service.admin().get("/api/v1alpha/token").send().status, 200);
     assert_eq!(service.admin().delete(&format!("/api/v1alpha/token/{id}")).send().status, 200);
+}
+
+#[test]
+fn the_compose_file_trusts_the_load_balancer_and_nobody_else() {
+    let compose = yaml("docker-compose.yml");
+    let (services, range) = (&compose["services"], &compose["networks"]["web"]["ipam"]["config"][0]);
+    let address = services["load-balancer"]["networks"]["web"]["ipv4_address"].as_str().unwrap();
+    assert_eq!(services["mayfly"]["environment"]["MAYFLY_TRUSTED_PROXIES"], address);
+    let holds = |range: &serde_yaml::Value| {
+        let range: ipnet::IpNet = range.as_str().unwrap().parse().unwrap();
+        range.contains(&address.parse::<std::net::IpAddr>().unwrap())
+    };
+    assert!(holds(&range["subnet"]) && !holds(&range["ip_range"]), "Docker may give it to another");
+    assert_ne!(range["gateway"], address);
+}
+
+#[test]
+fn a_password_that_comes_to_all_replicas_at_once_is_not_slowed() {
+    let most = &yaml("deploy/kubernetes/components/autoscaling/autoscaler.yaml")["spec"]["maxReplicas"];
+    let surge = &yaml("deploy/kubernetes/base/deployment.yaml")["spec"]["strategy"]["rollingUpdate"]["maxSurge"];
+    assert!(most.as_u64().unwrap() + surge.as_u64().unwrap() < u64::from(AT_CLIENT.free));
 }
 
 #[test]

@@ -156,13 +156,18 @@ fn a_token_is_never_throttled() {
     }
 }
 
-#[test]
-fn what_an_untrusted_peer_says_of_its_address_changes_nothing() {
+#[rstest]
+#[case("x-forwarded-for", "")]
+#[case("forwarded", "for=")]
+fn what_an_untrusted_peer_says_of_its_address_changes_nothing(#[case] header: &'static str, #[case] prefix: &str) {
     let log = Log::new();
     let service = Service::start_with(Backend::Memory, |command| {
         command.stderr(log.stdio());
     });
-    guess_until_too_early(|guess| try_from(&service, &format!("192.0.2.{guess}"), "admin", &format!("guess {guess}")));
+    guess_until_too_early(|guess| {
+        let request = service.client().with_basic("admin", &format!("guess {guess}")).get(TOKEN);
+        request.header(header, &format!("{prefix}192.0.2.{guess}")).send()
+    });
     let warnings = || log.lines().into_iter().filter(|line| line["level"] == "WARN").collect::<Vec<_>>();
     let warning = eventually("it warns", || warnings().first().cloned());
     assert!(warning["message"].as_str().unwrap().contains("MAYFLY_TRUSTED_PROXIES"), "{warning}");

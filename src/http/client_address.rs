@@ -6,7 +6,7 @@ use std::{
     sync::Once,
 };
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use poem::{
     Request,
     http::{HeaderMap, HeaderName, header},
@@ -38,11 +38,11 @@ pub struct TrustedProxiesError(String);
 impl FromStr for TrustedProxies {
     type Err = TrustedProxiesError;
 
-    /// Addresses and networks (CIDR), separated by commas.
+    /// Addresses and networks (CIDR), separated by commas. Those of IPv4 may be written as IPv6: `::ffff:10.0.0.0/104`.
     fn from_str(text: &str) -> Result<Self, TrustedProxiesError> {
         let network = |text: &str| {
             let address = || Some(IpNet::from(text.parse::<IpAddr>().ok()?));
-            text.parse().ok().or_else(address).ok_or_else(|| TrustedProxiesError(text.to_owned()))
+            text.parse().ok().or_else(address).map(canonical).ok_or_else(|| TrustedProxiesError(text.to_owned()))
         };
         let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
         Ok(Self { networks: texts.map(network).collect::<Result<_, _>>()?, warning: Once::new() })
@@ -61,12 +61,13 @@ impl TrustedProxies {
     }
 
     fn resolve(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
-        if self.networks.is_empty() && headers.contains_key(X_FORWARDED_FOR) {
+        let names_others = || [X_FORWARDED_FOR, header::FORWARDED].iter().any(|name| headers.contains_key(name));
+        if self.networks.is_empty() && names_others() {
             self.warning.call_once(|| {
                 tracing::warn!(
                     %peer,
-                    "a peer names others in X-Forwarded-For, and is not believed: if it is your load balancer, name it in \
-                     MAYFLY_TRUSTED_PROXIES, or all of its clients are slowed for the failed logins of one"
+                    "a peer names others in X-Forwarded-For or Forwarded, and is not believed: if it is your load balancer, \
+                     name it in MAYFLY_TRUSTED_PROXIES, or all of its clients are slowed for the failed logins of one"
                 );
             });
         }
@@ -95,6 +96,15 @@ impl TrustedProxies {
         }
         client
     }
+}
+
+/// The network as addresses are compared with it: those of IPv4 within IPv6 are compared as IPv4.
+fn canonical(network: IpNet) -> IpNet {
+    let mapped = |network: IpNet| {
+        let IpNet::V6(network) = network else { return None };
+        Ipv4Net::new(network.addr().to_ipv4_mapped()?, network.prefix_len().checked_sub(96)?).ok()
+    };
+    mapped(network).map_or(network, IpNet::V4)
 }
 
 /// The hops that a header names, the last first; `None` for what is no address.
@@ -148,6 +158,17 @@ mod tests {
         assert_eq!(client("10.0.0.0/8", "10.1.2.3", &[("x-forwarded-for", "192.0.2.1")]), "192.0.2.1");
         assert_eq!(client("10.0.0.1", "10.0.0.1", &[("forwarded", "for=192.0.2.1;proto=https")]), "192.0.2.1");
         assert_eq!(client("fd00::/8", "fd00::1", &[("forwarded", "For=\"[2001:db8::1]:80\"")]), "2001:db8::1");
+    }
+
+    #[test]
+    fn a_network_of_ipv4_may_be_written_as_ipv6() {
+        let claim = [("x-forwarded-for", "192.0.2.1")];
+        for trusted in ["::ffff:10.0.0.0/104", "::ffff:10.1.2.3", "::ffff:0:0/96"] {
+            assert_eq!(client(trusted, "10.1.2.3", &claim), "192.0.2.1", "{trusted}");
+        }
+        for trusted in ["::ffff:10.0.0.0/112", "::ffff:10.1.2.4", "::/0"] {
+            assert_eq!(client(trusted, "10.1.2.3", &claim), "10.1.2.3", "{trusted}");
+        }
     }
 
     #[test]
