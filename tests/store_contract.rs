@@ -698,10 +698,14 @@ async fn a_hash_is_replaced_only_while_it_is_the_same(
     let hash = |cost: &str| PasswordHash::dummy(cost.parse().unwrap());
     let (old, new, other) = (PasswordHash::dummy(HashCost::default()), hash("m=8,t=1,p=1"), hash("m=16,t=1,p=1"));
     assert!(!fixture.store.replace_hash(&alice, &other, &new).await.unwrap());
+    let cost = async || fixture.store.find_user(&alice).await.unwrap().unwrap().password_hash.cost();
+    // No lease on the old one outlives it.
+    assert_eq!(cost().await, old.cost());
     assert!(fixture.store.replace_hash(&alice, &old, &new).await.unwrap());
+    assert_eq!(cost().await, new.cost());
     assert!(!fixture.store.replace_hash(&alice, &old, &other).await.unwrap());
     assert!(!fixture.store.replace_hash(&"nobody".parse().unwrap(), &old, &new).await.unwrap());
-    assert_eq!(fixture.store.find_user(&alice).await.unwrap().unwrap().password_hash.cost(), new.cost());
+    assert_eq!(cost().await, new.cost());
 }
 
 #[rstest]
