@@ -58,7 +58,7 @@ fn the_redis_of_the_compose_file_serves_the_service_and_nobody_else() {
         String::from_utf8(output.stdout).unwrap()
     };
     eventually("its health check passes", || (cli(&["ping"]) == "PONG\n").then_some(()));
-    for forbidden in [&["GET", "mayfly:users"][..], &["INFO"], &["FLUSHALL"]] {
+    for forbidden in [&["GET", "mayfly:usernames"][..], &["INFO"], &["FLUSHALL"]] {
         assert!(cli(forbidden).contains("NOPERM"), "{forbidden:?}");
     }
     let as_mayfly =

@@ -14,6 +14,7 @@ use serde_json::json;
 use crate::support::{Authority, Client, Proxy, RedisServer, Service, eventually, free_port, run};
 
 const TOKEN: &str = "/api/v1alpha/token";
+const USER: &str = "/api/v1alpha/user";
 
 /// How soon there is an answer, whatever Redis does.
 const SOON: Duration = Duration::from_secs(2);
@@ -145,6 +146,22 @@ fn redis_becomes_a_replica() {
     scene.redis.cli(&["REPLICAOF", "NO", "ONE"]);
     let recovered = || scene.service.admin().get(TOKEN).send().status != 503;
     eventually("it is a primary", || recovered().then_some(()));
+}
+
+#[test]
+fn a_node_that_is_no_primary_any_more_lets_nobody_manage_users() {
+    let scene = Scene::new();
+    let admin = scene.service.admin();
+    assert_eq!(admin.get(USER).send().status, 200);
+    // It has all that it had, and may miss what was taken away since.
+    scene.redis.cli(&["CONFIG", "SET", "replica-serve-stale-data", "yes"]);
+    scene.redis.cli(&["REPLICAOF", "127.0.0.1", &free_port().to_string()]);
+    admin.get(USER).send().problem(503);
+    let path = format!("{USER}/admin");
+    eventually("what was read before is of no use any more", || (admin.get(&path).send().status == 503).then_some(()));
+    scene.redis.cli(&["REPLICAOF", "NO", "ONE"]);
+    eventually("it is a primary", || (admin.get(&path).send().status == 200).then_some(()));
+    assert_eq!(admin.get(USER).send().status, 200);
 }
 
 #[test]

@@ -20,7 +20,7 @@ use rstest::rstest;
 use secrecy::ExposeSecret;
 use tokio::time::{sleep, timeout};
 
-use crate::support::{Cluster, Proxy, RedisServer, Sentinel};
+use crate::support::{Cluster, Proxy, RedisServer, Sentinel, free_port};
 
 mod throttle;
 
@@ -663,11 +663,82 @@ async fn an_administrator_who_is_not_counted_stays_and_is_counted_again() {
     // A creation that broke off is whole when it is repeated.
     redis.cli(&["HDEL", "mayfly:admins", "alice"]);
     store.create_user(&admin("carol")).await.unwrap();
-    redis.cli(&["ZREM", "mayfly:users", "alice"]);
+    redis.cli(&["ZREM", "mayfly:usernames", "alice"]);
     assert!(!store.create_user(&admin("alice")).await.unwrap());
     assert_eq!(store.list_users(None, 1).await.unwrap().users[0].name, alice);
     assert!(matches!(store.remove_user(&"carol".parse().unwrap()).await.unwrap(), UserChange::Done(0)));
     assert_eq!(store.remove_user(&alice).await.unwrap(), UserChange::LastAdmin);
+}
+
+/// Whichever step of an addition or a removal is the first that fails, nobody exists whom no list names, and nobody is
+/// taken for somebody.
+#[tokio::test]
+async fn what_broke_off_leaves_nobody_unseen() {
+    let redis = RedisServer::start();
+    let store = RedisStore::new(&RedisOptions::at(&redis.url())).unwrap();
+    let names = async || {
+        let listing = store.list_users(None, 10).await.unwrap();
+        listing.users.into_iter().map(|user| user.name.to_string()).collect::<Vec<_>>()
+    };
+    let alice = "alice".parse().unwrap();
+    for step in ["zadd", "evalsha"] {
+        redis.cli(&["ACL", "SETUSER", "default", &format!("-{step}")]);
+        store.create_user(&admin("alice")).await.unwrap_err();
+        redis.cli(&["ACL", "SETUSER", "default", &format!("+{step}")]);
+        assert!(store.find_user(&alice).await.unwrap().is_none(), "{step}");
+        assert!(!store.has_users().await.unwrap(), "{step}");
+        assert!(names().await.is_empty(), "{step}");
+    }
+    assert!(store.create_user(&admin("alice")).await.unwrap());
+    assert!(store.create_user(&admin("bob")).await.unwrap());
+    for step in ["evalsha", "zrem"] {
+        redis.cli(&["ACL", "SETUSER", "default", &format!("-{step}")]);
+        store.remove_user(&alice).await.unwrap_err();
+        redis.cli(&["ACL", "SETUSER", "default", &format!("+{step}")]);
+        let is_there = store.find_user(&alice).await.unwrap().is_some();
+        assert_eq!(names().await, if is_there { vec!["alice", "bob"] } else { vec!["bob"] }, "{step}");
+    }
+    // Those who are not there take no place on a page, and nothing follows where only they do.
+    for ghost in ["aaron", "bill", "zoe"] {
+        redis.cli(&["ZADD", "mayfly:usernames", "0", ghost]);
+    }
+    let page = store.list_users(None, 1).await.unwrap();
+    assert_eq!((page.users.len(), page.users[0].name.as_str(), page.next), (1, "bob", None));
+    store.create_user(&user("carol")).await.unwrap();
+    let page = store.list_users(None, 1).await.unwrap();
+    assert_eq!((page.users.len(), page.next), (1, Some("bob".parse().unwrap())));
+    // A record that nobody can read is somebody's.
+    redis.cli(&["DEL", "mayfly:{carol}:user"]);
+    redis.cli(&["HDEL", "mayfly:{bob}:user", "role"]);
+    assert!(store.has_users().await.unwrap());
+}
+
+#[tokio::test]
+async fn a_node_that_is_no_primary_any_more_says_nothing_of_users() {
+    let redis = RedisServer::start();
+    let store = RedisStore::new(&RedisOptions::at(&redis.url())).unwrap();
+    store.create_user(&admin("alice")).await.unwrap();
+    redis.cli(&["CONFIG", "SET", "replica-serve-stale-data", "yes"]);
+    redis.cli(&["REPLICAOF", "127.0.0.1", &free_port().to_string()]);
+    store.find_user(&"alice".parse().unwrap()).await.unwrap_err();
+    store.list_users(None, 10).await.unwrap_err();
+    store.has_users().await.unwrap_err();
+}
+
+/// Before there were epochs, users were written without.
+#[tokio::test]
+async fn a_user_without_an_epoch_of_logins_logs_in() {
+    let redis = RedisServer::start();
+    let store = RedisStore::new(&RedisOptions::at(&redis.url())).unwrap();
+    let alice = "alice".parse().unwrap();
+    store.create_user(&user("alice")).await.unwrap();
+    redis.cli(&["HDEL", "mayfly:{alice}:user", "epoch"]);
+    let login = store.find_user(&alice).await.unwrap().unwrap().login_epoch;
+    assert_eq!(store.create_token(&alice, epoch(), &token(60), QUOTA).await.unwrap(), Creation::NoSuchUser);
+    assert_eq!(store.create_token(&alice, login, &token(60), QUOTA).await.unwrap(), Creation::Created);
+    assert!(matches!(store.update_user(&alice, DISABLED).await.unwrap(), UserChange::Done(_)));
+    assert!(matches!(store.update_user(&alice, ENABLED).await.unwrap(), UserChange::Done(_)));
+    assert_eq!(store.create_token(&alice, login, &token(60), QUOTA).await.unwrap(), Creation::NoSuchUser);
 }
 
 #[tokio::test]

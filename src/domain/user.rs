@@ -112,6 +112,9 @@ pub struct LoginEpoch(Uuid);
 pub struct LoginEpochError;
 
 impl LoginEpoch {
+    /// That of a user who was written before there were epochs.
+    pub const NONE: Self = Self(Uuid::nil());
+
     /// Another one than all that there were.
     pub fn begin() -> Self {
         Self(Uuid::new_v4())

@@ -6,7 +6,9 @@
 -- Returns 1: created. 0: quota reached. -1: no such user, or disabled, or has to log in again. -2: the predecessor is gone. -3: it has a successor.
 
 local owner = redis.call('HMGET', KEYS[3], 'disabled', 'epoch')
-if owner[1] ~= '0' or (ARGV[5] ~= '' and owner[2] ~= ARGV[5]) then
+-- Users who were written before there were epochs have none.
+local epoch = owner[2] or string.rep('0', 32)
+if owner[1] ~= '0' or (ARGV[5] ~= '' and epoch ~= ARGV[5]) then
   return -1
 end
 -- The same create again, after an answer that got lost.

@@ -41,9 +41,17 @@ pub(super) fn user(name: &UserName) -> String {
     format!("mayfly:{{{name}}}:user")
 }
 
-/// A sorted set: the names of all users, all with the score 0, so that they come by name. It may name removed ones for a
-/// moment, and misses none.
-pub(super) const USERS: &str = "mayfly:users";
+/// Never there, in the slot of a user.
+pub(super) fn user_probe(name: &UserName) -> String {
+    format!("mayfly:{{{name}}}:probe")
+}
+
+/// A sorted set: the names of all users, all with the score 0, so that they come by name. Written before the user is, and
+/// taken out after the user is gone, it may name nobodies, where that broke off for long; who reads it looks for the user.
+pub(super) const NAMES: &str = "mayfly:usernames";
+
+/// Never there, in the slot of [`NAMES`].
+pub(super) const NAMES_PROBE: &str = "mayfly:{mayfly:usernames}:probe";
 
 /// A hash: the names of the enabled administrators; and, in fields that are no names, the number of the last change to who is
 /// one ([`CHANGES`]) and of the last that took somebody out (`:withdrawals`). `admins` says what it is for.

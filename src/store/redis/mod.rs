@@ -1,14 +1,14 @@
 //! The store in Redis 7.0 or later: a token is one key with a native TTL.
 //!
 //! Every operation on tokens is one round trip: a command, or a script where several keys change together. Those on users
-//! that need to know of others, whose keys live in other slots, take a few more: all names ([`keys::USERS`]), and who is an
+//! that need to know of others, whose keys live in other slots, take a few more: all names ([`keys::NAMES`]), and who is an
 //! administrator ([`admins`]). A script is sent by its hash; only the first use on a server that does not know it costs two
 //! more trips.
 
 use std::time::Duration;
 
 use async_trait::async_trait;
-use deadpool_redis::redis::{Cmd, ScriptInvocation, cmd, pipe};
+use deadpool_redis::redis::{Cmd, Pipeline, ScriptInvocation, cmd, pipe};
 use futures_util::future::join_all;
 
 pub use self::address::{AddressError, RedisOptions, TlsFiles};
@@ -32,6 +32,9 @@ mod observed;
 mod records;
 mod scripts;
 mod server;
+
+/// How many names are read at once to see whether there is any user.
+const NAMES_AT_ONCE: usize = 100;
 
 /// A Redis, not necessarily there: one server, the primary that Sentinel names, or a cluster.
 pub struct RedisStore {
@@ -168,11 +171,12 @@ impl Store for RedisStore {
     }
 
     async fn create_user(&self, user: &User) -> Result<bool, StoreError> {
+        // The set of names lives in a slot of its own. Whatever breaks off, nobody exists whose name it misses.
+        self.add_name(&user.name).await?;
         let mut script = self.scripts.create_user.prepare_invoke();
         script.key(keys::user(&user.name)).arg(records::encode_user(user));
         let created = self.connection.write(&script).await?;
-        // The set of names lives in a slot of its own. Written after the user and even for one who exists, it is whole
-        // again when a creation that broke off in between is repeated.
+        // A removal of a user of this name may have taken it out since; one that broke off then, even long ago.
         self.add_name(&user.name).await?;
         if user.administers() {
             self.change_user(&user.name, UserUpdate::default()).await?;
@@ -181,34 +185,62 @@ impl Store for RedisStore {
     }
 
     async fn find_user(&self, name: &UserName) -> Result<Option<User>, StoreError> {
-        let fields = self.connection.command(&Cmd::hgetall(keys::user(name))).await?;
+        let mut request = at_primary(keys::user_probe(name));
+        request.hgetall(keys::user(name));
+        let (fields,) = self.connection.read(async |mut link| request.query_async(&mut link).await).await?;
         records::decode_user(name, &fields)
     }
 
     async fn has_users(&self) -> Result<bool, StoreError> {
-        self.connection.command(&Cmd::exists(keys::USERS)).await
+        let mut after = None;
+        loop {
+            let names = self.names(after.as_ref(), NAMES_AT_ONCE).await?;
+            for user in join_all(names.iter().map(|name| self.find_user(name))).await {
+                match user {
+                    Ok(None) => {}
+                    // Nobody can read the record, but it is somebody's.
+                    Ok(Some(_)) | Err(StoreError::Corrupt(_)) => return Ok(true),
+                    Err(error) => return Err(error),
+                }
+            }
+            // Names without a user are what broke off, and few.
+            after = names.last().filter(|_| names.len() == NAMES_AT_ONCE).cloned();
+            if after.is_none() {
+                return Ok(false);
+            }
+        }
     }
 
     async fn list_users(&self, after: Option<&UserName>, limit: usize) -> Result<UserListing, StoreError> {
-        let start = after.map_or_else(|| "-".to_owned(), |name| format!("({name}"));
-        let mut range = cmd("ZRANGE");
-        range.arg(keys::USERS).arg(start).arg("+").arg("BYLEX").arg("LIMIT").arg(0).arg(limit.saturating_add(1));
-        let found: Vec<String> = self.connection.command(&range).await?;
-        let names = found.iter().take(limit).map(|name| name.parse().map_err(|_| StoreError::Corrupt("user name")));
-        let names: Vec<UserName> = names.collect::<Result<_, _>>()?;
-        let next = names.last().filter(|_| found.len() > limit).cloned();
-        // Sent at once, they are one round trip, and a cluster has each where its slot is.
-        let read = join_all(names.iter().map(|name| self.find_user(name))).await;
-        let mut users = Vec::new();
-        for (name, user) in names.iter().zip(read) {
-            match user {
-                Ok(user) => users.extend(user),
-                // One record that nobody can read hides no others.
-                Err(error @ StoreError::Corrupt(_)) => tracing::error!(%error, %name, "a user is left out of a list"),
-                Err(error) => return Err(error),
+        let mut users: Vec<User> = Vec::new();
+        let mut behind = after.cloned();
+        loop {
+            // One more than asked for says that there is more.
+            let wanted = limit.saturating_add(1) - users.len();
+            let names = self.names(behind.as_ref(), wanted).await?;
+            // Sent at once, they are one round trip, and a cluster has each where its slot is.
+            let read = join_all(names.iter().map(|name| self.find_user(name))).await;
+            for (name, user) in names.iter().zip(read) {
+                match user {
+                    Ok(user) => users.extend(user),
+                    // One record that nobody can read hides no others.
+                    Err(error @ StoreError::Corrupt(_)) => {
+                        tracing::error!(%error, %name, "a user is left out of a list");
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            if users.len() > limit {
+                users.truncate(limit);
+                let next = users.last().map(|last| last.name.clone());
+                return Ok(UserListing { users, next });
+            }
+            // Names without a user are skipped: others take their place.
+            behind = names.last().filter(|_| names.len() == wanted).cloned();
+            if behind.is_none() {
+                return Ok(UserListing { users, next: None });
             }
         }
-        Ok(UserListing { users, next })
     }
 
     async fn update_user(&self, name: &UserName, update: UserUpdate) -> Result<UserChange<UpdatedUser>, StoreError> {
@@ -240,8 +272,8 @@ impl Store for RedisStore {
         if removed == UserChange::LastAdmin {
             return Ok(removed);
         }
-        () = self.connection.command(&Cmd::zrem(keys::USERS, name.as_str())).await?;
-        // Somebody may have created the user again in between.
+        () = self.connection.command(&Cmd::zrem(keys::NAMES, name.as_str())).await?;
+        // Somebody may have created the user again in between. Where this breaks off, repeating either mends it.
         if self.find_user(name).await?.is_some() {
             self.add_name(name).await?;
         }
@@ -290,6 +322,14 @@ fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// A pipeline that only a primary answers, which has to own this key: as for tokens, but with a key that is never there,
+/// for GETEX reads nothing but strings.
+fn at_primary(probe: String) -> Pipeline {
+    let mut request = pipe();
+    request.cmd("GETEX").arg(probe).ignore();
+    request
+}
+
 impl RedisStore {
     /// The script that creates a token, ready to be told of a predecessor.
     fn creation(
@@ -312,7 +352,17 @@ impl RedisStore {
         script
     }
 
+    /// At most so many names, in their order, beginning behind `after`; of users, or of nobody any more or yet.
+    async fn names(&self, after: Option<&UserName>, limit: usize) -> Result<Vec<UserName>, StoreError> {
+        let start = after.map_or_else(|| "-".to_owned(), |name| format!("({name}"));
+        let mut request = at_primary(keys::NAMES_PROBE.to_owned());
+        request.cmd("ZRANGE").arg(keys::NAMES).arg(start).arg("+").arg("BYLEX").arg("LIMIT").arg(0).arg(limit);
+        let (names,): (Vec<String>,) =
+            self.connection.read(async |mut link| request.query_async(&mut link).await).await?;
+        names.iter().map(|name| name.parse().map_err(|_| StoreError::Corrupt("user name"))).collect()
+    }
+
     async fn add_name(&self, name: &UserName) -> Result<(), StoreError> {
-        self.connection.command(&Cmd::zadd(keys::USERS, name.as_str(), 0)).await
+        self.connection.command(&Cmd::zadd(keys::NAMES, name.as_str(), 0)).await
     }
 }

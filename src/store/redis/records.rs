@@ -70,8 +70,7 @@ const ROLE: &str = "role";
 const CREATED: &str = "created";
 /// `"0"` or `"1"`; `create_token.lua` reads it, too.
 const DISABLED: &str = "disabled";
-
-/// `create_token.lua` reads it, too.
+/// `create_token.lua` reads it, too, and takes its absence for [`LoginEpoch::NONE`], as is done here.
 const LOGIN_EPOCH: &str = "epoch";
 /// The number of the last change that may have made or unmade an administrator; `update_user.lua` and `remove_user.lua` alone
 /// look at it.
@@ -122,6 +121,9 @@ pub(super) fn decode_user(name: &UserName, fields: &HashMap<String, String>) -> 
             "1" => true,
             _ => return Err(CORRUPT),
         },
-        login_epoch: field(LOGIN_EPOCH)?.parse().map_err(|_| CORRUPT)?,
+        login_epoch: fields
+            .get(LOGIN_EPOCH)
+            .map_or(Ok(LoginEpoch::NONE), |epoch| epoch.parse())
+            .map_err(|_| CORRUPT)?,
     }))
 }
