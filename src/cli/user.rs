@@ -40,7 +40,7 @@ pub(super) struct User {
 enum Command {
     /// Add a user
     Add {
-        /// 1 to 64 of the characters A-Z a-z 0-9 . _ @ + -
+        /// 1 to 64 of the characters A-Z a-z 0-9 . _ @ + -, but neither "." nor ".."
         name: UserName,
         /// What the user may do: user, introspector (ask about others' tokens) or admin (all)
         #[arg(long, default_value_t = Role::User)]

@@ -6,14 +6,18 @@ use uuid::Uuid;
 
 use super::password::PasswordHash;
 
-/// The name of a user: `[A-Za-z0-9._@+-]{1,64}`. It can therefore stand in a Redis key, between the braces of a hash
-/// tag, without being escaped.
+/// The name of a user: `[A-Za-z0-9._@+-]{1,64}`, but neither `.` nor `..`. It can therefore stand in a Redis key, between
+/// the braces of a hash tag, without being escaped; and in a path, where clients and proxies take those two for
+/// directories and ask about somebody else.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UserName(String);
 
 /// A text is no [`UserName`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a user name is 1 to {} of the characters A-Z a-z 0-9 . _ @ + -", UserName::MAX_CHARS)]
+#[error(
+    "a user name is 1 to {} of the characters A-Z a-z 0-9 . _ @ + -, but neither \".\" nor \"..\"",
+    UserName::MAX_CHARS
+)]
 pub struct UserNameError;
 
 impl UserName {
@@ -21,7 +25,7 @@ impl UserName {
     pub const MAX_CHARS: usize = 64;
 
     /// What can be one, as a regular expression of ECMA-262 for the OpenAPI document.
-    pub const PATTERN: &str = "^[A-Za-z0-9._@+-]{1,64}$";
+    pub const PATTERN: &str = r"^(?!\.{1,2}$)[A-Za-z0-9._@+-]{1,64}$";
 
     /// The text.
     pub fn as_str(&self) -> &str {
@@ -34,7 +38,8 @@ impl FromStr for UserName {
 
     fn from_str(text: &str) -> Result<Self, UserNameError> {
         let allowed = |c: char| c.is_ascii_alphanumeric() || "._@+-".contains(c);
-        if (1..=Self::MAX_CHARS).contains(&text.len()) && text.chars().all(allowed) {
+        let is_directory = [".", ".."].contains(&text);
+        if (1..=Self::MAX_CHARS).contains(&text.len()) && text.chars().all(allowed) && !is_directory {
             Ok(Self(text.to_owned()))
         } else {
             Err(UserNameError)
@@ -180,11 +185,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_name_is_safe_in_a_key() {
-        for good in ["alice", "a", "bob.smith+ci@example.org", "A_1-2", &"x".repeat(64)] {
+    fn a_name_is_safe_in_a_key_and_in_a_path() {
+        for good in ["alice", "a", "bob.smith+ci@example.org", "A_1-2", "...", ".a", "..a", &"x".repeat(64)] {
             assert_eq!(good.parse::<UserName>().unwrap().as_str(), good);
         }
-        for bad in ["", "a b", "a:b", "a{b}", "a*", "ü", "a\n", &"x".repeat(65)] {
+        for bad in ["", "a b", "a:b", "a{b}", "a*", "ü", "a\n", ".", "..", &"x".repeat(65)] {
             assert_eq!(bad.parse::<UserName>(), Err(UserNameError), "{bad:?}");
         }
     }

@@ -58,7 +58,7 @@ enum Role {
 #[serde(deny_unknown_fields)]
 #[oai(example)]
 struct UserRequest {
-    /// 1 to 64 of the characters `A-Z a-z 0-9 . _ @ + -`
+    /// 1 to 64 of the characters `A-Z a-z 0-9 . _ @ + -`, but neither `.` nor `..`
     username: String,
     /// What the user may do; `user` unless it says otherwise.
     #[serde(default)]
@@ -197,9 +197,12 @@ impl UserApi {
     ) -> Result<ListResponse, Refused<List>> {
         let after: Option<UserName> = after.0.map(|name| name.parse()).transpose().map_err(invalid("after"))?;
         let limit = limit.0.unwrap_or(DEFAULT_LIMIT);
-        let listing = services.users.list(after.as_ref(), limit).await?;
-        let link = listing.next.as_ref().map(|last| next_page(limit, last));
-        Ok(ListResponse::Ok(Json(listing.into()), link))
+        let UserListing { users, next } = services.users.list(after.as_ref(), limit).await?;
+        let link = next.as_ref().map(|last| next_page(limit, last));
+        // An empty page behind somebody says nothing of those before.
+        let message = if users.is_empty() && after.is_none() { "No users exist" } else { "Users exist" };
+        let users = users.into_iter().map(UserSummary::from).collect();
+        Ok(ListResponse::Ok(Json(UserList { message: message.into(), users }), link))
     }
 
     /// Add a user
@@ -338,13 +341,6 @@ impl From<User> for UserSummary {
     }
 }
 
-impl From<UserListing> for UserList {
-    fn from(listing: UserListing) -> Self {
-        let message = if listing.users.is_empty() { "No users exist" } else { "Users exist" };
-        Self { message: message.into(), users: listing.users.into_iter().map(UserSummary::from).collect() }
-    }
-}
-
 impl UserDetails {
     fn new(message: &str, user: User) -> Self {
         let UserSummary { username, role, disabled, created_at } = user.into();
@@ -395,7 +391,7 @@ struct List;
 
 impl Refusals for List {
     const LIST: &'static [(u16, &'static str)] = &[
-        (400, "after: a user name is 1 to 64 of the characters A-Z a-z 0-9 . _ @ + -."),
+        (400, "after: a user name is 1 to 64 of the characters A-Z a-z 0-9 . _ @ + -, but neither \".\" nor \"..\"."),
         WRONG_LOGIN,
         NOT_ADMIN,
         THROTTLED,
@@ -410,7 +406,10 @@ struct Add;
 
 impl Refusals for Add {
     const LIST: &'static [(u16, &'static str)] = &[
-        (400, "username: a user name is 1 to 64 of the characters A-Z a-z 0-9 . _ @ + -."),
+        (
+            400,
+            "username: a user name is 1 to 64 of the characters A-Z a-z 0-9 . _ @ + -, but neither \".\" nor \"..\".",
+        ),
         WRONG_LOGIN,
         NOT_ADMIN,
         SLOW_BODY,

@@ -222,6 +222,7 @@ fn requests_are_read_strictly() {
     let admin = service.admin();
     for (body, hint) in [
         (json!({"username": "a:b", "password": "x"}), "username: a user name is 1 to 64"),
+        (json!({"username": "..", "password": "x"}), "neither \".\" nor \"..\""),
         (json!({"username": "", "password": "x"}), "username: a user name is 1 to 64"),
         (json!({"username": "alice", "password": ""}), "password: a password is 1 to 1024 bytes"),
         (json!({"username": "alice", "password": "x".repeat(1025)}), "password: a password is 1 to 1024 bytes"),
@@ -258,7 +259,7 @@ fn requests_are_read_strictly() {
         assert!(detail.contains(hint), "{body}: {detail}");
     }
     assert_eq!(log_in(&service, "alice", "secret"), 200);
-    for query in ["limit=0", "limit=1001", "limit=x", "limit=-1", "after=a:b", "after="] {
+    for query in ["limit=0", "limit=1001", "limit=x", "limit=-1", "after=a:b", "after=..", "after="] {
         admin.get(&format!("{USER}?{query}")).send().problem(400);
     }
     // A password may be as long as it likes up to there, and hold anything.
@@ -290,8 +291,9 @@ fn users_are_listed_in_pages(#[values(Backend::Memory, Backend::Redis)] backend:
     // Whom the list begins behind need not exist.
     let rest = admin.get("/api/v1alpha/user?limit=1&after=user0").send();
     assert_eq!(names(&rest.json()), ["user000"]);
-    let none = admin.get("/api/v1alpha/user?after=zoe").send().json();
-    assert_eq!(none, json!({"message": "No users exist", "users": []}));
+    let none = admin.get("/api/v1alpha/user?after=zoe").send();
+    assert_eq!(none.json(), json!({"message": "Users exist", "users": []}), "they are on other pages");
+    assert_eq!(none.header("link"), "");
 }
 
 #[rstest]
