@@ -157,7 +157,7 @@ fn users_are_managed_while_the_service_runs() {
     assert_eq!((&*changed, is_live(&jwt)), ("changed the password of bob and revoked 1 tokens\n", false));
 
     let (_, jwt) = bob.issue("x", "1h");
-    assert_eq!(user(&["disable", "bob"], "").1, "disabled bob\n");
+    assert_eq!(user(&["disable", "bob"], "").1, "disabled bob and revoked 1 tokens\n");
     assert_eq!((status("bob", "second"), is_live(&jwt)), (401, false));
     assert_eq!(user(&["list"], "").1, "admin\tadmin\tenabled\nbob\tuser\tdisabled\ncarol\tadmin\tenabled\n");
     assert_eq!(user(&["enable", "bob"], "").1, "enabled bob\n");
@@ -171,7 +171,7 @@ fn users_are_managed_while_the_service_runs() {
     }
 
     let (_, jwt) = bob.issue("x", "1h");
-    assert_eq!(user(&["remove", "bob"], "").1, "removed bob\n");
+    assert_eq!(user(&["remove", "bob"], "").1, "removed bob and revoked 1 tokens\n");
     assert_eq!(status("bob", "second"), 401);
     service.client().with_bearer(&jwt).get("/api/v1alpha/token/self").send().problem(401);
     for arguments in [

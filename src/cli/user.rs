@@ -144,8 +144,8 @@ impl User {
             }
             Command::Disable { name } => {
                 let update = UserUpdate { role: None, disabled: Some(true) };
-                users.update(Authority::Operator, &name, update).await.map_err(about(&name))?;
-                say(&format!("disabled {name}\n"))
+                let updated = users.update(Authority::Operator, &name, update).await.map_err(about(&name))?;
+                say(&format!("disabled {name} and revoked {} tokens\n", updated.tokens_revoked))
             }
             Command::Enable { name } => {
                 let update = UserUpdate { role: None, disabled: Some(false) };
@@ -162,8 +162,8 @@ impl User {
                 say(&format!("changed the password of {name}{tokens}\n"))
             }
             Command::Remove { name } => {
-                users.remove(Authority::Operator, &name).await.map_err(about(&name))?;
-                say(&format!("removed {name}\n"))
+                let revoked = users.remove(Authority::Operator, &name).await.map_err(about(&name))?;
+                say(&format!("removed {name} and revoked {revoked} tokens\n"))
             }
         }
     }

@@ -249,8 +249,8 @@ impl UserApi {
     ) -> Result<Json<UserDetails>, Refused<Change>> {
         let Json(UserUpdateRequest { role, disabled }) = request;
         let update = UserUpdate { role: role.map(user::Role::from), disabled };
-        let user = services.users.update(Authority::User(&actor), &name.0.parsed()?, update).await?;
-        Ok(Json(UserDetails::new("User changed", user)))
+        let updated = services.users.update(Authority::User(&actor), &name.0.parsed()?, update).await?;
+        Ok(Json(UserDetails::new("User changed", updated.user)))
     }
 
     /// Change a password

@@ -132,22 +132,27 @@ impl Users {
         self.store.list_users(after, limit).await
     }
 
-    /// Changes a user, and returns the user as changed. Disabling one revokes all tokens.
-    pub async fn update(&self, by: Authority<'_>, name: &UserName, update: UserUpdate) -> Result<User, UserError> {
+    /// Changes a user, and returns the user as changed. Disabling one revokes all tokens, and it says how many.
+    pub async fn update(
+        &self,
+        by: Authority<'_>,
+        name: &UserName,
+        update: UserUpdate,
+    ) -> Result<UpdatedUser, UserError> {
         self.authorize(by, User::administers).await?;
         let (store, name) = (Arc::clone(&self.store), name.clone());
         let change = async move {
             let change: Result<_, _> = store.update_user(&name, update).await?.into();
-            let UpdatedUser { user, tokens_revoked } = change?;
+            let updated = change?;
             if let Some(role) = update.role {
                 audit::role_changed(&name, role);
             }
             match update.disabled {
-                Some(true) => audit::user_disabled(&name, tokens_revoked),
+                Some(true) => audit::user_disabled(&name, updated.tokens_revoked),
                 Some(false) => audit::user_enabled(&name),
                 None => {}
             }
-            Ok(user)
+            Ok(updated)
         };
         audit::complete(change).await
     }
