@@ -212,7 +212,8 @@ fn a_killed_replica_fails_no_request_but_its_own() {
     // HAProxy has at most one request of each of the six clients open on it.
     assert!(failures.len() <= 6, "{failures:?} of {requests}");
     for failure in &failures {
-        assert!(failure.contains("status: 502"), "{failure}");
+        // It hangs up, for the client to try again, where the connection to the replica had served another before.
+        assert!(failure.contains("status: 502") || failure.contains("Peer disconnected"), "{failure}");
     }
 }
 

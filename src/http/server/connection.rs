@@ -12,7 +12,7 @@ use std::{
 };
 
 use hyper::{
-    body::{Bytes, Incoming},
+    body::{Body as _, Bytes, Incoming},
     server::conn::http1,
     service::service_fn,
 };
@@ -187,11 +187,14 @@ where
     let stream = TokioIo::new(Watched::new(stream, begun, Arc::clone(&progress)));
     let service = service_fn(|request: hyper::Request<Incoming>| {
         progress.begin();
+        let has_body = !request.body().is_end_stream();
         let request = (request, LocalAddr(common.local.into()), RemoteAddr(remote.into()), S::SCHEME).into();
         let progress = &progress;
         async move {
             let mut response = common.endpoint.get_response(request).await;
-            if (common.is_stopping)() {
+            // hyper closes behind a body that nobody read and that is not there yet: whoever was refused is to know.
+            let may_close = has_body && !response.is_success();
+            if may_close || (common.is_stopping)() {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             progress.end();
