@@ -29,6 +29,7 @@ mod envelope;
 mod health;
 mod metrics;
 mod oauth;
+mod param;
 mod payload;
 mod problem;
 pub mod server;

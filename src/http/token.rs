@@ -2,14 +2,13 @@
 //!
 //! Every path, field and message here is the user's own: `tests/api/token.rs` holds them letter for letter.
 
-use std::{borrow::Cow, cmp::Ordering, collections::BTreeMap, convert::Infallible, fmt, str::FromStr, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeMap, convert::Infallible, fmt, str::FromStr, sync::Arc};
 
 use poem::{http::StatusCode, web::Data};
 use poem_openapi::{
     ApiResponse, Object, OpenApi,
     param::{Path, Query},
-    registry::{MetaSchema, MetaSchemaRef},
-    types::{Example, ParseFromParameter, ParseResult, Type},
+    types::Example,
 };
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
@@ -17,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Services, Tag,
     auth::{BasicUser, BearerToken},
+    param::NameParam,
     payload::{Json, OptionalJson},
     problem::{
         Problem, Refusals, Refused,
@@ -200,7 +200,7 @@ impl TokenApi {
         services: Data<&Arc<Services>>,
         BasicUser(user): BasicUser,
         /// The token's id.
-        id: Path<IdParam>,
+        id: Path<NameParam<TokenId>>,
     ) -> Result<Json<TokenDetails>, Refused<One>> {
         let id = id.0.parsed()?;
         let live = services.tokens.inspect(&user.name, id).await?.ok_or_else(Problem::no_such_token)?;
@@ -216,7 +216,7 @@ impl TokenApi {
         services: Data<&Arc<Services>>,
         BasicUser(user): BasicUser,
         /// The token's id.
-        id: Path<IdParam>,
+        id: Path<NameParam<TokenId>>,
     ) -> Result<Json<TokenDeleted>, Refused<One>> {
         let id = id.0.parsed()?;
         let revoked = services.tokens.revoke(&user.name, id).await?;
@@ -246,7 +246,7 @@ impl TokenApi {
         services: Data<&Arc<Services>>,
         BasicUser(user): BasicUser,
         /// The token's id.
-        id: Path<IdParam>,
+        id: Path<NameParam<TokenId>>,
         request: OptionalJson<RotateRequest>,
     ) -> Result<IssueResponse, Refused<Rotate>> {
         let OptionalJson(RotateRequest { overlap }) = request;
@@ -373,43 +373,6 @@ impl FromStr for ListedId {
 impl Serialize for ListedId {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.id)
-    }
-}
-
-/// The id in a path. One that is malformed names no token, and is answered like any other that does not: 404.
-pub(super) struct IdParam(Option<TokenId>);
-
-impl IdParam {
-    pub(super) fn parsed(self) -> Result<TokenId, Problem> {
-        self.0.ok_or_else(Problem::no_such_token)
-    }
-}
-
-impl Type for IdParam {
-    const IS_REQUIRED: bool = true;
-    type RawValueType = Self;
-    type RawElementValueType = Self;
-
-    fn name() -> Cow<'static, str> {
-        "string_uuid".into()
-    }
-
-    fn schema_ref() -> MetaSchemaRef {
-        MetaSchemaRef::Inline(Box::new(MetaSchema::new_with_format("string", "uuid")))
-    }
-
-    fn as_raw_value(&self) -> Option<&Self> {
-        Some(self)
-    }
-
-    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
-        Box::new(std::iter::once(self))
-    }
-}
-
-impl ParseFromParameter for IdParam {
-    fn parse_from_parameter(value: &str) -> ParseResult<Self> {
-        Ok(Self(value.parse().ok()))
     }
 }
 

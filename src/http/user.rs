@@ -1,19 +1,19 @@
 //! `/api/v1alpha/user`: the users, for administrators, and the own password, for everybody.
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
 use poem::web::Data;
 use poem_openapi::{
     ApiResponse, Enum, Object, OpenApi,
     param::{Path, Query},
-    registry::{MetaSchema, MetaSchemaRef},
-    types::{Example, ParseFromParameter, ParseResult, Type},
+    types::Example,
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
     Services, Tag,
     auth::{Administrator, BasicUser, not_an_administrator},
+    param::NameParam,
     payload::{self, Json},
     problem::{
         Problem, Refusals, Refused,
@@ -227,7 +227,7 @@ impl UserApi {
         services: Data<&Arc<Services>>,
         Administrator(_actor): Administrator,
         /// The user's name.
-        name: Path<NameParam>,
+        name: Path<NameParam<UserName>>,
     ) -> Result<Json<UserDetails>, Refused<One>> {
         let name = name.0.parsed()?;
         let user = services.users.find(&name).await?.ok_or_else(Problem::no_such_user)?;
@@ -244,7 +244,7 @@ impl UserApi {
         services: Data<&Arc<Services>>,
         Administrator(actor): Administrator,
         /// The user's name.
-        name: Path<NameParam>,
+        name: Path<NameParam<UserName>>,
         request: Json<UserUpdateRequest>,
     ) -> Result<Json<UserDetails>, Refused<Change>> {
         let Json(UserUpdateRequest { role, disabled }) = request;
@@ -263,10 +263,10 @@ impl UserApi {
         services: Data<&Arc<Services>>,
         BasicUser(user): BasicUser,
         /// The user's name.
-        name: Path<NameParam>,
+        name: Path<NameParam<UserName>>,
         request: Json<PasswordRequest>,
     ) -> Result<Json<PasswordChanged>, Refused<ChangePassword>> {
-        let is_own = name.0.0.as_ref() == Some(&user.name);
+        let is_own = name.0.is(&user.name);
         if !is_own && !user.administers() {
             return Err(not_an_administrator().into());
         }
@@ -287,7 +287,7 @@ impl UserApi {
         services: Data<&Arc<Services>>,
         Administrator(actor): Administrator,
         /// The user's name.
-        name: Path<NameParam>,
+        name: Path<NameParam<UserName>>,
     ) -> Result<Json<UserDeleted>, Refused<Remove>> {
         let jwt_tokens_deleted = services.users.remove(Authority::User(&actor), &name.0.parsed()?).await?;
         Ok(Json(UserDeleted { jwt_tokens_deleted, ..UserDeleted::example() }))
@@ -345,44 +345,6 @@ impl UserDetails {
     fn new(message: &str, user: User) -> Self {
         let UserSummary { username, role, disabled, created_at } = user.into();
         Self { message: message.into(), username, role, disabled, created_at }
-    }
-}
-
-/// The name in a path. One that is malformed names nobody, and is answered like any other that does not: 404.
-pub(super) struct NameParam(Option<UserName>);
-
-impl NameParam {
-    pub(super) fn parsed(self) -> Result<UserName, Problem> {
-        self.0.ok_or_else(Problem::no_such_user)
-    }
-}
-
-impl Type for NameParam {
-    const IS_REQUIRED: bool = true;
-    type RawValueType = Self;
-    type RawElementValueType = Self;
-
-    fn name() -> Cow<'static, str> {
-        "string_username".into()
-    }
-
-    fn schema_ref() -> MetaSchemaRef {
-        let pattern = Some(UserName::PATTERN.to_owned());
-        MetaSchemaRef::Inline(Box::new(MetaSchema { pattern, ..MetaSchema::new("string") }))
-    }
-
-    fn as_raw_value(&self) -> Option<&Self> {
-        Some(self)
-    }
-
-    fn raw_element_iter<'a>(&'a self) -> Box<dyn Iterator<Item = &'a Self> + 'a> {
-        Box::new(std::iter::once(self))
-    }
-}
-
-impl ParseFromParameter for NameParam {
-    fn parse_from_parameter(value: &str) -> ParseResult<Self> {
-        Ok(Self(value.parse().ok()))
     }
 }
 

@@ -12,6 +12,7 @@ use poem_openapi::{
 use super::{
     Services, Tag,
     auth::Administrator,
+    param::NameParam,
     payload::Json,
     problem::{
         Problem, Refusals, Refused,
@@ -20,10 +21,13 @@ use super::{
             WRONG_LOGIN,
         },
     },
-    token::{IdParam, ListResponse, TokenDeleted, TokensDeleted, next_page, no_such_cursor},
-    user::{self, NameParam},
+    token::{ListResponse, TokenDeleted, TokensDeleted, next_page, no_such_cursor},
+    user,
 };
-use crate::{domain::user::UserName, store::Page};
+use crate::{
+    domain::{token::TokenId, user::UserName},
+    store::Page,
+};
 
 /// The operations on others' tokens.
 pub(super) struct UserTokenApi;
@@ -39,7 +43,7 @@ impl UserTokenApi {
         services: Data<&Arc<Services>>,
         Administrator(_actor): Administrator,
         /// The user's name.
-        name: Path<NameParam>,
+        name: Path<NameParam<UserName>>,
         /// At most so many.
         #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
         limit: Query<Option<usize>>,
@@ -63,7 +67,7 @@ impl UserTokenApi {
         services: Data<&Arc<Services>>,
         Administrator(_actor): Administrator,
         /// The user's name.
-        name: Path<NameParam>,
+        name: Path<NameParam<UserName>>,
     ) -> Result<Json<TokensDeleted>, Refused<All>> {
         let name = known_user(&services, name.0).await?;
         Ok(Json(TokensDeleted::so_many(services.tokens.revoke_all(&name).await?)))
@@ -78,9 +82,9 @@ impl UserTokenApi {
         services: Data<&Arc<Services>>,
         Administrator(_actor): Administrator,
         /// The user's name.
-        name: Path<NameParam>,
+        name: Path<NameParam<UserName>>,
         /// The token's id.
-        id: Path<IdParam>,
+        id: Path<NameParam<TokenId>>,
     ) -> Result<Json<TokenDeleted>, Refused<One>> {
         let name = known_user(&services, name.0).await?;
         let revoked = services.tokens.revoke(&name, id.0.parsed()?).await?;
@@ -89,7 +93,7 @@ impl UserTokenApi {
 }
 
 /// The name, if somebody has it.
-async fn known_user(services: &Services, name: NameParam) -> Result<UserName, Problem> {
+async fn known_user(services: &Services, name: NameParam<UserName>) -> Result<UserName, Problem> {
     let name = name.parsed()?;
     services.users.find(&name).await?.map(|user| user.name).ok_or_else(Problem::no_such_user)
 }

@@ -80,10 +80,11 @@ impl Store for RedisStore {
     }
 
     async fn all_live(&self, owner: &UserName, ids: &[TokenId]) -> Result<bool, StoreError> {
-        let Some(first) = ids.first() else { return Ok(true) };
-        let mut request = pipe();
-        // As above: EXISTS alone is answered by a replica.
-        request.cmd("GETEX").arg(keys::token(owner, *first)).ignore().cmd("EXISTS");
+        if ids.is_empty() {
+            return Ok(true);
+        }
+        let mut request = at_primary(keys::user_probe(owner));
+        request.cmd("EXISTS");
         keys::for_each_token(owner, ids, |key| {
             request.arg(key);
         });
@@ -92,11 +93,12 @@ impl Store for RedisStore {
     }
 
     async fn are_unchanged(&self, owner: &UserName, tokens: &[&Token]) -> Result<Vec<bool>, StoreError> {
-        let Some(first) = tokens.first() else { return Ok(Vec::new()) };
+        if tokens.is_empty() {
+            return Ok(Vec::new());
+        }
         let keys: Vec<_> = tokens.iter().map(|token| keys::token(owner, token.id)).collect();
-        let mut request = pipe();
-        // As above: MGET alone is answered by a replica.
-        request.cmd("GETEX").arg(keys::token(owner, first.id)).ignore().mget(keys);
+        let mut request = at_primary(keys::user_probe(owner));
+        request.mget(keys);
         let (found,): (Vec<Option<Vec<u8>>>,) =
             self.connection.read(async |mut link| request.query_async(&mut link).await).await?;
         let is_unchanged = |(token, found): (&&Token, Option<Vec<u8>>)| {
