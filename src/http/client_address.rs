@@ -40,10 +40,12 @@ impl FromStr for TrustedProxies {
 
     /// Addresses and networks (CIDR), separated by commas. Those of IPv4 may be written as IPv6: `::ffff:10.0.0.0/104`.
     fn from_str(text: &str) -> Result<Self, TrustedProxiesError> {
-        let network = |text: &str| {
-            let address = || Some(IpNet::from(text.parse::<IpAddr>().ok()?));
-            text.parse().ok().or_else(address).map(canonical).ok_or_else(|| TrustedProxiesError(text.to_owned()))
+        // ipnet would read 010.0.0.0/8 as 10.0.0.0/8, and others read it as 8.0.0.0/8.
+        let read = |text: &str| match text.split_once('/') {
+            Some((address, length)) => IpNet::new(address.parse().ok()?, length.parse().ok()?).ok(),
+            None => text.parse().ok().map(|address: IpAddr| address.into()),
         };
+        let network = |text: &str| read(text).map(canonical).ok_or_else(|| TrustedProxiesError(text.to_owned()));
         let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
         Ok(Self { networks: texts.map(network).collect::<Result<_, _>>()?, warning: Once::new() })
     }
@@ -52,7 +54,7 @@ impl FromStr for TrustedProxies {
 impl TrustedProxies {
     /// Where this request comes from.
     pub(super) fn client(&self, request: &Request) -> Option<IpAddr> {
-        let peer = request.remote_addr().as_socket_addr()?.ip().to_canonical();
+        let peer = request.remote_addr().as_socket_addr()?.ip();
         Some(self.resolve(peer, request.headers()))
     }
 
@@ -60,7 +62,9 @@ impl TrustedProxies {
         self.networks.iter().any(|network| network.contains(&address))
     }
 
-    fn resolve(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+    /// Where a request with these headers comes from, which this peer sent.
+    pub fn resolve(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        let peer = peer.to_canonical();
         let names_others = || [X_FORWARDED_FOR, header::FORWARDED].iter().any(|name| headers.contains_key(name));
         if self.networks.is_empty() && names_others() {
             self.warning.call_once(|| {
@@ -124,13 +128,20 @@ fn address(text: &str) -> Option<IpAddr> {
     bare.parse().ok().or_else(with_port).map(|address: IpAddr| address.to_canonical())
 }
 
-/// The `for` of an element of `Forwarded`: `for=192.0.2.1;proto=https` or `for="[2001:db8::1]:8080"`. A comma within quotes,
-/// which no address has, makes two elements that are none.
+/// The `for` of an element of `Forwarded`: `for=192.0.2.1;proto=https` or `for="[2001:db8::1]:8080"`. What is quoted beside
+/// it may be a client's text, such as `host`, and hold what ends an element: a piece of such a text is known by its quote,
+/// and then nothing of the element is believed.
 fn forwarded_for(element: &str) -> Option<IpAddr> {
-    let mut pairs = element.split(';').filter_map(|pair| pair.trim().split_once('='));
-    let (_, node) = pairs.find(|(name, _)| name.eq_ignore_ascii_case("for"))?;
-    let quoted = node.strip_prefix('"').and_then(|node| node.strip_suffix('"'));
-    address(quoted.unwrap_or(node))
+    let mut node = None;
+    for pair in element.split(';').map(str::trim).filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=')?;
+        let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
+        let is_second = name.eq_ignore_ascii_case("for") && node.replace(value).is_some();
+        if value.contains('"') || is_second {
+            return None;
+        }
+    }
+    address(node?)
 }
 
 #[cfg(test)]
@@ -196,10 +207,29 @@ mod tests {
         let deeper = [("x-forwarded-for", "192.0.2.1, nonsense, 10.0.0.1")];
         assert_eq!(client("127.0.0.1, 10.0.0.0/8", "127.0.0.1", &deeper), "10.0.0.1");
         for malformed in
-            ["for=_hidden", "for=unknown", "by=192.0.2.1", "for", "for=\"192.0.2.1", "for=192.0.2.1, x=\"a,b\""]
+            ["for=_hidden", "for=unknown", "by=192.0.2.1", "for", "for=\"192.0.2.1", "for=192.0.2.1;for=192.0.2.1"]
         {
             assert_eq!(client("127.0.0.1", "127.0.0.1", &[("forwarded", malformed)]), "127.0.0.1", "{malformed}");
         }
+    }
+
+    #[test]
+    fn what_a_client_has_a_proxy_quote_is_no_hop() {
+        let forwarded = |value: &str| client("127.0.0.1", "127.0.0.1", &[("forwarded", value)]);
+        assert_eq!(forwarded("by=127.0.0.1;For=192.0.2.1;host=\"tokens.example:443\";"), "192.0.2.1");
+        for quoted in
+            ["x,for=198.51.100.1;y=", "x;for=198.51.100.1;y=", "x\\\",for=198.51.100.1;y=\\\"", "for=198.51.100.1,"]
+        {
+            for line in [
+                format!("for=192.0.2.1;host=\"{quoted}\""),
+                format!("host=\"{quoted}\";for=192.0.2.1"),
+                format!("host=\"{quoted}\""),
+            ] {
+                assert_eq!(forwarded(&line), "127.0.0.1", "{line}");
+            }
+        }
+        // A quote that a client left open has no end in what the proxy says behind it.
+        assert_eq!(forwarded("for=\"198.51.100.1, for=192.0.2.1;host=\"a\""), "192.0.2.1");
     }
 
     #[test]
@@ -213,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_list_has_addresses_and_networks() {
-        for bad in ["x", "10.0.0.0/33", "10.0.0.0/8;10.1.1.1", "localhost"] {
+        for bad in ["x", "10.0.0.0/33", "10.0.0.0/8;10.1.1.1", "localhost", "010.0.0.0/8", "10.0.0.0/", "::1/129"] {
             assert!(bad.parse::<TrustedProxies>().is_err(), "{bad}");
         }
         assert!("".parse::<TrustedProxies>().unwrap().networks.is_empty());
