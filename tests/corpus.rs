@@ -11,6 +11,7 @@ mod fuzz;
 #[case::authorization("authorization", fuzz::authorization::check)]
 #[case::basic("basic", fuzz::basic::check)]
 #[case::body("body", fuzz::body::check)]
+#[case::client_address("client_address", fuzz::client_address::check)]
 #[case::jwk_set("jwk_set", fuzz::jwk_set::check)]
 #[case::life("life", fuzz::life::check)]
 #[case::token("token", fuzz::token::check)]

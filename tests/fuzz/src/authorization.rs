@@ -5,7 +5,7 @@ use poem::{
     http::{HeaderValue, Method, StatusCode, header},
 };
 
-use super::in_process::{InProcess, with_service};
+use super::in_process::{InProcess, LOGIN, with_service};
 
 /// Who is asking, in the words of the header.
 #[derive(Clone, Copy, PartialEq)]
@@ -62,7 +62,7 @@ impl Asking {
             return Self::Nobody;
         };
         let credentials = credentials.trim_matches(' ');
-        let login = InProcess::authorization();
+        let login = InProcess::authorization(LOGIN);
         if scheme.eq_ignore_ascii_case("Basic") && login.strip_prefix("Basic ") == Some(credentials) {
             Self::Admin
         } else if scheme.eq_ignore_ascii_case("Bearer") && credentials == service.jwt {

@@ -89,9 +89,9 @@ impl InProcess {
         self.run(tokio::time::advance(FORGOTTEN_AFTER));
     }
 
-    /// The `Authorization` of the administrator.
-    pub fn authorization() -> String {
-        format!("Basic {}", BASE64_STANDARD.encode(LOGIN))
+    /// The `Authorization` of this name and password, with a colon between them.
+    pub fn authorization(login: &str) -> String {
+        format!("Basic {}", BASE64_STANDARD.encode(login))
     }
 
     /// The answer to this request, if it keeps what is promised for all answers.

@@ -5,6 +5,7 @@
 pub mod authorization;
 pub mod basic;
 pub mod body;
+pub mod client_address;
 mod in_process;
 pub mod jwk_set;
 pub mod life;
