@@ -207,6 +207,24 @@ fn the_same_login_at_the_same_time_costs_one_hash(#[values(Backend::Memory, Back
 }
 
 #[test]
+fn a_full_redis_lets_users_in_and_guesses_wait() {
+    let service = behind_a_load_balancer(Backend::Redis);
+    let redis = service.redis.as_ref().unwrap();
+    let (id, _) = service.admin().issue("x", "1h");
+    guess_until_too_early(|guess| try_from(&service, "198.51.100.1", "admin", &format!("guess {guess}")));
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let before = redis.cli(&["DBSIZE"]);
+    assert_too_early(&try_from(&service, "198.51.100.1", "admin", "another guess"));
+    guess_until_too_early(|guess| try_from(&service, "198.51.100.2", "admin", &format!("guess {guess}")));
+    for stranger in 3..20 {
+        try_from(&service, &format!("198.51.100.{stranger}"), "nobody", "a guess").problem(401);
+    }
+    assert_eq!(redis.cli(&["DBSIZE"]), before);
+    let revoke = service.admin().delete(&format!("{TOKEN}/{id}")).header("x-forwarded-for", "192.0.2.1");
+    assert_eq!(revoke.send().status, 200);
+}
+
+#[test]
 fn what_redis_cannot_tell_is_no_failure() {
     let service = Service::start(Backend::Redis);
     let redis = service.redis.as_ref().unwrap();

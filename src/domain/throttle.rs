@@ -10,6 +10,9 @@
 //! attacker at the user's own address, whom nothing tells apart from the user: both wait there. Those behind one NAT wait
 //! for each other where many logins failed there, unless they are known there.
 //!
+//! A store that has no memory for another count weighs those that it has, and each replica counts for itself what comes
+//! ([`CountedAs::StrangerHere`]).
+//!
 //! So an attacker with n addresses has n tries at a user, and then n in each [`Allowance::longest`]; one with a single
 //! address has, at all users together, little more than [`OF_CLIENT`]'s free ones and then one in the same time. Names that
 //! nobody has are counted as all others are, so that no delay tells which exist. Who presents a token is never kept waiting:
@@ -68,6 +71,8 @@ pub enum CountedAs {
     /// That of a client at which the user is known: with those of the client at the user alone. The two others are not asked
     /// there, and what was counted and taken back with each login would keep them for ever.
     Known,
+    /// That of a stranger, but by this replica alone: the store weighed what it knows and has no memory for more.
+    StrangerHere,
 }
 
 /// What so many failures cost.

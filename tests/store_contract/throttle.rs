@@ -1,13 +1,17 @@
 //! How often somebody may try passwords.
 
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
-use mayfly::domain::throttle::{AT_CLIENT, Admission, CountedAs, LoginAttempt, OF_CLIENT, OF_USER};
+use mayfly::{
+    domain::throttle::{AT_CLIENT, Admission, CountedAs, LoginAttempt, OF_CLIENT, OF_USER},
+    store::redis::{RedisOptions, RedisStore},
+};
 use rstest::rstest;
 use tokio::time::sleep;
 
 use super::{Fixture, Kind};
+use crate::support::RedisServer;
 
 fn attempt(user: &str, address: &str) -> LoginAttempt {
     LoginAttempt { user: user.parse().unwrap(), client: address.parse::<IpAddr>().unwrap().into() }
@@ -170,4 +174,36 @@ async fn logins_of_a_known_user_keep_no_count_alive(
     fixture.log_in(&alice).await;
     let after = fixture.remaining(&mallory).await;
     assert!(after < before * 3 / 4, "{before:?}, and half of it later {after:?}");
+}
+
+#[tokio::test]
+async fn a_full_redis_lets_log_in_and_is_filled_by_nobody() {
+    let redis = RedisServer::start();
+    let store = RedisStore::new(&RedisOptions::at(&redis.url())).unwrap();
+    let fixture = Fixture { store: Arc::new(store), _servers: Box::new(()) };
+    let [alice, bob] = ["192.0.2.1", "192.0.2.2"].map(|address| attempt("alice", address));
+    for _ in 0..AT_CLIENT.free {
+        assert!(fixture.admits(&alice).await);
+    }
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let before = redis.cli(&["DBSIZE"]);
+    // What was counted before is weighed, and what comes now is counted here.
+    assert!(!fixture.admits(&alice).await);
+    for _ in 0..AT_CLIENT.free {
+        assert_eq!(fixture.admit(&bob).await, Admission::Admitted(CountedAs::StrangerHere));
+    }
+    assert!(!fixture.admits(&bob).await);
+    fixture.fail_from_everywhere("carol", OF_USER.free).await;
+    assert!(!fixture.admits(&attempt("carol", "198.51.100.0")).await, "the second try of a stranger");
+    // Whoever logs in is let in as often as they like.
+    let dave = attempt("dave", "192.0.2.3");
+    for _ in 0..2 * OF_CLIENT.free {
+        fixture.log_in(&dave).await;
+    }
+    assert_eq!(redis.cli(&["DBSIZE"]), before);
+    // A login forgets what was counted in Redis, too.
+    fixture.store.excuse_login(&alice, CountedAs::StrangerHere, true).await.unwrap();
+    assert!(fixture.admits(&alice).await);
+    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(fixture.admit(&dave).await, Admission::Admitted(CountedAs::Stranger));
 }

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use secrecy::ExposeSecret;
 use tokio::time::Instant;
 
-use self::throttle::Throttle;
+pub(super) use self::throttle::Throttle;
 use super::{
     Admission, CountedAs, Creation, Listing, LiveToken, LoginAttempt, LoginEpoch, Page, PasswordHash, Rotation, Store,
     StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserListing, UserName, UserUpdate, Warning,

@@ -17,7 +17,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The counts, and who is known where.
 #[derive(Debug, Default)]
-pub(super) struct Throttle {
+pub(in crate::store) struct Throttle {
     failures: HashMap<Count, Failures>,
     known_until: HashMap<LoginAttempt, Instant>,
     swept_at: Option<Instant>,
@@ -39,7 +39,7 @@ impl Count {
     /// Those that such a try is counted with.
     fn with(counted: CountedAs, attempt: &LoginAttempt) -> impl Iterator<Item = Self> {
         let counts = match counted {
-            CountedAs::Stranger => 3,
+            CountedAs::Stranger | CountedAs::StrangerHere => 3,
             CountedAs::Known => 1,
         };
         Self::all(attempt).into_iter().take(counts)
@@ -60,7 +60,7 @@ impl Failures {
 
 impl Throttle {
     /// See [`crate::store::Store::admit_login`].
-    pub(super) fn admit(&mut self, attempt: &LoginAttempt) -> Admission {
+    pub(in crate::store) fn admit(&mut self, attempt: &LoginAttempt) -> Admission {
         let now = Instant::now();
         self.sweep(now);
         let found = Count::all(attempt)
@@ -85,7 +85,7 @@ impl Throttle {
     }
 
     /// See [`crate::store::Store::excuse_login`].
-    pub(super) fn excuse(&mut self, attempt: &LoginAttempt, counted: CountedAs, succeeded: bool) {
+    pub(in crate::store) fn excuse(&mut self, attempt: &LoginAttempt, counted: CountedAs, succeeded: bool) {
         for key in Count::with(counted, attempt) {
             if let Some(failures) = self.failures.get_mut(&key) {
                 failures.count -= 1;

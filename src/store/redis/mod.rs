@@ -5,7 +5,10 @@
 //! administrator ([`admins`]). A script is sent by its hash; only the first use on a server that does not know it costs two
 //! more trips.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use deadpool_redis::redis::{Cmd, Pipeline, ScriptInvocation, cmd, pipe};
@@ -20,6 +23,7 @@ use self::{
 use super::{
     Admission, CountedAs, Creation, Listing, LiveToken, LoginAttempt, LoginEpoch, Page, PasswordHash, Rotation, Store,
     StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserListing, UserName, UserUpdate, Warning,
+    memory::Throttle,
 };
 use crate::domain::throttle::{self, Allowance};
 
@@ -40,12 +44,14 @@ const NAMES_AT_ONCE: usize = 100;
 pub struct RedisStore {
     connection: Connection,
     scripts: Scripts,
+    /// What is counted while Redis has no memory for it. It cannot grow faster than passwords are hashed.
+    throttle_here: Mutex<Throttle>,
 }
 
 impl RedisStore {
     /// Prepares a store; nothing is connected yet. No round trip takes longer than `options.timeout`.
     pub fn new(options: &RedisOptions) -> Result<Self, AddressError> {
-        Ok(Self { connection: Connection::new(options)?, scripts: Scripts::load() })
+        Ok(Self { connection: Connection::new(options)?, scripts: Scripts::load(), throttle_here: Mutex::default() })
     }
 }
 
@@ -290,6 +296,10 @@ impl Store for RedisStore {
         }
         // Where the connection breaks under it, the second run may find what the first one counted, and ask for patience.
         match self.connection.read_script(&script).await? {
+            -2 => Ok(match self.throttle_here().admit(attempt) {
+                Admission::Admitted(_) => Admission::Admitted(CountedAs::StrangerHere),
+                too_early @ Admission::TooEarly(_) => too_early,
+            }),
             -1 => Ok(Admission::Admitted(CountedAs::Known)),
             0 => Ok(Admission::Admitted(CountedAs::Stranger)),
             remaining_ms => Ok(Admission::TooEarly(Duration::from_millis(i64::unsigned_abs(remaining_ms)))),
@@ -302,13 +312,19 @@ impl Store for RedisStore {
         counted: CountedAs,
         succeeded: bool,
     ) -> Result<(), StoreError> {
+        let keys = keys::login_attempt(attempt);
         let counts = match counted {
             CountedAs::Stranger => 3,
             CountedAs::Known => 1,
+            CountedAs::StrangerHere => {
+                self.throttle_here().excuse(attempt, CountedAs::Stranger, false);
+                // To be known takes memory; to be forgiven gives some back.
+                return if succeeded { self.connection.command(&Cmd::del(&keys[0])).await } else { Ok(()) };
+            }
         };
         let known = if succeeded { throttle::KNOWN } else { Duration::ZERO };
         let mut script = self.scripts.excuse_login.prepare_invoke();
-        script.key(&keys::login_attempt(attempt)[..]).arg(counts).arg(milliseconds(known));
+        script.key(&keys[..]).arg(counts).arg(milliseconds(known));
         self.connection.read_script(&script).await
     }
 
@@ -333,6 +349,10 @@ fn at_primary(probe: String) -> Pipeline {
 }
 
 impl RedisStore {
+    fn throttle_here(&self) -> MutexGuard<'_, Throttle> {
+        self.throttle_here.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The script that creates a token, ready to be told of a predecessor.
     fn creation(
         &self,
