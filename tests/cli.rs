@@ -1,6 +1,13 @@
 //! The command line.
 
-use std::{fs, process::Command};
+use std::{
+    fs,
+    io::Write,
+    net::TcpListener,
+    process::Command,
+    thread::{self, sleep},
+    time::Duration,
+};
 
 use crate::support::{Backend, RedisServer, Service, eventually, run};
 
@@ -229,4 +236,22 @@ fn a_healthcheck_tells_whether_the_service_is_ready() {
     let (code, _, stderr) = mayfly(&["healthcheck", "--listen", "127.0.0.1:1"], &[], "");
     assert_eq!(code, 1);
     assert!(stderr.contains("cannot connect to 127.0.0.1:1"), "{stderr}");
+}
+
+#[test]
+fn a_healthcheck_waits_for_no_answer_that_drips() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    let dripping = thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        // Until the other side hangs up, or should have by far.
+        let drops = (0..100).take_while(|_| {
+            sleep(Duration::from_millis(100));
+            stream.write_all(b"H").is_ok()
+        });
+        drops.count()
+    });
+    let (code, stdout, stderr) = mayfly(&["healthcheck", "--listen", &address], &[], "");
+    assert_eq!((code, &*stdout, &*stderr), (1, "", "mayfly: no answer within 2s\n"));
+    assert!(dripping.join().unwrap() < 100);
 }

@@ -4,7 +4,8 @@ use std::{
     io::{self, BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, mpsc},
+    thread,
     time::Duration,
 };
 
@@ -18,7 +19,7 @@ use rustls::{
 
 use super::{Failure, serve::reachable};
 
-/// How long the service may take for each step of its answer.
+/// How long the service may take for its answer, from the connection to the end of the first line.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Args)]
@@ -34,11 +35,16 @@ pub(super) struct Healthcheck {
 
 impl Healthcheck {
     pub(super) fn run(self) -> Result<(), Failure> {
+        let (sender, checked) = mpsc::channel();
+        // Whatever it waits for then ends with the process.
+        thread::spawn(move || sender.send(self.check()));
+        checked.recv_timeout(TIMEOUT).unwrap_or_else(|_| Err(Failure::Runtime(format!("no answer within {TIMEOUT:?}"))))
+    }
+
+    fn check(self) -> Result<(), Failure> {
         let address = reachable(self.listen);
-        let connection = TcpStream::connect_timeout(&address, TIMEOUT)
+        let connection = TcpStream::connect(address)
             .map_err(|error| Failure::Runtime(format!("cannot connect to {address}: {error}")))?;
-        connection.set_read_timeout(Some(TIMEOUT))?;
-        connection.set_write_timeout(Some(TIMEOUT))?;
         let status = match self.tls_cert {
             None => ask(connection, address)?,
             Some(_) => ask(with_tls(connection, address)?, address)?,
