@@ -1,6 +1,6 @@
 //! What every store promises, held against the embedded one and against a real Redis.
 
-use std::{any::Any, sync::Arc, time::Duration};
+use std::{any::Any, collections::HashSet, sync::Arc, time::Duration};
 
 use mayfly::{
     domain::{
@@ -10,7 +10,7 @@ use mayfly::{
         user::{LoginEpoch, Role, User, UserName, UserUpdate},
     },
     store::{
-        Creation, Page, Rotation, Store, UpdatedUser, UserChange,
+        Changes, Creation, Page, Rotation, Store, UpdatedUser, UserChange,
         leased::{LEASE, LeasedStore},
         memory::MemoryStore,
         redis::{RedisOptions, RedisStore},
@@ -142,31 +142,86 @@ async fn a_token_is_found_as_it_was_created(
 
 #[rstest]
 #[tokio::test]
-async fn it_tells_which_tokens_are_unchanged(
+async fn a_watch_tells_what_changed(
     #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
 ) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
-    let tokens = [token(3600), token(3600), token(3600), token(3600)];
-    for token in &tokens {
+    let (bob, carol): (UserName, UserName) = ("bob".parse().unwrap(), "carol".parse().unwrap());
+    for name in [&bob, &carol] {
+        fixture.store.create_user(&user(name.as_str())).await.unwrap();
+    }
+    let (left, revoked, rotated, brief) = (token(3600), token(3600), token(3600), token(1));
+    let tokens = [&left, &revoked, &rotated, &brief];
+    for token in tokens {
         fixture.store.create_token(&alice, epoch(), token, QUOTA).await.unwrap();
     }
-    let [first, revoked, rotated, last] = &tokens;
-    let other = Token { digest: revoked.digest, ..last.clone() };
-    let ask = async |tokens: &[&Token]| fixture.store.are_unchanged(&alice, tokens).await.unwrap();
-    let all_live = async |tokens: &[&Token]| {
-        let ids: Vec<_> = tokens.iter().map(|token| token.id).collect();
-        fixture.store.all_live(&alice, &ids).await.unwrap()
+    let watch = fixture.store.watch().await.unwrap();
+    let Some(mut watch) = watch else {
+        // Where it costs nothing to ask, and where nobody could tell of all.
+        assert!(matches!(kind, Kind::Memory | Kind::Leased | Kind::Cluster));
+        return;
     };
-    assert_eq!(ask(&[first, revoked, rotated, last]).await, [true; 4]);
-    assert!(all_live(&[first, revoked, rotated, last]).await);
-    assert!(all_live(&[]).await);
+    assert_eq!(watch.changes().await.unwrap(), Changes::default());
+
+    for token in tokens {
+        fixture.store.find_token(&alice, token.id).await.unwrap();
+    }
+    fixture.store.find_user(&alice).await.unwrap();
+    assert_eq!(watch.changes().await.unwrap(), Changes::default(), "nothing changed that was only read");
+
+    let successor = token(3600);
     fixture.store.revoke_token(&alice, revoked.id).await.unwrap();
-    fixture.store.rotate_token(&alice, rotated, &token(3600), Duration::from_mins(1), QUOTA).await.unwrap();
-    assert_eq!(ask(&[last, revoked, rotated, &other, first]).await, [true, false, false, false, true]);
-    assert!(all_live(&[first, rotated, last]).await);
-    assert!(!all_live(&[first, revoked, last]).await);
-    assert!(!fixture.store.all_live(&"bob".parse().unwrap(), &[first.id]).await.unwrap());
-    assert_eq!(fixture.store.are_unchanged(&"bob".parse().unwrap(), &[first]).await.unwrap(), [false]);
+    fixture.store.rotate_token(&alice, &rotated, &successor, Duration::from_mins(1), QUOTA).await.unwrap();
+    fixture.store.update_user(&bob, DISABLED).await.unwrap();
+    fixture.store.remove_user(&carol).await.unwrap();
+    let mut told = watch.changes().await.unwrap();
+    assert!(told.tokens.remove(&successor.id), "it was not there before");
+    let tokens = HashSet::from([revoked.id, rotated.id]);
+    assert_eq!(told, Changes { everything: false, tokens, users: HashSet::from([bob, carol]) });
+
+    let mut dead = HashSet::new();
+    let dying = async {
+        while !dead.contains(&brief.id) {
+            dead.extend(watch.changes().await.unwrap().tokens);
+        }
+    };
+    timeout(Duration::from_mins(1), dying).await.unwrap();
+    assert_eq!(dead, HashSet::from([brief.id]));
+    assert!(fixture.store.find_token(&alice, left.id).await.unwrap().is_some());
+}
+
+/// What changed before the question is in its answer, even where nobody was told of the change itself by then: otherwise a
+/// replica would renew a lease on what was revoked.
+#[rstest]
+#[case::redis(RedisServer::start())]
+#[case::valkey_with_threads(RedisServer::start_valkey(&["--io-threads", "4"]))]
+#[tokio::test]
+async fn a_watch_tells_of_each_change_before_the_question(#[case] server: RedisServer) {
+    let connect = || Arc::new(RedisStore::new(&RedisOptions::at(&server.url())).unwrap());
+    let (asking, other, alice) = (connect(), connect(), "alice".parse().unwrap());
+    asking.create_user(&user("alice")).await.unwrap();
+    let mut watch = asking.watch().await.unwrap().unwrap();
+    for _ in 0..50 {
+        let token = token(3600);
+        other.create_token(&alice, epoch(), &token, QUOTA).await.unwrap();
+        assert!(watch.changes().await.unwrap().tokens.contains(&token.id));
+        // So that it works off what both send now at once.
+        server.cli(&["CLIENT", "PAUSE", "20", "WRITE"]);
+        let revoking = other.revoke_token(&alice, token.id);
+        let mut told = false;
+        let finding = async {
+            loop {
+                // Sent in this order, on one connection.
+                let (found, changes) = tokio::join!(asking.find_token(&alice, token.id), watch.changes());
+                told |= changes.unwrap().tokens.contains(&token.id);
+                if found.unwrap().is_none() {
+                    break;
+                }
+            }
+        };
+        assert!(tokio::join!(revoking, finding).0.unwrap());
+        assert!(told);
+    }
 }
 
 #[rstest]

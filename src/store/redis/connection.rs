@@ -11,13 +11,13 @@ use std::{
 };
 
 use arc_swap::ArcSwapOption;
-use deadpool::managed::{Manager as _, Object, Pool, PoolError};
+use deadpool::managed::{Object, Pool, PoolError};
 use deadpool_redis::redis::{
     Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ScriptInvocation, ServerErrorKind, cmd, pipe,
 };
 use futures_util::{
     FutureExt,
-    future::{BoxFuture, Shared},
+    future::{self, BoxFuture},
 };
 use tokio::time::{Instant as Deadline, timeout, timeout_at};
 
@@ -25,6 +25,7 @@ use super::{
     address::{AddressError, Manager, RedisOptions},
     link::Link,
     observed::Observed,
+    watch::Told,
 };
 use crate::{store::StoreError, telemetry::metrics};
 
@@ -55,6 +56,11 @@ enum Failure {
 #[error("only {0} replicas acknowledged the write")]
 struct Unreplicated(u32);
 
+/// What was watched has gone.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection was replaced")]
+struct Replaced;
+
 impl From<Failure> for StoreError {
     fn from(failure: Failure) -> Self {
         match failure {
@@ -70,36 +76,48 @@ impl From<Failure> for StoreError {
 /// Connections that renew themselves.
 pub(super) struct Connection {
     pool: Pool<Manager>,
-    /// What all requests share: a connection, or the attempt to make one.
-    shared: ArcSwapOption<Attempt>,
+    /// What all requests share.
+    shared: ArcSwapOption<Shared>,
     timeout: Duration,
     replicas: u32,
     wait_timeout: Duration,
 }
 
-/// The making of a connection, which all who need it wait for, and its result.
-struct Attempt {
+/// A connection that all share, or the making of it, which all who need it wait for.
+pub(super) struct Shared {
     begun: Instant,
-    link: Shared<BoxFuture<'static, Result<Observed<Link>, Failure>>>,
+    opened: future::Shared<BoxFuture<'static, Result<Opened, Failure>>>,
 }
 
-impl Attempt {
-    fn new(pool: Pool<Manager>) -> Self {
+#[derive(Clone)]
+struct Opened {
+    link: Observed<Link>,
+    /// What the server tells of without being asked, if it can.
+    told: Option<Arc<Told>>,
+}
+
+impl Shared {
+    fn open(pool: Pool<Manager>) -> Self {
         // A task, for the requests that wait may give up in the middle.
-        let connecting = async move {
-            let task = tokio::spawn(async move { timeout(CONNECT_TIMEOUT, pool.manager().create()).await });
+        let opening = async move {
+            let task = tokio::spawn(async move { timeout(CONNECT_TIMEOUT, pool.manager().open_shared()).await });
             match task.await {
-                Ok(Ok(Ok(link))) => Ok(link),
+                Ok(Ok(Ok((link, told)))) => Ok(Opened { link, told }),
                 Ok(Ok(Err(error))) => Err(Failure::Unconnected(error)),
                 _ => Err(Failure::Timeout),
             }
         };
-        Self { begun: Instant::now(), link: connecting.boxed().shared() }
+        Self { begun: Instant::now(), opened: opening.boxed().shared() }
     }
 
     /// Whether its result is not known yet, or still of use.
     fn is_fresh(&self) -> bool {
-        !matches!(self.link.peek(), Some(Err(_))) || self.begun.elapsed() < CONNECT_PAUSE
+        !matches!(self.opened.peek(), Some(Err(_))) || self.begun.elapsed() < CONNECT_PAUSE
+    }
+
+    /// redis-rs has timeouts of its own, which do not cover all that it waits for.
+    async fn opened(&self, deadline: Deadline) -> Result<Opened, Failure> {
+        timeout_at(deadline, self.opened.clone()).await.unwrap_or(Err(Failure::Timeout))
     }
 }
 
@@ -123,7 +141,7 @@ impl Connection {
     where
         F: Future<Output = RedisResult<T>>,
     {
-        let deadline = Deadline::now() + self.timeout;
+        let deadline = self.deadline();
         let result = match self.attempt(deadline, &request).await {
             Err(failure) if failure.is_dropped() || failure.is_demoted() => self.attempt(deadline, &request).await,
             result => result,
@@ -159,7 +177,7 @@ impl Connection {
         &self,
         script: &ScriptInvocation<'_>,
     ) -> Result<T, StoreError> {
-        let first = match self.run(Deadline::now() + self.timeout, script).await {
+        let first = match self.run(self.deadline(), script).await {
             Err(failure) if failure.is_demoted() => return self.write(script).await,
             Err(failure) if failure.is_dropped() => failure,
             result => return Ok(result?),
@@ -173,7 +191,7 @@ impl Connection {
         script: &ScriptInvocation<'_>,
         again: impl Fn(&Failure) -> bool,
     ) -> Result<T, StoreError> {
-        let deadline = Deadline::now() + self.timeout;
+        let deadline = self.deadline();
         let result = match self.run(deadline, script).await {
             Err(failure) if again(&failure) => self.run(deadline, script).await,
             result => result,
@@ -194,19 +212,53 @@ impl Connection {
     where
         F: Future<Output = RedisResult<T>>,
     {
-        let attempt = self.current();
-        // redis-rs has timeouts of its own, which do not cover all that it waits for.
-        let link = timeout_at(deadline, attempt.link.clone()).await.unwrap_or(Err(Failure::Timeout))?;
+        self.attempt_on(&self.shared(), deadline, request).await
+    }
+
+    async fn attempt_on<T, F>(
+        &self,
+        shared: &Arc<Shared>,
+        deadline: Deadline,
+        request: impl FnOnce(Observed<Link>) -> F,
+    ) -> Result<T, Failure>
+    where
+        F: Future<Output = RedisResult<T>>,
+    {
+        let link = shared.opened(deadline).await?.link;
         let result = match timeout_at(deadline, request(link)).await {
             Ok(result) => result.map_err(Failure::Redis),
             Err(_elapsed) => Err(Failure::Timeout),
         };
         if result.as_ref().is_err_and(Failure::breaks_connection) {
             // Unless another has taken its place.
-            self.shared.compare_and_swap(&attempt, None);
+            self.shared.compare_and_swap(shared, None);
             self.pool.retain(|_, _| false);
         }
         result
+    }
+
+    /// What is told on a connection that all share; `None`: nothing.
+    pub(super) async fn told(&self, deadline: Deadline, shared: &Shared) -> Result<Option<Arc<Told>>, StoreError> {
+        Ok(shared.opened(deadline).await?.told)
+    }
+
+    /// Sends a command on just this connection, observed by nobody.
+    pub(super) async fn ask(&self, deadline: Deadline, shared: &Arc<Shared>, command: &Cmd) -> Result<(), StoreError> {
+        Ok(self.attempt_on(shared, deadline, async |mut link| command.query_async(link.get_mut()).await).await?)
+    }
+
+    /// An error, if another connection is shared by all now.
+    pub(super) fn expect_shared(&self, shared: &Arc<Shared>) -> Result<(), StoreError> {
+        if self.shared.load().as_ref().is_some_and(|now| Arc::ptr_eq(now, shared)) {
+            Ok(())
+        } else {
+            Err(StoreError::Unavailable(Arc::new(Replaced)))
+        }
+    }
+
+    /// When a request that begins now is given up.
+    pub(super) fn deadline(&self) -> Deadline {
+        Deadline::now() + self.timeout
     }
 
     /// Runs a script and `WAIT` on a connection of its own, in one round trip. `WAIT` counts the replicas that have all
@@ -262,12 +314,13 @@ impl Connection {
         }
     }
 
-    fn current(&self) -> Arc<Attempt> {
+    /// The connection that all share now.
+    pub(super) fn shared(&self) -> Arc<Shared> {
         let current = self.shared.load();
-        if let Some(attempt) = current.as_ref().filter(|attempt| attempt.is_fresh()) {
-            return Arc::clone(attempt);
+        if let Some(shared) = current.as_ref().filter(|shared| shared.is_fresh()) {
+            return Arc::clone(shared);
         }
-        let next = Arc::new(Attempt::new(self.pool.clone()));
+        let next = Arc::new(Shared::open(self.pool.clone()));
         let previous = self.shared.compare_and_swap(&*current, Some(Arc::clone(&next)));
         match &*previous {
             // Another was faster. Nothing has begun until somebody waits for it.

@@ -8,20 +8,29 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 
 use crate::domain::{throttle::LoginAttempt, token::TokenId, user::UserName};
 
+/// What all keys of users begin with.
+pub(super) const USER_PREFIX: &str = "mayfly:{";
+
+/// What a key of a user's is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Subject {
+    Token(TokenId),
+    User(UserName),
+}
+
+/// What this key is about, if it is one of [`token`] or [`user`].
+pub(super) fn subject(key: &[u8]) -> Option<Subject> {
+    let (name, rest) = str::from_utf8(key).ok()?.strip_prefix(USER_PREFIX)?.split_once("}:")?;
+    match rest.strip_prefix("token:") {
+        Some(id) => id.parse().ok().map(Subject::Token),
+        None if rest == "user" => name.parse().ok().map(Subject::User),
+        None => None,
+    }
+}
+
 /// A string: the record of a token, with its life as TTL.
 pub(super) fn token(owner: &UserName, id: TokenId) -> String {
     format!("mayfly:{{{owner}}}:token:{id}")
-}
-
-/// The same for many, in one buffer: this is done for each token in use, several times a second.
-pub(super) fn for_each_token(owner: &UserName, ids: &[TokenId], mut each: impl FnMut(&[u8])) {
-    let mut key = token_prefix(owner).into_bytes();
-    let prefix = key.len();
-    for id in ids {
-        key.truncate(prefix);
-        key.extend(id.to_ascii());
-        each(&key);
-    }
 }
 
 /// What the keys of all tokens of a user begin with: a script completes it with an id from the index.
@@ -86,11 +95,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_the_same_however_many_are_made() {
-        let owner = "alice".parse().unwrap();
-        let ids = [TokenId::random(), TokenId::random()];
-        let mut keys = Vec::new();
-        for_each_token(&owner, &ids, |key| keys.push(String::from_utf8(key.to_vec()).unwrap()));
-        assert_eq!(keys, ids.map(|id| token(&owner, id)));
+    fn a_key_says_what_it_is_about() {
+        let (owner, id) = ("alice".parse().unwrap(), TokenId::random());
+        assert_eq!(subject(token(&owner, id).as_bytes()), Some(Subject::Token(id)));
+        assert_eq!(subject(user(&owner).as_bytes()), Some(Subject::User(owner.clone())));
+        for other in [token_index(&owner), user_probe(&owner), NAMES_PROBE.to_owned(), NAMES.to_owned()] {
+            assert_eq!(subject(other.as_bytes()), None, "{other}");
+        }
     }
 }

@@ -6,7 +6,7 @@
 //! more trips.
 
 use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -19,11 +19,12 @@ use self::{
     admins::{Ends, Reply},
     connection::Connection,
     scripts::Scripts,
+    watch::RedisWatch,
 };
 use super::{
     Admission, CountedAs, Creation, Listing, LiveToken, LoginAttempt, LoginEpoch, Page, PasswordHash, Rotation, Store,
     StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserListing, UserName, UserUpdate, Warning,
-    memory::Throttle,
+    Watch, memory::Throttle,
 };
 use crate::domain::throttle::{self, Allowance};
 
@@ -36,13 +37,14 @@ mod observed;
 mod records;
 mod scripts;
 mod server;
+mod watch;
 
 /// How many names are read at once to see whether there is any user.
 const NAMES_AT_ONCE: usize = 100;
 
 /// A Redis, not necessarily there: one server, the primary that Sentinel names, or a cluster.
 pub struct RedisStore {
-    connection: Connection,
+    connection: Arc<Connection>,
     scripts: Scripts,
     /// What is counted while Redis has no memory for it. It cannot grow faster than passwords are hashed.
     throttle_here: Mutex<Throttle>,
@@ -51,7 +53,11 @@ pub struct RedisStore {
 impl RedisStore {
     /// Prepares a store; nothing is connected yet. No round trip takes longer than `options.timeout`.
     pub fn new(options: &RedisOptions) -> Result<Self, AddressError> {
-        Ok(Self { connection: Connection::new(options)?, scripts: Scripts::load(), throttle_here: Mutex::default() })
+        Ok(Self {
+            connection: Arc::new(Connection::new(options)?),
+            scripts: Scripts::load(),
+            throttle_here: Mutex::default(),
+        })
     }
 }
 
@@ -83,34 +89,6 @@ impl Store for RedisStore {
         let (record, pttl): (Option<Vec<u8>>, i64) =
             self.connection.read(async |mut link| request.query_async(&mut link).await).await?;
         record.map_or(Ok(None), |record| records::decode_live_token(id, &record, pttl))
-    }
-
-    async fn all_live(&self, owner: &UserName, ids: &[TokenId]) -> Result<bool, StoreError> {
-        if ids.is_empty() {
-            return Ok(true);
-        }
-        let mut request = at_primary(keys::user_probe(owner));
-        request.cmd("EXISTS");
-        keys::for_each_token(owner, ids, |key| {
-            request.arg(key);
-        });
-        let (living,): (usize,) = self.connection.read(async |mut link| request.query_async(&mut link).await).await?;
-        Ok(living == ids.len())
-    }
-
-    async fn are_unchanged(&self, owner: &UserName, tokens: &[&Token]) -> Result<Vec<bool>, StoreError> {
-        if tokens.is_empty() {
-            return Ok(Vec::new());
-        }
-        let keys: Vec<_> = tokens.iter().map(|token| keys::token(owner, token.id)).collect();
-        let mut request = at_primary(keys::user_probe(owner));
-        request.mget(keys);
-        let (found,): (Vec<Option<Vec<u8>>>,) =
-            self.connection.read(async |mut link| request.query_async(&mut link).await).await?;
-        let is_unchanged = |(token, found): (&&Token, Option<Vec<u8>>)| {
-            found.is_some_and(|record| record == records::encode_token(token).as_bytes())
-        };
-        Ok(tokens.iter().zip(found).map(is_unchanged).collect())
     }
 
     async fn list_tokens(&self, owner: &UserName, page: Page) -> Result<Option<Listing>, StoreError> {
@@ -326,6 +304,10 @@ impl Store for RedisStore {
         let mut script = self.scripts.excuse_login.prepare_invoke();
         script.key(&keys[..]).arg(counts).arg(milliseconds(known));
         self.connection.read_script(&script).await
+    }
+
+    async fn watch(&self) -> Result<Option<Box<dyn Watch>>, StoreError> {
+        Ok(RedisWatch::begin(&self.connection).await?.map(|watch| Box::new(watch) as _))
     }
 
     async fn check(&self) -> Result<Vec<Warning>, StoreError> {
