@@ -103,6 +103,43 @@ fn a_body_that_nobody_read_is_no_request() {
     }
 }
 
+/// The head of a request whose body is larger than any that is read.
+fn large(length: usize) -> Vec<u8> {
+    let form = "Content-Type: application/x-www-form-urlencoded";
+    format!("POST /oauth2/revoke HTTP/1.1\r\nHost: localhost\r\n{form}\r\nContent-Length: {length}\r\n\r\n").into()
+}
+
+#[test]
+fn who_sends_too_much_is_told_and_not_cut_off() {
+    let service = Service::start(Backend::Memory);
+    // More than sockets hold.
+    let body = vec![b'x'; 7 << 20];
+    let endless_head = [HEAD, b"x: ", &body[..], b"\r\n\r\n"].concat();
+    for (request, status) in [([&large(body.len()), &body[..]].concat(), 413), (endless_head, 431)] {
+        for _ in 0..20 {
+            let mut stream = connect(&service);
+            stream.write_all(&request).unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{answer}");
+        }
+    }
+}
+
+#[test]
+fn who_goes_on_sending_is_cut_off() {
+    let service = Service::start(Backend::Memory);
+    let mut stream = connect(&service);
+    stream.write_all(&large(1 << 40)).unwrap();
+    let part = vec![b'x'; 1 << 16];
+    let mut sent = 0;
+    while stream.write_all(&part).is_ok() {
+        sent += part.len();
+    }
+    // What is read in the end, and what sockets hold of what is not.
+    assert!(sent < 32 << 20, "{sent}");
+}
+
 #[test]
 fn where_all_places_are_taken_an_idle_connection_makes_room() {
     let log = Log::new();

@@ -8,7 +8,7 @@ use futures_util::FutureExt;
 use poem::{
     Endpoint, IntoResponse, Middleware, PathPattern, Request, Response, Result,
     error::{MethodNotAllowedError, NotFoundError, ParsePathError},
-    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
+    http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header},
 };
 use poem_openapi::error::ContentTypeError;
 use uuid::Uuid;
@@ -82,13 +82,12 @@ impl<E: Endpoint> Enveloped<E> {
     /// The answer, and the pattern of the path, where there is such a path.
     async fn respond(&self, request: Request, request_id: &str) -> (Response, Option<PathPattern>) {
         let uri = request.uri().clone();
-        let result = if header_bytes(request.headers()) > MAX_HEADER_BYTES {
-            Err(headers_too_large().into())
-        } else {
-            AssertUnwindSafe(pin!(self.inner.call(request)))
+        let result = match check_headers(&request) {
+            Err(problem) => Err(problem.into()),
+            Ok(()) => AssertUnwindSafe(pin!(self.inner.call(request)))
                 .catch_unwind()
                 .await
-                .unwrap_or_else(|_| Err(internal_error().into()))
+                .unwrap_or_else(|_| Err(internal_error().into())),
         };
         match result {
             Ok(response) => {
@@ -149,8 +148,21 @@ fn headers_too_large() -> Problem {
     Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
 }
 
-fn header_bytes(headers: &HeaderMap) -> usize {
-    headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
+/// What holds for the headers of each request, in one pass over them.
+fn check_headers(request: &Request) -> Result<(), Problem> {
+    let (mut bytes, mut hosts) = (0, 0);
+    for (name, value) in request.headers() {
+        bytes += name.as_str().len() + value.len();
+        hosts += u32::from(name == header::HOST);
+    }
+    if bytes > MAX_HEADER_BYTES {
+        return Err(headers_too_large());
+    }
+    // RFC 9112, section 3.2. In HTTP/1.0 there may be none.
+    if hosts > 1 || hosts == 0 && request.version() > Version::HTTP_10 {
+        return Err(Problem::bad_request("A request has one Host header."));
+    }
+    Ok(())
 }
 
 /// The id that the client or a proxy gave the request, if it is harmless in a log; else a new one.

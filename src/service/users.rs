@@ -13,7 +13,7 @@ use crate::{
         user::{LoginEpoch, Role, User, UserName, UserUpdate},
     },
     store::{Store, StoreError, UpdatedUser, UserChange, UserListing},
-    telemetry::audit,
+    telemetry::audit::{self, Outcome},
 };
 
 /// All users.
@@ -77,6 +77,15 @@ impl<T> From<UserChange<T>> for Result<T, UserError> {
     }
 }
 
+/// What the event of a change says; `None`: nothing changed, and there is none.
+fn outcome<T>(change: &Result<T, UserError>) -> Option<Outcome<&T>> {
+    match change {
+        Ok(done) => Some(Outcome::Done(done)),
+        Err(UserError::Store(_)) => Some(Outcome::Unconfirmed),
+        Err(_) => None,
+    }
+}
+
 impl Users {
     /// The users of `store`.
     pub fn new(store: Arc<dyn Store>, clock: Clock, hashing: Arc<Hashing>) -> Self {
@@ -108,11 +117,15 @@ impl Users {
         self.authorize(by, User::administers).await?;
         let store = Arc::clone(&self.store);
         let creation = async move {
-            if !store.create_user(&user).await? {
-                return Err(UserError::NameTaken);
+            let created = match store.create_user(&user).await {
+                Ok(true) => Ok(()),
+                Ok(false) => Err(UserError::NameTaken),
+                Err(error) => Err(error.into()),
+            };
+            if let Some(outcome) = outcome(&created) {
+                audit::user_added(&user.name, user.role, outcome.map(|()| ()));
             }
-            audit::user_added(&user.name, user.role);
-            Ok(user)
+            created.map(|()| user)
         };
         audit::complete(creation).await
     }
@@ -142,17 +155,18 @@ impl Users {
         self.authorize(by, User::administers).await?;
         let (store, name) = (Arc::clone(&self.store), name.clone());
         let change = async move {
-            let change: Result<_, _> = store.update_user(&name, update).await?.into();
-            let updated = change?;
-            if let Some(role) = update.role {
-                audit::role_changed(&name, role);
+            let changed = store.update_user(&name, update).await.map_err(UserError::from).and_then(Result::from);
+            if let Some(outcome) = outcome(&changed) {
+                if let Some(role) = update.role {
+                    audit::role_changed(&name, role, outcome.map(|_| ()));
+                }
+                match update.disabled {
+                    Some(true) => audit::user_disabled(&name, outcome.map(|updated| updated.tokens_revoked)),
+                    Some(false) => audit::user_enabled(&name, outcome.map(|_| ())),
+                    None => {}
+                }
             }
-            match update.disabled {
-                Some(true) => audit::user_disabled(&name, updated.tokens_revoked),
-                Some(false) => audit::user_enabled(&name),
-                None => {}
-            }
-            Ok(updated)
+            changed
         };
         audit::complete(change).await
     }
@@ -169,9 +183,12 @@ impl Users {
         self.authorize(by, |actor| actor.administers() || actor.name == *name).await?;
         let (store, name) = (Arc::clone(&self.store), name.clone());
         let change = async move {
-            let revoked = store.set_password(&name, &hash, revoke_tokens).await?.ok_or(UserError::NoSuchUser)?;
-            audit::password_changed(&name, revoked);
-            Ok(revoked)
+            let revoked = store.set_password(&name, &hash, revoke_tokens).await.map_err(UserError::from);
+            let changed = revoked.and_then(|revoked| revoked.ok_or(UserError::NoSuchUser));
+            if let Some(outcome) = outcome(&changed) {
+                audit::password_changed(&name, outcome.map(|revoked| *revoked));
+            }
+            changed
         };
         audit::complete(change).await
     }
@@ -181,10 +198,11 @@ impl Users {
         self.authorize(by, User::administers).await?;
         let (store, name) = (Arc::clone(&self.store), name.clone());
         let removal = async move {
-            let removed: Result<_, _> = store.remove_user(&name).await?.into();
-            let revoked = removed?;
-            audit::user_removed(&name, revoked);
-            Ok(revoked)
+            let removed = store.remove_user(&name).await.map_err(UserError::from).and_then(Result::from);
+            if let Some(outcome) = outcome(&removed) {
+                audit::user_removed(&name, outcome.map(|revoked| *revoked));
+            }
+            removed
         };
         audit::complete(removal).await
     }

@@ -45,6 +45,47 @@ impl LoginFailure {
     }
 }
 
+/// What became of a change of a user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome<T = ()> {
+    /// It took place, with this result.
+    Done(T),
+    /// The store failed in the middle of it, or too few replicas have it: it took place, or it did not, or a failover undoes
+    /// it. Who asked for it knows no more.
+    Unconfirmed,
+}
+
+impl<T> Outcome<T> {
+    /// The same with another result.
+    pub fn map<U>(self, result: impl FnOnce(T) -> U) -> Outcome<U> {
+        match self {
+            Self::Done(done) => Outcome::Done(result(done)),
+            Self::Unconfirmed => Outcome::Unconfirmed,
+        }
+    }
+
+    /// The word for it in events.
+    fn as_str(&self) -> &'static str {
+        match self {
+            Self::Done(_) => "done",
+            Self::Unconfirmed => "unconfirmed",
+        }
+    }
+}
+
+impl Outcome<u64> {
+    /// How many tokens are known to be revoked with it.
+    fn tokens(self) -> Option<u64> {
+        match self {
+            Self::Done(tokens) => {
+                metrics::tokens_revoked(tokens);
+                Some(tokens)
+            }
+            Self::Unconfirmed => None,
+        }
+    }
+}
+
 /// Makes a change that leaves an event, to its end even where whoever asked for it goes away in the middle: hanging up is no
 /// way to leave no trace.
 ///
@@ -92,36 +133,36 @@ pub fn tokens_revoked(owner: &UserName, tokens: u64) {
 }
 
 /// A user was added.
-pub fn user_added(name: &UserName, role: Role) {
-    tracing::info!(target: TARGET, account = %name, role = role.as_str(), "user.added");
+pub fn user_added(name: &UserName, role: Role, outcome: Outcome) {
+    tracing::info!(target: TARGET, account = %name, role = role.as_str(), outcome = outcome.as_str(), "user.added");
 }
 
 /// A user has this role from now on.
-pub fn role_changed(name: &UserName, role: Role) {
-    tracing::info!(target: TARGET, account = %name, role = role.as_str(), "user.role_changed");
+pub fn role_changed(name: &UserName, role: Role, outcome: Outcome) {
+    tracing::info!(target: TARGET, account = %name, role = role.as_str(), outcome = outcome.as_str(), "user.role_changed");
 }
 
 /// A user was disabled, and so many tokens were revoked with it.
-pub fn user_disabled(name: &UserName, tokens: u64) {
-    metrics::tokens_revoked(tokens);
-    tracing::info!(target: TARGET, account = %name, tokens, "user.disabled");
+pub fn user_disabled(name: &UserName, tokens: Outcome<u64>) {
+    let (outcome, tokens) = (tokens.as_str(), tokens.tokens());
+    tracing::info!(target: TARGET, account = %name, tokens, outcome, "user.disabled");
 }
 
 /// A user may log in again.
-pub fn user_enabled(name: &UserName) {
-    tracing::info!(target: TARGET, account = %name, "user.enabled");
+pub fn user_enabled(name: &UserName, outcome: Outcome) {
+    tracing::info!(target: TARGET, account = %name, outcome = outcome.as_str(), "user.enabled");
 }
 
 /// A user has another password, and so many tokens were revoked with the old one.
-pub fn password_changed(name: &UserName, tokens: u64) {
-    metrics::tokens_revoked(tokens);
-    tracing::info!(target: TARGET, account = %name, tokens, "user.password_changed");
+pub fn password_changed(name: &UserName, tokens: Outcome<u64>) {
+    let (outcome, tokens) = (tokens.as_str(), tokens.tokens());
+    tracing::info!(target: TARGET, account = %name, tokens, outcome, "user.password_changed");
 }
 
 /// A user was removed, with all tokens, of which there were so many.
-pub fn user_removed(name: &UserName, tokens: u64) {
-    metrics::tokens_revoked(tokens);
-    tracing::info!(target: TARGET, account = %name, tokens, "user.removed");
+pub fn user_removed(name: &UserName, tokens: Outcome<u64>) {
+    let (outcome, tokens) = (tokens.as_str(), tokens.tokens());
+    tracing::info!(target: TARGET, account = %name, tokens, outcome, "user.removed");
 }
 
 /// The keys that sign and verify tokens were read anew; these are their `kid`s.

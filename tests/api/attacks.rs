@@ -223,15 +223,7 @@ fn mangled_tokens_are_refused() {
 fn a_megabyte_of_junk_is_refused() {
     let service = Service::start(Backend::Memory);
     let junk = "x".repeat(1 << 20);
-    // The server answers and hangs up before all of it was sent, which a client may see as an answer or not.
-    for (request, status) in [
-        (service.client().with_bearer(&junk).get(VERIFY), 431),
-        (service.client().post_form("/oauth2/revoke", &[("token", &junk)]), 413),
-    ] {
-        if let Ok(answer) = request.try_send() {
-            assert_eq!(answer.status, status);
-        }
-    }
+    service.client().post_form("/oauth2/revoke", &[("token", &junk)]).send().problem(413);
     assert_eq!(service.client().with_bearer(&"x".repeat(40 << 10)).get(VERIFY).send().status, 431);
     assert_eq!(service.client().get("/livez").send().status, 200);
 }

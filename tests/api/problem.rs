@@ -140,6 +140,23 @@ fn requests_that_contradict_themselves_are_refused() {
 }
 
 #[test]
+fn a_request_names_one_host() {
+    let service = Service::start(Backend::Memory);
+    let ask = |version: &str, hosts: &str| {
+        service.raw(format!("GET /livez HTTP/{version}\r\nConnection: close\r\n{hosts}\r\n").as_bytes())
+    };
+    for (version, hosts) in [("1.1", ""), ("1.1", "Host: x\r\nhost: x\r\n"), ("1.0", "Host: x\r\nHost: y\r\n")] {
+        let answer = ask(version, hosts);
+        assert!(answer.contains(" 400 Bad Request\r\n") && answer.contains("application/problem+json"), "{answer}");
+        assert!(answer.contains("one Host header"), "{answer}");
+    }
+    for (version, hosts) in [("1.1", "Host: x\r\n"), ("1.1", "Host:\r\n"), ("1.0", ""), ("1.0", "Host: x\r\n")] {
+        let answer = ask(version, hosts);
+        assert!(answer.contains(" 200 OK\r\n"), "{version} {hosts}: {answer}");
+    }
+}
+
+#[test]
 fn no_secret_is_in_a_log() {
     let mut log = tempfile::tempfile().unwrap();
     let redirected = log.try_clone().unwrap();

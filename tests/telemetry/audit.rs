@@ -2,11 +2,13 @@
 
 use std::io::Write;
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{ADMIN_PASSWORD, Backend, Log, Service, eventually, run};
+use crate::support::{ADMIN_PASSWORD, Backend, Log, RedisServer, Service, eventually, free_port, run};
 
 const TOKEN: &str = "/api/v1alpha/token";
+const USER: &str = "/api/v1alpha/user";
 
 /// The audit events in a log, in order.
 fn events(log: &Log) -> Vec<Value> {
@@ -124,6 +126,44 @@ fn what_an_administrator_does_says_who_did_it_to_whom() {
     admin.patch("/api/v1alpha/user/admin", &json!({"disabled": true})).send().problem(409);
     admin.delete("/api/v1alpha/user/admin").send().problem(409);
     assert_eq!(events(&log).len(), count);
+}
+
+#[test]
+fn a_change_of_which_nobody_knows_is_an_event_that_says_so() {
+    let log = Log::new();
+    let redis = RedisServer::start_with(free_port(), &["--repl-diskless-sync-delay", "0"]);
+    let replica_of = format!("127.0.0.1 {}", redis.port);
+    let replica = RedisServer::start_with(free_port(), &["--replicaof", &replica_of]);
+    eventually("it follows", || (replica.info("master_link_status") == "up").then_some(()));
+    let service = Service::launch(Some(&redis.url()), |command| {
+        command.env("MAYFLY_REDIS_WAIT_REPLICAS", "1").env("MAYFLY_LOG", "error").stderr(log.stdio());
+    });
+    service.wait_until_ready();
+    let (admin, user) = (service.admin(), "/api/v1alpha/user/alice");
+    let ready = || admin.patch(&format!("{USER}/admin"), &json!({"role": "admin"})).send();
+    eventually("the replica is as quick", || (ready().status == 200).then_some(()));
+    admin.add_user("alice", "user");
+    assert_eq!(last(&log, "user.added")["outcome"], "done");
+
+    replica.process.signal(Signal::SIGSTOP);
+    for (request, event) in [
+        (admin.post(USER, &json!({"username": "bob", "password": "x"})), "user.added"),
+        (admin.patch(user, &json!({"role": "introspector"})), "user.role_changed"),
+        (admin.put(&format!("{user}/password"), &json!({"password": "x"})), "user.password_changed"),
+        (admin.patch(user, &json!({"disabled": true})), "user.disabled"),
+        (admin.patch(user, &json!({"disabled": false})), "user.enabled"),
+        (admin.delete(user), "user.removed"),
+    ] {
+        request.send().problem(503);
+        let unconfirmed =
+            || events(&log).into_iter().find(|line| line["outcome"] == "unconfirmed" && line["message"] == event);
+        let line = eventually(event, unconfirmed);
+        assert_eq!((&line["span"]["user"], &line["tokens"]), (&"admin".into(), &Value::Null), "{line}");
+    }
+    replica.process.signal(Signal::SIGCONT);
+    let again = || admin.patch(&format!("{USER}/bob"), &json!({"disabled": true})).send();
+    eventually("the replica has it", || (again().status == 200).then_some(()));
+    assert_eq!(last(&log, "user.disabled")["outcome"], "done");
 }
 
 #[test]

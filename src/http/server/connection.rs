@@ -23,7 +23,7 @@ use poem::{
     web::{LocalAddr, RemoteAddr},
 };
 use tokio::{
-    io::{AsyncBufRead, AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf},
+    io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
     select,
     sync::{Notify, OwnedSemaphorePermit, watch},
@@ -47,6 +47,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// How long a client may take for the end of a connection.
 const CLOSING_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How much of what a client still sends is read in the end.
+const MAX_UNHEARD_BYTES: u64 = 8 * 1024 * 1024;
 
 /// hyper's buffer for the head of a request: four times what `envelope` accepts, so that it can answer.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
@@ -95,7 +98,9 @@ enum End<S> {
     SlowHead(S),
     /// It or hyper ended it.
     Closed(S),
-    /// It takes nothing of what it is sent.
+    /// hyper ended it, and the client may still be sending what nobody reads.
+    Unheard(S),
+    /// It takes nothing of what it is sent, or next to nothing.
     Deaf,
 }
 
@@ -151,6 +156,10 @@ async fn converse<S, E, F>(
                 stream = closed;
                 break;
             }
+            End::Unheard(mut unheard) => {
+                let _ = timeout(CLOSING_TIMEOUT, Box::pin(linger(&mut unheard))).await;
+                return;
+            }
             End::Deaf => return,
         }
     }
@@ -194,6 +203,9 @@ where
             let mut response = common.endpoint.get_response(request).await;
             // hyper closes behind a body that nobody read and that is not there yet: whoever was refused is to know.
             let may_close = has_body && !response.is_success();
+            if may_close {
+                progress.stop_listening();
+            }
             if may_close || (common.is_stopping)() {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
@@ -216,7 +228,12 @@ where
         }
         // An error is the client's: it hung up, or spoke no HTTP.
         match Pin::new(&mut connection).poll(cx) {
-            Poll::Ready(_) => Poll::Ready(None),
+            Poll::Ready(result) => {
+                if result.is_err_and(|error| error.is_parse()) {
+                    progress.stop_listening();
+                }
+                Poll::Ready(None)
+            }
             Poll::Pending => patience.poll_end(cx).map(Some),
         }
     })
@@ -224,6 +241,7 @@ where
     let parts = connection.into_parts();
     let stream = parts.io.into_inner().stream;
     match late {
+        None if progress.is_unheard() => End::Unheard(stream),
         None => End::Closed(stream),
         // Even an empty one keeps its buffer; and an empty line behind a body is no head (RFC 9112, section 2.2).
         Some(Late::Quiet | Late::Head) if parts.read_buf.iter().all(|byte| b"\r\n".contains(byte)) => {
@@ -233,6 +251,13 @@ where
         Some(Late::Head) => End::SlowHead(stream),
         Some(Late::Answer) => End::Deaf,
     }
+}
+
+/// Ends a connection whose client may still be sending. What arrives once nobody reads has the kernel reset the connection,
+/// and what the client did not read of its answer by then is lost (RFC 9112, section 9.6).
+async fn linger(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<u64> {
+    stream.shutdown().await?;
+    tokio::io::copy(&mut stream.take(MAX_UNHEARD_BYTES), &mut tokio::io::sink()).await
 }
 
 /// Answers what is no request yet.
@@ -254,9 +279,39 @@ async fn refuse_slow_head(stream: &mut (impl AsyncWrite + Unpin)) -> io::Result<
 
 #[cfg(test)]
 mod tests {
-    use tokio::{net::TcpListener, time::Instant};
+    use poem::endpoint::make_sync;
+    use tokio::{
+        net::{TcpListener, TcpSocket},
+        sync::Semaphore,
+        time::Instant,
+    };
 
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_taken_bit_by_bit_has_an_end() {
+        let socket = TcpSocket::new_v4().unwrap();
+        // So that the server can write some more whenever the client has read some.
+        socket.set_send_buffer_size(64 << 10).unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = socket.listen(1).unwrap();
+        let local = listener.local_addr().unwrap();
+        let mut client = TcpStream::connect(local).await.unwrap();
+        let (stream, remote) = listener.accept().await.unwrap();
+        let endpoint = make_sync(|_| Response::builder().body(vec![0; 64 << 20]));
+        let common = Common { endpoint, is_stopping: || false, local, certificate: None, crowded: Notify::new() };
+        let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let (_stop, stopping) = watch::channel(false);
+        let serving = tokio::spawn(serve(stream, remote, Arc::new(common), stopping, place));
+
+        client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        let begun = Instant::now();
+        while !serving.is_finished() {
+            let _ = client.read(&mut vec![0; 64 << 10]).await;
+            sleep(Duration::from_secs(1)).await;
+        }
+        assert!((295..=305).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_connection_idles_for_longer_than_nginx_keeps_it() {

@@ -23,6 +23,9 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take none of an answer that waits for it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// How long something of an answer may wait for a client that takes it bit by bit: 5 KiB/s are enough for the largest page.
+const ANSWER_TIMEOUT: Duration = Duration::from_mins(5);
+
 /// How long a client may say nothing before hyper's share of the connection is put away: its buffers, and the place for a
 /// request.
 const QUIET_AFTER: Duration = Duration::from_secs(1);
@@ -36,6 +39,8 @@ pub(super) struct Progress {
     is_stuck: AtomicBool,
     /// Counts answers, and parts of them that the client took.
     steps: AtomicU32,
+    /// Whether the client may still be sending what nobody reads any more.
+    is_unheard: AtomicBool,
 }
 
 /// The client may begin a request.
@@ -70,6 +75,15 @@ impl Progress {
         self.step();
     }
 
+    /// The connection ends with an answer that did not wait for all that the client sends.
+    pub(super) fn stop_listening(&self) {
+        self.is_unheard.store(true, Relaxed);
+    }
+
+    pub(super) fn is_unheard(&self) -> bool {
+        self.is_unheard.load(Relaxed)
+    }
+
     fn step(&self) {
         self.steps.store(self.steps.load(Relaxed).wrapping_add(1), Relaxed);
     }
@@ -84,6 +98,8 @@ pub(super) struct Patience {
     progress: Arc<Progress>,
     seen: (u8, bool, u32),
     since: Instant,
+    /// Since when there was always something left of an answer that waits for the client.
+    stuck_since: Option<Instant>,
     /// Set forward when it goes off, and not with each request: a connection in use costs no timer.
     alarm: Pin<Box<Sleep>>,
     head_timeout: Duration,
@@ -93,7 +109,7 @@ impl Patience {
     pub(super) fn with(progress: Arc<Progress>) -> Self {
         let seen = progress.state();
         let alarm = Box::pin(sleep(QUIET_AFTER));
-        Self { progress, seen, since: Instant::now(), alarm, head_timeout: HEAD_TIMEOUT }
+        Self { progress, seen, since: Instant::now(), stuck_since: None, alarm, head_timeout: HEAD_TIMEOUT }
     }
 
     /// Waits for no head any more that takes its time.
@@ -107,13 +123,19 @@ impl Patience {
         if state != self.seen {
             (self.seen, self.since) = (state, Instant::now());
         }
-        let (late, timeout) = match state {
-            (_, true, _) => (Late::Answer, WRITE_TIMEOUT),
-            (IDLE | ANSWERED, ..) => (Late::Quiet, QUIET_AFTER),
-            (HEAD, ..) => (Late::Head, self.head_timeout),
+        let (_, is_stuck, _) = state;
+        if !is_stuck {
+            self.stuck_since = None;
+        }
+        let (late, deadline) = match state {
+            (_, true, _) => {
+                let stuck_since = *self.stuck_since.get_or_insert(self.since);
+                (Late::Answer, (self.since + WRITE_TIMEOUT).min(stuck_since + ANSWER_TIMEOUT))
+            }
+            (IDLE | ANSWERED, ..) => (Late::Quiet, self.since + QUIET_AFTER),
+            (HEAD, ..) => (Late::Head, self.since + self.head_timeout),
             _ => return Poll::Pending,
         };
-        let deadline = self.since + timeout;
         if self.alarm.deadline() > deadline {
             self.alarm.as_mut().reset(deadline);
         }
