@@ -19,7 +19,8 @@ use super::{
     oauth,
     payload::{FORM, JSON},
     problem::Problem,
-    user, verify,
+    user,
+    verify::{self, Verification},
 };
 use crate::telemetry::{
     request::{Answered, Incoming, Observed},
@@ -33,7 +34,10 @@ pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 pub(super) const MAX_HEADER_BYTES: usize = 16 * 1024;
 
 /// Puts an endpoint into the envelope.
+#[derive(Clone)]
 pub(super) struct Envelope {
+    /// What answers at its path; the endpoint answers all others.
+    pub(super) verification: Verification,
     /// What to say of the other methods of a path.
     pub(super) allowed: AllowedMethods,
     /// Whose word is taken for where a request comes from.
@@ -42,16 +46,15 @@ pub(super) struct Envelope {
 
 /// An endpoint that never fails.
 pub(super) struct Enveloped<E> {
-    inner: E,
-    allowed: AllowedMethods,
-    proxies: Arc<TrustedProxies>,
+    others: E,
+    envelope: Envelope,
 }
 
 impl<E: Endpoint> Middleware<E> for Envelope {
     type Output = Enveloped<E>;
 
-    fn transform(&self, inner: E) -> Self::Output {
-        Enveloped { inner, allowed: self.allowed.clone(), proxies: Arc::clone(&self.proxies) }
+    fn transform(&self, others: E) -> Self::Output {
+        Enveloped { others, envelope: self.clone() }
     }
 }
 
@@ -59,7 +62,7 @@ impl<E: Endpoint> Endpoint for Enveloped<E> {
     type Output = Response;
 
     async fn call(&self, mut request: Request) -> Result<Response> {
-        let client = self.proxies.client(&request);
+        let client = self.envelope.proxies.client(&request);
         let id = request_id(request.headers());
         let request_id = id.to_str().expect("an id is visible ASCII");
         let hot = verify::is_at(request.uri().path());
@@ -68,10 +71,16 @@ impl<E: Endpoint> Endpoint for Enveloped<E> {
         }
         let incoming = Incoming { method: known(request.method()), id: request_id, client, hot };
         let observed = Observed::begin(incoming, caller(request.headers()));
+        let respond = async {
+            if hot {
+                (self.verify(&request, request_id).await, Some(verify::PATH))
+            } else {
+                // In a box, so that what a verification moves about is not as large as what they need.
+                Box::pin(self.respond(request, request_id)).await
+            }
+        };
         // Pinned here and below, because a future that is moved is copied, with room for all that it may ever hold.
-        let (mut response, pattern) = observed.follow(pin!(self.respond(request, request_id))).await;
-        let template = || pattern.and_then(|PathPattern(pattern)| self.allowed.template(&pattern));
-        let route = if hot { Some(verify::PATH) } else { template() };
+        let (mut response, route) = observed.follow(pin!(respond)).await;
         observed.end(Answered { route, status: response.status().as_u16() });
         response.headers_mut().insert(REQUEST_ID, id);
         Ok(response)
@@ -79,31 +88,43 @@ impl<E: Endpoint> Endpoint for Enveloped<E> {
 }
 
 impl<E: Endpoint> Enveloped<E> {
-    /// The answer, and the pattern of the path, where there is such a path.
-    async fn respond(&self, request: Request, request_id: &str) -> (Response, Option<PathPattern>) {
+    /// Answers a verification.
+    async fn verify(&self, request: &Request, request_id: &str) -> Response {
+        let answer = async {
+            check_headers(request)?;
+            self.envelope.verification.answer(request).await
+        };
+        caught(pin!(answer)).await.flatten().unwrap_or_else(|problem| problem.into_response(request_id))
+    }
+
+    /// Any other answer, and the template of the path, where there is such a path.
+    async fn respond(&self, request: Request, request_id: &str) -> (Response, Option<&'static str>) {
         let uri = request.uri().clone();
         let result = match check_headers(&request) {
+            Ok(()) => caught(pin!(self.others.call(request))).await.unwrap_or_else(|problem| Err(problem.into())),
             Err(problem) => Err(problem.into()),
-            Ok(()) => AssertUnwindSafe(pin!(self.inner.call(request)))
-                .catch_unwind()
-                .await
-                .unwrap_or_else(|_| Err(internal_error().into())),
         };
-        match result {
+        let (response, pattern) = match result {
             Ok(response) => {
                 let response = response.into_response();
-                let route = response.data::<PathPattern>().cloned();
-                (response, route)
+                let pattern = response.data::<PathPattern>().cloned();
+                (response, pattern)
             }
             Err(error) => {
-                let route = error.data::<PathPattern>().cloned();
-                (self.answer(error, uri.path(), request_id), route)
+                let pattern = error.data::<PathPattern>().cloned();
+                (self.envelope.answer(error, uri.path(), request_id), pattern)
             }
-        }
+        };
+        (response, pattern.and_then(|PathPattern(pattern)| self.envelope.allowed.template(&pattern)))
     }
 }
 
-impl<E> Enveloped<E> {
+/// What this work comes to, or what is said of its panic.
+async fn caught<T>(work: impl Future<Output = T>) -> Result<T, Problem> {
+    AssertUnwindSafe(work).catch_unwind().await.map_err(|_| internal_error())
+}
+
+impl Envelope {
     fn answer(&self, error: poem::Error, path: &str, request_id: &str) -> Response {
         if error.is_from_response() {
             return error.into_response();

@@ -16,7 +16,7 @@ use self::{
     allow::AllowedMethods,
     browser::{BrowserSafety, CrossOrigin},
     envelope::Envelope,
-    verify::VerifyOr,
+    verify::Verification,
 };
 use crate::service::{login::Login, readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens, users::Users};
 
@@ -97,13 +97,12 @@ pub fn endpoint(
     let allowed = AllowedMethods::of(&document);
     let docs = if access.docs { docs::routes(&document) } else { Route::new() };
     let origins = access.cors_origins;
-    let others = docs
-        .nest_no_strip("/", docs::api())
-        .with(AddData::new(Arc::clone(&services)))
+    let verification = Verification { services: Arc::clone(&services) };
+    docs.nest_no_strip("/", docs::api())
+        .with(AddData::new(services))
         .with(NormalizePath::new(TrailingSlash::Trim))
-        .with(BrowserSafety { origins: origins.clone() });
-    VerifyOr { services, others }
-        .with(Envelope { allowed, proxies })
+        .with(BrowserSafety { origins: origins.clone() })
+        .with(Envelope { verification, allowed, proxies })
         .with_if(!origins.is_empty(), CrossOrigin { origins })
         .into_endpoint()
 }
