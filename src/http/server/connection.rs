@@ -283,27 +283,32 @@ mod tests {
     use tokio::{
         net::{TcpListener, TcpSocket},
         sync::Semaphore,
+        task::JoinHandle,
         time::Instant,
     };
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_that_is_taken_bit_by_bit_has_an_end() {
+    /// A connection that is served, as its client has it, what stops it, and its end.
+    async fn serving() -> (TcpStream, watch::Sender<bool>, JoinHandle<()>) {
         let socket = TcpSocket::new_v4().unwrap();
         // So that the server can write some more whenever the client has read some.
         socket.set_send_buffer_size(64 << 10).unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let listener = socket.listen(1).unwrap();
         let local = listener.local_addr().unwrap();
-        let mut client = TcpStream::connect(local).await.unwrap();
+        let client = TcpStream::connect(local).await.unwrap();
         let (stream, remote) = listener.accept().await.unwrap();
         let endpoint = make_sync(|_| Response::builder().body(vec![0; 64 << 20]));
         let common = Common { endpoint, is_stopping: || false, local, certificate: None, crowded: Notify::new() };
         let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
-        let (_stop, stopping) = watch::channel(false);
-        let serving = tokio::spawn(serve(stream, remote, Arc::new(common), stopping, place));
+        let (stop, stopping) = watch::channel(false);
+        (client, stop, tokio::spawn(serve(stream, remote, Arc::new(common), stopping, place)))
+    }
 
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_taken_bit_by_bit_has_an_end() {
+        let (mut client, _stop, serving) = serving().await;
         client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
         let begun = Instant::now();
         while !serving.is_finished() {
@@ -311,6 +316,23 @@ mod tests {
             sleep(Duration::from_secs(1)).await;
         }
         assert!((295..=305).contains(&begun.elapsed().as_secs()), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_head_may_take_its_time_but_not_at_the_end() {
+        for (is_stopped, expected) in [(false, 10), (true, 2)] {
+            let (mut client, stop, serving) = serving().await;
+            let begun = Instant::now();
+            client.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+            sleep(Duration::from_secs(2)).await;
+            stop.send_replace(is_stopped);
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+            assert_eq!(begun.elapsed().as_secs(), expected);
+            drop(client);
+            serving.await.unwrap();
+        }
     }
 
     #[tokio::test(start_paused = true)]
