@@ -1,9 +1,32 @@
 //! Guessing passwords is slow, and keeps nobody out.
 
-use std::thread;
+use std::{
+    io::{Read, Write},
+    net::{IpAddr, TcpStream},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+    time::Duration,
+};
 
-use mayfly::domain::throttle::{AT_CLIENT, OF_USER};
+use mayfly::{
+    domain::{
+        password::Password,
+        throttle::{AT_CLIENT, LoginAttempt, OF_USER},
+    },
+    service::{
+        hashing::Hashing,
+        login::{Login, LoginError},
+    },
+    store::{
+        leased::{LEASE, LeasedStore},
+        redis::{RedisOptions, RedisStore},
+    },
+};
 use rstest::rstest;
+use tokio::task::yield_now;
 
 use crate::support::{ADMIN_PASSWORD, Answer, Backend, Log, RedisServer, Service, eventually};
 
@@ -222,6 +245,52 @@ fn a_full_redis_lets_users_in_and_guesses_wait() {
     assert_eq!(redis.cli(&["DBSIZE"]), before);
     let revoke = service.admin().delete(&format!("{TOKEN}/{id}")).header("x-forwarded-for", "192.0.2.1");
     assert_eq!(revoke.send().status, 200);
+}
+
+#[tokio::test]
+async fn who_finds_no_place_to_wait_costs_the_store_nothing() {
+    let hashing = Arc::new(Hashing::new("m=65536,t=4,p=1".parse().unwrap()));
+    // Nobody is there to be asked.
+    let store = RedisStore::new(&RedisOptions::at("redis://127.0.0.1:1")).unwrap();
+    let login = Login::new(Arc::new(LeasedStore::new(Arc::new(store), LEASE)), Arc::clone(&hashing));
+    let password: Password = "a guess".parse().unwrap();
+    let attempt = LoginAttempt { user: "alice".parse().unwrap(), client: IpAddr::from([192, 0, 2, 1]).into() };
+    assert!(matches!(login.log_in(&attempt, &password).await, Err(LoginError::Store(_))));
+    while hashing.expect_room().is_ok() {
+        let (hashing, password) = (Arc::clone(&hashing), password.clone());
+        tokio::spawn(async move { hashing.hash(password).await });
+        yield_now().await;
+    }
+    assert!(matches!(login.log_in(&attempt, &password).await, Err(LoginError::Busy(_))));
+}
+
+#[test]
+fn a_login_of_a_user_who_always_changes_costs_three_hashes() {
+    let service = Service::start_with(Backend::Redis, |command| {
+        command.env("MAYFLY_LEASE", "0");
+    });
+    let redis = service.redis.as_ref().unwrap();
+    let hash = redis.cli(&["HGET", "mayfly:{admin}:user", "password"]);
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut connection = TcpStream::connect(("127.0.0.1", redis.port)).unwrap();
+            for change in (0..30_000).take_while(|_| !stop.load(Ordering::Relaxed)) {
+                // Another each time, and of the same password: it says what key was used, which is none.
+                let hash = hash.replace("p=1", &format!("p=1,keyid={change:08}"));
+                let command = format!("HSET mayfly:{{admin}}:user password {hash}\r\n");
+                connection.write_all(command.as_bytes()).unwrap();
+                assert!(connection.read(&mut [0; 16]).unwrap() > 0);
+                thread::sleep(Duration::from_millis(1));
+            }
+        });
+        let before = service.hashes();
+        let answer = try_password(&service, "admin", ADMIN_PASSWORD);
+        stop.store(true, Ordering::Relaxed);
+        assert!(answer.problem(503).contains("Too many logins"));
+        assert_eq!(service.hashes() - before, 3);
+    });
+    assert_eq!(try_password(&service, "admin", ADMIN_PASSWORD).status, 200);
 }
 
 #[test]

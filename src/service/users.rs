@@ -1,6 +1,9 @@
 //! Add, list, change and remove users.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use super::{
     Clock,
@@ -24,6 +27,8 @@ pub struct Users {
     store: Arc<dyn Store>,
     clock: Clock,
     hashing: Arc<Hashing>,
+    /// Whether an event says already that nobody knows whether there is a first administrator.
+    bootstrap_unconfirmed: AtomicBool,
 }
 
 /// On whose authority users are changed.
@@ -89,7 +94,7 @@ fn outcome<T>(change: &Result<T, UserError>) -> Option<Outcome<&T>> {
 impl Users {
     /// The users of `store`.
     pub fn new(store: Arc<dyn Store>, clock: Clock, hashing: Arc<Hashing>) -> Self {
-        Self { store, clock, hashing }
+        Self { store, clock, hashing, bootstrap_unconfirmed: AtomicBool::new(false) }
     }
 
     async fn authorize(&self, by: Authority<'_>, may: impl FnOnce(&User) -> bool) -> Result<(), UserError> {
@@ -106,15 +111,25 @@ impl Users {
         role: Role,
         password: Password,
     ) -> Result<User, UserError> {
-        let user = User {
+        let user = self.new_user(name, role, password).await?;
+        self.authorize(by, User::administers).await?;
+        self.create(user, false).await
+    }
+
+    /// A user who does not exist yet.
+    async fn new_user(&self, name: UserName, role: Role, password: Password) -> Result<User, UserError> {
+        Ok(User {
             name,
             password_hash: self.hashing.hash(password).await?,
             role,
             created_at: self.clock.unix_seconds(),
             disabled: false,
             login_epoch: LoginEpoch::begin(),
-        };
-        self.authorize(by, User::administers).await?;
+        })
+    }
+
+    /// Creates a user. `again`: there is an event already that it is unconfirmed, and is to be no other.
+    async fn create(&self, user: User, again: bool) -> Result<User, UserError> {
         let store = Arc::clone(&self.store);
         let creation = async move {
             let created = match store.create_user(&user).await {
@@ -122,8 +137,10 @@ impl Users {
                 Ok(false) => Err(UserError::NameTaken),
                 Err(error) => Err(error.into()),
             };
-            if let Some(outcome) = outcome(&created) {
-                audit::user_added(&user.name, user.role, outcome.map(|()| ()));
+            match outcome(&created) {
+                Some(Outcome::Unconfirmed) if again => {}
+                Some(outcome) => audit::user_added(&user.name, user.role, outcome.map(|()| ())),
+                None => {}
             }
             created.map(|()| user)
         };
@@ -209,14 +226,20 @@ impl Users {
 
     /// Adds the first administrator where there is no user at all. An installation that has users is left alone, so that
     /// an administrator who was removed or has another password stays so across restarts.
+    ///
+    /// To be called again where it fails: however often that is, one event says that it is unconfirmed.
     pub async fn bootstrap(&self, name: UserName, password: Password) -> Result<Bootstrap, UserError> {
         if self.any().await? {
             return Ok(Bootstrap::Exists);
         }
-        match self.add(Authority::Operator, name, Role::Admin, password).await {
+        let user = self.new_user(name, Role::Admin, password).await?;
+        match self.create(user, self.bootstrap_unconfirmed.load(Relaxed)).await {
             Ok(_) => Ok(Bootstrap::Created),
             Err(UserError::NameTaken) => Ok(Bootstrap::Exists),
-            Err(error) => Err(error),
+            Err(error) => {
+                self.bootstrap_unconfirmed.store(true, Relaxed);
+                Err(error)
+            }
         }
     }
 }

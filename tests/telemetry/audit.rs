@@ -167,6 +167,24 @@ fn a_change_of_which_nobody_knows_is_an_event_that_says_so() {
 }
 
 #[test]
+fn a_first_administrator_who_cannot_be_added_is_one_event_and_not_one_a_try() {
+    let log = Log::new();
+    let port = free_port();
+    let service = Service::launch(Some(&format!("redis://127.0.0.1:{port}")), |command| {
+        command.stderr(log.stdio());
+    });
+    eventually("it finds nobody", || log.text().contains("the store does not answer").then_some(()));
+    assert!(events(&log).is_empty(), "nothing can have happened");
+    let redis = RedisServer::start_with(port, &["--maxmemory", "1"]);
+    let tries = || log.lines().iter().filter(|line| line["message"] == "cannot prepare the store").count();
+    eventually("it tries again", || (tries() >= 3).then_some(()));
+    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    service.wait_until_ready();
+    let outcomes: Vec<_> = events(&log).into_iter().map(|line| line["outcome"].clone()).collect();
+    assert_eq!(outcomes, ["unconfirmed", "done"]);
+}
+
+#[test]
 fn a_failed_login_says_why_and_never_what_was_typed() {
     let log = Log::new();
     let service = Service::start_with(Backend::Memory, |command| {

@@ -26,13 +26,14 @@ use tokio::{
     io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
     select,
-    sync::{Notify, OwnedSemaphorePermit, watch},
+    sync::{OwnedSemaphorePermit, watch},
     time::{sleep, timeout},
 };
 use tokio_rustls::server::TlsStream;
 use uuid::Uuid;
 
 use super::{
+    places::Places,
     progress::{Late, Patience, Progress, Watched},
     tls::Certificate,
 };
@@ -61,8 +62,7 @@ pub(super) struct Common<E, F> {
     pub(super) is_stopping: F,
     pub(super) local: SocketAddr,
     pub(super) certificate: Option<Arc<Certificate>>,
-    /// Told when somebody waits for a place. Who has been quiet for longest gives up its own.
-    pub(super) crowded: Notify,
+    pub(super) places: Places,
 }
 
 /// Where bytes come from, which can be waited for without a buffer.
@@ -122,7 +122,7 @@ pub(super) async fn serve<E, F>(
         biased;
         accepted = Box::pin(timeout(HANDSHAKE_TIMEOUT, certificate.accept(stream))) => accepted,
         _ = stop.wait_for(|stop| *stop) => return,
-        () = common.crowded.notified() => return,
+        () = common.places.wanted() => return,
     };
     // What fails here is the client's: it is too slow, speaks no TLS, or does not trust the certificate.
     if let Ok(Ok(stream)) = accepted {
@@ -142,7 +142,7 @@ async fn converse<S, E, F>(
 {
     let mut begun = Bytes::new();
     loop {
-        if begun.is_empty() && !is_spoken_to(&mut stream, &common.crowded, &mut stop).await {
+        if begun.is_empty() && !is_spoken_to(&mut stream, &common.places, &mut stop).await {
             break;
         }
         match Box::pin(requests(stream, begun, remote, common, &mut stop)).await {
@@ -168,12 +168,12 @@ async fn converse<S, E, F>(
 
 /// Waits until the client begins a request, and says whether it did. An idle connection is no more than its socket here:
 /// 10,000 of them are to fit anywhere.
-async fn is_spoken_to(stream: &mut impl Stream, crowded: &Notify, stop: &mut watch::Receiver<bool>) -> bool {
+async fn is_spoken_to(stream: &mut impl Stream, places: &Places, stop: &mut watch::Receiver<bool>) -> bool {
     select! {
         biased;
         readable = poll_fn(|cx| stream.poll_readable(cx)) => readable.is_ok(),
         _ = stop.wait_for(|stop| *stop) => false,
-        () = crowded.notified() => false,
+        () = places.wanted() => false,
         () = sleep(IDLE_TIMEOUT) => false,
     }
 }
@@ -282,28 +282,32 @@ mod tests {
     use poem::endpoint::make_sync;
     use tokio::{
         net::{TcpListener, TcpSocket},
-        sync::Semaphore,
+        task::JoinHandle,
         time::Instant,
     };
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_that_is_taken_bit_by_bit_has_an_end() {
+    /// A connection that is served, as its client has it, what stops it, and its end.
+    async fn serving() -> (TcpStream, watch::Sender<bool>, JoinHandle<()>) {
         let socket = TcpSocket::new_v4().unwrap();
         // So that the server can write some more whenever the client has read some.
         socket.set_send_buffer_size(64 << 10).unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let listener = socket.listen(1).unwrap();
         let local = listener.local_addr().unwrap();
-        let mut client = TcpStream::connect(local).await.unwrap();
+        let client = TcpStream::connect(local).await.unwrap();
         let (stream, remote) = listener.accept().await.unwrap();
         let endpoint = make_sync(|_| Response::builder().body(vec![0; 64 << 20]));
-        let common = Common { endpoint, is_stopping: || false, local, certificate: None, crowded: Notify::new() };
-        let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
-        let (_stop, stopping) = watch::channel(false);
-        let serving = tokio::spawn(serve(stream, remote, Arc::new(common), stopping, place));
+        let common = Common { endpoint, is_stopping: || false, local, certificate: None, places: Places::new(1) };
+        let place = common.places.free().unwrap();
+        let (stop, stopping) = watch::channel(false);
+        (client, stop, tokio::spawn(serve(stream, remote, Arc::new(common), stopping, place)))
+    }
 
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_taken_bit_by_bit_has_an_end() {
+        let (mut client, _stop, serving) = serving().await;
         client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
         let begun = Instant::now();
         while !serving.is_finished() {
@@ -314,13 +318,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_head_may_take_its_time_but_not_at_the_end() {
+        for (is_stopped, expected) in [(false, 10), (true, 2)] {
+            let (mut client, stop, serving) = serving().await;
+            let begun = Instant::now();
+            client.write_all(b"GET / HTTP/1.1\r\n").await.unwrap();
+            sleep(Duration::from_secs(2)).await;
+            stop.send_replace(is_stopped);
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.unwrap();
+            assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
+            assert_eq!(begun.elapsed().as_secs(), expected);
+            drop(client);
+            serving.await.unwrap();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_connection_idles_for_longer_than_nginx_keeps_it() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (mut stream, _) = listener.accept().await.unwrap();
         let (_stop, mut stopping) = watch::channel(false);
         let begun = Instant::now();
-        assert!(!is_spoken_to(&mut stream, &Notify::new(), &mut stopping).await);
+        assert!(!is_spoken_to(&mut stream, &Places::new(1), &mut stopping).await);
         assert_eq!(begun.elapsed().as_secs(), 75);
     }
 }

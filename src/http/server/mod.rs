@@ -1,23 +1,23 @@
 //! The accept loop.
 //!
 //! `poem::Server` waits for ever for a client that sends nothing, so poem's endpoint is served by hyper-util, with
-//! timeouts and limits: `connection` says what a connection is, `progress` when its client is late, and [`tls`] what
-//! certificate it is shown.
+//! timeouts and limits: `connection` says what a connection is, `places` who makes room for whom, `progress` when its client is
+//! late, and [`tls`] what certificate it is shown.
 
 use std::{io, sync::Arc, time::Duration};
 
-use futures_util::FutureExt;
 use poem::{Endpoint, Response};
 use tokio::{
     net::TcpListener,
     select,
-    sync::{Notify, Semaphore, watch},
+    sync::watch,
     time::{Instant, sleep, timeout},
 };
 
-use self::{connection::Common, tls::Certificate};
+use self::{connection::Common, places::Places, tls::Certificate};
 
 mod connection;
+mod places;
 mod progress;
 pub mod tls;
 
@@ -49,8 +49,7 @@ pub async fn serve(
     Serving { certificate, max_connections, grace }: Serving,
 ) -> io::Result<()> {
     let local = listener.local_addr()?;
-    let common = Arc::new(Common { endpoint, is_stopping, local, certificate, crowded: Notify::new() });
-    let places = Arc::new(Semaphore::new(max_connections));
+    let common = Arc::new(Common { endpoint, is_stopping, local, certificate, places: Places::new(max_connections) });
     let (stop, stopping) = watch::channel(false);
     let mut said_crowded: Option<Instant> = None;
     let accept = async {
@@ -63,16 +62,15 @@ pub async fn serve(
                     continue;
                 }
             };
-            if places.available_permits() == 0 {
+            let place = if let Some(place) = common.places.free() {
+                place
+            } else {
                 if said_crowded.is_none_or(|said| said.elapsed() > CROWDED_AGAIN) {
                     said_crowded = Some(Instant::now());
                     tracing::warn!(max_connections, "all connections are taken: idle ones are closed for new ones");
                 }
-                common.crowded.notify_one();
-            }
-            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
-            // Where nobody was quiet, and the place came of itself, nobody is to be shown out later.
-            let _ = common.crowded.notified().now_or_never();
+                common.places.wait().await
+            };
             let connection = connection::serve(stream, remote, Arc::clone(&common), stopping.clone(), place);
             tokio::spawn(connection);
         }
