@@ -1,12 +1,23 @@
 //! Passwords are hashed as many at once as there are cores, after a short wait, and never at the cost of other work.
 
 use std::{
+    io::{self, Read, Write},
+    os::unix::net::UnixStream as BlockingStream,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError, mpsc},
+    sync::{Arc, Mutex, PoisonError},
     thread::{self, available_parallelism},
 };
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+    sync::{Semaphore, oneshot},
+};
+
+#[cfg(target_os = "linux")]
+use thread_priority::{
+    NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
+};
 
 use crate::{
     domain::password::{HashCost, Password, PasswordHash},
@@ -21,10 +32,9 @@ pub struct Hashing {
     cost: HashCost,
     cores: Arc<Semaphore>,
     places: Arc<Semaphore>,
-    threads: mpsc::Sender<Work>,
+    /// Those that have nothing to do; as many as there are free cores.
+    threads: Arc<Mutex<Vec<HashThread>>>,
 }
-
-type Work = Box<dyn FnOnce() + Send>;
 
 /// There are more passwords to hash than can be hashed in good time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -33,13 +43,16 @@ pub struct Busy;
 
 impl Hashing {
     /// New hashes are to cost this.
+    ///
+    /// # Panics
+    /// Outside of a runtime, and where the process may have no threads.
     pub fn new(cost: HashCost) -> Self {
         let cores = available_parallelism().map_or(1, usize::from);
         Self {
             cost,
             cores: Arc::new(Semaphore::new(cores)),
             places: Arc::new(Semaphore::new(cores * (1 + WAITING_PER_CORE))),
-            threads: start_threads(cores),
+            threads: Arc::new(Mutex::new((0..cores).map(|_| HashThread::start()).collect())),
         }
     }
 
@@ -65,43 +78,106 @@ impl Hashing {
     }
 
     /// Works when it is its turn, on a thread that does nothing else: the threads that answer requests keep their priority.
-    async fn on_a_core<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, Busy> {
+    async fn on_a_core<T: Send + 'static>(&self, work: impl Fn() -> T + Send + 'static) -> Result<T, Busy> {
         let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| busy())?;
         let waiting = metrics::password_hash_waiting();
         let core = Arc::clone(&self.cores).acquire_owned().await.expect("it is never closed");
         drop(waiting);
         let (done, result) = oneshot::channel();
-        // The permits go with the work: it goes on when the client has gone away.
-        let hashing = move || {
-            let result = work();
+        let idle = self.threads.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut thread = idle.expect("there is a thread for each core");
+        let hashing = Box::new(Hash { work, result: None, done });
+        // It goes on, and the permits with it, when the client has gone away.
+        let threads = Arc::clone(&self.threads);
+        tokio::spawn(async move {
+            let hashing = thread.run(hashing).await.expect("its thread lives as long as itself");
+            threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
             drop((place, core));
-            // Nobody may be waiting for it any more.
-            let _ = done.send(result);
-        };
-        self.threads.send(Box::new(hashing)).expect("its threads live as long as itself");
+            hashing.deliver();
+        });
         Ok(telemetry::password_hash(result).await.expect("hashing does not panic"))
     }
 }
 
-/// Threads that live as long as there is somebody to give them work. One for each hash would have whoever starts it wait
-/// for the address space, which one that ends, at the lowest priority, may hold for long on a busy machine.
-fn start_threads(count: usize) -> mpsc::Sender<Work> {
-    let (sender, receiver) = mpsc::channel::<Work>();
-    let receiver = Arc::new(Mutex::new(receiver));
-    for _ in 0..count {
-        let receiver = Arc::clone(&receiver);
-        let work_on = move || {
-            give_way();
-            loop {
-                let next = receiver.lock().unwrap_or_else(PoisonError::into_inner).recv();
-                let Ok(work) = next else { return };
-                // Who waits for it finds out. The thread goes on.
-                let _ = catch_unwind(AssertUnwindSafe(work));
+/// What is to be worked out, and for whom.
+struct Hash<W, T> {
+    work: W,
+    result: Option<T>,
+    done: oneshot::Sender<T>,
+}
+
+trait Work: Send {
+    fn run(&mut self);
+    fn deliver(self: Box<Self>);
+}
+
+impl<W: Fn() -> T + Send, T: Send> Work for Hash<W, T> {
+    fn run(&mut self) {
+        // Who waits for it finds out. The thread goes on.
+        self.result = catch_unwind(AssertUnwindSafe(&self.work)).ok();
+    }
+
+    fn deliver(self: Box<Self>) {
+        // Nobody may be waiting for it any more.
+        let Self { result, done, .. } = *self;
+        result.and_then(|result| done.send(result).ok());
+    }
+}
+
+/// A thread that runs only where nothing else wants to.
+///
+/// It may be interrupted anywhere, and for long. So it holds no lock that anybody could wait for then: what it works on lies on
+/// a desk where one of both sides is at a time, who wakes the other by a byte, and all else is done at the other side: to
+/// tell who waits, to let in who is next, to free memory. (It shared a channel and semaphores before, and now and then stopped
+/// the whole process for up to 91 ms, beside a flood of logins.)
+struct HashThread {
+    bell: UnixStream,
+    desk: Desk,
+}
+
+type Desk = Arc<Mutex<Option<Box<dyn Work>>>>;
+
+impl HashThread {
+    fn start() -> Self {
+        let (here, there) = BlockingStream::pair().expect("a process may have sockets");
+        here.set_nonblocking(true).expect("a socket need not block");
+        let desk = Desk::default();
+        let work_on = {
+            let desk = Arc::clone(&desk);
+            move || {
+                give_way();
+                // Until nobody has it any more.
+                let _ = work(&there, &desk);
             }
         };
         thread::Builder::new().name("hash".into()).spawn(work_on).expect("a process may have a thread for each core");
+        Self { bell: UnixStream::from_std(here).expect("there is a runtime"), desk }
     }
-    sender
+
+    async fn run(&mut self, work: Box<dyn Work>) -> io::Result<Box<dyn Work>> {
+        put(&self.desk, work);
+        self.bell.write_u8(0).await?;
+        self.bell.read_u8().await?;
+        Ok(take(&self.desk))
+    }
+}
+
+fn work(mut bell: &BlockingStream, desk: &Desk) -> io::Result<()> {
+    loop {
+        bell.read_exact(&mut [0])?;
+        let mut work = take(desk);
+        work.run();
+        put(desk, work);
+        bell.write_all(&[0])?;
+    }
+}
+
+fn put(desk: &Desk, work: Box<dyn Work>) {
+    *desk.lock().unwrap_or_else(PoisonError::into_inner) = Some(work);
+}
+
+fn take(desk: &Desk) -> Box<dyn Work> {
+    desk.lock().unwrap_or_else(PoisonError::into_inner).take().expect("the bell rang for it")
 }
 
 fn busy() -> Busy {
@@ -109,12 +185,15 @@ fn busy() -> Busy {
     Busy
 }
 
-/// Gives this thread the lowest priority, where threads have one of their own. A verification of a token, which takes
-/// microseconds, then never waits for a hash on the same core to end its time slice.
+/// Lets everything else have this thread's core (`SCHED_IDLE`): at the lowest priority, too, a hash would keep a verification
+/// waiting for the rest of its time slice, 3 ms. What the kernel owes to an idle thread may be as long, now and then (Linux 6.18).
 fn give_way() {
     #[cfg(target_os = "linux")]
-    if let Err(error) = rustix::process::setpriority_process(None, 19) {
-        tracing::debug!(%error, "a password is hashed at the priority of everything else");
+    {
+        let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+        if let Err(error) = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle) {
+            tracing::debug!(?error, "a password is hashed at the priority of everything else");
+        }
     }
 }
 
@@ -167,9 +246,10 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn hashing_gives_way_and_nothing_else_does() {
-        let nice = || rustix::process::getpriority_process(None).unwrap();
-        let own = nice();
-        assert_eq!(Hashing::new(HashCost::default()).on_a_core(nice).await, Ok(19));
-        assert_eq!(nice(), own);
+        let policy = || thread_priority::thread_schedule_policy().unwrap();
+        let own = policy();
+        let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+        assert_eq!(Hashing::new(HashCost::default()).on_a_core(policy).await, Ok(idle));
+        assert_eq!(policy(), own);
     }
 }
