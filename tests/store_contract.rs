@@ -224,6 +224,21 @@ async fn a_watch_tells_of_each_change_before_the_question(#[case] server: RedisS
     }
 }
 
+#[tokio::test]
+async fn a_watch_ends_where_redis_refuses_and_begins_again() {
+    let server = RedisServer::start();
+    let store = RedisStore::new(&RedisOptions::at(&server.url())).unwrap();
+    let mut watch = store.watch().await.unwrap().unwrap();
+    assert_eq!(watch.changes().await.unwrap(), Changes::default());
+    // As where a primary is cut off.
+    server.cli(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    assert!(watch.changes().await.is_err());
+    server.cli(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
+    let mut watch = store.watch().await.unwrap().unwrap();
+    store.create_user(&user("alice")).await.unwrap();
+    assert_eq!(watch.changes().await.unwrap().users, HashSet::from(["alice".parse().unwrap()]));
+}
+
 #[rstest]
 #[tokio::test]
 async fn a_token_belongs_to_its_owner(

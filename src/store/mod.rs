@@ -194,7 +194,7 @@ pub trait Store: Send + Sync {
     async fn excuse_login(&self, attempt: &LoginAttempt, counted: CountedAs, succeeded: bool)
     -> Result<(), StoreError>;
 
-    /// Begins to watch for changes. `None`: this store tells of none.
+    /// Begins to watch for changes, and ends the watch before. `None`: this store tells of none.
     async fn watch(&self) -> Result<Option<Box<dyn Watch>>, StoreError>;
 
     /// Answers if operations can be expected to work, with what its operator should put right.

@@ -58,13 +58,14 @@ impl RedisWatch {
     pub(super) async fn begin(connection: &Arc<Connection>) -> Result<Option<Self>, StoreError> {
         let (shared, deadline) = (connection.shared(), connection.deadline());
         let Some(told) = connection.told(deadline, &shared).await? else { return Ok(None) };
+        // Redis refuses to begin twice with the same keys, and this connection may have been told before.
+        connection.ask(deadline, &shared, cmd("CLIENT").arg("TRACKING").arg("OFF")).await?;
         let mut tracking = cmd("CLIENT");
         tracking.arg("TRACKING").arg("ON").arg("BCAST").arg("PREFIX").arg(keys::USER_PREFIX);
-        let mut watch = Self { connection: Arc::clone(connection), shared, told, heartbeat: tracking };
-        watch.ask(deadline).await?;
+        connection.ask(deadline, &shared, &tracking).await?;
         // Refused by what is no primary (any more), as reads are.
-        watch.heartbeat = Cmd::persist(keys::PROBE);
-        Ok(Some(watch))
+        let heartbeat = Cmd::persist(keys::PROBE);
+        Ok(Some(Self { connection: Arc::clone(connection), shared, told, heartbeat }))
     }
 
     async fn ask(&self, deadline: Deadline) -> Result<(), StoreError> {
