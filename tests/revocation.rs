@@ -1,8 +1,8 @@
 //! The promise: once a deletion was answered, no replica accepts the token again.
 //!
 //! Three replicas share one Redis. Workers do what clients do, at random: they issue, verify, revoke in each of the ways
-//! there are, rotate, change their password, and have their user disabled or removed, while others verify whatever there is without a pause, so that leases are held
-//! and reads are under way at each moment. Nobody waits by the clock.
+//! there are, rotate, change their password, and have their user disabled or removed, while others verify whatever there is
+//! without a pause, so that leases are held and reads are under way at each moment. Nobody waits by the clock.
 
 use std::{
     sync::{
@@ -10,13 +10,15 @@ use std::{
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread,
+    time::Instant,
 };
 
 use fastrand::Rng;
+use mayfly::store::leased::LEASE;
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use crate::support::{ADMIN_PASSWORD, Client, RedisServer, Service, eventually, run as run_command};
+use crate::support::{ADMIN_PASSWORD, Client, Proxy, RedisServer, Service, eventually, run as run_command};
 
 const REPLICAS: usize = 3;
 const TOKEN: &str = "/api/v1alpha/token";
@@ -332,6 +334,34 @@ fn no_replica_accepts_a_token_whose_deletion_was_answered() {
     let report = revoke_at_random(16, 200, seed);
     assert_eq!(report.violations, 0, "{report:?} with seed {seed}");
     assert!(report.revocations >= 200 && report.accepted > 500, "{report:?}");
+}
+
+/// Leases are renewed by what a replica is told. One that is told nothing any more is no exception.
+#[test]
+fn a_replica_that_hears_of_nothing_accepts_no_revoked_token() {
+    let redis = RedisServer::start();
+    let proxy = Proxy::to(redis.port);
+    let knowing = Service::launch(Some(&redis.url()), |_| {});
+    let blind = Service::launch(Some(&format!("redis://127.0.0.1:{}", proxy.port)), |command| {
+        command.env("MAYFLY_JWT_KEYS_FILE", &knowing.keys_file).env("MAYFLY_REDIS_TIMEOUT", "600ms");
+    });
+    knowing.wait_until_ready();
+    blind.wait_until_ready();
+    for _ in 0..10 {
+        let (id, jwt) = knowing.admin().issue("x", "1h");
+        let verify = || blind.client().with_bearer(&jwt).get(VERIFY).send().status;
+        let begun = Instant::now();
+        eventually("its lease was renewed", || {
+            let status = verify();
+            (status == 200 && begun.elapsed() > 2 * LEASE).then_some(())
+        });
+        proxy.blackhole(true);
+        assert_eq!(verify(), 200, "it knows nothing of it yet");
+        assert_eq!(knowing.admin().delete(&format!("{TOKEN}/{id}")).send().status, 200);
+        assert_eq!(verify(), 503);
+        proxy.blackhole(false);
+        eventually("it hears again", || (verify() == 401).then_some(()));
+    }
 }
 
 /// What ends a user's logins and tokens, and what the user's requests are answered with from then on.
