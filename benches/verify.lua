@@ -2,11 +2,19 @@
 
 local requests = {}
 
+-- Each thread asks for others.
+local threads = 0
+
+function setup(thread)
+  threads = threads + 1
+  thread:set("number", threads)
+end
+
 function init(arguments)
   for token in io.lines(arguments[2]) do
     requests[#requests + 1] = wrk.format("GET", arguments[1], { Authorization = "Bearer " .. token })
   end
-  math.randomseed(os.time())
+  math.randomseed(os.time() * 16 + number)
 end
 
 function request()
