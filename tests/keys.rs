@@ -99,12 +99,18 @@ fn a_delayed_key_verifies_before_it_signs() {
     assert_eq!(kid(&jwt), kids(&service.keys_file)[1]);
 }
 
-#[test]
-fn tokens_of_a_pruned_key_are_refused() {
-    let service = Service::start(Backend::Memory);
+#[rstest]
+#[case::leased("250ms")]
+#[case::not_leased("0")]
+fn tokens_of_a_pruned_key_are_refused(#[case] lease: &str) {
+    let service = Service::start_with(Backend::Memory, |command| {
+        command.env("MAYFLY_LEASE", lease);
+    });
     let file = service.keys_file.to_str().unwrap();
     let (_, old) = service.admin().issue("old", "1h");
     let bearer = service.client().with_bearer(&old);
+    // What is remembered of it is to be forgotten.
+    assert_eq!(bearer.get(VERIFY).send().status, 200);
     key(&["rotate", file]);
     let gone = kids(&service.keys_file)[1].clone();
     assert_eq!(key(&["prune", file, "--older-than", "1 hour"]), "");

@@ -135,9 +135,14 @@ pub struct SignedToken {
     pub issued_at: u64,
     /// When it is accepted no more, in seconds since the epoch: its `exp`.
     pub expires_at: u64,
+}
+
+/// A JWT that one of our keys signed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct CheckedJwt {
     /// The digest of all of it.
     pub digest: TokenDigest,
-    /// Which version of the keys verified it.
+    /// By which version of the keys: what one verified is unknown to the next.
     pub key_generation: u64,
 }
 

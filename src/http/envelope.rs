@@ -30,6 +30,9 @@ use crate::telemetry::{
 /// What names a request, in it and in its answer.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
 /// The most bytes of all names and values of a request's headers.
 pub(super) const MAX_HEADER_BYTES: usize = 16 * 1024;
 
@@ -61,27 +64,15 @@ impl<E: Endpoint> Middleware<E> for Envelope {
 impl<E: Endpoint> Endpoint for Enveloped<E> {
     type Output = Response;
 
-    async fn call(&self, mut request: Request) -> Result<Response> {
-        let client = self.envelope.proxies.client(&request);
+    async fn call(&self, request: Request) -> Result<Response> {
         let id = request_id(request.headers());
         let request_id = id.to_str().expect("an id is visible ASCII");
-        let hot = verify::is_at(request.uri().path());
-        if let Some(client) = client.filter(|_| !hot) {
-            request.set_data(ClientAddress(client));
-        }
-        let incoming = Incoming { method: known(request.method()), id: request_id, client, hot };
-        let observed = Observed::begin(incoming, caller(request.headers()));
-        let respond = async {
-            if hot {
-                (self.verify(&request, request_id).await, Some(verify::PATH))
-            } else {
-                // In a box, so that what a verification moves about is not as large as what they need.
-                Box::pin(self.respond(request, request_id)).await
-            }
+        let mut response = if verify::is_at(request.uri().path()) {
+            self.verify(&request, request_id).await
+        } else {
+            // In a box, so that what a verification moves about is not as large as what they need.
+            Box::pin(self.respond(request, request_id)).await
         };
-        // Pinned here and below, because a future that is moved is copied, with room for all that it may ever hold.
-        let (mut response, route) = observed.follow(pin!(respond)).await;
-        observed.end(Answered { route, status: response.status().as_u16() });
         response.headers_mut().insert(REQUEST_ID, id);
         Ok(response)
     }
@@ -90,15 +81,40 @@ impl<E: Endpoint> Endpoint for Enveloped<E> {
 impl<E: Endpoint> Enveloped<E> {
     /// Answers a verification.
     async fn verify(&self, request: &Request, request_id: &str) -> Response {
+        // Found out for those who ask: here nobody does, as a rule.
+        let client = || self.envelope.proxies.client(request);
+        let incoming = Incoming { method: known(request.method()), id: request_id, client: &client, hot: true };
+        let observed = Observed::begin(incoming, || caller(request.headers()));
         let answer = async {
             check_headers(request)?;
             self.envelope.verification.answer(request).await
         };
-        caught(pin!(answer)).await.flatten().unwrap_or_else(|problem| problem.into_response(request_id))
+        // Pinned here and below, because a future that is moved is copied, with room for all that it may ever hold.
+        let answer = pin!(answer);
+        let response = observed
+            .follow(pin!(caught(answer)))
+            .await
+            .flatten()
+            .unwrap_or_else(|problem| problem.into_response(request_id));
+        observed.end(Answered { route: Some(verify::PATH), status: response.status().as_u16() });
+        response
     }
 
-    /// Any other answer, and the template of the path, where there is such a path.
-    async fn respond(&self, request: Request, request_id: &str) -> (Response, Option<&'static str>) {
+    /// Any other answer.
+    async fn respond(&self, mut request: Request, request_id: &str) -> Response {
+        let client = self.envelope.proxies.client(&request);
+        if let Some(client) = client {
+            request.set_data(ClientAddress(client));
+        }
+        let incoming = Incoming { method: known(request.method()), id: request_id, client: &|| client, hot: false };
+        let observed = Observed::begin(incoming, || caller(request.headers()));
+        let (response, route) = observed.follow(self.route(request, request_id)).await;
+        observed.end(Answered { route, status: response.status().as_u16() });
+        response
+    }
+
+    /// What the others answer, and the template of the path, where there is such a path.
+    async fn route(&self, request: Request, request_id: &str) -> (Response, Option<&'static str>) {
         let uri = request.uri().clone();
         let result = match check_headers(&request) {
             Ok(()) => caught(pin!(self.others.call(request))).await.unwrap_or_else(|problem| Err(problem.into())),
@@ -199,13 +215,13 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
 
 /// The caller's trace. More than one is none (W3C Trace Context, section 3.2).
 fn caller(headers: &HeaderMap) -> Caller<'_> {
-    let only = |name: &str| {
+    let only = |name: HeaderName| {
         let mut values = headers.get_all(name).iter();
         values.next().filter(|_| values.next().is_none()).and_then(|value| value.to_str().ok())
     };
-    only("traceparent").map_or_else(Caller::default, |traceparent| Caller {
+    only(TRACEPARENT).map_or_else(Caller::default, |traceparent| Caller {
         traceparent: Some(traceparent),
-        tracestate: only("tracestate"),
+        tracestate: only(TRACESTATE),
     })
 }
 

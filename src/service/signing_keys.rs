@@ -2,6 +2,7 @@
 
 use std::{
     fs, io,
+    ops::Deref,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -59,9 +60,9 @@ impl SigningKeys {
         Ok(Self { file: Some(file), ..Self::fixed(read(path)?) })
     }
 
-    /// The keys in force.
-    pub fn current(&self) -> Arc<KeysInForce> {
-        self.current.load_full()
+    /// The keys in force, not to be held for long.
+    pub fn current(&self) -> impl Deref<Target = Arc<KeysInForce>> {
+        self.current.load()
     }
 
     /// Reads the file if it is another than before, and says whether there are new keys. What is wrong with it is logged,

@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use foldhash::fast::RandomState;
 use opentelemetry::{
     KeyValue, global,
     metrics::{BoundCounter, BoundHistogram, Counter, Histogram, Meter, MeterProvider, UpDownCounter},
@@ -66,7 +67,7 @@ type RequestSeries = (&'static str, Option<&'static str>, u16);
 struct Instruments {
     requests: Histogram<f64>,
     /// Those series that there were so far: found again without building their labels.
-    requests_bound: RwLock<HashMap<RequestSeries, BoundHistogram<f64>>>,
+    requests_bound: RwLock<HashMap<RequestSeries, BoundHistogram<f64>, RandomState>>,
     active_requests: UpDownCounter<i64>,
     verifications: [BoundCounter<u64>; 5],
     lease_hits: [BoundCounter<u64>; 2],

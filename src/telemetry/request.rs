@@ -19,8 +19,8 @@ pub struct Incoming<'a> {
     pub method: &'static str,
     /// The id that the log has it under.
     pub id: &'a str,
-    /// Who sent it.
-    pub client: Option<IpAddr>,
+    /// Finds out who sent it.
+    pub client: &'a (dyn Fn() -> Option<IpAddr> + Sync),
     /// Whether it comes before each request of every protected service. Then it has no span in the log, and a line only
     /// at `debug`, or where the service fails it.
     pub hot: bool,
@@ -52,11 +52,11 @@ pub struct Observed<'a> {
 }
 
 impl<'a> Observed<'a> {
-    /// Begins to observe a request, within the trace of `caller`.
-    pub fn begin(request: Incoming<'a>, caller: Caller) -> Self {
+    /// Begins to observe a request, within the trace of its caller.
+    pub fn begin<'c>(request: Incoming<'a>, caller: impl FnOnce() -> Caller<'c>) -> Self {
         Self {
             begun: Instant::now(),
-            span: if request.hot { Span::none() } else { logs::request_span(request.id, request.client) },
+            span: if request.hot { Span::none() } else { logs::request_span(request.id, (request.client)()) },
             trace: RequestTrace::begin(caller),
             _in_progress: metrics::http_request_in_progress(),
             request,
@@ -93,11 +93,11 @@ impl<'a> Observed<'a> {
                 .in_scope(|| tracing::info!(target: logs::REQUESTS, method, route, status, duration_us, "request"));
             return;
         }
-        let client = client.map(tracing::field::display);
+        let client = || client().map(tracing::field::display);
         if status < 500 {
-            tracing::debug!(target: logs::REQUESTS, request_id, client, method, route, status, duration_us, "request");
+            tracing::debug!(target: logs::REQUESTS, request_id, client = client(), method, route, status, duration_us, "request");
         } else {
-            tracing::warn!(target: logs::REQUESTS, request_id, client, method, route, status, duration_us, "request");
+            tracing::warn!(target: logs::REQUESTS, request_id, client = client(), method, route, status, duration_us, "request");
         }
     }
 }

@@ -88,8 +88,9 @@ pub(super) struct RequestTrace(Context);
 
 impl RequestTrace {
     /// The trace of a request, continuing that of `caller`; `None`: this request is not traced.
-    pub(super) fn begin(caller: Caller) -> Option<Self> {
+    pub(super) fn begin<'a>(caller: impl FnOnce() -> Caller<'a>) -> Option<Self> {
         let Tracing { tracer, sampling } = TRACING.get()?;
+        let caller = caller();
         let context = match caller.traceparent {
             Some(_) => TraceContextPropagator::new().extract_with_context(&Context::new(), &caller),
             None => Context::new(),
@@ -129,7 +130,7 @@ impl RequestTrace {
             KeyValue::new("url.scheme", "http"),
         ]);
         span.set_attributes(route.map(|route| KeyValue::new("http.route", route)));
-        span.set_attributes(request.client.map(|client| KeyValue::new("client.address", client.to_string())));
+        span.set_attributes((request.client)().map(|client| KeyValue::new("client.address", client.to_string())));
         if answered.is_failure() {
             span.set_attribute(KeyValue::new("error.type", answered.status.to_string()));
             span.set_status(Status::error(""));
@@ -198,7 +199,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_traced_unless_asked_for() {
-        assert!(RequestTrace::begin(Caller::default()).is_none());
+        assert!(RequestTrace::begin(Caller::default).is_none());
         assert_eq!(below(|| unreachable!(), |_| None, async { 7 }).await, 7);
     }
 }

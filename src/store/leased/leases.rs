@@ -19,7 +19,7 @@ use crate::{
     telemetry::metrics::{self, Leased},
 };
 
-/// At most so many reads are kept; further ones are asked for each time. A token takes some 400 bytes here.
+/// At most so many reads are kept; further ones are asked for each time. A token takes some 300 bytes here.
 const CAPACITY: usize = 65_536;
 
 /// Locks, each for its part of the keys.
@@ -34,6 +34,9 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What nobody used for so long makes room for others where there is none.
 const UNUSED: Duration = Duration::from_secs(1);
+
+/// How exactly it is known when something was used. What is seldom written stays in the caches of all cores.
+const USE_RESOLUTION: Duration = Duration::from_millis(250);
 
 /// A read under way, which whoever awaits it drives: it ends although the one who began it went away.
 type Read<V> = Shared<BoxFuture<'static, Result<Option<V>, StoreError>>>;
@@ -221,7 +224,9 @@ impl<K: Hash + Eq, S, V: Clone> Shard<K, S, V> {
     fn recall(&mut self, key: &K, now: Instant) -> Option<V> {
         let lease = self.leases.get_mut(key).filter(|lease| lease.holds(now, self.renewal))?;
         let State::Held { value, used_at } = &mut lease.state else { return None };
-        *used_at = now;
+        if now >= *used_at + USE_RESOLUTION {
+            *used_at = now;
+        }
         Some(value.clone())
     }
 

@@ -24,7 +24,10 @@ use super::{
     Rotation, Store, StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserListing, UserName,
     UserUpdate, Warning, Watch,
 };
-use crate::{domain::token::SignedToken, telemetry::metrics::Leased};
+use crate::{
+    domain::token::{CheckedJwt, SignedToken},
+    telemetry::metrics::Leased,
+};
 
 mod leases;
 
@@ -48,8 +51,7 @@ const WATCH_PAUSE: Duration = Duration::from_millis(250);
 /// ([`Store::find_user`])? All other operations ask the store behind it each time.
 pub struct LeasedStore {
     store: Arc<dyn Store>,
-    /// By the version of the keys, too: what one verified is unknown to the next.
-    tokens: Arc<Leases<(u64, TokenDigest), TokenId, Arc<Presented>>>,
+    tokens: Arc<Leases<CheckedJwt, TokenId, Presented>>,
     users: Arc<Leases<UserName, UserName, User>>,
 }
 
@@ -58,20 +60,20 @@ pub struct LeasedStore {
 pub struct Presented {
     /// What its JWT says.
     pub signed: SignedToken,
-    /// What the store said.
-    pub live: LiveToken,
+    /// What was left of its life, by the store's clock.
+    remaining: Duration,
     /// When the store was asked.
-    pub asked_at: Instant,
+    asked_at: Instant,
 }
 
 impl Presented {
     /// What is left of its life now.
     pub fn remaining(&self) -> Duration {
-        self.live.remaining.saturating_sub(self.asked_at.elapsed())
+        self.remaining.saturating_sub(self.asked_at.elapsed())
     }
 
     fn ends_at(&self) -> Option<Instant> {
-        self.asked_at.checked_add(self.live.remaining)
+        self.asked_at.checked_add(self.remaining)
     }
 }
 
@@ -82,25 +84,25 @@ impl LeasedStore {
     /// Where the lease is longer than [`LEASE`], which other replicas do not wait for.
     pub fn new(store: Arc<dyn Store>, lease: Duration) -> Self {
         assert!(lease <= LEASE, "no replica waits longer than {LEASE:?}");
-        let tokens = Leases::new(Leased::Token, lease, |presented: &Arc<Presented>| presented.ends_at());
+        let tokens = Leases::new(Leased::Token, lease, Presented::ends_at);
         Self { store, tokens, users: Leases::new(Leased::User, lease, |_| None) }
     }
 
-    /// The token whose JWT has this digest, if a lease on it holds and this version of the keys verified it.
-    pub fn recall_token(&self, digest: TokenDigest, key_generation: u64) -> Option<Arc<Presented>> {
-        self.tokens.recall(&(key_generation, digest))
+    /// The token of this JWT, if a lease on it holds.
+    pub fn recall_token(&self, jwt: &CheckedJwt) -> Option<Presented> {
+        self.tokens.recall(jwt)
     }
 
-    /// The live token that this JWT was issued for, under a lease.
-    pub async fn find_presented(&self, signed: SignedToken) -> Result<Option<Arc<Presented>>, StoreError> {
-        let (store, key, id) = (Arc::clone(&self.store), (signed.key_generation, signed.digest), signed.id);
+    /// The live token that this JWT was issued for, which says this, under a lease.
+    pub async fn find_presented(&self, jwt: CheckedJwt, signed: SignedToken) -> Result<Option<Presented>, StoreError> {
+        let (store, id) = (Arc::clone(&self.store), signed.id);
         let read = async move {
             let asked_at = Instant::now();
             let live = store.find_token(&signed.owner, signed.id).await?;
-            let live = live.filter(|live| live.token.digest == signed.digest);
-            Ok(live.map(|live| Arc::new(Presented { signed, live, asked_at })))
+            let live = live.filter(|live| live.token.digest == jwt.digest);
+            Ok(live.map(|LiveToken { remaining, .. }| Presented { signed, remaining, asked_at }))
         };
-        self.tokens.read(key, id, read).await
+        self.tokens.read(jwt, id, read).await
     }
 
     /// A user, disabled or not, asked for without a lease: so that it takes as long for one whom a lease would find and for one

@@ -116,8 +116,14 @@ impl Shared {
     }
 
     /// redis-rs has timeouts of its own, which do not cover all that it waits for.
-    async fn opened(&self, deadline: Deadline) -> Result<Opened, Failure> {
-        timeout_at(deadline, self.opened.clone()).await.unwrap_or(Err(Failure::Timeout))
+    async fn opened(&self, deadline: Deadline) -> Result<&Opened, Failure> {
+        let known = loop {
+            match self.opened.peek() {
+                Some(known) => break known,
+                None => drop(timeout_at(deadline, self.opened.clone()).await.map_err(|_elapsed| Failure::Timeout)?),
+            }
+        };
+        known.as_ref().map_err(Clone::clone)
     }
 }
 
@@ -224,7 +230,7 @@ impl Connection {
     where
         F: Future<Output = RedisResult<T>>,
     {
-        let link = shared.opened(deadline).await?.link;
+        let link = shared.opened(deadline).await?.link.clone();
         let result = match timeout_at(deadline, request(link)).await {
             Ok(result) => result.map_err(Failure::Redis),
             Err(_elapsed) => Err(Failure::Timeout),
@@ -239,7 +245,7 @@ impl Connection {
 
     /// What is told on a connection that all share; `None`: nothing.
     pub(super) async fn told(&self, deadline: Deadline, shared: &Shared) -> Result<Option<Arc<Told>>, StoreError> {
-        Ok(shared.opened(deadline).await?.told)
+        Ok(shared.opened(deadline).await?.told.clone())
     }
 
     /// Sends a command on just this connection, observed by nobody.
