@@ -368,33 +368,55 @@ mod tests {
         store::{leased::LEASE, memory::MemoryStore},
     };
 
+    const NOW: u64 = 1_662_720_135;
+
+    /// Tokens, and one of them that lives for an hour from `NOW` on.
+    async fn issued(lease: Duration, clock: Clock) -> (Tokens, SecretString) {
+        let user = User {
+            name: "alice".parse().unwrap(),
+            role: Role::User,
+            password_hash: PasswordHash::dummy(HashCost::default()),
+            disabled: false,
+            login_epoch: LoginEpoch::begin(),
+            created_at: 0,
+        };
+        let store = Arc::new(LeasedStore::new(Arc::new(MemoryStore::default()), lease));
+        assert!(store.create_user(&user).await.unwrap());
+        let keys = SigningKeys::fixed(KeySet::parse(generate(Algorithm::Hs256, 0).expose_secret()).unwrap());
+        let rules = TokenRules { max_life: Life::parse("1h").unwrap(), quota: 1, issuer: None };
+        let tokens = Tokens::new(store, Arc::new(keys), clock, rules);
+        let jwt = tokens.issue(&user, "x", "1h").await.unwrap().jwt;
+        (tokens, jwt)
+    }
+
     #[tokio::test]
     async fn what_was_accepted_expires_by_the_clock() {
         for lease in [Duration::ZERO, LEASE] {
-            let now = Arc::new(AtomicU64::new(1_662_720_135));
+            let now = Arc::new(AtomicU64::new(NOW));
             let clock = {
                 let now = Arc::clone(&now);
                 Clock::new(move || Duration::from_secs(now.load(Ordering::Relaxed)))
             };
-            let user = User {
-                name: "alice".parse().unwrap(),
-                role: Role::User,
-                password_hash: PasswordHash::dummy(HashCost::default()),
-                disabled: false,
-                login_epoch: LoginEpoch::begin(),
-                created_at: 0,
-            };
-            let store = Arc::new(LeasedStore::new(Arc::new(MemoryStore::default()), lease));
-            assert!(store.create_user(&user).await.unwrap());
-            let keys = SigningKeys::fixed(KeySet::parse(generate(Algorithm::Hs256, 0).expose_secret()).unwrap());
-            let rules = TokenRules { max_life: Life::parse("1h").unwrap(), quota: 1, issuer: None };
-            let tokens = Tokens::new(store, Arc::new(keys), clock, rules);
-            let jwt = tokens.issue(&user, "x", "1h").await.unwrap().jwt;
+            let (tokens, jwt) = issued(lease, clock).await;
             for (seconds, is_accepted) in [(0, true), (3_599, true), (3_600, false)] {
-                now.store(1_662_720_135 + seconds, Ordering::Relaxed);
+                now.store(NOW + seconds, Ordering::Relaxed);
                 let result = tokens.verify(jwt.expose_secret()).await;
                 assert_eq!(result.is_ok(), is_accepted, "{result:?}");
                 assert!(is_accepted || matches!(result, Err(VerifyError::Expired)), "{result:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_signature_is_remembered_for_exactly_these_bytes() {
+        for lease in [Duration::ZERO, LEASE] {
+            let (tokens, jwt) = issued(lease, Clock::new(|| Duration::from_secs(NOW))).await;
+            tokens.verify(jwt.expose_secret()).await.unwrap();
+            let (message, signature) = jwt.expose_secret().rsplit_once('.').unwrap();
+            for signature in ["", &signature[1..], &"A".repeat(signature.len())] {
+                let result = tokens.verify(&format!("{message}.{signature}")).await;
+                // The store would refuse it, too, but as revoked.
+                assert!(matches!(result, Err(VerifyError::Invalid)), "{result:?}");
             }
         }
     }
