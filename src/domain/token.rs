@@ -133,16 +133,24 @@ pub struct SignedToken {
     pub id: TokenId,
     /// When it was signed, in seconds since the epoch: its `iat`.
     pub issued_at: u64,
-    /// When it is accepted no more, in seconds since the epoch: its `exp`.
+    /// In which second it dies, counted from the epoch: its `exp`.
     pub expires_at: u64,
 }
 
-/// A JWT that one of our keys signed.
+impl SignedToken {
+    /// Whether it is over at this second, whatever the store says. When it dies in the second of its `exp`, which is cut to
+    /// whole ones, the store knows to the millisecond.
+    pub fn is_expired(&self, now: u64) -> bool {
+        self.expires_at < now
+    }
+}
+
+/// A JWT that somebody presents, whatever it is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct CheckedJwt {
+pub struct PresentedJwt {
     /// The digest of all of it.
     pub digest: TokenDigest,
-    /// By which version of the keys: what one verified is unknown to the next.
+    /// The version of the keys that it is presented to: what one accepts is unknown to the next.
     pub key_generation: u64,
 }
 

@@ -13,7 +13,8 @@ use crate::{
         keys::InvalidToken,
         life::{Life, LifeError},
         token::{
-            CheckedJwt, Description, DescriptionError, LiveToken, SignedToken, Token, TokenDigest, TokenId, TokenRules,
+            Description, DescriptionError, LiveToken, PresentedJwt, SignedToken, Token, TokenDigest, TokenId,
+            TokenRules,
         },
         user::{User, UserName},
     },
@@ -30,15 +31,16 @@ use crate::{
 /// How far in the future a token may have been issued, in seconds: another replica's clock may be ahead.
 const MAX_CLOCK_SKEW: u64 = 60;
 
-/// Of so many JWTs it is remembered that their signatures were checked, for 1.3 (HS256) to 51 µs each (ES256; `make bench`).
+/// Of so many JWTs it is remembered that one of our keys signed them, in up to 15 MB: to check it costs 1.3 (HS256) to 51 µs (ES256;
+/// `make bench`).
 const CHECKED_CAPACITY: usize = 65_536;
 
 /// The tokens of all users.
 pub struct Tokens {
     store: Arc<LeasedStore>,
     keys: Arc<SigningKeys>,
-    /// What was signed by our keys, without asking them again.
-    checked: Cache<CheckedJwt, SignedToken>,
+    /// What our keys signed, without asking them again.
+    checked: Cache<PresentedJwt, SignedToken>,
     clock: Clock,
     rules: TokenRules,
 }
@@ -132,7 +134,7 @@ impl Tokens {
         Self { store, keys, checked: Cache::new(CHECKED_CAPACITY), clock, rules }
     }
 
-    /// Issues a token. It lives from the moment the store has it; by its `exp`, a fraction of a second less.
+    /// Issues a token. It lives from the moment the store has it, which is in the second of its `iat` or the next.
     pub async fn issue(&self, owner: &User, description: &str, life: &str) -> Result<Issued, IssueError> {
         let description = description.parse()?;
         let life = Life::parse_up_to(life, self.rules.max_life)?;
@@ -247,7 +249,7 @@ impl Tokens {
 
     /// The presented token, as the store knows it at this moment.
     pub async fn inspect_presented(&self, jwt: &str) -> Result<LiveToken, VerifyError> {
-        let (CheckedJwt { digest, .. }, SignedToken { owner, id, .. }) = self.check(jwt, TokenDigest::of(jwt))?;
+        let (PresentedJwt { digest, .. }, SignedToken { owner, id, .. }) = self.check(jwt, TokenDigest::of(jwt))?;
         let live = self.store.find_token(&owner, id).await?.filter(|live| live.token.digest == digest);
         live.ok_or(VerifyError::Revoked)
     }
@@ -255,7 +257,8 @@ impl Tokens {
     /// Who presents this JWT. It is accepted if one of our keys signed it, it has not expired, and exactly these bytes
     /// were issued under a key that still lives: a token forged with a stolen key was never issued.
     ///
-    /// What was accepted less than a lease ago is accepted for its digest alone; see [`crate::store::leased`].
+    /// What was accepted less than a lease ago is accepted for its digest alone; see [`crate::store::leased`]. What the keys say
+    /// of a digest is remembered for longer.
     pub async fn verify(&self, jwt: &str) -> Result<Presented, VerifyError> {
         let result = self.accept(jwt).await;
         metrics::token_verified(match &result {
@@ -274,9 +277,9 @@ impl Tokens {
         }
         let digest = TokenDigest::of(jwt);
         let key_generation = self.keys.current().generation;
-        match self.store.recall_token(&CheckedJwt { digest, key_generation }) {
-            Some(presented) if self.clock.unix_seconds() < presented.signed.expires_at => Ok(presented),
-            Some(_) => Err(VerifyError::Expired),
+        match self.store.recall_token(&PresentedJwt { digest, key_generation }) {
+            Some(presented) if presented.signed.is_expired(self.clock.unix_seconds()) => Err(VerifyError::Expired),
+            Some(presented) => Ok(presented),
             // In a box, so that what every request moves about is not as large as what the store needs.
             None => Box::pin(self.find_presented(jwt, digest)).await,
         }
@@ -310,23 +313,26 @@ impl Tokens {
         }))
     }
 
-    /// What this JWT of this digest says, if one of our keys signed it and it has not expired. That it was issued and still
-    /// lives, only the store knows.
-    fn check(&self, jwt: &str, digest: TokenDigest) -> Result<(CheckedJwt, SignedToken), VerifyError> {
+    /// What this JWT of this digest says, if one of our keys signed it for us and it is neither expired nor of the future. That it
+    /// was issued and still lives, only the store knows.
+    fn check(&self, jwt: &str, digest: TokenDigest) -> Result<(PresentedJwt, SignedToken), VerifyError> {
+        let presented = PresentedJwt { digest, key_generation: self.keys.current().generation };
+        let (presented, signed) = match self.checked.get(&presented) {
+            Some(signed) => (presented, signed),
+            None => self.check_signature(jwt, digest)?,
+        };
         let now = self.clock.unix_seconds();
-        let checked = CheckedJwt { digest, key_generation: self.keys.current().generation };
-        let remembered = self.checked.get(&checked).map(|signed| (checked, signed));
-        let (checked, signed) = remembered.map_or_else(|| self.check_signature(jwt, digest, now), Ok)?;
-        if signed.expires_at <= now { Err(VerifyError::Expired) } else { Ok((checked, signed)) }
+        if signed.issued_at > now + MAX_CLOCK_SKEW {
+            Err(VerifyError::Invalid)
+        } else if signed.is_expired(now) {
+            Err(VerifyError::Expired)
+        } else {
+            Ok((presented, signed))
+        }
     }
 
-    /// What this JWT of this digest says, if one of our keys signed it, expired or not; which is remembered.
-    fn check_signature(
-        &self,
-        jwt: &str,
-        digest: TokenDigest,
-        now: u64,
-    ) -> Result<(CheckedJwt, SignedToken), VerifyError> {
+    /// The part of it that is the same at any time, which is remembered.
+    fn check_signature(&self, jwt: &str, digest: TokenDigest) -> Result<(PresentedJwt, SignedToken), VerifyError> {
         let verify = || {
             let keys = self.keys.current();
             Ok((keys.generation, keys.set.verify(jwt)?))
@@ -337,16 +343,16 @@ impl Tokens {
             result => result,
         };
         let (key_generation, claims) = verified.map_err(|_: InvalidToken| VerifyError::Invalid)?;
-        if claims.iss != self.rules.issuer || claims.iat > now + MAX_CLOCK_SKEW {
-            return Err(VerifyError::Invalid);
-        }
         let (Ok(owner), Ok(id)) = (claims.username.parse(), claims.jwt_token_id.parse()) else {
             return Err(VerifyError::Invalid);
         };
-        let checked = CheckedJwt { digest, key_generation };
+        if claims.iss != self.rules.issuer {
+            return Err(VerifyError::Invalid);
+        }
+        let presented = PresentedJwt { digest, key_generation };
         let signed = SignedToken { owner, id, issued_at: claims.iat, expires_at: claims.exp };
-        self.checked.insert(checked, signed.clone());
-        Ok((checked, signed))
+        self.checked.insert(presented, signed.clone());
+        Ok((presented, signed))
     }
 }
 
@@ -398,7 +404,7 @@ mod tests {
                 Clock::new(move || Duration::from_secs(now.load(Ordering::Relaxed)))
             };
             let (tokens, jwt) = issued(lease, clock).await;
-            for (seconds, is_accepted) in [(0, true), (3_599, true), (3_600, false)] {
+            for (seconds, is_accepted) in [(0, true), (3_600, true), (3_601, false)] {
                 now.store(NOW + seconds, Ordering::Relaxed);
                 let result = tokens.verify(jwt.expose_secret()).await;
                 assert_eq!(result.is_ok(), is_accepted, "{result:?}");

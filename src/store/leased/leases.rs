@@ -19,7 +19,7 @@ use crate::{
     telemetry::metrics::{self, Leased},
 };
 
-/// At most so many reads are kept; further ones are asked for each time. A token takes some 300 bytes here.
+/// At most so many reads are kept; further ones are asked for each time. A token takes some 450 bytes here, and the owner's name.
 const CAPACITY: usize = 65_536;
 
 /// Locks, each for its part of the keys.
@@ -32,7 +32,7 @@ const LONGEST: Duration = Duration::from_secs(30);
 /// How often what has lapsed is thrown out.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What nobody used for so long makes room for others where there is none.
+/// What nobody used for so long, give or take [`USE_RESOLUTION`], makes room for others where there is none.
 const UNUSED: Duration = Duration::from_secs(1);
 
 /// How exactly it is known when something was used. What is seldom written stays in the caches of all cores.

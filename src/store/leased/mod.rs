@@ -25,7 +25,7 @@ use super::{
     UserUpdate, Warning, Watch,
 };
 use crate::{
-    domain::token::{CheckedJwt, SignedToken},
+    domain::token::{PresentedJwt, SignedToken},
     telemetry::metrics::Leased,
 };
 
@@ -51,7 +51,7 @@ const WATCH_PAUSE: Duration = Duration::from_millis(250);
 /// ([`Store::find_user`])? All other operations ask the store behind it each time.
 pub struct LeasedStore {
     store: Arc<dyn Store>,
-    tokens: Arc<Leases<CheckedJwt, TokenId, Presented>>,
+    tokens: Arc<Leases<PresentedJwt, TokenId, Presented>>,
     users: Arc<Leases<UserName, UserName, User>>,
 }
 
@@ -89,12 +89,16 @@ impl LeasedStore {
     }
 
     /// The token of this JWT, if a lease on it holds.
-    pub fn recall_token(&self, jwt: &CheckedJwt) -> Option<Presented> {
+    pub fn recall_token(&self, jwt: &PresentedJwt) -> Option<Presented> {
         self.tokens.recall(jwt)
     }
 
     /// The live token that this JWT was issued for, which says this, under a lease.
-    pub async fn find_presented(&self, jwt: CheckedJwt, signed: SignedToken) -> Result<Option<Presented>, StoreError> {
+    pub async fn find_presented(
+        &self,
+        jwt: PresentedJwt,
+        signed: SignedToken,
+    ) -> Result<Option<Presented>, StoreError> {
         let (store, id) = (Arc::clone(&self.store), signed.id);
         let read = async move {
             let asked_at = Instant::now();

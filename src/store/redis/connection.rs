@@ -117,13 +117,10 @@ impl Shared {
 
     /// redis-rs has timeouts of its own, which do not cover all that it waits for.
     async fn opened(&self, deadline: Deadline) -> Result<&Opened, Failure> {
-        let known = loop {
-            match self.opened.peek() {
-                Some(known) => break known,
-                None => drop(timeout_at(deadline, self.opened.clone()).await.map_err(|_elapsed| Failure::Timeout)?),
-            }
-        };
-        known.as_ref().map_err(Clone::clone)
+        if self.opened.peek().is_none() {
+            timeout_at(deadline, self.opened.clone()).await.map_err(|_elapsed| Failure::Timeout)??;
+        }
+        self.opened.peek().expect("it was waited for").as_ref().map_err(Clone::clone)
     }
 }
 
