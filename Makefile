@@ -9,7 +9,7 @@ help: ## Show this list
 .PHONY: test
 test: setup ## Run all tests: unit, store, HTTP, command line, OpenAPI, browser
 	@# They wait for others more than they work.
-	RUST_TEST_THREADS=$$((2 * $$(nproc))) cargo test --locked
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((2 * $$(nproc)))} cargo test --locked
 
 .PHONY: bench
 bench: ## Measure what a request, a token and a signature cost, and print tables

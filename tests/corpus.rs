@@ -17,7 +17,8 @@ mod fuzz;
 #[case::token("token", fuzz::token::check)]
 fn what_must_hold_holds_for_the_corpus(#[case] target: &str, #[case] check: fn(&[u8])) {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(target);
-    let inputs: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut inputs: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    inputs.sort();
     assert!(!inputs.is_empty());
     for input in inputs {
         let bytes = fs::read(&input).unwrap();
