@@ -1,28 +1,21 @@
 //! Passwords are hashed as many at once as there are cores, after a short wait, and never at the cost of other work.
 
 use std::{
-    io::{self, Read, Write},
-    os::unix::net::UnixStream as BlockingStream,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{Arc, Mutex, PoisonError},
-    thread::{self, available_parallelism},
+    thread::available_parallelism,
 };
 
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::UnixStream,
-    sync::{Semaphore, oneshot},
-};
+use tokio::sync::{Semaphore, oneshot};
 
-#[cfg(target_os = "linux")]
-use thread_priority::{
-    NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
-};
-
+use self::thread::{HashThread, Work};
 use crate::{
     domain::password::{HashCost, Password, PasswordHash},
     telemetry::{self, metrics},
 };
+
+mod metronome;
+mod thread;
 
 /// How many may wait for each core. At 17 to 30 ms a hash, the last of them waits about a second.
 const WAITING_PER_CORE: usize = 32;
@@ -106,11 +99,6 @@ struct Hash<W, T> {
     done: oneshot::Sender<T>,
 }
 
-trait Work: Send {
-    fn run(&mut self);
-    fn deliver(self: Box<Self>);
-}
-
 impl<W: Fn() -> T + Send, T: Send> Work for Hash<W, T> {
     fn run(&mut self) {
         // Who waits for it finds out. The thread goes on.
@@ -124,77 +112,9 @@ impl<W: Fn() -> T + Send, T: Send> Work for Hash<W, T> {
     }
 }
 
-/// A thread that runs only where nothing else wants to.
-///
-/// It may be interrupted anywhere, and for long. So it holds no lock that anybody could wait for then: what it works on lies on
-/// a desk where one of both sides is at a time, who wakes the other by a byte, and all else is done at the other side: to
-/// tell who waits, to let in who is next, to free memory. (It shared a channel and semaphores before, and now and then stopped
-/// the whole process for up to 91 ms, beside a flood of logins.)
-struct HashThread {
-    bell: UnixStream,
-    desk: Desk,
-}
-
-type Desk = Arc<Mutex<Option<Box<dyn Work>>>>;
-
-impl HashThread {
-    fn start() -> Self {
-        let (here, there) = BlockingStream::pair().expect("a process may have sockets");
-        here.set_nonblocking(true).expect("a socket need not block");
-        let desk = Desk::default();
-        let work_on = {
-            let desk = Arc::clone(&desk);
-            move || {
-                give_way();
-                // Until nobody has it any more.
-                let _ = work(&there, &desk);
-            }
-        };
-        thread::Builder::new().name("hash".into()).spawn(work_on).expect("a process may have a thread for each core");
-        Self { bell: UnixStream::from_std(here).expect("there is a runtime"), desk }
-    }
-
-    async fn run(&mut self, work: Box<dyn Work>) -> io::Result<Box<dyn Work>> {
-        put(&self.desk, work);
-        self.bell.write_u8(0).await?;
-        self.bell.read_u8().await?;
-        Ok(take(&self.desk))
-    }
-}
-
-fn work(mut bell: &BlockingStream, desk: &Desk) -> io::Result<()> {
-    loop {
-        bell.read_exact(&mut [0])?;
-        let mut work = take(desk);
-        work.run();
-        put(desk, work);
-        bell.write_all(&[0])?;
-    }
-}
-
-fn put(desk: &Desk, work: Box<dyn Work>) {
-    *desk.lock().unwrap_or_else(PoisonError::into_inner) = Some(work);
-}
-
-fn take(desk: &Desk) -> Box<dyn Work> {
-    desk.lock().unwrap_or_else(PoisonError::into_inner).take().expect("the bell rang for it")
-}
-
 fn busy() -> Busy {
     metrics::password_hash_refused();
     Busy
-}
-
-/// Lets everything else have this thread's core (`SCHED_IDLE`): at the lowest priority, too, a hash would keep a verification
-/// waiting for the rest of its time slice, 3 ms. What the kernel owes to an idle thread may be as long, now and then (Linux 6.18).
-fn give_way() {
-    #[cfg(target_os = "linux")]
-    {
-        let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
-        if let Err(error) = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle) {
-            tracing::debug!(?error, "a password is hashed at the priority of everything else");
-        }
-    }
 }
 
 #[cfg(test)]
@@ -204,6 +124,7 @@ mod tests {
             Barrier,
             atomic::{AtomicUsize, Ordering},
         },
+        thread,
         time::Duration,
     };
 
@@ -246,7 +167,9 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn hashing_gives_way_and_nothing_else_does() {
-        let policy = || thread_priority::thread_schedule_policy().unwrap();
+        use thread_priority::{NormalThreadSchedulePolicy, ThreadSchedulePolicy, thread_schedule_policy};
+
+        let policy = || thread_schedule_policy().unwrap();
         let own = policy();
         let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
         assert_eq!(Hashing::new(HashCost::default()).on_a_core(policy).await, Ok(idle));
