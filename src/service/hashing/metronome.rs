@@ -100,7 +100,7 @@ fn move_to(core: usize) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc::sync_channel;
+    use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 
     use super::*;
 
@@ -121,6 +121,6 @@ mod tests {
             beats.recv_timeout(Duration::from_millis(100)).unwrap_err();
         }
         drop(metronome);
-        assert!(beats.recv().is_err());
+        assert_eq!(beats.recv_timeout(Duration::from_secs(10)), Err(RecvTimeoutError::Disconnected));
     }
 }
