@@ -81,7 +81,7 @@ impl<E: Endpoint> Endpoint for Enveloped<E> {
 impl<E: Endpoint> Enveloped<E> {
     /// Answers a verification.
     async fn verify(&self, request: &Request, request_id: &str) -> Response {
-        // Found out for those who ask: here nobody does, as a rule. (So a proxy that is not trusted is warned of at other requests.)
+        // Found out for those who ask: here nobody does, as a rule. (A proxy that is not trusted is warned of at others.)
         let client = || self.envelope.proxies.client(request);
         let incoming = Incoming { method: known(request.method()), id: request_id, client: &client, hot: true };
         let observed = Observed::begin(incoming, || caller(request.headers()));

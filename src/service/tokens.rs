@@ -31,8 +31,8 @@ use crate::{
 /// How far in the future a token may have been issued, in seconds: another replica's clock may be ahead.
 const MAX_CLOCK_SKEW: u64 = 60;
 
-/// Of so many JWTs it is remembered that one of our keys signed them, in up to 15 MB: to check it costs 1.3 (HS256) to 51 µs (ES256;
-/// `make bench`).
+/// Of so many JWTs it is remembered that one of our keys signed them, in up to 15 MB: to check it costs 1.3 µs (HS256) to
+/// 51 µs (ES256; `make bench`).
 const CHECKED_CAPACITY: usize = 65_536;
 
 /// The tokens of all users.
@@ -376,8 +376,13 @@ mod tests {
 
     const NOW: u64 = 1_662_720_135;
 
-    /// Tokens, and one of them that lives for an hour from `NOW` on.
-    async fn issued(lease: Duration, clock: Clock) -> (Tokens, SecretString) {
+    /// Tokens, one of them that lives for an hour from `NOW` on, and what their clock shows.
+    async fn issued(lease: Duration) -> (Tokens, SecretString, Arc<AtomicU64>) {
+        let now = Arc::new(AtomicU64::new(NOW));
+        let clock = {
+            let now = Arc::clone(&now);
+            Clock::new(move || Duration::from_secs(now.load(Ordering::Relaxed)))
+        };
         let user = User {
             name: "alice".parse().unwrap(),
             role: Role::User,
@@ -392,18 +397,13 @@ mod tests {
         let rules = TokenRules { max_life: Life::parse("1h").unwrap(), quota: 1, issuer: None };
         let tokens = Tokens::new(store, Arc::new(keys), clock, rules);
         let jwt = tokens.issue(&user, "x", "1h").await.unwrap().jwt;
-        (tokens, jwt)
+        (tokens, jwt, now)
     }
 
     #[tokio::test]
     async fn what_was_accepted_expires_by_the_clock() {
         for lease in [Duration::ZERO, LEASE] {
-            let now = Arc::new(AtomicU64::new(NOW));
-            let clock = {
-                let now = Arc::clone(&now);
-                Clock::new(move || Duration::from_secs(now.load(Ordering::Relaxed)))
-            };
-            let (tokens, jwt) = issued(lease, clock).await;
+            let (tokens, jwt, now) = issued(lease).await;
             for (seconds, is_accepted) in [(0, true), (3_600, true), (3_601, false)] {
                 now.store(NOW + seconds, Ordering::Relaxed);
                 let result = tokens.verify(jwt.expose_secret()).await;
@@ -414,9 +414,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_token_of_the_future_is_refused_though_its_signature_is_remembered() {
+        let (tokens, jwt, now) = issued(Duration::ZERO).await;
+        tokens.verify(jwt.expose_secret()).await.unwrap();
+        for (behind, is_accepted) in [(MAX_CLOCK_SKEW, true), (MAX_CLOCK_SKEW + 1, false)] {
+            now.store(NOW - behind, Ordering::Relaxed);
+            let result = tokens.verify(jwt.expose_secret()).await;
+            assert_eq!(result.is_ok(), is_accepted, "{result:?}");
+        }
+    }
+
+    #[tokio::test]
     async fn a_signature_is_remembered_for_exactly_these_bytes() {
         for lease in [Duration::ZERO, LEASE] {
-            let (tokens, jwt) = issued(lease, Clock::new(|| Duration::from_secs(NOW))).await;
+            let (tokens, jwt, _) = issued(lease).await;
             tokens.verify(jwt.expose_secret()).await.unwrap();
             let (message, signature) = jwt.expose_secret().rsplit_once('.').unwrap();
             for signature in ["", &signature[1..], &"A".repeat(signature.len())] {

@@ -93,11 +93,16 @@ impl<'a> Observed<'a> {
                 .in_scope(|| tracing::info!(target: logs::REQUESTS, method, route, status, duration_us, "request"));
             return;
         }
+        // Found out only where the line is wanted.
         let client = || client().map(tracing::field::display);
         if status < 500 {
-            tracing::debug!(target: logs::REQUESTS, request_id, client = client(), method, route, status, duration_us, "request");
+            tracing::debug!(
+                target: logs::REQUESTS, request_id, client = client(), method, route, status, duration_us, "request"
+            );
         } else {
-            tracing::warn!(target: logs::REQUESTS, request_id, client = client(), method, route, status, duration_us, "request");
+            tracing::warn!(
+                target: logs::REQUESTS, request_id, client = client(), method, route, status, duration_us, "request"
+            );
         }
     }
 }
