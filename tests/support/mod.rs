@@ -12,6 +12,7 @@ mod prometheus;
 mod proxy;
 mod redis_server;
 mod service;
+mod stepping_clock;
 mod topology;
 
 pub use self::{
@@ -27,5 +28,6 @@ pub use self::{
     proxy::Proxy,
     redis_server::RedisServer,
     service::{ADMIN_PASSWORD, Backend, Service},
+    stepping_clock::SteppingClock,
     topology::{Cluster, Sentinel},
 };

