@@ -11,7 +11,7 @@ use std::{
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::support::{Authority, Client, Proxy, RedisServer, Service, eventually, free_port, run};
+use crate::support::{Authority, Client, Proxy, RedisServer, Service, Version, eventually, free_port, run};
 
 const TOKEN: &str = "/api/v1alpha/token";
 const USER: &str = "/api/v1alpha/user";
@@ -337,7 +337,7 @@ fn redis_is_reached_through_tls_with_certificates_and_through_a_socket() {
 
 #[test]
 fn valkey_does_as_well() {
-    let valkey = RedisServer::start_valkey(&[]);
+    let valkey = RedisServer::start_version(Version::Valkey9_1, &[]);
     assert_eq!(valkey.info("server_name"), "valkey");
     let service = Service::launch(Some(&valkey.url()), |_| {});
     service.wait_until_ready();

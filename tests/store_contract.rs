@@ -20,7 +20,7 @@ use rstest::rstest;
 use secrecy::ExposeSecret;
 use tokio::time::{sleep, timeout};
 
-use crate::support::{Cluster, Proxy, RedisServer, Sentinel, free_port};
+use crate::support::{Cluster, Proxy, RedisServer, Sentinel, Version, free_port};
 
 mod throttle;
 
@@ -194,7 +194,7 @@ async fn a_watch_tells_what_changed(
 /// replica would renew a lease on what was revoked.
 #[rstest]
 #[case::redis(RedisServer::start())]
-#[case::valkey_with_threads(RedisServer::start_valkey(&["--io-threads", "4"]))]
+#[case::valkey_with_threads(RedisServer::start_version(Version::Valkey9_1, &["--io-threads", "4"]))]
 #[tokio::test]
 async fn a_watch_tells_of_each_change_before_the_question(#[case] server: RedisServer) {
     let connect = || Arc::new(RedisStore::new(&RedisOptions::at(&server.url())).unwrap());

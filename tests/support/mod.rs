@@ -26,7 +26,7 @@ pub use self::{
     process::{Process, eventually, free_port, run},
     prometheus::{Prometheus, promtool},
     proxy::Proxy,
-    redis_server::RedisServer,
+    redis_server::{RedisServer, Version},
     service::{ADMIN_PASSWORD, Backend, Service},
     stepping_clock::SteppingClock,
     topology::{Cluster, Sentinel},

@@ -3,10 +3,7 @@
 use std::{
     io::{Read, Write},
     net::{Shutdown, TcpListener, TcpStream},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
-    },
+    sync::{Arc, Condvar, Mutex, MutexGuard, Weak},
     thread::{self, sleep},
     time::Duration,
 };
@@ -14,75 +11,149 @@ use std::{
 /// Forwards connections to a port of this machine.
 pub struct Proxy {
     pub port: u16,
-    state: Arc<State>,
+    link: Arc<Link>,
+}
+
+/// Which way the bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Direction {
+    ToServer,
+    ToClient,
+}
+
+#[derive(Default)]
+struct Link {
+    state: Mutex<State>,
+    changed: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    blackhole: AtomicBool,
-    closed: AtomicBool,
-    losing: AtomicBool,
-    connections: AtomicUsize,
+    target: u16,
+    closed: bool,
+    losing: bool,
+    stalled: Vec<Direction>,
+    delay: Duration,
+    connections: usize,
+    clients: Vec<Weak<TcpStream>>,
 }
 
 impl Proxy {
     pub fn to(target: u16) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
         let port = listener.local_addr().unwrap().port();
-        let state = Arc::<State>::default();
-        let accepting = Arc::clone(&state);
+        let link = Arc::new(Link { state: Mutex::new(State { target, ..State::default() }), ..Link::default() });
+        let accepting = Arc::clone(&link);
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
-                if accepting.closed.load(Ordering::Relaxed) {
-                    return;
-                }
-                accepting.connections.fetch_add(1, Ordering::Relaxed);
+                let target = {
+                    let mut state = accepting.state();
+                    if state.closed {
+                        return;
+                    }
+                    state.connections += 1;
+                    state.target
+                };
                 let Ok(server) = TcpStream::connect(("127.0.0.1", target)) else { continue };
-                for (from, to, answers) in [(&client, &server, false), (&server, &client, true)] {
-                    let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                    let state = Arc::clone(&accepting);
-                    thread::spawn(move || forward(from, to, answers, &state));
+                let (client, server) = (Arc::new(client), Arc::new(server));
+                {
+                    let mut state = accepting.state();
+                    state.clients.retain(|client| client.strong_count() > 0);
+                    state.clients.push(Arc::downgrade(&client));
+                }
+                let ways = [(&client, &server, Direction::ToServer), (&server, &client, Direction::ToClient)];
+                for (from, to, direction) in ways {
+                    let (from, to, link) = (Arc::clone(from), Arc::clone(to), Arc::clone(&accepting));
+                    thread::spawn(move || forward(&from, &to, direction, &link));
                 }
             }
         });
-        Self { port, state }
+        Self { port, link }
     }
 
-    /// From now on nothing comes through in either direction, and nobody is told. `false`: what has waited comes through.
+    /// Whether bytes that go this way wait from now on, and nobody is told. Those that waited come through afterwards, also
+    /// where their sender has hung up since.
+    pub fn stall(&self, direction: Direction, on: bool) {
+        self.link.change(|state| {
+            state.stalled.retain(|stalled| *stalled != direction);
+            state.stalled.extend(on.then_some(direction));
+        });
+    }
+
+    /// The same for both ways.
     pub fn blackhole(&self, on: bool) {
-        self.state.blackhole.store(on, Ordering::Relaxed);
+        self.stall(Direction::ToServer, on);
+        self.stall(Direction::ToClient, on);
+    }
+
+    /// All bytes come through at least this much later.
+    pub fn delay(&self, delay: Duration) {
+        self.link.change(|state| state.delay = delay);
+    }
+
+    /// Hangs up on all clients. What they sent before still comes through.
+    pub fn cut(&self) {
+        for client in self.link.state().clients.drain(..).filter_map(|client| client.upgrade()) {
+            let _ = client.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Hangs up on all clients, and forwards the connections that they make from now on to another port.
+    pub fn redirect(&self, target: u16) {
+        self.link.change(|state| state.target = target);
+        self.cut();
     }
 
     /// The next answer is lost, and its connection with it.
     pub fn lose_an_answer(&self) {
-        self.state.losing.store(true, Ordering::Relaxed);
+        self.link.change(|state| state.losing = true);
     }
 
     /// How many connections were made through it so far.
     pub fn connections(&self) -> usize {
-        self.state.connections.load(Ordering::Relaxed)
+        self.link.state().connections
     }
 }
 
 impl Drop for Proxy {
     fn drop(&mut self) {
-        self.state.closed.store(true, Ordering::Relaxed);
+        self.link.change(|state| state.closed = true);
+        self.cut();
         let _ = TcpStream::connect(("127.0.0.1", self.port));
     }
 }
 
-fn forward(mut from: TcpStream, mut to: TcpStream, answers: bool, state: &State) {
+impl Link {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state());
+        self.changed.notify_all();
+    }
+
+    /// Waits until bytes that go this way come through.
+    fn wait(&self, direction: Direction) -> MutexGuard<'_, State> {
+        let is_stalled = |state: &mut State| state.stalled.contains(&direction) && !state.closed;
+        self.changed.wait_while(self.state(), is_stalled).unwrap()
+    }
+}
+
+fn forward(mut from: &TcpStream, mut to: &TcpStream, direction: Direction, link: &Link) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
-        while state.blackhole.load(Ordering::Relaxed) && !state.closed.load(Ordering::Relaxed) {
-            sleep(Duration::from_millis(5));
+        sleep(link.state().delay);
+        if direction == Direction::ToClient && std::mem::take(&mut link.wait(direction).losing) {
+            let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+            return;
         }
-        if answers && state.losing.swap(false, Ordering::Relaxed) {
-            break;
-        }
+        drop(link.wait(direction));
         if to.write_all(&buffer[..count]).is_err() {
             break;
         }
     }
-    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+    drop(link.wait(direction));
+    // Only this way ends: the other side may still be reading what came.
+    let _ = to.shutdown(Shutdown::Write);
 }

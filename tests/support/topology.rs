@@ -5,7 +5,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use super::{Process, RedisServer, eventually, free_port, run};
+use super::{Process, RedisServer, Version, eventually, free_port, run};
 
 /// The name of the service that the sentinels watch.
 const SERVICE: &str = "tokens";
@@ -22,6 +22,11 @@ pub struct Sentinel {
 impl Sentinel {
     /// Starts a primary with as many replicas and as many sentinels, and waits until they know each other.
     pub fn start(replicas: usize, sentinels: usize) -> Self {
+        Self::start_version(Version::Redis7_0, replicas, sentinels)
+    }
+
+    /// The same with servers and sentinels of this version.
+    pub fn start_version(version: Version, replicas: usize, sentinels: usize) -> Self {
         let ports: Vec<u16> = (0..=replicas).map(|_| free_port()).collect();
         let primary = ports[0].to_string();
         let servers: Vec<_> = ports
@@ -32,11 +37,12 @@ impl Sentinel {
                 if *port != ports[0] {
                     arguments.extend(["--replicaof", &replica_of]);
                 }
-                Some(RedisServer::start_with(*port, &arguments))
+                Some(RedisServer::start_version_on_port(version, *port, &arguments))
             })
             .collect();
         let directory = tempfile::tempdir().unwrap();
-        let sentinels = (0..sentinels).map(|_| start_sentinel(directory.path(), ports[0], sentinels / 2 + 1)).collect();
+        let start = |_| start_sentinel(version, directory.path(), ports[0], sentinels / 2 + 1);
+        let sentinels = (0..sentinels).map(start).collect();
         let sentinel = Self { servers, ports, sentinels, _directory: directory };
         sentinel.wait_until_whole();
         sentinel
@@ -99,7 +105,7 @@ impl Sentinel {
     }
 }
 
-fn start_sentinel(directory: &std::path::Path, primary: u16, quorum: usize) -> (Process, u16) {
+fn start_sentinel(version: Version, directory: &std::path::Path, primary: u16, quorum: usize) -> (Process, u16) {
     let port = free_port();
     let file = directory.join(format!("{port}.conf"));
     let settings = format!(
@@ -108,7 +114,7 @@ fn start_sentinel(directory: &std::path::Path, primary: u16, quorum: usize) -> (
     );
     fs::write(&file, settings).unwrap();
     let process = Process::spawn(
-        Command::new("redis-server").arg(&file).arg("--sentinel").current_dir(directory).stdout(Stdio::null()),
+        Command::new(version.program()).arg(&file).arg("--sentinel").current_dir(directory).stdout(Stdio::null()),
     );
     (process, port)
 }
