@@ -7,7 +7,7 @@ use std::{
 };
 
 use fantoccini::{ClientBuilder, Locator, elements::Element};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{ADMIN_PASSWORD, Backend, Process, Service, eventually, free_port};
 
@@ -22,6 +22,16 @@ struct Browser {
 
 impl Browser {
     async fn start() -> Self {
+        Self::start_with(json!({})).await
+    }
+
+    /// One that looks like a telephone to the page.
+    async fn start_narrow() -> Self {
+        let screen = json!({"width": 400, "height": 800, "pixelRatio": 1.0});
+        Self::start_with(json!({"mobileEmulation": {"deviceMetrics": screen}})).await
+    }
+
+    async fn start_with(mut options: Value) -> Self {
         let port = free_port();
         let driver = Process::spawn(
             Command::new("chromedriver").arg(format!("--port={port}")).stdout(Stdio::null()).stderr(Stdio::null()),
@@ -42,7 +52,8 @@ impl Browser {
             "--window-size=1200,2000",
             &profile_flag,
         ];
-        let capabilities = json!({"goog:chromeOptions": {"args": flags}});
+        options["args"] = json!(flags);
+        let capabilities = json!({"goog:chromeOptions": options});
         let client = ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new())
             .capabilities(capabilities.as_object().unwrap().clone())
             .connect(&format!("http://127.0.0.1:{port}"))
@@ -57,6 +68,15 @@ impl Browser {
 
     async fn click(&self, css: &str) {
         self.find(css).await.click().await.unwrap();
+    }
+
+    /// Executes an operation of the documentation, and returns the status that the page then shows.
+    async fn execute(&self, operation: &str) -> String {
+        for control in [".opblock-summary-control", ".try-out__btn", "button.execute"] {
+            self.click(&format!("#operations-{operation} {control}")).await;
+        }
+        let status = format!("#operations-{operation} .live-responses-table tbody td.response-col_status");
+        self.find(&status).await.text().await.unwrap()
     }
 }
 
@@ -74,11 +94,8 @@ async fn a_newcomer_authorizes_and_issues_a_token() {
     browser.find("input[aria-label=auth-bearer-value]").await;
     browser.click("button.btn-done").await;
 
-    browser.click("#operations-Tokens-issueToken .opblock-summary-control").await;
-    browser.click("#operations-Tokens-issueToken .try-out__btn").await;
-    browser.click("#operations-Tokens-issueToken button.execute").await;
-    let status = browser.find("#operations-Tokens-issueToken .live-responses-table tbody td.response-col_status").await;
-    assert!(status.text().await.unwrap().starts_with("201"), "{}", status.text().await.unwrap());
+    let status = browser.execute("Tokens-issueToken").await;
+    assert!(status.starts_with("201"), "{status}");
     let body = browser.find("#operations-Tokens-issueToken .live-responses-table .highlight-code").await;
     assert!(body.text().await.unwrap().contains("Token generated"));
 
@@ -94,5 +111,22 @@ async fn a_newcomer_authorizes_and_issues_a_token() {
     let foreign = |url: &&serde_json::Value| !url.as_str().unwrap().starts_with(&service.url);
     let foreign: Vec<_> = loaded.as_array().unwrap().iter().filter(foreign).collect();
     assert!(foreign.iter().all(|url| url.as_str().unwrap().starts_with("data:")), "{foreign:?}");
+    browser.client.clone().close().await.unwrap();
+}
+
+#[tokio::test]
+async fn who_has_not_authorized_is_told_so_in_the_page() {
+    let service = Service::start(Backend::Memory);
+    let browser = Browser::start_narrow().await;
+    browser.client.goto(&format!("{}/docs", service.url)).await.unwrap();
+    // No dialog of the browser comes in between, which would keep the answer from the page.
+    let status = browser.execute("Tokens-listTokens").await;
+    assert!(status.starts_with("401"), "{status}");
+    // On a telephone, nothing is cut off or has to be pushed aside, whatever is open.
+    let open = "document.querySelectorAll('.opblock-summary-control[aria-expanded=false]').forEach(it => it.click())";
+    browser.client.execute(open, Vec::new()).await.unwrap();
+    browser.find("#operations-Tokens-issueToken textarea, #operations-Tokens-issueToken .highlight-code").await;
+    let width = "return [document.documentElement.scrollWidth, window.innerWidth]";
+    assert_eq!(browser.client.execute(width, Vec::new()).await.unwrap(), json!([400, 400]));
     browser.client.clone().close().await.unwrap();
 }

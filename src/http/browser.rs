@@ -16,6 +16,9 @@ use super::problem::Problem;
 /// Where a browser says that a request comes from (Fetch Metadata, section 2.1.2).
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
+/// How a page's script says that it is one.
+const REQUESTED_WITH: HeaderName = HeaderName::from_static("x-requested-with");
+
 /// What an answer of the API may do in a browser: nothing.
 const INERT: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
 
@@ -103,6 +106,21 @@ impl<E: Endpoint<Output = Response>> Endpoint for Shared<E> {
         } else {
             Box::pin(self.without.call(request)).await
         }
+    }
+}
+
+/// Whether a page's script sent the request and says so, as jQuery does and the documentation page.
+pub(super) fn is_of_a_script(headers: &HeaderMap) -> bool {
+    headers.get(REQUESTED_WITH).is_some_and(|with| with == "XMLHttpRequest")
+}
+
+/// Removes the challenge for a password from a 401. A browser answers that challenge with a login dialog of its own, and the
+/// page's script waits for its answer until the dialog is closed.
+pub(super) fn without_dialog(headers: &mut HeaderMap) {
+    let challenges: Vec<_> = headers.get_all(header::WWW_AUTHENTICATE).iter().cloned().collect();
+    headers.remove(header::WWW_AUTHENTICATE);
+    for challenge in challenges.into_iter().filter(|challenge| !challenge.as_bytes().starts_with(b"Basic ")) {
+        headers.append(header::WWW_AUTHENTICATE, challenge);
     }
 }
 

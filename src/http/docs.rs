@@ -85,11 +85,31 @@ pub fn document_yaml() -> String {
 /// The paths of the documentation.
 pub(super) const PATHS: [&str; 3] = ["/openapi.json", "/openapi.yaml", "/docs"];
 
+/// Has a telephone show the page as wide as its screen, without the empty column of links, for which there is no room.
+const HEAD: &str = r#"<head>
+    <meta name="viewport" content="width=device-width, initial-scale=1">
+    <style>
+        @media (max-width: 640px) {
+            .swagger-ui .response-col_links { display: none }
+            .swagger-ui .wrapper { padding: 0 8px }
+        }
+    </style>"#;
+
+/// Swagger UI's settings. Each request says that a script sent it, so that its 401 comes without the browser's login dialog
+/// ([`browser::without_dialog`]); the curl command that is shown leaves this out.
+const SETTINGS: &str = "deepLinking: true,
+        showMutatedRequest: false,
+        requestInterceptor: request => {
+            request.headers['X-Requested-With'] = 'XMLHttpRequest';
+            return request;
+        },";
+
 /// What is at [`PATHS`].
 pub(super) fn routes(document: &Value) -> Route {
     let json = format!("{document:#}\n");
     // The page holds the document that poem-openapi wrote; what was amended takes its place.
     let page = format!("<!DOCTYPE html>{}", api().swagger_ui_html().replace(&api().spec(), &json));
+    let page = page.replacen("<head>", HEAD, 1).replacen("deepLinking: true,", SETTINGS, 1);
     let policy = browser::policy_of_page(&page);
     Route::new()
         .at(PATHS[0], text("application/json", json))

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::{
     allow::AllowedMethods,
+    browser,
     client_address::{ClientAddress, TrustedProxies},
     oauth,
     payload::{FORM, JSON},
@@ -106,10 +107,14 @@ impl<E: Endpoint> Enveloped<E> {
         if let Some(client) = client {
             request.set_data(ClientAddress(client));
         }
+        let of_a_script = browser::is_of_a_script(request.headers());
         let incoming = Incoming { method: known(request.method()), id: request_id, client: &|| client, hot: false };
         let observed = Observed::begin(incoming, || caller(request.headers()));
-        let (response, route) = observed.follow(self.route(request, request_id)).await;
+        let (mut response, route) = observed.follow(self.route(request, request_id)).await;
         observed.end(Answered { route, status: response.status().as_u16() });
+        if of_a_script {
+            browser::without_dialog(response.headers_mut());
+        }
         response
     }
 

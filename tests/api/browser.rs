@@ -91,6 +91,26 @@ fn no_answer_is_a_page_to_run_or_to_frame() {
 }
 
 #[test]
+fn a_script_of_a_page_gets_no_challenge_that_opens_a_dialog() {
+    let service = Service::start(Backend::Memory);
+    let challenges = |answer: &Answer| -> Vec<String> {
+        let challenges = answer.headers.get_all("www-authenticate").iter();
+        challenges.map(|challenge| challenge.to_str().unwrap().split(' ').next().unwrap().to_owned()).collect()
+    };
+    for client in [service.client(), service.client().with_basic("admin", "wrong"), service.client().with_bearer("x")] {
+        for path in [TOKEN, "/api/v1alpha/user", "/api/v1alpha/token/self"] {
+            let refused = client.get(path).header("x-requested-with", "XMLHttpRequest").send();
+            refused.problem(401);
+            assert_eq!(challenges(&refused), ["Bearer"], "{path}");
+            // Any other client is told of both, whatever else it says of itself.
+            let refused = client.get(path).header("sec-fetch-mode", "cors").header("origin", CONSOLE).send();
+            assert_eq!(challenges(&refused), ["Basic", "Bearer"], "{path}");
+        }
+    }
+    assert_eq!(service.admin().get(TOKEN).header("x-requested-with", "XMLHttpRequest").send().status, 200);
+}
+
+#[test]
 fn the_documentation_can_be_switched_off() {
     let service = Service::start_with(Backend::Memory, |command| {
         command.env("MAYFLY_DOCS", "off");
