@@ -21,6 +21,11 @@ bench: ## Measure what a request, a token and a signature cost, and print tables
 soak: setup ## Try the promises for minutes, and print what was counted
 	cargo test --locked --release --test soak
 
+.PHONY: traefik
+traefik: setup ## Try the example for Traefik, which is built first (6 minutes, needs Go)
+	tests/build-traefik
+	cargo test --locked --test mayfly -- --ignored --exact forward_auth::traefik_lets_live_tokens_through
+
 .PHONY: fuzz
 fuzz: ## Look for inputs that break parsers and logins, 10 minutes each at most (needs nightly Rust)
 	cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz

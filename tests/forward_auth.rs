@@ -1,28 +1,42 @@
-//! The examples of `deploy/examples`: real proxies in front of a real application.
+//! The examples of `deploy/examples`: real proxies in front of a real WSGI application.
 
 use std::{
     fs,
+    io::{Read, Write},
     net::TcpStream,
+    path::Path,
     process::{Command, Stdio},
 };
 
-use crate::support::{Backend, Client, Process, Service, eventually, free_port};
+use serde_json::{Value, json};
 
-const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/examples");
+use crate::support::{Answer, Backend, Client, Process, Service, eventually, free_port};
 
-/// An application that says who it was told the user is, and what else it got.
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// A WSGI application that answers with what it was told. WSGI, like CGI, writes headers in capitals and `-` as `_`.
 const APPLICATION: &str = r#"
-events {}
-http {
-    underscores_in_headers on;
-    large_client_header_buffers 4 32k;
-    server {
-        listen 127.0.0.1:PORT;
-        set $told "user=$http_x_auth_user id=$http_x_auth_token_id seconds=$http_x_auth_expires_in";
-        location / { return 200 "$told authorization=$http_authorization\n"; }
-    }
-}
+import json, socketserver, sys
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+class Server(socketserver.ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+class Handler(WSGIRequestHandler):
+    def log_message(self, *_):
+        pass
+
+def application(environ, start_response):
+    environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    body = json.dumps({name: value for name, value in environ.items() if name.startswith(("HTTP_", "REQUEST_"))}).encode()
+    start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
+    return [body]
+
+make_server("127.0.0.1", int(sys.argv[1]), application, Server, Handler).serve_forever()
 "#;
+
+/// What RFC 9110, section 5.6.2, allows in a name beside letters and digits.
+const BETWEEN: &str = "-_.!#$%&'*+^`|~";
 
 /// A process on a port, with the files it needs.
 struct Server {
@@ -32,53 +46,105 @@ struct Server {
 }
 
 impl Server {
-    /// Starts the command that `command` makes of the file with this configuration, and waits until `port` is served.
-    fn start(port: u16, configuration: &str, command: impl FnOnce(&tempfile::TempDir) -> Command) -> Self {
+    /// Starts the command that `command` makes in a directory with these files, and waits until `port` is served.
+    fn start(port: u16, files: &[(&str, String)], command: impl FnOnce(&Path) -> Command) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        fs::write(directory.path().join("configuration"), configuration).unwrap();
-        let process = Process::spawn(command(&directory).stdout(Stdio::null()).stderr(Stdio::null()));
-        eventually("it listens", || TcpStream::connect(("127.0.0.1", port)).ok());
+        for (name, text) in files {
+            fs::write(directory.path().join(name), text).unwrap();
+        }
+        let mut command = command(directory.path());
+        command.current_dir(&directory).env("HOME", directory.path()).stdout(Stdio::null()).stderr(Stdio::null());
+        let process = Process::spawn(&mut command);
+        let client = Client::new(&format!("http://127.0.0.1:{port}"));
+        // Traefik knows no path until it has read its routes.
+        let serves = |answer: &Answer| answer.status != 404;
+        eventually("the server serves", || client.get("/").try_send().ok().filter(serves));
         Self { port, _process: process, _directory: directory }
-    }
-
-    fn nginx(port: u16, configuration: &str) -> Self {
-        Self::start(port, configuration, |directory| {
-            let path = directory.path();
-            let mut command = Command::new("nginx");
-            command.arg("-c").arg(path.join("configuration")).arg("-p").arg(path).args(["-e", "stderr", "-g"]);
-            command.arg(format!("daemon off; pid {}/pid;", path.display()));
-            command
-        })
-    }
-
-    fn caddy(port: u16, configuration: &str) -> Self {
-        // Without its interface for administration, which has one port for all.
-        Self::start(port, &format!("{{\n\tadmin off\n}}\n{configuration}"), |directory| {
-            let mut command = Command::new("caddy");
-            command.args(["run", "--adapter", "caddyfile", "--config"]).arg(directory.path().join("configuration"));
-            command.env("HOME", directory.path());
-            command
-        })
     }
 
     fn application() -> Self {
         let port = free_port();
-        Self::nginx(port, &APPLICATION.replace("PORT", &port.to_string()))
+        Self::start(port, &[], |_| command("python3", &["-c", APPLICATION, &port.to_string()]))
     }
 }
 
-/// The configuration of an example, with these addresses in the place of its own.
-fn example(file: &str, port: u16, mayfly: &str, application: u16) -> String {
-    let text = fs::read_to_string(format!("{EXAMPLES}/{file}")).unwrap();
-    for address in ["127.0.0.1:8000", "127.0.0.1:25441", "127.0.0.1:8080"] {
-        assert_eq!(text.matches(address).count(), 1, "{file} names {address} once");
-    }
-    text.replace("127.0.0.1:8000", &format!("127.0.0.1:{port}"))
-        .replace("127.0.0.1:25441", mayfly.trim_start_matches("http://"))
-        .replace("127.0.0.1:8080", &format!("127.0.0.1:{application}"))
+fn command(program: &str, arguments: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(arguments);
+    command
 }
 
-/// What a protected application sees, and what it does not.
+/// The files of an example, with these addresses in the place of their own.
+fn example<'a>(files: &[&'a str], port: u16, mayfly: &str, application: u16) -> Vec<(&'a str, String)> {
+    let addresses = [
+        ("8000", port.to_string()),
+        ("25441", mayfly.rsplit(':').next().unwrap().to_owned()),
+        ("8080", application.to_string()),
+    ];
+    let read = |name: &&'a str| (*name, fs::read_to_string(format!("{ROOT}/deploy/examples/{name}")).unwrap());
+    let mut files: Vec<_> = files.iter().map(read).collect();
+    for (of_the_example, of_this_test) in addresses {
+        // Envoy writes the port by itself.
+        for prefix in ["127.0.0.1:", "address: 127.0.0.1, port_value: "] {
+            let address = format!("{prefix}{of_the_example}");
+            for (_, text) in &mut files {
+                *text = text.replace(&address, &format!("{prefix}{of_this_test}"));
+            }
+        }
+        let changed = files.iter().any(|(_, text)| text.contains(&of_this_test));
+        assert!(changed, "no file names port {of_the_example}");
+    }
+    files
+}
+
+/// A request, written as it is: a client's library would mend some names.
+fn raw(port: u16, method: &str, headers: &[String]) -> Answer {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let headers = headers.join("\r\n");
+    write!(stream, "{method} /orders/7 HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{headers}\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").expect(&answer);
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    // The JSON, whether it came in chunks or not.
+    let text = body.find('{').map_or("", |start| &body[start..=body.rfind('}').unwrap()]);
+    Answer { status, headers: ureq::http::HeaderMap::new(), text: text.to_owned() }
+}
+
+/// What the application was told under names like `X-Auth-…`, in whatever spelling a gateway may take for them.
+fn identity(answer: &Answer) -> Value {
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let mut told: Vec<_> = answer.json().as_object().unwrap().clone().into_iter().collect();
+    for (name, _) in &mut told {
+        *name = name.replace(|c: char| !c.is_ascii_alphanumeric(), "_");
+    }
+    told.retain(|(name, _)| name.starts_with("HTTP_X_AUTH"));
+    told.sort_by(|(a, _), (b, _)| a.cmp(b));
+    for (name, value) in &mut told {
+        if name == "HTTP_X_AUTH_EXPIRES_IN" && value.as_str().unwrap().starts_with("35") {
+            *value = json!("35..");
+        }
+    }
+    json!(told)
+}
+
+/// Headers that only the proxy may set, in all spellings.
+fn forgeries() -> Vec<String> {
+    let between = |first: char| BETWEEN.chars().map(move |second| (first, second));
+    let mut forged = Vec::new();
+    for (first, second) in BETWEEN.chars().flat_map(between) {
+        forged.push(format!("x{first}auth{second}user: root"));
+    }
+    for third in BETWEEN.chars() {
+        forged.push(format!("x-auth-token{third}id: root"));
+        forged.push(format!("X-AUTH{third}EXPIRES-IN: root"));
+        forged.push(format!("X{third}Auth-Scope: root"));
+    }
+    forged.extend(["X-Auth-User: root".to_owned(), "X_AUTH_USER: root".to_owned(), "X-Auth_User: root".to_owned()]);
+    forged
+}
+
+/// What holds for every example.
 fn protects(service: &mut Service, proxy: &Server) {
     let client = Client::new(&format!("http://127.0.0.1:{}", proxy.port));
     let (id, jwt) = service.admin().issue("x", "1h");
@@ -88,14 +154,39 @@ fn protects(service: &mut Service, proxy: &Server) {
     assert_eq!(stranger.header("www-authenticate"), r#"Bearer realm="mayfly""#);
 
     let bearer = client.with_bearer(&jwt);
+    let owner =
+        json!([["HTTP_X_AUTH_EXPIRES_IN", "35.."], ["HTTP_X_AUTH_TOKEN_ID", id], ["HTTP_X_AUTH_USER", "admin"],]);
     for request in [bearer.get("/orders/7?x=1"), bearer.request("POST", "/orders").body("x".repeat(100_000))] {
-        // Headers that only the proxy may set, in each of the ways that an application may take for them.
-        let forged = ["x-auth-user", "x_auth_user", "x-auth-token-id", "x_auth_token_id", "x-auth-expires-in"];
-        let request = forged.into_iter().fold(request, |request, name| request.header(name, "forged"));
-        let answer = request.header("cookie", &"x".repeat(6000)).send();
-        assert_eq!(answer.status, 200, "{answer:?}");
-        let told = answer.text.strip_prefix(&format!("user=admin id={id} seconds=35")).expect(&answer.text);
-        assert!(told.ends_with(" authorization=\n") && !answer.text.contains("forged"), "{}", answer.text);
+        let answer = request.header("x-auth-user", "root").header("cookie", &"x".repeat(6000)).send();
+        assert_eq!(identity(&answer), owner);
+        assert_eq!(answer.json()["HTTP_AUTHORIZATION"], Value::Null);
+    }
+
+    // An application is told whose token it is, whatever a client writes.
+    let authorization = format!("Authorization: Bearer {jwt}");
+    for forged in forgeries().chunks(40) {
+        let mut headers = forged.to_vec();
+        assert_eq!(raw(proxy.port, "GET", &headers).status, 401);
+        headers.push(authorization.clone());
+        assert_eq!(identity(&raw(proxy.port, "GET", &headers)), owner, "{forged:?}");
+    }
+    // A header that is named in Connection goes no further than the proxy, so none of these may be.
+    let named = "Connection: X-Auth-User, x-auth-token-id, X-Auth-Expires-In".to_owned();
+    assert_eq!(identity(&raw(proxy.port, "GET", &[authorization.clone(), named])), owner);
+
+    // A preflight has no token. It reaches the application, as nobody's.
+    let preflight = ["Origin: https://console.example".to_owned(), "Access-Control-Request-Method: PUT".to_owned()];
+    for forged in forgeries().chunks(40) {
+        let answer = raw(proxy.port, "OPTIONS", &[&preflight, forged, &[authorization.clone()][..]].concat());
+        assert_eq!(identity(&answer), json!([]), "{forged:?}");
+        assert_eq!(
+            (&answer.json()["REQUEST_METHOD"], &answer.json()["HTTP_AUTHORIZATION"]),
+            (&json!("OPTIONS"), &Value::Null)
+        );
+    }
+    // What is no preflight has one.
+    for (method, headers) in [("OPTIONS", &preflight[..1]), ("OPTIONS", &preflight[1..]), ("GET", &preflight[..])] {
+        assert_eq!(raw(proxy.port, method, headers).status, 401, "{method} {headers:?}");
     }
 
     assert_eq!(service.admin().delete(&format!("/api/v1alpha/token/{id}")).send().status, 200);
@@ -112,9 +203,12 @@ fn protects(service: &mut Service, proxy: &Server) {
 #[test]
 fn nginx_lets_live_tokens_through() {
     let mut service = Service::start(Backend::Redis);
-    let application = Server::application();
-    let port = free_port();
-    let proxy = Server::nginx(port, &example("nginx.conf", port, &service.url, application.port));
+    let (application, port) = (Server::application(), free_port());
+    let proxy = Server::start(port, &example(&["nginx.conf"], port, &service.url, application.port), |path| {
+        let path = path.to_str().unwrap();
+        let configuration = format!("{path}/nginx.conf");
+        command("nginx", &["-p", path, "-c", &configuration, "-e", "stderr", "-g", "daemon off; pid nginx.pid;"])
+    });
     // However much else a client sends, the question is a small one.
     let (_, jwt) = service.admin().issue("x", "1h");
     let bearer = Client::new(&format!("http://127.0.0.1:{port}")).with_bearer(&jwt);
@@ -126,8 +220,41 @@ fn nginx_lets_live_tokens_through() {
 #[test]
 fn caddy_lets_live_tokens_through() {
     let mut service = Service::start(Backend::Redis);
-    let application = Server::application();
-    let port = free_port();
-    let proxy = Server::caddy(port, &example("Caddyfile", port, &service.url, application.port));
+    let (application, port) = (Server::application(), free_port());
+    let mut files = example(&["Caddyfile"], port, &service.url, application.port);
+    // Without its interface for administration, which has one port for all.
+    files[0].1.insert_str(0, "{\n\tadmin off\n}\n");
+    let proxy = Server::start(port, &files, |_| command("caddy", &["run", "--config", "Caddyfile"]));
+    protects(&mut service, &proxy);
+}
+
+#[test]
+fn haproxy_lets_live_tokens_through() {
+    let mut service = Service::start(Backend::Redis);
+    let (application, port) = (Server::application(), free_port());
+    let files = example(&["haproxy.cfg", "verify.lua"], port, &service.url, application.port);
+    let proxy = Server::start(port, &files, |_| command("haproxy", &["-db", "-f", "haproxy.cfg"]));
+    protects(&mut service, &proxy);
+}
+
+#[test]
+fn envoy_lets_live_tokens_through() {
+    let mut service = Service::start(Backend::Redis);
+    let (application, port) = (Server::application(), free_port());
+    let files = example(&["envoy.yaml"], port, &service.url, application.port);
+    // Alone on this machine, as far as it knows.
+    let alone = ["--config-path", "envoy.yaml", "--use-dynamic-base-id", "--concurrency", "1"];
+    let proxy = Server::start(port, &files, |_| command(&format!("{ROOT}/tests/.tools/bin/envoy"), &alone));
+    protects(&mut service, &proxy);
+}
+
+#[test]
+#[ignore = "`make traefik` builds it, for minutes"]
+fn traefik_lets_live_tokens_through() {
+    let mut service = Service::start(Backend::Redis);
+    let (application, port) = (Server::application(), free_port());
+    let files = example(&["traefik.yaml", "traefik-routes.yaml"], port, &service.url, application.port);
+    let traefik = format!("{ROOT}/target/traefik/traefik");
+    let proxy = Server::start(port, &files, |_| command(&traefik, &["--configfile", "traefik.yaml"]));
     protects(&mut service, &proxy);
 }
