@@ -21,6 +21,12 @@ bench: ## Measure what a request, a token and a signature cost, and print tables
 soak: setup ## Try the promises for minutes, and print what was counted
 	cargo test --locked --release --test soak
 
+.PHONY: kubernetes
+kubernetes: setup ## Try deploy/kubernetes on a Kubernetes API, which is built first (4 minutes, needs Go and kubectl)
+	tests/setup etcd:etcd-server
+	tests/build-kubernetes
+	cargo test --locked --test mayfly -- --ignored kubernetes::
+
 .PHONY: traefik
 traefik: setup ## Try the example for Traefik, which is built first (6 minutes, needs Go)
 	tests/build-traefik

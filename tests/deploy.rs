@@ -128,6 +128,46 @@ fn the_secrets_that_are_made_are_good_and_not_made_twice() {
 }
 
 #[test]
+fn an_image_is_built_from_what_is_pinned() {
+    let dockerfile = fs::read_to_string(format!("{ROOT}/deploy/Dockerfile")).unwrap();
+    let instructions = dockerfile.lines().filter(|line| !line.starts_with('#'));
+    for line in instructions {
+        if let Some(image) = line.strip_prefix("FROM ").filter(|image| *image != "scratch") {
+            let tag = image.split([' ', ':', '$']).nth(1).unwrap();
+            assert_eq!(tag.split('-').next().unwrap().split('.').count(), 3, "{line} names no release");
+            assert!(image.contains("_DIGEST}"), "{line} has no place for a digest");
+        }
+        assert!(!line.contains("cargo build") || line.contains("--locked"), "{line}");
+    }
+}
+
+#[test]
+fn pods_connect_only_to_what_a_policy_names() {
+    for overlay in ["development", "production"] {
+        let rendered = succeed("kubectl", &["kustomize", &format!("deploy/kubernetes/overlays/{overlay}")]);
+        let objects =
+            rendered.split("\n---\n").map(|object| serde_yaml::from_str::<serde_yaml::Value>(object).unwrap());
+        let policies = objects.filter(|object| object["kind"] == "NetworkPolicy");
+        let rules: Vec<_> =
+            policies.filter_map(|policy| policy["spec"]["egress"].as_sequence().cloned()).flatten().collect();
+        assert!(rules.iter().any(|rule| rule["ports"][0]["port"] == 53), "{overlay}: {rules:?}");
+        assert!(rules.iter().all(|rule| rule["to"].is_sequence()), "{overlay}: {rules:?}");
+    }
+}
+
+#[test]
+fn what_redis_answered_is_on_the_disk() {
+    for file in ["docker-compose.yml", "deploy/kubernetes/overlays/development/redis.yaml"] {
+        let text = fs::read_to_string(format!("{ROOT}/{file}")).unwrap();
+        let words: Vec<_> = text.split_whitespace().collect();
+        let started = words.iter().filter(|word| word.ends_with("redis-server")).count();
+        let safe =
+            words.windows(4).filter(|words| *words == ["--appendonly", "yes", "--appendfsync", "always"]).count();
+        assert_eq!((started, safe), (1, 1), "{file}");
+    }
+}
+
+#[test]
 fn kubernetes_accepts_every_overlay_and_nothing_in_it_is_careless() {
     let directory = tempfile::tempdir_in(format!("{ROOT}/target")).unwrap();
     // Production with every component.

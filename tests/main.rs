@@ -17,6 +17,7 @@ mod failover;
 mod faults;
 mod forward_auth;
 mod keys;
+mod kubernetes;
 mod lifecycle;
 mod openapi;
 mod redis;

@@ -1,0 +1,143 @@
+//! `deploy/kubernetes` on a real Kubernetes API, with its admission and its etcd. No node is there: nothing runs.
+
+use std::{
+    fs,
+    process::{Command, Stdio},
+};
+
+use serde_yaml::{Value, from_str, to_string};
+
+use crate::support::{Process, eventually, free_port, run};
+
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// Who may do everything.
+const TOKEN: &str = "administrator";
+
+struct Kubernetes {
+    server: String,
+    _api: Process,
+    _etcd: Process,
+    _directory: tempfile::TempDir,
+}
+
+impl Kubernetes {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name).display().to_string();
+        let [etcd_port, peer_port, port] = [free_port(), free_port(), free_port()];
+        let spawn = |program: &str, arguments: &[String]| {
+            Process::spawn(Command::new(program).args(arguments).stdout(Stdio::null()).stderr(Stdio::null()))
+        };
+
+        let [client, peer] = [etcd_port, peer_port].map(|port| format!("http://127.0.0.1:{port}"));
+        let etcd = [
+            format!("--data-dir={}", path("etcd")),
+            format!("--listen-client-urls={client}"),
+            format!("--advertise-client-urls={client}"),
+            format!("--listen-peer-urls={peer}"),
+            format!("--initial-advertise-peer-urls={peer}"),
+            format!("--initial-cluster=default={peer}"),
+            // Nothing here has to survive.
+            "--unsafe-no-fsync".into(),
+        ];
+        let etcd = spawn("etcd", &etcd);
+
+        let openssl = ["genpkey", "-algorithm", "RSA", "-out", &path("accounts.pem")].map(str::to_owned);
+        assert!(run(Command::new("openssl").args(openssl), "").status.success());
+        fs::write(path("tokens.csv"), format!("{TOKEN},administrator,1,system:masters\n")).unwrap();
+        let api = [
+            format!("--etcd-servers={client}"),
+            format!("--secure-port={port}"),
+            "--bind-address=127.0.0.1".into(),
+            format!("--cert-dir={}", path("certificates")),
+            format!("--token-auth-file={}", path("tokens.csv")),
+            "--authorization-mode=RBAC".into(),
+            "--service-cluster-ip-range=10.96.0.0/16".into(),
+            "--service-account-issuer=https://kubernetes.default.svc".into(),
+            format!("--service-account-key-file={}", path("accounts.pem")),
+            format!("--service-account-signing-key-file={}", path("accounts.pem")),
+        ];
+        let api = spawn(&format!("{ROOT}/target/kubernetes/kube-apiserver"), &api);
+        let server = format!("https://127.0.0.1:{port}");
+        let kubernetes = Self { server, _api: api, _etcd: etcd, _directory: directory };
+        eventually("Kubernetes is ready", || kubernetes.kubectl(&["get", "--raw", "/readyz"], "").ok());
+        kubernetes
+    }
+
+    /// What kubectl prints, or its complaint.
+    fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String, String> {
+        let mut command = Command::new("kubectl");
+        command.args(["--server", &self.server, "--insecure-skip-tls-verify", "--token", TOKEN]).args(arguments);
+        let output = run(command.current_dir(ROOT), input);
+        let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
+        if output.status.success() { Ok(stdout) } else { Err(stderr) }
+    }
+
+    #[track_caller]
+    fn succeed(&self, arguments: &[&str], input: &str) -> String {
+        self.kubectl(arguments, input).unwrap_or_else(|complaint| panic!("{arguments:?}: {complaint}\n{input}"))
+    }
+}
+
+/// The pod that a Deployment or a StatefulSet makes, if this is one.
+fn pod(workload: &Value) -> Option<String> {
+    let mut pod = workload["spec"].get("template")?.clone();
+    pod["apiVersion"] = "v1".into();
+    pod["kind"] = "Pod".into();
+    for member in ["name", "namespace"] {
+        pod["metadata"][member] = workload["metadata"][member].clone();
+    }
+    for claim in workload["spec"]["volumeClaimTemplates"].as_sequence().into_iter().flatten() {
+        let volume =
+            format!("{{name: {0}, persistentVolumeClaim: {{claimName: {0}}}}}", claim["metadata"]["name"].as_str()?);
+        pod["spec"]["volumes"].as_sequence_mut()?.push(from_str(&volume).unwrap());
+    }
+    Some(to_string(&pod).unwrap())
+}
+
+#[test]
+#[ignore = "`make kubernetes` builds the API server, for minutes"]
+fn a_kubernetes_api_takes_every_overlay_and_its_pods() {
+    let kubernetes = Kubernetes::start();
+    kubernetes.succeed(&["apply", "--server-side", "--filename", "target/kubernetes/definitions"], "");
+    kubernetes.succeed(&["wait", "--for=condition=Established", "--timeout=30s", "crd", "--all"], "");
+
+    // Production with all that its files mention.
+    let directory = tempfile::tempdir_in(format!("{ROOT}/target")).unwrap();
+    let complete = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: mayfly\n\
+                    resources: [../../deploy/kubernetes/overlays/production, gateway.yaml]\n\
+                    components: [../../deploy/kubernetes/components/collector]\n";
+    fs::write(directory.path().join("kustomization.yaml"), complete).unwrap();
+    let gateway = format!("{ROOT}/deploy/kubernetes/overlays/production/gateway.yaml");
+    fs::copy(gateway, directory.path().join("gateway.yaml")).unwrap();
+
+    let overlays = ["deploy/kubernetes/overlays/development", directory.path().to_str().unwrap()];
+    for (overlay, pods) in overlays.into_iter().zip([2, 1]) {
+        let rendered = kubernetes.succeed(&["kustomize", overlay], "");
+        kubernetes.succeed(&["apply", "--filename", "-"], &rendered);
+        let objects: Vec<Value> = rendered.split("\n---\n").map(|object| from_str(object).unwrap()).collect();
+        let namespace = objects[0]["metadata"]["name"].as_str().unwrap();
+        // What a controller would make of each namespace.
+        kubernetes.succeed(&["--namespace", namespace, "create", "serviceaccount", "default"], "");
+        let made: Vec<_> = objects.iter().filter_map(pod).collect();
+        assert_eq!(made.len(), pods, "{overlay}");
+        for pod in made {
+            // The namespace is as strict as it says.
+            let careless = pod.replace("runAsNonRoot: true", "runAsNonRoot: false");
+            let refusal = kubernetes.kubectl(&["create", "--filename", "-"], &careless).unwrap_err();
+            assert!(refusal.contains("violates PodSecurity"), "{refusal}");
+            kubernetes.succeed(&["create", "--filename", "-"], &pod);
+        }
+    }
+
+    let secrets =
+        ["redis-password", "admin-password", "jwt-keys.json"].map(|name| format!("--from-file={name}=LICENSE"));
+    let secret =
+        ["--namespace", "mayfly", "create", "secret", "generic", "mayfly", &secrets[0], &secrets[1], &secrets[2]];
+    kubernetes.succeed(&secret, "");
+    for example in ["gateway-api", "ingress-nginx"] {
+        let file = format!("deploy/examples/kubernetes/{example}.yaml");
+        kubernetes.succeed(&["apply", "--filename", &file], "");
+    }
+}
