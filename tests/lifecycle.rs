@@ -1,9 +1,9 @@
 //! How the service starts, waits and stops.
 
 use std::{
-    io::{Read, Write},
+    io::{Read, Write, pipe},
     net::TcpStream,
-    process::Command,
+    process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
@@ -11,7 +11,7 @@ use base64::{Engine, prelude::BASE64_STANDARD};
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::support::{ADMIN_PASSWORD, Backend, RedisServer, Service, eventually, free_port, run};
+use crate::support::{ADMIN_PASSWORD, Backend, Client, Process, RedisServer, Service, eventually, free_port, run};
 
 const TOKEN: &str = "/api/v1alpha/token";
 
@@ -47,6 +47,28 @@ fn it_says_where_it_is_and_gives_a_command_that_works() {
         let pasted = run(paste.args(["--wait", "bash", "-c", lines.last().unwrap()]), &format!("{ADMIN_PASSWORD}\n"));
         let answer = String::from_utf8(pasted.stdout).unwrap();
         assert!(answer.starts_with(r#"{"message":"Token generated""#), "{name}: {answer}");
+    }
+}
+
+#[test]
+fn a_standard_output_that_is_full_or_closed_stops_nothing() {
+    for is_closed in [false, true] {
+        let (reader, mut output) = pipe().unwrap();
+        // As much as a pipe holds.
+        output.write_all(&[b'x'; 64 << 10]).unwrap();
+        let reader = (!is_closed).then_some(reader);
+        let address = format!("127.0.0.1:{}", free_port());
+        let mut command = Service::command();
+        command.env("MAYFLY_LISTEN", &address).env("MAYFLY_METRICS_LISTEN", "off").stdout(output).stderr(Stdio::null());
+        let mut process = Process::spawn(&mut command);
+        drop(command);
+        let client = Client::new(&format!("http://{address}"));
+        eventually("it answers", || {
+            client.get("/livez").try_send().is_ok_and(|answer| answer.status == 200).then_some(())
+        });
+        process.signal(Signal::SIGTERM);
+        assert_eq!(process.wait().code(), Some(0));
+        drop(reader);
     }
 }
 

@@ -4,6 +4,7 @@ use std::{
     fmt::Write as _,
     io::{self, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    thread,
 };
 
 use clap::Args;
@@ -54,7 +55,7 @@ impl Serve {
             tracing::info!("shutting down");
         };
         let metrics_address = metrics.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?;
-        io::stdout().write_all(greeting(&config, listener.local_addr()?, metrics_address).as_bytes())?;
+        greet(greeting(&config, listener.local_addr()?, metrics_address));
         let metrics = metrics.map(|(listener, prometheus)| tokio::spawn(app::serve_metrics(listener, prometheus)));
         let result = app::serve(config, listener, shutdown).await;
         if let Some(task) = metrics {
@@ -85,6 +86,15 @@ fn fit_into_open_files(connections: usize) -> io::Result<usize> {
         );
     }
     Ok(room.min(connections))
+}
+
+/// Prints the greeting on a thread of its own: a standard output that is closed, or a pipe that nobody reads, stops nothing.
+fn greet(greeting: String) {
+    thread::spawn(move || {
+        if let Err(error) = io::stdout().write_all(greeting.as_bytes()) {
+            tracing::warn!(%error, "cannot print the greeting");
+        }
+    });
 }
 
 /// Where the service is, and a command that can be pasted to try it.

@@ -1,14 +1,35 @@
 //! Logs, on standard error: text on a terminal, one JSON object a line elsewhere.
+//!
+//! A thread of its own writes the lines, so that a standard error that nobody reads blocks nothing but that thread.
 
-use std::{fmt, io, net::IpAddr, str::FromStr};
+use std::{
+    fmt,
+    io::{self, Write},
+    net::IpAddr,
+    str::FromStr,
+    sync::{
+        OnceLock,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 use tracing::{Span, Subscriber, field};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, Layer, fmt as lines, registry::LookupSpan};
 
 use super::audit;
 
 /// The target of the line that each request leaves.
 pub(super) const REQUESTS: &str = "mayfly::request";
+
+/// Lines that wait for the writing thread, at most. Further lines are dropped and counted. A line has a few hundred bytes.
+const MAX_WAITING_LINES: usize = 8192;
+
+/// The count of lines that found no room in the queue.
+static UNQUEUED: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// The count of lines that standard error refused.
+static UNWRITTEN: AtomicU64 = AtomicU64::new(0);
 
 /// How a line of the log looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,12 +80,56 @@ pub(super) fn filter(directives: &str) -> EnvFilter {
     }
 }
 
-pub(super) fn text<S: Subscriber + for<'a> LookupSpan<'a>>() -> impl Layer<S> {
-    lines::layer().with_writer(io::stderr).with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+/// Starts the thread that writes lines to standard error. When the guard is dropped, the thread has one second to write what is
+/// left in the queue.
+pub(super) fn writer() -> (NonBlocking, WorkerGuard) {
+    let builder = NonBlockingBuilder::default().buffered_lines_limit(MAX_WAITING_LINES).thread_name("log");
+    let (writer, guard) = builder.finish(StandardError { reported: 0 });
+    let _ = UNQUEUED.set(writer.error_counter());
+    (writer, guard)
 }
 
-pub(super) fn json<S: Subscriber + for<'a> LookupSpan<'a>>() -> impl Layer<S> {
-    lines::layer().with_writer(io::stderr).json().flatten_event(true).with_span_list(false)
+/// Lines dropped since the start: those that found the queue full, and those that standard error refused.
+pub(super) fn dropped_lines() -> u64 {
+    unqueued_lines().saturating_add(UNWRITTEN.load(Relaxed))
+}
+
+fn unqueued_lines() -> u64 {
+    UNQUEUED.get().map_or(0, |counter| counter.dropped_lines() as u64)
+}
+
+/// Standard error, as the writing thread uses it. It never fails: a line that is refused is counted as dropped.
+struct StandardError {
+    /// How many of [`unqueued_lines`] the log tells of already.
+    reported: u64,
+}
+
+impl Write for StandardError {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if io::stderr().write_all(line).is_err() {
+            UNWRITTEN.fetch_add(1, Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    /// Called each time the queue is empty: it has room for the line that tells of dropped ones.
+    fn flush(&mut self) -> io::Result<()> {
+        let unqueued = unqueued_lines();
+        let lines = unqueued - self.reported;
+        self.reported = unqueued;
+        if lines > 0 {
+            tracing::warn!(lines, "dropped lines of the log: standard error was not read in time");
+        }
+        Ok(())
+    }
+}
+
+pub(super) fn text<S: Subscriber + for<'a> LookupSpan<'a>>(writer: NonBlocking) -> impl Layer<S> {
+    lines::layer().with_writer(writer).with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+}
+
+pub(super) fn json<S: Subscriber + for<'a> LookupSpan<'a>>(writer: NonBlocking) -> impl Layer<S> {
+    lines::layer().with_writer(writer).json().flatten_event(true).with_span_list(false)
 }
 
 /// The span of a request: its id, the address of the client, and, once somebody logged in, the user are in every line

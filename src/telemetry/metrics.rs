@@ -20,7 +20,7 @@ use opentelemetry::{
 use opentelemetry_sdk::metrics::{SdkMeterProvider, reader::MetricReader};
 use prometheus::{Registry, TextEncoder};
 
-use super::{audit::LoginFailure, process, request::Answered};
+use super::{audit::LoginFailure, logs, process, request::Answered};
 
 /// Seconds, from a leased verification (microseconds) to a request that waits for its turn to hash (seconds).
 const DURATION_BUCKETS: [f64; 18] = [
@@ -113,6 +113,12 @@ impl Instruments {
         let connects = counter("mayfly.redis.connects", "{attempt}", "Attempts to connect to Redis, by the result.");
         let login_failures = counter("mayfly.login.failures", "{login}", "Logins refused, by the reason.");
         process::observe(meter);
+        meter
+            .u64_observable_counter("mayfly.log.lines.dropped")
+            .with_unit("{line}")
+            .with_description("Lines of the log that were dropped: standard error was not read in time, or is closed.")
+            .with_callback(|observer| observer.observe(logs::dropped_lines(), &[]))
+            .build();
         Self {
             requests: duration("http.server.request.duration", "Duration of HTTP requests."),
             requests_bound: RwLock::default(),

@@ -13,6 +13,7 @@ use std::{
 use opentelemetry::trace::SpanBuilder;
 use opentelemetry_sdk::{logs::SdkLoggerProvider, metrics::SdkMeterProvider, trace::SdkTracerProvider};
 use tokio::{sync::oneshot, time::timeout};
+use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::{Layer as _, layer::SubscriberExt, util::SubscriberInitExt};
 
 pub use self::{logs::LogFormat, otlp::Otlp};
@@ -28,6 +29,9 @@ pub mod traces;
 
 /// How long a shutdown waits for the collector to take the last of it.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long a shutdown waits for the last lines of the log to be written.
+const LOG_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What to tell operators, and how.
 #[derive(Debug, Clone)]
@@ -53,6 +57,7 @@ pub struct Telemetry {
     traces: Option<SdkTracerProvider>,
     metrics: Option<SdkMeterProvider>,
     logs: Option<SdkLoggerProvider>,
+    lines: Option<WorkerGuard>,
 }
 
 /// Starts logging, and, where `settings` or `prometheus` ask for it, measuring and tracing. To be called within a
@@ -63,7 +68,9 @@ pub struct Telemetry {
 /// # Panics
 /// Where it is called twice, or with a filter that is none.
 pub fn init(settings: &Settings, prometheus: Option<&metrics::Prometheus>) -> Result<Telemetry, otlp::BuildError> {
+    let (writer, lines) = logs::writer();
     let telemetry = Telemetry {
+        lines: Some(lines),
         traces: settings.otlp.tracer_provider()?,
         metrics: settings.otlp.meter_provider(prometheus)?,
         logs: settings.otlp.logger_provider()?,
@@ -71,8 +78,8 @@ pub fn init(settings: &Settings, prometheus: Option<&metrics::Prometheus>) -> Re
     tracing_subscriber::registry()
         .with(logs::filter(&settings.log))
         .with(match settings.log_format.resolve(io::stderr().is_terminal()) {
-            LogFormat::Json => logs::json().boxed(),
-            LogFormat::Auto | LogFormat::Text => logs::text().boxed(),
+            LogFormat::Json => logs::json(writer).boxed(),
+            LogFormat::Auto | LogFormat::Text => logs::text(writer).boxed(),
         })
         .with(telemetry.logs.as_ref().map(otlp::log_layer))
         .init();
@@ -90,22 +97,30 @@ pub fn init(settings: &Settings, prometheus: Option<&metrics::Prometheus>) -> Re
 }
 
 impl Telemetry {
-    /// Sends what is left to the collector, for up to three seconds.
+    /// Sends what is left to the collector, for up to three seconds, then writes what is left of the log, for up to two.
     pub async fn shutdown(self) {
-        if self.traces.is_none() && self.metrics.is_none() && self.logs.is_none() {
-            return;
+        let Self { traces, metrics, logs, lines } = self;
+        if traces.is_some() || metrics.is_some() || logs.is_some() {
+            let flush = move || {
+                // A collector that does not answer is in the log already.
+                let _ = traces.map(|provider| provider.shutdown_with_timeout(FLUSH_TIMEOUT));
+                let _ = metrics.map(|provider| provider.shutdown_with_timeout(FLUSH_TIMEOUT));
+                let _ = logs.map(|provider| provider.shutdown_with_timeout(FLUSH_TIMEOUT));
+            };
+            finish(flush, FLUSH_TIMEOUT).await;
         }
-        let (done, flushed) = oneshot::channel();
-        // A thread of its own, for it waits for the collector by blocking; the end of the process ends it, too.
-        thread::spawn(move || {
-            // A collector that is not there is nothing new to the log.
-            let _ = self.traces.map(|provider| provider.shutdown_with_timeout(FLUSH_TIMEOUT));
-            let _ = self.metrics.map(|provider| provider.shutdown_with_timeout(FLUSH_TIMEOUT));
-            let _ = self.logs.map(|provider| provider.shutdown_with_timeout(FLUSH_TIMEOUT));
-            let _ = done.send(());
-        });
-        let _ = timeout(FLUSH_TIMEOUT, flushed).await;
+        finish(move || drop(lines), LOG_TIMEOUT).await;
     }
+}
+
+/// Waits for blocking work, on a thread of its own that the end of the process ends, for so long.
+async fn finish(work: impl FnOnce() + Send + 'static, limit: Duration) {
+    let (done, finished) = oneshot::channel();
+    thread::spawn(move || {
+        work();
+        let _ = done.send(());
+    });
+    let _ = timeout(limit, finished).await;
 }
 
 /// Observes the hashing of a password.

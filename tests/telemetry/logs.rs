@@ -1,9 +1,16 @@
 //! One line a request.
 
+use std::{
+    io::{PipeReader, Read, pipe},
+    sync::{Arc, Mutex},
+    thread,
+};
+
 use mayfly::domain::password::Password;
+use nix::sys::signal::Signal;
 use secrecy::ExposeSecret;
 
-use crate::support::{ADMIN_PASSWORD, Backend, Log, Service, eventually};
+use crate::support::{ADMIN_PASSWORD, Backend, Client, Log, Service, eventually};
 
 const TOKEN: &str = "/api/v1alpha/token";
 
@@ -97,4 +104,64 @@ fn verification_is_logged_where_somebody_wants_to_know_everything() {
         }
         assert!(!log.text().contains("secret"));
     }
+}
+
+/// A service whose standard error is a pipe, and the end of it that nobody reads. It has dropped lines.
+fn unread() -> (Service, PipeReader) {
+    let (reader, writer) = pipe().unwrap();
+    let service = Service::start_with(Backend::Memory, |command| {
+        command.stderr(writer);
+    });
+    let client = service.client();
+    eventually("more was logged than a pipe and the queue hold", || {
+        for _ in 0..1000 {
+            assert_eq!(client.get("/livez").send().status, 200);
+        }
+        (dropped_lines(&service) > 0).then_some(())
+    });
+    (service, reader)
+}
+
+fn dropped_lines(service: &Service) -> u64 {
+    let page = Client::new(&service.metrics_url).get("").send().text;
+    let value = page.lines().find_map(|line| line.strip_prefix("mayfly_log_lines_dropped_total "));
+    value.expect("it is counted from the start").parse().unwrap()
+}
+
+#[test]
+fn an_unread_standard_error_stops_nothing_and_what_it_misses_is_counted() {
+    let (mut service, mut reader) = unread();
+    service.admin().issue("x", "1h");
+    let dropped = dropped_lines(&service);
+    let read = Arc::<Mutex<Vec<u8>>>::default();
+    let reading = thread::spawn({
+        let read = Arc::clone(&read);
+        move || {
+            let mut bytes = [0; 4096];
+            while let Ok(length @ 1..) = reader.read(&mut bytes) {
+                read.lock().unwrap().extend(&bytes[..length]);
+            }
+        }
+    });
+    let lines = || {
+        let text = String::from_utf8(read.lock().unwrap().clone()).unwrap();
+        let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
+        whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<serde_json::Value>>()
+    };
+    let complaint = eventually("the log says how much it misses", || {
+        let message = "dropped lines of the log: standard error was not read in time";
+        lines().into_iter().find(|line| line["message"] == message)
+    });
+    assert_eq!((&complaint["level"], &complaint["lines"]), (&"WARN".into(), &dropped.into()));
+    service.process.signal(Signal::SIGTERM);
+    assert_eq!(service.process.wait().code(), Some(0));
+    reading.join().unwrap();
+    assert!(lines().iter().any(|line| line["message"] == "shutting down"), "what is left is written in the end");
+}
+
+#[test]
+fn a_service_whose_standard_error_nobody_reads_stops_when_it_is_told_to() {
+    let (mut service, _reader) = unread();
+    service.process.signal(Signal::SIGTERM);
+    assert_eq!(service.process.wait().code(), Some(0));
 }
