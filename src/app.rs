@@ -5,6 +5,7 @@ use std::{future::pending, io, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
+    task::spawn_blocking,
     time::{MissedTickBehavior, interval, sleep},
 };
 
@@ -94,21 +95,28 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     result
 }
 
-/// Keeps the signing keys and the certificate those of their files: new ones are found by looking at them, and SIGHUP has
-/// them read at once.
+/// Keeps the signing keys and the certificate those of their files: looks for new ones each second, and reads the files at once
+/// on SIGHUP. The files are read on a thread that may block, for a network's file system may.
 async fn follow_files(services: Arc<Services>, certificate: Option<Arc<Certificate>>, mut hangup: Signal) {
     let mut look = interval(WATCH_INTERVAL);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        tokio::select! {
-            _ = look.tick() => {
-                services.keys.follow_file();
-                certificate.as_ref().inspect(|certificate| certificate.follow_files());
+        let is_ordered = tokio::select! {
+            _ = look.tick() => false,
+            _ = hangup.recv() => true,
+        };
+        let (keys, certificate) = (Arc::clone(&services.keys), certificate.clone());
+        let reading = spawn_blocking(move || {
+            if is_ordered {
+                keys.reload();
+                certificate.inspect(|certificate| certificate.reload());
+            } else {
+                keys.follow_file();
+                certificate.inspect(|certificate| certificate.follow_files());
             }
-            _ = hangup.recv() => {
-                services.keys.reload();
-                certificate.as_ref().inspect(|certificate| certificate.reload());
-            }
-        }
+        });
+        // A panic is in the log, and the next look may succeed.
+        let _ = reading.await;
     }
 }
 

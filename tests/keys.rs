@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use rstest::rstest;
 use serde_json::Value;
 
-use crate::support::{Backend, Service, eventually, run};
+use crate::support::{Backend, Log, Service, eventually, run};
 
 const VERIFY: &str = "/api/v1alpha/verify";
 
@@ -153,6 +153,45 @@ fn a_broken_file_keeps_the_old_keys_and_is_logged() {
     service.process.signal(Signal::SIGHUP);
     eventually("it is read again", || logged("read the signing keys"));
     assert_eq!(service.client().with_bearer(&jwt).get(VERIFY).send().status, 200);
+}
+
+#[test]
+fn a_pipe_in_the_place_of_the_key_file_blocks_nobody() {
+    let log = Log::new();
+    let service = Service::start_with(Backend::Memory, |command| {
+        command.env("TOKIO_WORKER_THREADS", "1").stderr(log.stdio());
+    });
+    let (_, jwt) = service.admin().issue("x", "1h");
+    let (good, pipe) = (fs::read(&service.keys_file).unwrap(), service.keys_file.with_extension("pipe"));
+    assert!(run(Command::new("mkfifo").arg(&pipe), "").status.success());
+    fs::rename(&pipe, &service.keys_file).unwrap();
+    let complaints = || log.text().matches("it is no regular file").count();
+    eventually("the mistake is logged", || (complaints() == 1).then_some(()));
+    // A token of an unknown key has the file looked at, too.
+    let header = BASE64_URL_SAFE_NO_PAD.encode(r#"{"typ":"JWT","alg":"HS256","kid":"another"}"#);
+    let unknown = format!("{header}.{}", jwt.split_once('.').unwrap().1);
+    service.client().with_bearer(&unknown).get(VERIFY).send().problem(401);
+    service.process.signal(Signal::SIGHUP);
+    eventually("the mistake is logged again", || (complaints() == 2).then_some(()));
+    assert_eq!(service.client().with_bearer(&jwt).get(VERIFY).send().status, 200);
+
+    // Behind a symbolic link there is a file again.
+    let file = service.keys_file.with_extension("good");
+    fs::write(&file, good).unwrap();
+    std::os::unix::fs::symlink(&file, &pipe).unwrap();
+    fs::rename(&pipe, &service.keys_file).unwrap();
+    eventually("it is read again", || log.text().contains("read the signing keys").then_some(()));
+    assert_eq!(service.client().with_bearer(&jwt).get(VERIFY).send().status, 200);
+}
+
+#[test]
+fn a_pipe_is_refused_as_key_file() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    assert!(run(Command::new("mkfifo").arg(&pipe), "").status.success());
+    let output = run(Service::command().env("MAYFLY_JWT_KEYS_FILE", &pipe), "");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("it is no regular file"), "{output:?}");
 }
 
 #[test]

@@ -1,12 +1,15 @@
 //! Files that are read again when they change.
 
 use std::{
-    fs, io,
-    os::unix::fs::MetadataExt,
+    fs::{self, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{Mutex, PoisonError},
     time::Duration,
 };
+
+use rustix::fs::OFlags;
 
 /// How often files are looked at.
 pub const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -52,6 +55,19 @@ impl FollowedFiles {
         *seen = fingerprints(&self.paths);
         read()
     }
+}
+
+/// Reads a regular file, or one that symbolic links lead to. Anything else is an error: a pipe would block until somebody
+/// writes into it, and a device may have no end.
+pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
+    let without_blocking = OFlags::NONBLOCK.bits().cast_signed();
+    let mut file = OpenOptions::new().read(true).custom_flags(without_blocking).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no regular file"));
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 fn fingerprints(paths: &[PathBuf]) -> Vec<Option<Fingerprint>> {

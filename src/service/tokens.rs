@@ -249,7 +249,8 @@ impl Tokens {
 
     /// The presented token, as the store knows it at this moment.
     pub async fn inspect_presented(&self, jwt: &str) -> Result<LiveToken, VerifyError> {
-        let (PresentedJwt { digest, .. }, SignedToken { owner, id, .. }) = self.check(jwt, TokenDigest::of(jwt))?;
+        let (PresentedJwt { digest, .. }, SignedToken { owner, id, .. }) =
+            self.check(jwt, TokenDigest::of(jwt)).await?;
         let live = self.store.find_token(&owner, id).await?.filter(|live| live.token.digest == digest);
         live.ok_or(VerifyError::Revoked)
     }
@@ -286,7 +287,7 @@ impl Tokens {
     }
 
     async fn find_presented(&self, jwt: &str, digest: TokenDigest) -> Result<Presented, VerifyError> {
-        let (jwt, signed) = self.check(jwt, digest)?;
+        let (jwt, signed) = self.check(jwt, digest).await?;
         self.store.find_presented(jwt, signed).await?.ok_or(VerifyError::Revoked)
     }
 
@@ -315,11 +316,11 @@ impl Tokens {
 
     /// What this JWT of this digest says, if one of our keys signed it for us and it is neither expired nor of the future. That it
     /// was issued and still lives, only the store knows.
-    fn check(&self, jwt: &str, digest: TokenDigest) -> Result<(PresentedJwt, SignedToken), VerifyError> {
+    async fn check(&self, jwt: &str, digest: TokenDigest) -> Result<(PresentedJwt, SignedToken), VerifyError> {
         let presented = PresentedJwt { digest, key_generation: self.keys.current().generation };
         let (presented, signed) = match self.checked.get(&presented) {
             Some(signed) => (presented, signed),
-            None => self.check_signature(jwt, digest)?,
+            None => self.check_signature(jwt, digest).await?,
         };
         let now = self.clock.unix_seconds();
         if signed.issued_at > now + MAX_CLOCK_SKEW {
@@ -332,17 +333,21 @@ impl Tokens {
     }
 
     /// The part of it that is the same at any time, which is remembered.
-    fn check_signature(&self, jwt: &str, digest: TokenDigest) -> Result<(PresentedJwt, SignedToken), VerifyError> {
+    async fn check_signature(
+        &self,
+        jwt: &str,
+        digest: TokenDigest,
+    ) -> Result<(PresentedJwt, SignedToken), VerifyError> {
         let verify = || {
             let keys = self.keys.current();
-            Ok((keys.generation, keys.set.verify(jwt)?))
+            (keys.generation, keys.set.verify(jwt))
         };
-        let verified = match verify() {
+        let (key_generation, claims) = match verify() {
             // Another replica may have read a new key before this one did.
-            Err(InvalidToken::UnknownKey) if self.keys.follow_file() => verify(),
-            result => result,
+            (generation, Err(InvalidToken::UnknownKey)) if self.keys.look(generation).await => verify(),
+            verified => verified,
         };
-        let (key_generation, claims) = verified.map_err(|_: InvalidToken| VerifyError::Invalid)?;
+        let claims = claims.map_err(|_: InvalidToken| VerifyError::Invalid)?;
         let (Ok(owner), Ok(id)) = (claims.username.parse(), claims.jwt_token_id.parse()) else {
             return Err(VerifyError::Invalid);
         };

@@ -18,7 +18,7 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use crate::service::followed_files::FollowedFiles;
+use crate::service::followed_files::{FollowedFiles, read_regular};
 
 /// The one protocol that is spoken in it (RFC 7301), for clients who ask.
 const ALPN: &[u8] = b"http/1.1";
@@ -52,12 +52,12 @@ impl Certificate {
         Ok(Self { chain, key, versions, current })
     }
 
-    /// Reads the files if one is another than before. What is wrong with them is logged, once a version.
+    /// Reads the files if one is another than before. A mistake in them is logged, once a version. Blocks.
     pub fn follow_files(&self) {
         self.versions.if_changed(|| self.load());
     }
 
-    /// Reads the files again, changed or not.
+    /// Reads the files again, changed or not. Blocks.
     pub fn reload(&self) {
         self.versions.anyway(|| self.load());
     }
@@ -84,8 +84,10 @@ fn read(chain: &Path, key: &Path) -> Result<ServerConfig, CertificateError> {
         let file = file.to_owned();
         move |error| CertificateError::Read(file, error)
     };
-    let certificates = CertificateDer::pem_file_iter(chain).and_then(Iterator::collect).map_err(unreadable(chain))?;
-    let private_key = PrivateKeyDer::from_pem_file(key).map_err(unreadable(key))?;
+    let text = |file: &Path| read_regular(file).map_err(pem::Error::Io).map_err(unreadable(file));
+    let certificates =
+        CertificateDer::pem_slice_iter(&text(chain)?).collect::<Result<_, _>>().map_err(unreadable(chain))?;
+    let private_key = PrivateKeyDer::from_pem_slice(&text(key)?).map_err(unreadable(key))?;
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
