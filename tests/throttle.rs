@@ -2,6 +2,7 @@
 
 use std::{
     io::{Read, Write},
+    iter,
     net::{IpAddr, TcpStream},
     sync::{
         Arc,
@@ -13,22 +14,24 @@ use std::{
 
 use mayfly::{
     domain::{
-        password::Password,
-        throttle::{AT_CLIENT, LoginAttempt, OF_USER},
+        password::{HashCost, Password},
+        throttle::{AT_CLIENT, CountedAs, LoginAttempt, OF_USER},
+        user::{LoginEpoch, Role, User},
     },
     service::{
-        hashing::Hashing,
+        hashing::{Hashing, Lane},
         login::{Login, LoginError},
     },
     store::{
+        Store,
         leased::{LEASE, LeasedStore},
         redis::{RedisOptions, RedisStore},
     },
 };
 use rstest::rstest;
-use tokio::task::yield_now;
+use serde_json::json;
 
-use crate::support::{ADMIN_PASSWORD, Answer, Backend, Log, RedisServer, Service, eventually};
+use crate::support::{ADMIN_PASSWORD, Answer, Backend, Draft, Log, RedisServer, Service, eventually};
 
 const TOKEN: &str = "/api/v1alpha/token";
 
@@ -248,20 +251,89 @@ fn a_full_redis_lets_users_in_and_guesses_wait() {
 }
 
 #[tokio::test]
-async fn who_finds_no_place_to_wait_costs_the_store_nothing() {
-    let hashing = Arc::new(Hashing::new("m=65536,t=4,p=1".parse().unwrap()));
-    // Nobody is there to be asked.
-    let store = RedisStore::new(&RedisOptions::at("redis://127.0.0.1:1")).unwrap();
-    let login = Login::new(Arc::new(LeasedStore::new(Arc::new(store), LEASE)), Arc::clone(&hashing));
-    let password: Password = "a guess".parse().unwrap();
-    let attempt = LoginAttempt { user: "alice".parse().unwrap(), client: IpAddr::from([192, 0, 2, 1]).into() };
-    assert!(matches!(login.log_in(&attempt, &password).await, Err(LoginError::Store(_))));
-    while hashing.expect_room().is_ok() {
-        let (hashing, password) = (Arc::clone(&hashing), password.clone());
-        tokio::spawn(async move { hashing.hash(password).await });
-        yield_now().await;
+async fn where_strangers_take_all_places_the_known_have_theirs_and_nobody_is_counted() {
+    let redis = RedisServer::start();
+    let hashing = Arc::new(Hashing::new(HashCost::default()));
+    let store = Arc::new(RedisStore::new(&RedisOptions::at(&redis.url())).unwrap());
+    let login = Login::new(Arc::new(LeasedStore::new(Arc::clone(&store) as _, LEASE)), Arc::clone(&hashing));
+    let password: Password = "secret".parse().unwrap();
+    let alice = User {
+        name: "alice".parse().unwrap(),
+        password_hash: hashing.hash(password.clone()).await.unwrap(),
+        role: Role::User,
+        created_at: 0,
+        disabled: false,
+        login_epoch: LoginEpoch::begin(),
+    };
+    assert!(store.create_user(&alice).await.unwrap());
+    let [home, hotel] =
+        [1, 2].map(|host| LoginAttempt { user: alice.name.clone(), client: IpAddr::from([192, 0, 2, host]).into() });
+    store.excuse_login(&home, alice.login_epoch, CountedAs::Stranger).await.unwrap();
+    let strangers: Vec<_> = iter::from_fn(|| hashing.place(Lane::Stranger)).collect();
+    for _ in 0..2 * AT_CLIENT.free {
+        assert!(matches!(login.log_in(&hotel, &password).await, Err(LoginError::Busy(_))));
     }
-    assert!(matches!(login.log_in(&attempt, &password).await, Err(LoginError::Busy(_))));
+    let counts = redis.cli(&["KEYS", "mayfly:throttle:*"]);
+    assert_eq!(counts.lines().count(), 1, "that she is known at home: {counts}");
+    assert_eq!(login.log_in(&home, &password).await.unwrap().name, alice.name);
+    drop(strangers);
+    assert_eq!(login.log_in(&hotel, &password).await.unwrap().name, alice.name);
+}
+
+/// Wrong logins from 100 networks, each in a site of its own, at a replica at which 30 users log in who did so lately at
+/// another one.
+#[test]
+fn known_users_do_not_wait_behind_strangers() {
+    let redis = RedisServer::start();
+    let [here, elsewhere] = [(); 2].map(|()| {
+        Service::launch(Some(&redis.url()), |command| {
+            // Nobody's patience with a busy machine is tried here.
+            command.env("MAYFLY_TRUSTED_PROXIES", "127.0.0.1").env("MAYFLY_REDIS_TIMEOUT", "20s");
+        })
+    });
+    [&here, &elsewhere].into_iter().for_each(Service::wait_until_ready);
+    let users: Vec<_> = (1..=30).map(|user| (format!("user{user}"), format!("192.0.2.{user}"))).collect();
+    for (user, address) in &users {
+        elsewhere.admin().add_user(user, "user");
+        assert_eq!(try_from(&elsewhere, address, user, "secret").status, 200);
+    }
+    let (stop, full) = (AtomicBool::new(false), AtomicBool::new(false));
+    let statuses: Vec<_> = thread::scope(|scope| {
+        for stranger in 0..100 {
+            let (here, stop, full) = (&here, &stop, &full);
+            scope.spawn(move || {
+                for guess in (0..2_000).take_while(|_| !stop.load(Ordering::Relaxed)) {
+                    let address = format!("2001:db8:{stranger:x}:{:x}::1", 7 * stranger);
+                    let answer = try_from(here, &address, &format!("nobody-{stranger}-{guess}"), "a guess");
+                    if answer.status == 503 {
+                        full.store(true, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        eventually("strangers take all places", || full.load(Ordering::Relaxed).then_some(()));
+        let known: Vec<_> = users
+            .iter()
+            .map(|(user, address)| scope.spawn(|| try_from(&here, address, user, "secret").status))
+            .collect();
+        let statuses = known.into_iter().map(|thread| thread.join().unwrap()).collect();
+        stop.store(true, Ordering::Relaxed);
+        statuses
+    });
+    assert_eq!(statuses, [200; 30]);
+}
+
+#[test]
+fn a_user_with_another_password_is_let_in_at_once() {
+    let service = behind_a_load_balancer(Backend::Redis);
+    let admin = |request: Draft| request.header("x-forwarded-for", "192.0.2.9").send();
+    let alice = json!({"username": "alice", "password": "first"});
+    assert_eq!(admin(service.admin().post("/api/v1alpha/user", &alice)).status, 201);
+    guess_until_too_early(|guess| try_from(&service, "192.0.2.1", "alice", &format!("guess {guess}")));
+    assert_too_early(&try_from(&service, "192.0.2.1", "alice", "first"));
+    let password = service.admin().put("/api/v1alpha/user/alice/password", &json!({"password": "second"}));
+    assert_eq!(admin(password).status, 200);
+    assert_eq!(try_from(&service, "192.0.2.1", "alice", "second").status, 200);
 }
 
 #[test]

@@ -108,7 +108,7 @@ impl fmt::Display for Role {
 
 /// Which logins of a user still count: those since the password was last changed, or the user kept out. A random value,
 /// compared and never put in an order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct LoginEpoch(Uuid);
 
 /// A text is no [`LoginEpoch`].

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    hashing::{Busy, Hashing},
+    hashing::{Busy, Hashing, Lane, Place},
     remembered_logins::{LoginFingerprint, RememberedLogins},
     single_flight::SingleFlight,
     still_logged_in,
@@ -12,7 +12,7 @@ use crate::{
     domain::{
         password::{Password, PasswordHash},
         throttle::{Admission, CountedAs, LoginAttempt},
-        user::{User, UserName},
+        user::{LoginEpoch, User, UserName},
     },
     store::{Store, StoreError, leased::LeasedStore},
     telemetry::{
@@ -140,26 +140,26 @@ impl Checks {
     }
 
     async fn check(self: Arc<Self>, attempt: LoginAttempt, password: Password) -> Result<Verdict, LoginError> {
-        self.hashing.expect_room()?;
+        let mut place = self.place(&attempt).await?;
         // Asked for first: a store in trouble, which cannot tell, has counted nothing yet.
         let user = self.store.ask_for_user(&attempt.user).await?;
-        let counted = match self.store.admit_login(&attempt).await? {
+        let epoch = user.as_ref().map(|user| user.login_epoch);
+        let counted = match self.store.admit_login(&attempt, epoch).await? {
             Admission::Admitted(counted) => counted,
             Admission::TooEarly(remaining) => return Ok(Verdict::TooEarly(remaining)),
         };
+        if counted == CountedAs::Known
+            && let Some(known) = self.hashing.place(Lane::Known)
+        {
+            place = known;
+        }
         let hash =
             user.as_ref().map_or_else(|| PasswordHash::dummy(self.hashing.cost()), |user| user.password_hash.clone());
         let login = self.remembered.fingerprint(&password, Some(&hash));
-        let matches = match self.hashing.verify(hash, password.clone()).await {
-            Ok(matches) => matches,
-            Err(busy) => {
-                self.excuse(&attempt, counted, false).await;
-                return Err(busy.into());
-            }
-        };
+        let matches = self.hashing.verify(place, hash, password.clone()).await;
         Ok(match user {
             Some(user) if matches && !user.disabled => {
-                self.excuse(&attempt, counted, true).await;
+                self.forgive(&attempt, user.login_epoch, counted).await;
                 let login = match self.rehash(&user, &password).await {
                     Some(hash) => self.remembered.fingerprint(&password, Some(&hash)),
                     None => login,
@@ -173,9 +173,20 @@ impl Checks {
         })
     }
 
+    /// A place to wait for a core, before anything is counted: where the lane of all is full, one in that of the known, for
+    /// whom is known at this client.
+    async fn place(&self, attempt: &LoginAttempt) -> Result<Place, LoginError> {
+        if let Some(place) = self.hashing.place(Lane::Stranger) {
+            return Ok(place);
+        }
+        let known = self.store.is_known(attempt).await?;
+        let place = if known { self.hashing.place(Lane::Known) } else { None };
+        Ok(place.ok_or_else(Busy::send_away)?)
+    }
+
     /// Where that fails, the user has a failure more, which is forgotten in minutes.
-    async fn excuse(&self, attempt: &LoginAttempt, counted: CountedAs, succeeded: bool) {
-        if let Err(error) = self.store.excuse_login(attempt, counted, succeeded).await {
+    async fn forgive(&self, attempt: &LoginAttempt, epoch: LoginEpoch, counted: CountedAs) {
+        if let Err(error) = self.store.excuse_login(attempt, epoch, counted).await {
             tracing::warn!(%error, "a login stays counted as failed");
         }
     }

@@ -186,13 +186,21 @@ pub trait Store: Send + Sync {
     async fn remove_user(&self, name: &UserName) -> Result<UserChange<u64>, StoreError>;
 
     /// Counts a try to log in as a failure before its password is looked at, unless it comes too early, as the rules of
-    /// [`crate::domain::throttle`] say; by the clock of the store.
-    async fn admit_login(&self, attempt: &LoginAttempt) -> Result<Admission, StoreError>;
+    /// [`crate::domain::throttle`] say; by the clock of the store. `epoch` is that of the user, if there is one: with another
+    /// epoch, the counts of the user begin anew.
+    async fn admit_login(&self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> Result<Admission, StoreError>;
 
-    /// Takes back that an admitted try was counted as a failure, as it was counted: it succeeded, after which those of the
-    /// client at the user are forgotten and the user is known there; or nobody looked at its password.
-    async fn excuse_login(&self, attempt: &LoginAttempt, counted: CountedAs, succeeded: bool)
-    -> Result<(), StoreError>;
+    /// Takes back that an admitted try was counted as a failure, as it was counted, because it succeeded: the failures of the
+    /// client at the user are forgotten, and the user is known there.
+    async fn excuse_login(
+        &self,
+        attempt: &LoginAttempt,
+        epoch: LoginEpoch,
+        counted: CountedAs,
+    ) -> Result<(), StoreError>;
+
+    /// Whether the user of this try logged in at its client lately ([`KNOWN`](crate::domain::throttle::KNOWN)).
+    async fn is_known(&self, attempt: &LoginAttempt) -> Result<bool, StoreError>;
 
     /// Begins to watch for changes, and ends the watch before. `None`: this store tells of none.
     async fn watch(&self) -> Result<Option<Box<dyn Watch>>, StoreError>;

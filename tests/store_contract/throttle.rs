@@ -4,14 +4,17 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 use mayfly::{
-    domain::throttle::{AT_CLIENT, Admission, CountedAs, LoginAttempt, OF_CLIENT, OF_USER},
+    domain::{
+        throttle::{AT_CLIENT, Admission, CountedAs, LoginAttempt, OF_CLIENT, OF_SITE, OF_USER},
+        user::LoginEpoch,
+    },
     store::redis::{RedisOptions, RedisStore},
 };
 use rstest::rstest;
 use tokio::time::sleep;
 
-use super::{Fixture, Kind};
-use crate::support::RedisServer;
+use super::{Fixture, Kind, epoch};
+use crate::support::{RedisServer, SteppingClock, eventually};
 
 fn attempt(user: &str, address: &str) -> LoginAttempt {
     LoginAttempt { user: user.parse().unwrap(), client: address.parse::<IpAddr>().unwrap().into() }
@@ -19,7 +22,7 @@ fn attempt(user: &str, address: &str) -> LoginAttempt {
 
 impl Fixture {
     async fn admit(&self, attempt: &LoginAttempt) -> Admission {
-        self.store.admit_login(attempt).await.unwrap()
+        self.store.admit_login(attempt, Some(epoch())).await.unwrap()
     }
 
     async fn admits(&self, attempt: &LoginAttempt) -> bool {
@@ -29,17 +32,14 @@ impl Fixture {
     /// Logs in, where that is let through.
     async fn log_in(&self, attempt: &LoginAttempt) {
         let Admission::Admitted(counted) = self.admit(attempt).await else { panic!("{attempt:?} has to wait") };
-        self.store.excuse_login(attempt, counted, true).await.unwrap();
+        self.store.excuse_login(attempt, epoch(), counted).await.unwrap();
     }
 
-    /// What it has to wait, and does not try for if that is nothing.
+    /// What it has to wait, and where that is nothing, it fails.
     async fn remaining(&self, attempt: &LoginAttempt) -> Duration {
         match self.admit(attempt).await {
             Admission::TooEarly(remaining) => remaining,
-            Admission::Admitted(counted) => {
-                self.store.excuse_login(attempt, counted, false).await.unwrap();
-                Duration::ZERO
-            }
+            Admission::Admitted(_) => Duration::ZERO,
         }
     }
 
@@ -126,22 +126,82 @@ async fn a_client_that_tries_many_users_waits(
 
 #[rstest]
 #[tokio::test]
+async fn a_site_that_tries_from_many_networks_waits(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
+    let fixture = Fixture::new(kind);
+    let alice = attempt("alice", "2001:db8:1:0::7");
+    fixture.log_in(&alice).await;
+    let from_everywhere =
+        (0..2 * OF_SITE.free).map(|network| attempt(&format!("user{network}"), &format!("2001:db8:1:{network:x}::1")));
+    let mut refused = 0;
+    for attempt in from_everywhere {
+        refused += u32::from(!fixture.admits(&attempt).await);
+    }
+    assert!(refused > 0 && refused <= OF_SITE.free, "{refused}");
+    assert!(fixture.admits(&attempt("carol", "2001:db8:2::1")).await, "another site");
+    assert!(fixture.admits(&alice).await, "she is known there");
+}
+
+#[rstest]
+#[tokio::test]
+async fn another_password_has_no_failures_yet(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
+    let fixture = Fixture::new(kind);
+    let admit = async |attempt: &LoginAttempt, epoch: LoginEpoch| {
+        let admission = fixture.store.admit_login(attempt, Some(epoch)).await.unwrap();
+        matches!(admission, Admission::Admitted(_))
+    };
+    let (old, new) = (LoginEpoch::begin(), LoginEpoch::begin());
+    let (home, office) = (attempt("alice", "192.0.2.1"), attempt("alice", "192.0.2.2"));
+    for stranger in 0..OF_USER.free {
+        assert!(admit(&attempt("alice", &format!("198.51.100.{stranger}")), old).await);
+    }
+    for client in [&home, &office] {
+        while admit(client, old).await {}
+        assert!(admit(client, new).await && !admit(client, old).await);
+    }
+    // What a client did at all users, it did.
+    for user in 0..2 * OF_CLIENT.free {
+        admit(&attempt(&format!("user{user}"), "192.0.2.1"), old).await;
+    }
+    assert!(!admit(&home, LoginEpoch::begin()).await);
+    assert!(admit(&office, LoginEpoch::begin()).await);
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_user_is_known_where_a_login_succeeded(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
+    let fixture = Fixture::new(kind);
+    let (home, hotel) = (attempt("alice", "192.0.2.1"), attempt("alice", "192.0.2.2"));
+    assert!(fixture.admits(&home).await && !fixture.store.is_known(&home).await.unwrap());
+    fixture.log_in(&home).await;
+    assert!(fixture.store.is_known(&home).await.unwrap());
+    assert!(!fixture.store.is_known(&hotel).await.unwrap());
+    assert!(!fixture.store.is_known(&attempt("bob", "192.0.2.1")).await.unwrap());
+}
+
+#[rstest]
+#[tokio::test]
 async fn what_was_no_failure_is_taken_back(
     #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
 ) {
     let fixture = Fixture::new(kind);
     let alice = attempt("alice", "192.0.2.1");
-    // Nobody looked at the password: as if nobody had tried.
-    for _ in 0..OF_CLIENT.free + OF_USER.free {
-        assert_eq!(fixture.remaining(&alice).await, Duration::ZERO);
-    }
     // A login forgets the failures at this client, and no others; but where she is known, only those were counted.
     for counted in [CountedAs::Stranger, CountedAs::Known] {
         for _ in 0..AT_CLIENT.free {
             assert_eq!(fixture.admit(&alice).await, Admission::Admitted(counted));
         }
         assert!(!fixture.admits(&alice).await);
-        fixture.store.excuse_login(&alice, counted, true).await.unwrap();
+        fixture.store.excuse_login(&alice, epoch(), counted).await.unwrap();
+    }
+    // Whoever logs in is let in as often as they like.
+    for _ in 0..OF_CLIENT.free + OF_USER.free {
+        fixture.log_in(&alice).await;
     }
     fixture.fail_from_everywhere("alice", OF_USER.free - (AT_CLIENT.free - 1)).await;
     assert!(!fixture.admits(&attempt("alice", "198.51.100.0")).await);
@@ -150,7 +210,7 @@ async fn what_was_no_failure_is_taken_back(
     let tries = [fixture.admit(&bob).await, fixture.admit(&bob).await];
     assert_eq!(tries, [Admission::Admitted(CountedAs::Stranger); 2]);
     for _ in tries {
-        fixture.store.excuse_login(&bob, CountedAs::Stranger, true).await.unwrap();
+        fixture.store.excuse_login(&bob, epoch(), CountedAs::Stranger).await.unwrap();
     }
     fixture.fail_from_everywhere("bob", OF_USER.free - 2).await;
     assert!(fixture.admits(&other).await && fixture.admits(&other).await && !fixture.admits(&other).await);
@@ -202,8 +262,68 @@ async fn a_full_redis_lets_log_in_and_is_filled_by_nobody() {
     }
     assert_eq!(redis.cli(&["DBSIZE"]), before);
     // A login forgets what was counted in Redis, too.
-    fixture.store.excuse_login(&alice, CountedAs::StrangerHere, true).await.unwrap();
+    fixture.store.excuse_login(&alice, epoch(), CountedAs::StrangerHere).await.unwrap();
     assert!(fixture.admits(&alice).await);
     redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     assert_eq!(fixture.admit(&dave).await, Admission::Admitted(CountedAs::Stranger));
+}
+
+/// Whatever the clock of Redis does, a failure that is free costs nothing, and one that is not, its delay at most.
+#[rstest]
+#[case::back(-1_200_000)]
+#[case::back_by_less_than_a_delay(-30_000)]
+#[case::forward(1_200_000)]
+#[tokio::test]
+async fn a_clock_that_steps_keeps_nobody_waiting(#[case] step_ms: i64) {
+    let clock = Arc::new(SteppingClock::new());
+    let redis = RedisServer::start_with_clock(&clock, &[]);
+    let store = RedisStore::new(&RedisOptions::at(&redis.url())).unwrap();
+    let fixture = Fixture { store: Arc::new(store), _servers: Box::new(()) };
+    let [alice, bob] = ["alice", "bob"].map(|user| attempt(user, "192.0.2.1"));
+    assert!(fixture.admits(&alice).await);
+    for _ in 0..AT_CLIENT.free {
+        assert!(fixture.admits(&bob).await);
+    }
+    fixture.fail_from_everywhere("carol", 2 * OF_USER.free).await;
+    clock.set(step_ms);
+    assert_eq!(fixture.remaining(&alice).await, Duration::ZERO);
+    let carol = attempt("carol", "198.51.100.0");
+    for (attempt, longest) in [(&bob, AT_CLIENT.first), (&carol, OF_USER.longest)] {
+        let remaining = fixture.remaining(attempt).await;
+        assert!(remaining <= longest, "{remaining:?} for {attempt:?}");
+        if step_ms < 0 {
+            assert!(remaining > Duration::ZERO, "a step is no way to guess on");
+        }
+    }
+    // It passes on the clock as it is now.
+    assert!(fixture.wait_and_admit(&bob).await <= 2);
+}
+
+/// A thousand failures a second from everywhere, for ten minutes, take less than 32 MiB: here on a scale of one to ten, on
+/// a clock that goes as fast as they are counted.
+#[tokio::test]
+async fn failures_from_everywhere_do_not_fill_redis() {
+    const FAILURES_PER_SECOND: u32 = 100;
+    let clock = Arc::new(SteppingClock::new());
+    let redis = RedisServer::start_with_clock(&clock, &["--appendfsync", "no"]);
+    let store = RedisStore::new(&RedisOptions::at(&redis.url())).unwrap();
+    let fixture = Fixture { store: Arc::new(store), _servers: Box::new(()) };
+    let used_memory = || redis.info("used_memory").parse::<u64>().unwrap();
+    let fail = async |number: u32| {
+        // Half of them over IPv6, each in a site of its own, and each as somebody else.
+        let [a, b, c, d] = number.wrapping_mul(2_654_435_761).to_be_bytes();
+        let address =
+            if number.is_multiple_of(2) { format!("{a}.{b}.{c}.{d}") } else { format!("2001:{a:x}{b:x}:{c:x}{d:x}::") };
+        fixture.admits(&attempt(&format!("user{number}"), &address)).await
+    };
+    fail(0).await;
+    let before = used_memory();
+    for second in 0..600 {
+        clock.set(i64::from(second) * 1000);
+        let first = second * FAILURES_PER_SECOND;
+        let admitted = join_all((first..first + FAILURES_PER_SECOND).map(fail)).await;
+        assert!(admitted.into_iter().all(|admitted| admitted));
+    }
+    // Redis drops what is over when it comes to it.
+    eventually("they fit", || (used_memory().saturating_sub(before) < (32 << 20) / 10).then_some(()));
 }

@@ -17,7 +17,7 @@ mod topology;
 
 pub use self::{
     authority::{Authority, Identity},
-    client::{Answer, Client},
+    client::{Answer, Client, Draft},
     collector::{Collector, Span},
     crowd::{Answers, Crowd, Flood},
     load::{Load, Losses},

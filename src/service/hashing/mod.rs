@@ -1,4 +1,7 @@
 //! Passwords are hashed as many at once as there are cores, after a short wait, and never at the cost of other work.
+//!
+//! The cores are shared out among three lanes ([`Lane`]), which take turns: however many wait in one, the next hash but two
+//! is that of another, and a lane that is full turns away nobody in another.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -6,7 +9,7 @@ use std::{
     thread::available_parallelism,
 };
 
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore, oneshot};
 
 use self::thread::{HashThread, Work};
 use crate::{
@@ -17,16 +20,45 @@ use crate::{
 mod metronome;
 mod thread;
 
-/// How many may wait for each core. At 17 to 30 ms a hash, the last of them waits about a second.
+/// How many may wait for each core in each lane. At 17 to 30 ms a hash, the last of them waits about a second, and another
+/// for each other lane in which as many wait.
 const WAITING_PER_CORE: usize = 32;
 
 /// Hashes passwords, and verifies them against hashes. One for the whole process, since its bounds are the machine's.
 pub struct Hashing {
     cost: HashCost,
     cores: Arc<Semaphore>,
-    places: Arc<Semaphore>,
+    lanes: [Queue; Lane::COUNT],
     /// Those that have nothing to do; as many as there are free cores.
     threads: Arc<Mutex<Vec<HashThread>>>,
+}
+
+/// Whose passwords wait behind one another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// Of logins of anybody.
+    Stranger,
+    /// Of logins of users who are known at their clients.
+    Known,
+    /// New passwords, which users who logged in set, and the operator.
+    NewPassword,
+}
+
+impl Lane {
+    const COUNT: usize = 3;
+}
+
+/// Those who wait in a lane.
+struct Queue {
+    places: Arc<Semaphore>,
+    /// Whoever has it waits for a core, with the first of each other lane, and the others of the lane behind it.
+    head: AsyncMutex<()>,
+}
+
+/// A place in a lane, until it is dropped.
+pub struct Place {
+    lane: Lane,
+    _permit: OwnedSemaphorePermit,
 }
 
 /// There are more passwords to hash than can be hashed in good time.
@@ -34,17 +66,30 @@ pub struct Hashing {
 #[error("too many passwords to hash at once")]
 pub struct Busy;
 
+impl Busy {
+    /// Counts that somebody is sent away.
+    pub(super) fn send_away() -> Self {
+        metrics::password_hash_refused();
+        Self
+    }
+}
+
 impl Hashing {
     /// New hashes are to cost this.
     ///
     /// # Panics
     /// Outside of a runtime, and where the process may have no threads.
     pub fn new(cost: HashCost) -> Self {
-        let cores = available_parallelism().map_or(1, usize::from);
+        Self::on(available_parallelism().map_or(1, usize::from), cost)
+    }
+
+    fn on(cores: usize, cost: HashCost) -> Self {
+        let queue =
+            || Queue { places: Arc::new(Semaphore::new(cores * (1 + WAITING_PER_CORE))), head: AsyncMutex::default() };
         Self {
             cost,
             cores: Arc::new(Semaphore::new(cores)),
-            places: Arc::new(Semaphore::new(cores * (1 + WAITING_PER_CORE))),
+            lanes: [(); Lane::COUNT].map(|()| queue()),
             threads: Arc::new(Mutex::new((0..cores).map(|_| HashThread::start()).collect())),
         }
     }
@@ -54,27 +99,32 @@ impl Hashing {
         self.cost
     }
 
+    /// A place in this lane. `None`: it is full.
+    pub fn place(&self, lane: Lane) -> Option<Place> {
+        let permit = Arc::clone(&self.lanes[lane as usize].places).try_acquire_owned().ok()?;
+        Some(Place { lane, _permit: permit })
+    }
+
     /// A new hash of this password.
     pub async fn hash(&self, password: Password) -> Result<PasswordHash, Busy> {
+        let place = self.place(Lane::NewPassword).ok_or_else(Busy::send_away)?;
         let cost = self.cost;
-        self.on_a_core(move || PasswordHash::of(&password, cost)).await
+        Ok(self.on_a_core(place, move || PasswordHash::of(&password, cost)).await)
     }
 
     /// Whether this is the password of the hash.
-    pub async fn verify(&self, hash: PasswordHash, password: Password) -> Result<bool, Busy> {
-        self.on_a_core(move || hash.verify(&password)).await
-    }
-
-    /// Says early that there is no place to wait, to whom it would cost something to come so far.
-    pub fn expect_room(&self) -> Result<(), Busy> {
-        if self.places.available_permits() > 0 { Ok(()) } else { Err(busy()) }
+    pub async fn verify(&self, place: Place, hash: PasswordHash, password: Password) -> bool {
+        self.on_a_core(place, move || hash.verify(&password)).await
     }
 
     /// Works when it is its turn, on a thread that does nothing else: the threads that answer requests keep their priority.
-    async fn on_a_core<T: Send + 'static>(&self, work: impl Fn() -> T + Send + 'static) -> Result<T, Busy> {
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| busy())?;
+    async fn on_a_core<T: Send + 'static>(&self, place: Place, work: impl Fn() -> T + Send + 'static) -> T {
         let waiting = metrics::password_hash_waiting();
-        let core = Arc::clone(&self.cores).acquire_owned().await.expect("it is never closed");
+        let core = {
+            // One of each lane at a time, and a semaphore lets in whoever came first: so the lanes take turns.
+            let _head = self.lanes[place.lane as usize].head.lock().await;
+            Arc::clone(&self.cores).acquire_owned().await.expect("it is never closed")
+        };
         drop(waiting);
         let (done, result) = oneshot::channel();
         let idle = self.threads.lock().unwrap_or_else(PoisonError::into_inner).pop();
@@ -88,7 +138,7 @@ impl Hashing {
             drop((place, core));
             hashing.deliver();
         });
-        Ok(telemetry::password_hash(result).await.expect("hashing does not panic"))
+        telemetry::password_hash(result).await.expect("hashing does not panic")
     }
 }
 
@@ -112,11 +162,6 @@ impl<W: Fn() -> T + Send, T: Send> Work for Hash<W, T> {
     }
 }
 
-fn busy() -> Busy {
-    metrics::password_hash_refused();
-    Busy
-}
-
 #[cfg(test)]
 mod tests {
     use std::{
@@ -128,18 +173,21 @@ mod tests {
         time::Duration,
     };
 
+    use futures_util::future::join_all;
+
     use super::*;
 
     #[tokio::test]
     async fn no_more_work_at_once_than_there_are_cores_and_the_rest_waits_or_goes() {
         let hashing = Hashing::new(HashCost::default());
         let cores = available_parallelism().unwrap().get();
-        let places = hashing.places.available_permits();
+        let places: Vec<_> = std::iter::from_fn(|| hashing.place(Lane::Stranger)).collect();
+        assert_eq!(places.len(), cores * (1 + WAITING_PER_CORE));
         let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let all_cores = Arc::new(Barrier::new(cores));
-        let work = || {
+        let work = |place| {
             let (running, most, all_cores) = (Arc::clone(&running), Arc::clone(&most), Arc::clone(&all_cores));
-            hashing.on_a_core(move || {
+            hashing.on_a_core(place, move || {
                 most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 // Nobody goes on before every core has its work.
                 all_cores.wait();
@@ -147,21 +195,41 @@ mod tests {
                 running.fetch_sub(1, Ordering::SeqCst);
             })
         };
-        let results = futures_util::future::join_all((0..places + 3).map(|_| work())).await;
-        assert_eq!(results.iter().filter(|result| **result == Err(Busy)).count(), 3);
+        join_all(places.into_iter().map(work)).await;
         assert_eq!(most.load(Ordering::SeqCst), cores);
-        assert_eq!(hashing.places.available_permits(), places);
+        assert!(hashing.place(Lane::Stranger).is_some(), "all places are free again");
+    }
+
+    #[tokio::test]
+    async fn lanes_take_turns_and_a_full_one_is_none_of_the_others_business() {
+        use Lane::{Known, NewPassword, Stranger};
+
+        let hashing = Hashing::on(1, HashCost::default());
+        let done = Arc::new(Mutex::new(Vec::new()));
+        let strangers: Vec<_> = std::iter::from_fn(|| hashing.place(Lane::Stranger)).collect();
+        let known = (0..3).map(|_| hashing.place(Lane::Known).unwrap());
+        let new_passwords = (0..2).map(|_| hashing.place(Lane::NewPassword).unwrap());
+        // They come in this order.
+        let places = strangers.into_iter().chain(known).chain(new_passwords);
+        let all = places.map(|place| {
+            let (lane, done) = (place.lane, Arc::clone(&done));
+            hashing.on_a_core(place, move || done.lock().unwrap().push(lane))
+        });
+        join_all(all).await;
+        let turns = [Stranger, Stranger, Known, NewPassword, Stranger, Known, NewPassword, Stranger, Known, Stranger];
+        assert_eq!(done.lock().unwrap()[..turns.len()], turns);
     }
 
     #[tokio::test]
     async fn a_panic_costs_no_thread() {
         let hashing = Arc::new(Hashing::new(HashCost::default()));
+        let place = |hashing: &Hashing| hashing.place(Lane::Stranger).unwrap();
         for _ in 0..2 * available_parallelism().unwrap().get() {
             let panicking = Arc::clone(&hashing);
-            let task = tokio::spawn(async move { panicking.on_a_core(|| panic!("a bug")).await });
+            let task = tokio::spawn(async move { panicking.on_a_core(place(&panicking), || panic!("a bug")).await });
             assert!(task.await.unwrap_err().is_panic());
         }
-        assert_eq!(hashing.on_a_core(|| 7).await, Ok(7));
+        assert_eq!(hashing.on_a_core(place(&hashing), || 7).await, 7);
     }
 
     #[cfg(target_os = "linux")]
@@ -172,7 +240,8 @@ mod tests {
         let policy = || thread_schedule_policy().unwrap();
         let own = policy();
         let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
-        assert_eq!(Hashing::new(HashCost::default()).on_a_core(policy).await, Ok(idle));
+        let hashing = Hashing::new(HashCost::default());
+        assert_eq!(hashing.on_a_core(hashing.place(Lane::Stranger).unwrap(), policy).await, idle);
         assert_eq!(policy(), own);
     }
 }

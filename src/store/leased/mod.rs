@@ -269,17 +269,21 @@ impl Store for LeasedStore {
         Ok(removed)
     }
 
-    async fn admit_login(&self, attempt: &LoginAttempt) -> Result<Admission, StoreError> {
-        self.store.admit_login(attempt).await
+    async fn admit_login(&self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> Result<Admission, StoreError> {
+        self.store.admit_login(attempt, epoch).await
     }
 
     async fn excuse_login(
         &self,
         attempt: &LoginAttempt,
+        epoch: LoginEpoch,
         counted: CountedAs,
-        succeeded: bool,
     ) -> Result<(), StoreError> {
-        self.store.excuse_login(attempt, counted, succeeded).await
+        self.store.excuse_login(attempt, epoch, counted).await
+    }
+
+    async fn is_known(&self, attempt: &LoginAttempt) -> Result<bool, StoreError> {
+        self.store.is_known(attempt).await
     }
 
     async fn watch(&self) -> Result<Option<Box<dyn Watch>>, StoreError> {

@@ -247,18 +247,24 @@ impl Store for MemoryStore {
         Ok(removed.map_or(UserChange::NoSuchUser, |mut account| UserChange::Done(account.revoke_tokens())))
     }
 
-    async fn admit_login(&self, attempt: &LoginAttempt) -> Result<Admission, StoreError> {
-        Ok(self.throttle().admit(attempt))
+    async fn admit_login(&self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> Result<Admission, StoreError> {
+        Ok(self.throttle().admit(attempt, epoch))
     }
 
     async fn excuse_login(
         &self,
         attempt: &LoginAttempt,
+        epoch: LoginEpoch,
         counted: CountedAs,
-        succeeded: bool,
     ) -> Result<(), StoreError> {
-        self.throttle().excuse(attempt, counted, succeeded);
+        let mut throttle = self.throttle();
+        throttle.take_back(attempt, Some(epoch), counted);
+        throttle.make_known(attempt, epoch);
         Ok(())
+    }
+
+    async fn is_known(&self, attempt: &LoginAttempt) -> Result<bool, StoreError> {
+        Ok(self.throttle().is_known(attempt))
     }
 
     async fn watch(&self) -> Result<Option<Box<dyn Watch>>, StoreError> {

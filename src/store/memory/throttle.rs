@@ -6,10 +6,10 @@ use tokio::time::Instant;
 
 use crate::domain::{
     throttle::{
-        AT_CLIENT, Admission, Allowance, ClientNetwork, CountedAs, FORGOTTEN_AFTER, KNOWN, LoginAttempt, OF_CLIENT,
+        AT_CLIENT, Admission, Allowance, ClientNetwork, ClientSite, CountedAs, KNOWN, LoginAttempt, OF_CLIENT, OF_SITE,
         OF_USER,
     },
-    user::UserName,
+    user::{LoginEpoch, UserName},
 };
 
 /// How often what is over is thrown out.
@@ -26,23 +26,30 @@ pub(in crate::store) struct Throttle {
 /// Whose failures.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Count {
-    AtClient(LoginAttempt),
-    OfUser(UserName),
+    AtClient(LoginAttempt, Option<LoginEpoch>),
+    OfUser(UserName, Option<LoginEpoch>),
     OfClient(ClientNetwork),
+    OfSite(ClientSite),
 }
 
 impl Count {
-    fn all(attempt: &LoginAttempt) -> [Self; 3] {
-        [Self::AtClient(attempt.clone()), Self::OfUser(attempt.user.clone()), Self::OfClient(attempt.client)]
+    /// Those that such a try is counted with, that of the client at the user first.
+    fn with(counted: CountedAs, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> Vec<Self> {
+        let mut counts = vec![Self::AtClient(attempt.clone(), epoch)];
+        if counted != CountedAs::Known {
+            counts.extend([Self::OfUser(attempt.user.clone(), epoch), Self::OfClient(attempt.client)]);
+            counts.extend(attempt.client.site().map(Self::OfSite));
+        }
+        counts
     }
 
-    /// Those that such a try is counted with.
-    fn with(counted: CountedAs, attempt: &LoginAttempt) -> impl Iterator<Item = Self> {
-        let counts = match counted {
-            CountedAs::Stranger | CountedAs::StrangerHere => 3,
-            CountedAs::Known => 1,
-        };
-        Self::all(attempt).into_iter().take(counts)
+    fn allowance(&self) -> Allowance {
+        match self {
+            Self::AtClient(..) => AT_CLIENT,
+            Self::OfUser(..) => OF_USER,
+            Self::OfClient(_) => OF_CLIENT,
+            Self::OfSite(_) => OF_SITE,
+        }
     }
 }
 
@@ -53,40 +60,51 @@ struct Failures {
 }
 
 impl Failures {
-    fn are_of_interest(&self, now: Instant) -> bool {
-        now < self.last + FORGOTTEN_AFTER
+    fn are_of_interest(self, allowance: Allowance, now: Instant) -> bool {
+        now < self.last + allowance.memory(self.count)
     }
 }
 
 impl Throttle {
     /// See [`crate::store::Store::admit_login`].
-    pub(in crate::store) fn admit(&mut self, attempt: &LoginAttempt) -> Admission {
+    pub(in crate::store) fn admit(&mut self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> Admission {
         let now = Instant::now();
         self.sweep(now);
-        let found = Count::all(attempt)
-            .map(|count| self.failures.get(&count).filter(|failures| failures.are_of_interest(now)).copied());
-        let known = self.known_until.get(attempt).is_some_and(|until| now < *until);
-        let delay =
-            |allowance: Allowance, failures: Option<Failures>| allowance.delay(failures.map_or(0, |found| found.count));
+        let counted = if self.is_known(attempt) { CountedAs::Known } else { CountedAs::Stranger };
+        let counts: Vec<_> = Count::with(counted, attempt, epoch)
+            .into_iter()
+            .map(|count| {
+                let failures = self.failures.get(&count).copied();
+                let failures = failures.filter(|failures| failures.are_of_interest(count.allowance(), now));
+                (count, failures)
+            })
+            .collect();
 
-        let [at_client, of_user, of_client] = found;
-        let others = if known { Duration::ZERO } else { delay(OF_USER, of_user) };
-        let by_user = at_client.map(|found| found.last + delay(AT_CLIENT, at_client).max(others));
-        let by_client = of_client.filter(|_| !known).map(|found| found.last + delay(OF_CLIENT, of_client));
-        if let Some(free_at) = by_user.max(by_client).filter(|free_at| now < *free_at) {
+        let last_at_user = counts[0].1.map(|failures| failures.last);
+        let free_at = counts.iter().filter_map(|(count, failures)| {
+            let failures = (*failures)?;
+            // What others did at a user counts from the last try of this client there.
+            let last = if matches!(count, Count::OfUser(..)) { last_at_user? } else { failures.last };
+            Some(last + count.allowance().delay(failures.count))
+        });
+        if let Some(free_at) = free_at.max().filter(|free_at| now < *free_at) {
             return Admission::TooEarly(free_at - now);
         }
-        let counted = if known { CountedAs::Known } else { CountedAs::Stranger };
-        for (key, found) in Count::with(counted, attempt).zip(found) {
-            let count = found.map_or(0, |found| found.count).saturating_add(1);
-            self.failures.insert(key, Failures { count, last: now });
+        for (count, failures) in counts {
+            let failures = failures.map_or(0, |found| found.count).saturating_add(1);
+            self.failures.insert(count, Failures { count: failures, last: now });
         }
         Admission::Admitted(counted)
     }
 
-    /// See [`crate::store::Store::excuse_login`].
-    pub(in crate::store) fn excuse(&mut self, attempt: &LoginAttempt, counted: CountedAs, succeeded: bool) {
-        for key in Count::with(counted, attempt) {
+    /// Takes back that an admitted try was counted as a failure, as it was counted.
+    pub(in crate::store) fn take_back(
+        &mut self,
+        attempt: &LoginAttempt,
+        epoch: Option<LoginEpoch>,
+        counted: CountedAs,
+    ) {
+        for key in Count::with(counted, attempt, epoch) {
             if let Some(failures) = self.failures.get_mut(&key) {
                 failures.count -= 1;
                 if failures.count == 0 {
@@ -94,15 +112,22 @@ impl Throttle {
                 }
             }
         }
-        if succeeded {
-            self.failures.remove(&Count::AtClient(attempt.clone()));
-            self.known_until.insert(attempt.clone(), Instant::now() + KNOWN);
-        }
+    }
+
+    /// The user of this try logged in: the failures of the client at the user are forgotten, and the user is known there.
+    pub(super) fn make_known(&mut self, attempt: &LoginAttempt, epoch: LoginEpoch) {
+        self.failures.remove(&Count::AtClient(attempt.clone(), Some(epoch)));
+        self.known_until.insert(attempt.clone(), Instant::now() + KNOWN);
+    }
+
+    /// See [`crate::store::Store::is_known`].
+    pub(in crate::store) fn is_known(&self, attempt: &LoginAttempt) -> bool {
+        self.known_until.get(attempt).is_some_and(|until| Instant::now() < *until)
     }
 
     fn sweep(&mut self, now: Instant) {
         if self.swept_at.is_none_or(|swept_at| swept_at + SWEEP_INTERVAL <= now) {
-            self.failures.retain(|_, failures| failures.are_of_interest(now));
+            self.failures.retain(|count, failures| failures.are_of_interest(count.allowance(), now));
             self.known_until.retain(|_, until| now < *until);
             self.swept_at = Some(now);
         }

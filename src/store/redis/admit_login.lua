@@ -1,20 +1,26 @@
 -- Counts a try to log in as a failure before its password is looked at, unless it comes too early. Where Redis is out of
 -- memory, when users log in to revoke tokens, it weighs what is counted and adds nothing: strangers with many addresses are
 -- not to fill it. No `#!lua` on purpose: with it, the script would not run at all then, or write nevertheless.
--- KEYS: the failures of the client at the user, those at the user, those of the client; whether the user is known there.
--- ARGV: in how many ms a count is forgotten; then for each of the three: how many are free, the first delay in ms, the
--- failures that double it, the longest delay in ms.
--- Returns 0: counted with all three. -1: where the user is known, with the first alone. -2: out of memory, and not counted.
+-- KEYS: whether the user is known at the client; the counts: the failures of the client at the user, those at the user, those
+-- of the client, those of its site, if it has one.
+-- ARGV: in how many ms the free failures of a count are forgotten, and more of them; then for each count: how many are
+-- free, the first delay in ms, the failures that double it, the longest delay in ms.
+-- Returns 0: counted with all. -1: where the user is known, with the first alone. -2: out of memory, and not counted.
 -- Else in how many ms to come again.
 
 local forgotten_after = tonumber(ARGV[1])
+local AT_CLIENT, OF_USER = 1, 2
+
+local function rule(count)
+  return unpack(ARGV, 4 * count - 2, 4 * count + 1)
+end
 
 local function failures(count)
-  return tonumber(redis.call('GET', KEYS[count]) or 0)
+  return tonumber(redis.call('GET', KEYS[count + 1]) or 0)
 end
 
 local function delay(count)
-  local free, first, step, longest = unpack(ARGV, 4 * count - 2, 4 * count + 1)
+  local free, first, step, longest = rule(count)
   local beyond = failures(count) - free
   if beyond < 0 then
     return 0
@@ -22,23 +28,44 @@ local function delay(count)
   return math.min(first * 2 ^ math.floor(beyond / step), tonumber(longest))
 end
 
--- How many ms ago it was counted last: its TTL was full then. What is not there was, for ever.
+-- For how many ms so many failures are remembered: `Allowance::memory`.
+local function memory(count, failures)
+  local free = tonumber((rule(count)))
+  return math.floor(forgotten_after * math.min(failures, free) / free)
+end
+
+-- How many ms ago it was counted last: its TTL was full then. What is not there was, for ever. A TTL that is more than full
+-- says that the clock was set back: then the time begins anew, by the clock as it is now.
 local function since(count)
-  local left = redis.call('PTTL', KEYS[count])
-  return left < 0 and math.huge or forgotten_after - left
+  local full, left = memory(count, failures(count)), redis.call('PTTL', KEYS[count + 1])
+  if left < 0 then
+    return math.huge
+  elseif left > full then
+    redis.call('PEXPIRE', KEYS[count + 1], full)
+    return 0
+  end
+  return full - left
 end
 
-local known = redis.call('EXISTS', KEYS[4]) == 1
-local remaining = math.max(delay(1), known and 0 or delay(2)) - since(1)
-if not known then
-  remaining = math.max(remaining, delay(3) - since(3))
-end
-if remaining > 0 then
-  return remaining
+-- What is left of a delay after the last try that was counted there.
+local function remaining(delay, count)
+  return delay > 0 and delay - since(count) or 0
 end
 
-for count = 1, known and 1 or 3 do
-  local reply = redis.pcall('SET', KEYS[count], failures(count) + 1, 'PX', forgotten_after)
+local known = redis.call('EXISTS', KEYS[1]) == 1
+local counts = known and 1 or #KEYS - 1
+
+local wait = remaining(math.max(delay(AT_CLIENT), known and 0 or delay(OF_USER)), AT_CLIENT)
+for count = OF_USER + 1, counts do
+  wait = math.max(wait, remaining(delay(count), count))
+end
+if wait > 0 then
+  return wait
+end
+
+for count = 1, counts do
+  local failures = failures(count) + 1
+  local reply = redis.pcall('SET', KEYS[count + 1], failures, 'PX', memory(count, failures))
   if reply.err then
     -- Before the first of them was written: what a script may write does not change while it runs.
     return reply.err:find('^OOM') and -2 or reply

@@ -1,18 +1,16 @@
 #!lua flags=allow-oom
--- Takes back that a try to log in was counted as a failure, and after a login forgets those of the client at the user.
--- KEYS: the failures of the client at the user, those at the user, those of the client; whether the user is known there.
--- ARGV: how many of the counts, from the first, it was counted with; for how many ms the user is known there, or 0, where
--- nobody logged in.
+-- Takes back that a try to log in was counted as a failure, because it succeeded; those of the client at the user are
+-- forgotten, and the user is known there.
+-- KEYS: whether the user is known at the client; the counts that it was counted with, that of the client at the user first.
+-- ARGV: for how many ms the user is known.
 
-for count = 1, tonumber(ARGV[1]) do
-  if tonumber(redis.call('GET', KEYS[count]) or 0) > 1 then
-    redis.call('DECR', KEYS[count])
+redis.call('SET', KEYS[1], '', 'PX', ARGV[1])
+redis.call('DEL', KEYS[2])
+for index = 3, #KEYS do
+  if tonumber(redis.call('GET', KEYS[index]) or 0) > 1 then
+    redis.call('DECR', KEYS[index])
   else
-    redis.call('DEL', KEYS[count])
+    redis.call('DEL', KEYS[index])
   end
-end
-if ARGV[2] ~= '0' then
-  redis.call('DEL', KEYS[1])
-  redis.call('SET', KEYS[4], '', 'PX', ARGV[2])
 end
 return 1

@@ -6,7 +6,11 @@
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 
-use crate::domain::{throttle::LoginAttempt, token::TokenId, user::UserName};
+use crate::domain::{
+    throttle::LoginAttempt,
+    token::TokenId,
+    user::{LoginEpoch, UserName},
+};
 
 /// What all keys of users begin with.
 pub(super) const USER_PREFIX: &str = "mayfly:{";
@@ -72,22 +76,40 @@ pub(super) const CHANGES: &str = ":changes";
 /// Never there: asked for to see whether the other side is a primary that works.
 pub(super) const PROBE: &str = "mayfly:probe";
 
-/// What a try to log in is counted under, strings all: the failures of the client at the user, those at the user, and those of
-/// the client, each for minutes; and whether the user is known there, for days.
+/// What a try to log in is counted under, strings all.
 ///
 /// All such keys share one slot of a cluster, whoever tries, so that one script weighs them together: what it admits costs
 /// a thousand times as much where the password is hashed. Names are written as their digests, for people type passwords
 /// into the field for names.
-pub(super) fn login_attempt(attempt: &LoginAttempt) -> [String; 4] {
+pub(super) struct LoginCounts {
+    /// Whether the user is known at the client, for days.
+    pub(super) known: String,
+    /// The failures, each for minutes: those of the client at the user, those at the user, those of the client, those of
+    /// its site, if it has one. The first two are of the user with the password of this epoch.
+    pub(super) failures: Vec<String>,
+}
+
+/// The key of whether the user is known at the client of this try.
+pub(super) fn known(attempt: &LoginAttempt) -> String {
+    format!("mayfly:throttle:{{logins}}:user:{}:known:{}", short_digest(attempt.user.as_str()), attempt.client)
+}
+
+/// The keys that a try is counted under.
+pub(super) fn login_counts(attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> LoginCounts {
     let LoginAttempt { user, client } = attempt;
-    let user = BASE64_URL_SAFE_NO_PAD.encode(&digest(&SHA256, user.as_str().as_bytes()).as_ref()[..16]);
+    let user = match epoch {
+        Some(epoch) => short_digest(&format!("{user} {epoch}")),
+        None => short_digest(user.as_str()),
+    };
     let key = |rest: String| format!("mayfly:throttle:{{logins}}:{rest}");
-    [
-        key(format!("user:{user}:client:{client}")),
-        key(format!("user:{user}")),
-        key(format!("client:{client}")),
-        key(format!("user:{user}:known:{client}")),
-    ]
+    let mut failures =
+        vec![key(format!("user:{user}:client:{client}")), key(format!("user:{user}")), key(format!("client:{client}"))];
+    failures.extend(client.site().map(|site| key(format!("site:{site}"))));
+    LoginCounts { known: known(attempt), failures }
+}
+
+fn short_digest(text: &str) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode(&digest(&SHA256, text.as_bytes()).as_ref()[..16])
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub use self::address::{AddressError, RedisOptions, TlsFiles};
 use self::{
     admins::{Ends, Reply},
     connection::Connection,
+    keys::LoginCounts,
     scripts::Scripts,
     watch::RedisWatch,
 };
@@ -266,15 +267,17 @@ impl Store for RedisStore {
         Ok(removed)
     }
 
-    async fn admit_login(&self, attempt: &LoginAttempt) -> Result<Admission, StoreError> {
+    async fn admit_login(&self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> Result<Admission, StoreError> {
+        let LoginCounts { known, failures } = keys::login_counts(attempt, epoch);
+        let rules = [throttle::AT_CLIENT, throttle::OF_USER, throttle::OF_CLIENT, throttle::OF_SITE];
         let mut script = self.scripts.admit_login.prepare_invoke();
-        script.key(&keys::login_attempt(attempt)[..]).arg(milliseconds(throttle::FORGOTTEN_AFTER));
-        for Allowance { free, first, step, longest } in [throttle::AT_CLIENT, throttle::OF_USER, throttle::OF_CLIENT] {
-            script.arg(free).arg(milliseconds(first)).arg(step).arg(milliseconds(longest));
+        script.key(known).arg(milliseconds(throttle::FORGOTTEN_AFTER));
+        for (key, Allowance { free, first, step, longest }) in failures.into_iter().zip(rules) {
+            script.key(key).arg(free).arg(milliseconds(first)).arg(step).arg(milliseconds(longest));
         }
         // Where the connection breaks under it, the second run may find what the first one counted, and ask for patience.
         match self.connection.read_script(&script).await? {
-            -2 => Ok(match self.throttle_here().admit(attempt) {
+            -2 => Ok(match self.throttle_here().admit(attempt, epoch) {
                 Admission::Admitted(_) => Admission::Admitted(CountedAs::StrangerHere),
                 too_early @ Admission::TooEarly(_) => too_early,
             }),
@@ -287,23 +290,26 @@ impl Store for RedisStore {
     async fn excuse_login(
         &self,
         attempt: &LoginAttempt,
+        epoch: LoginEpoch,
         counted: CountedAs,
-        succeeded: bool,
     ) -> Result<(), StoreError> {
-        let keys = keys::login_attempt(attempt);
-        let counts = match counted {
-            CountedAs::Stranger => 3,
-            CountedAs::Known => 1,
+        let LoginCounts { known, mut failures } = keys::login_counts(attempt, Some(epoch));
+        match counted {
+            CountedAs::Stranger => {}
+            CountedAs::Known => failures.truncate(1),
             CountedAs::StrangerHere => {
-                self.throttle_here().excuse(attempt, CountedAs::Stranger, false);
+                self.throttle_here().take_back(attempt, Some(epoch), CountedAs::Stranger);
                 // To be known takes memory; to be forgiven gives some back.
-                return if succeeded { self.connection.command(&Cmd::del(&keys[0])).await } else { Ok(()) };
+                return self.connection.command(&Cmd::del(&failures[0])).await;
             }
-        };
-        let known = if succeeded { throttle::KNOWN } else { Duration::ZERO };
+        }
         let mut script = self.scripts.excuse_login.prepare_invoke();
-        script.key(&keys[..]).arg(counts).arg(milliseconds(known));
+        script.key(known).key(failures).arg(milliseconds(throttle::KNOWN));
         self.connection.read_script(&script).await
+    }
+
+    async fn is_known(&self, attempt: &LoginAttempt) -> Result<bool, StoreError> {
+        self.connection.command(&Cmd::exists(keys::known(attempt))).await
     }
 
     async fn watch(&self) -> Result<Option<Box<dyn Watch>>, StoreError> {
