@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::Path,
     process::{Command, Stdio},
 };
 
@@ -92,6 +93,45 @@ fn the_compose_file_trusts_the_load_balancer_and_nobody_else() {
 }
 
 #[test]
+fn a_rotated_key_reaches_the_containers() {
+    // A rotation puts a new file in the place of the old one. Where a file is mounted by itself, that is not seen.
+    let compose = yaml("docker-compose.yml");
+    let keys = compose["services"]["mayfly"]["environment"]["MAYFLY_JWT_KEYS_FILE"].as_str().unwrap();
+    let (target, file) = keys.rsplit_once('/').unwrap();
+    let mounts = compose["services"]["mayfly"]["volumes"].as_sequence().unwrap();
+    let source =
+        mounts.iter().find_map(|mount| mount.as_str().unwrap().strip_suffix(&format!(":{target}:ro"))).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let secrets = directory.path().join("deploy/secrets");
+    fs::create_dir_all(&secrets).unwrap();
+    let script = secrets.join("create");
+    fs::copy(format!("{ROOT}/deploy/secrets/create"), &script).unwrap();
+    assert!(run(&mut Command::new(&script), "").status.success());
+    let read = || fs::read_to_string(directory.path().join(source).join(file)).unwrap();
+    let before = read();
+    run_documented("**With compose.**", directory.path(), &[]);
+    assert!(read().contains("\"nbf\"") && read().len() > before.len(), "{}", read());
+}
+
+/// Runs the commands that stand in deploy/README.md below this text, in this directory. `docker run … mayfly` runs the binary of
+/// this build, with the directory that it mounts; `stubs` are further commands, as scripts of the shell.
+pub(crate) fn run_documented(below: &str, directory: &Path, stubs: &[(&str, String)]) {
+    let guide = fs::read_to_string(format!("{ROOT}/deploy/README.md")).unwrap();
+    let block = guide.split(below).nth(1).unwrap().split("```sh\n").nth(1).unwrap().split("```").next().unwrap();
+    let docker = format!(
+        "while [ \"${{1%%:*}}\" != mayfly ]; do [ \"$1\" = --volume ] && keys=${{2%:/keys}}; shift; done; shift\n\
+         for word; do shift; case $word in /keys/*) word=$keys/${{word#/keys/}};; esac; set -- \"$@\" \"$word\"; done\n\
+         exec {} \"$@\"",
+        env!("CARGO_BIN_EXE_mayfly")
+    );
+    let functions = [&[("docker", docker)], stubs].concat();
+    let functions: Vec<_> = functions.iter().map(|(name, body)| format!("{name}() (\n{body}\n)\n")).collect();
+    let script = format!("set -eu\n{}{block}", functions.concat());
+    let output = run(Command::new("bash").args(["-c", &script]).current_dir(directory), "");
+    assert!(output.status.success(), "{output:?}\n{script}");
+}
+
+#[test]
 fn a_password_that_comes_to_all_replicas_at_once_is_not_slowed() {
     let most = &yaml("deploy/kubernetes/components/autoscaling/autoscaler.yaml")["spec"]["maxReplicas"];
     let surge = &yaml("deploy/kubernetes/base/deployment.yaml")["spec"]["strategy"]["rollingUpdate"]["maxSurge"];
@@ -120,11 +160,11 @@ fn the_secrets_that_are_made_are_good_and_not_made_twice() {
     let create = || assert!(run(&mut Command::new(&script), "").status.success());
     let read = |name: &str| fs::read_to_string(directory.path().join(name)).unwrap();
     create();
-    let keys = read("jwt-keys.json");
+    let keys = read("keys/jwt-keys.json");
     mayfly::domain::keys::KeySet::parse(&keys).unwrap();
     assert_eq!((read("redis-password").len(), read("admin-password").len()), (32, 32));
     create();
-    assert_eq!(read("jwt-keys.json"), keys);
+    assert_eq!(read("keys/jwt-keys.json"), keys);
 }
 
 #[test]

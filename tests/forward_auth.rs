@@ -8,6 +8,7 @@ use std::{
     process::{Command, Stdio},
 };
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
 use crate::support::{Answer, Backend, Client, Process, Service, eventually, free_port};
@@ -198,6 +199,11 @@ fn protects(service: &mut Service, proxy: &Server) {
     drop(service.redis.take());
     let in_doubt = client.with_bearer(&jwt).get("/orders/7").send();
     assert_eq!((in_doubt.status, in_doubt.header("retry-after")), (503, "1"));
+
+    service.process.signal(Signal::SIGKILL);
+    service.process.wait();
+    let unanswered = client.with_bearer(&jwt).get("/orders/7").send();
+    assert!((500..600).contains(&unanswered.status), "{unanswered:?}");
 }
 
 #[test]

@@ -2,12 +2,16 @@
 
 use std::{
     fs,
+    os::unix::fs::symlink,
     process::{Command, Stdio},
 };
 
 use serde_yaml::{Value, from_str, to_string};
 
-use crate::support::{Process, eventually, free_port, run};
+use crate::{
+    deploy::run_documented,
+    support::{Process, eventually, free_port, run},
+};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -103,6 +107,16 @@ fn a_kubernetes_api_takes_every_overlay_and_its_pods() {
     kubernetes.succeed(&["apply", "--server-side", "--filename", "target/kubernetes/definitions"], "");
     kubernetes.succeed(&["wait", "--for=condition=Established", "--timeout=30s", "crd", "--all"], "");
 
+    // Production as the guide puts it up, from new secrets.
+    let guide = tempfile::tempdir().unwrap();
+    fs::create_dir_all(guide.path().join("deploy/secrets")).unwrap();
+    fs::copy(format!("{ROOT}/deploy/secrets/create"), guide.path().join("deploy/secrets/create")).unwrap();
+    symlink(format!("{ROOT}/deploy/kubernetes"), guide.path().join("deploy/kubernetes")).unwrap();
+    let kubectl =
+        format!("exec kubectl --server {} --insecure-skip-tls-verify --token {TOKEN} \"$@\"", kubernetes.server);
+    let kubectl = [("kubectl", kubectl)];
+    run_documented("**Production**", guide.path(), &kubectl);
+
     // Production with all that its files mention.
     let directory = tempfile::tempdir_in(format!("{ROOT}/target")).unwrap();
     let complete = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: mayfly\n\
@@ -131,11 +145,13 @@ fn a_kubernetes_api_takes_every_overlay_and_its_pods() {
         }
     }
 
-    let secrets =
-        ["redis-password", "admin-password", "jwt-keys.json"].map(|name| format!("--from-file={name}=LICENSE"));
-    let secret =
-        ["--namespace", "mayfly", "create", "secret", "generic", "mayfly", &secrets[0], &secrets[1], &secrets[2]];
-    kubernetes.succeed(&secret, "");
+    // The guide's way to rotate the keys of the Secret.
+    let data = ["--namespace", "mayfly", "get", "secret", "mayfly", "--output", "jsonpath={.data}"];
+    let before = kubernetes.succeed(&data, "");
+    run_documented("**In Kubernetes.**", guide.path(), &kubectl);
+    let after = kubernetes.succeed(&data, "");
+    assert!(after.len() > before.len() && after.matches(':').count() == 3, "{before} {after}");
+
     for example in ["gateway-api", "ingress-nginx"] {
         let file = format!("deploy/examples/kubernetes/{example}.yaml");
         kubernetes.succeed(&["apply", "--filename", &file], "");
