@@ -92,7 +92,7 @@ pub struct Settings {
     lease: String,
 
     /// The longest life of a token
-    #[arg(long, env = "MAYFLY_TOKEN_MAX_LIFE", value_name = "LIFE", default_value = "365 days")]
+    #[arg(long, env = "MAYFLY_TOKEN_MAX_LIFE", value_name = "LIFE", default_value = "1 year")]
     token_max_life: String,
 
     /// The most live tokens of one user
@@ -652,7 +652,7 @@ mod tests {
         assert_eq!(config.listen.to_string(), "127.0.0.1:25441");
         assert!(matches!(config.store, StoreConfig::Memory));
         assert!(matches!(config.admin.password, AdminPassword::Generated(_)));
-        assert_eq!((config.rules.quota, config.rules.max_life.seconds()), (1000, 31_536_000));
+        assert_eq!((config.rules.quota, config.rules.max_life.seconds()), (1000, 31_557_600));
     }
 
     #[test]

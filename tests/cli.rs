@@ -44,7 +44,7 @@ fn the_help_documents_every_setting() {
             "[env: MAYFLY_LEASE=]",
             "[default: 250ms]",
             "[env: MAYFLY_TOKEN_MAX_LIFE=]",
-            "[default: \"365 days\"]",
+            "[default: \"1 year\"]",
             "[env: MAYFLY_TOKEN_QUOTA=]",
             "[default: 1000]",
             "[env: MAYFLY_ADMIN_NAME=]",

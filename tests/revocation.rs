@@ -293,7 +293,10 @@ impl<'a> Worker<'a> {
     }
 
     fn revoke_all(&mut self) {
-        assert_eq!(self.basic().delete(TOKEN).send().json()["jwt_tokens_deleted"], self.live.len());
+        assert_eq!(
+            self.basic().delete("/api/v1alpha/token?all=true").send().json()["jwt_tokens_deleted"],
+            self.live.len()
+        );
         self.live.drain(..).for_each(|token| self.fleet.ended(&token));
     }
 

@@ -52,10 +52,10 @@ impl Life {
 }
 
 /// The life in the largest unit that gives a whole number, which [`Life::parse`] reads back up to a century, the longest that
-/// is ever allowed. Months and years are no such units: they have no whole number of days.
+/// is ever allowed. A year is humantime's, 365.25 days; months are none of the units.
 impl fmt::Display for Life {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let units = [(86_400, "days"), (3_600, "hours"), (60, "minutes"), (1, "seconds")];
+        let units = [(31_557_600, "years"), (86_400, "days"), (3_600, "hours"), (60, "minutes"), (1, "seconds")];
         let (seconds, unit) =
             units.into_iter().find(|(seconds, _)| self.0.is_multiple_of(*seconds)).unwrap_or((1, "seconds"));
         let count = self.0 / seconds;
@@ -85,7 +85,18 @@ mod tests {
 
     #[test]
     fn displays_as_people_write() {
-        for text in ["365 days", "1 day", "6 hours", "90 minutes", "61 seconds", "1 second", "3155759999 seconds"] {
+        for text in [
+            "1 year",
+            "99 years",
+            "365 days",
+            "366 days",
+            "1 day",
+            "6 hours",
+            "90 minutes",
+            "61 seconds",
+            "1 second",
+            "3155759999 seconds",
+        ] {
             assert_eq!(Life::parse(text).unwrap().to_string(), text);
         }
     }

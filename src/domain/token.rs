@@ -8,7 +8,7 @@ use uuid::{Uuid, fmt::Hyphenated};
 
 use super::{life::Life, user::UserName};
 
-/// The id of a token: a random UUID (v4), written in lower case with hyphens and in no other way.
+/// The id of a token: a random UUID (v4). Written in lower case with hyphens, and read in either case (RFC 9562, section 4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TokenId(Uuid);
 
@@ -36,8 +36,8 @@ impl FromStr for TokenId {
 
     fn from_str(text: &str) -> Result<Self, TokenIdError> {
         let id = Self(Uuid::try_parse(text).map_err(|_| TokenIdError)?);
-        // `Uuid` also reads braces, URNs, upper case and no hyphens. One token has one name.
-        if id.to_ascii() == text.as_bytes() { Ok(id) } else { Err(TokenIdError) }
+        // `Uuid` also reads braces, URNs and no hyphens.
+        if id.to_ascii().eq_ignore_ascii_case(text.as_bytes()) { Ok(id) } else { Err(TokenIdError) }
     }
 }
 
@@ -179,11 +179,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_has_one_spelling() {
+    fn an_id_is_written_in_one_way() {
         let text = "b56929f3-54f1-4dc2-9984-9bba615e26e6";
-        assert_eq!(text.parse::<TokenId>().unwrap().to_string(), text);
+        for read in [text, "B56929F3-54F1-4DC2-9984-9BBA615E26E6"] {
+            assert_eq!(read.parse::<TokenId>().unwrap().to_string(), text);
+        }
         for other in [
-            "B56929F3-54F1-4DC2-9984-9BBA615E26E6",
             "b56929f354f14dc299849bba615e26e6",
             "{b56929f3-54f1-4dc2-9984-9bba615e26e6}",
             "urn:uuid:b56929f3-54f1-4dc2-9984-9bba615e26e6",

@@ -30,6 +30,7 @@ mod health;
 mod metrics;
 mod oauth;
 mod param;
+mod path;
 mod payload;
 mod problem;
 pub mod server;
@@ -101,6 +102,7 @@ pub fn endpoint(
     docs.nest_no_strip("/", docs::api())
         .with(AddData::new(services))
         .with(NormalizePath::new(TrailingSlash::Trim))
+        .before(path::refuse_empty_names)
         .with(BrowserSafety { origins: origins.clone() })
         .with(Envelope { verification, allowed, proxies })
         .with_if(!origins.is_empty(), CrossOrigin { origins })

@@ -31,7 +31,7 @@ pub(super) struct OAuthApi;
 #[derive(Deserialize, Object)]
 #[oai(example)]
 struct TokenForm {
-    /// The JWT.
+    /// The JWT. White space around it is ignored.
     token: String,
     /// Ignored: there is one kind of token here.
     token_type_hint: Option<String>,
@@ -142,7 +142,7 @@ impl OAuthApi {
     ) -> Result<Json<IntrospectionResponse>, Refused<Introspect>> {
         // Once more, for the form may have taken its time.
         let BasicOrBearerUser(user) = BasicOrBearerUser::of(request).await?;
-        let introspection = services.tokens.introspect(&user, &form.0.token).await?;
+        let introspection = services.tokens.introspect(&user, form.0.token.trim()).await?;
         Ok(Json(introspection.map(Into::into).unwrap_or_default()))
     }
 
@@ -156,7 +156,7 @@ impl OAuthApi {
         services: Data<&Arc<Services>>,
         form: Form<TokenForm>,
     ) -> Result<RevocationResponse, Refused<Revoke>> {
-        match services.tokens.revoke_presented(&form.0.token).await {
+        match services.tokens.revoke_presented(form.0.token.trim()).await {
             Ok(()) | Err(VerifyError::Invalid | VerifyError::Expired | VerifyError::Revoked) => {
                 Ok(RevocationResponse::Ok)
             }

@@ -1,4 +1,4 @@
-//! What a path names.
+//! Parameters that are refused in our own words: what a path names, and what a query asks for.
 
 use std::{borrow::Cow, str::FromStr};
 
@@ -7,26 +7,30 @@ use poem_openapi::{
     types::{ParseFromParameter, ParseResult, Type},
 };
 
-use super::problem::Problem;
+use super::problem::{
+    Problem,
+    refusal::{BAD_LIMIT, NOT_ALL},
+};
 use crate::domain::{token::TokenId, user::UserName};
 
-/// Something that can be named in a path.
-pub(super) trait Named: FromStr + Send + Sync {
-    /// What the document calls its type.
+/// A type of parameters.
+pub(super) trait Parameter: FromStr + Send + Sync {
+    /// The type's name in the document.
     const TYPE: &'static str;
 
     fn schema() -> MetaSchema;
 
-    /// 404 for a name that nothing has.
-    fn missing() -> Problem;
+    /// The answer where the parameter is malformed.
+    fn refusal() -> Problem;
 }
 
-/// The name in a path. One that is malformed names nothing, and is answered like any other that does not: 404.
-pub(super) struct NameParam<T>(Option<T>);
+/// A parameter, or `None` where its text is malformed, absent although required, or there more than once. The operation
+/// reads it with [`Param::parsed`], after it knows who is asking.
+pub(super) struct Param<T>(Option<T>);
 
-impl<T: Named> NameParam<T> {
+impl<T: Parameter> Param<T> {
     pub(super) fn parsed(self) -> Result<T, Problem> {
-        self.0.ok_or_else(T::missing)
+        self.0.ok_or_else(T::refusal)
     }
 
     pub(super) fn is(&self, other: &T) -> bool
@@ -37,7 +41,7 @@ impl<T: Named> NameParam<T> {
     }
 }
 
-impl<T: Named> Type for NameParam<T> {
+impl<T: Parameter> Type for Param<T> {
     const IS_REQUIRED: bool = true;
     type RawValueType = Self;
     type RawElementValueType = Self;
@@ -59,32 +63,90 @@ impl<T: Named> Type for NameParam<T> {
     }
 }
 
-impl<T: Named> ParseFromParameter for NameParam<T> {
+impl<T: Parameter> ParseFromParameter for Param<T> {
     fn parse_from_parameter(value: &str) -> ParseResult<Self> {
         Ok(Self(value.parse().ok()))
     }
+
+    fn parse_from_parameters<I: IntoIterator<Item = A>, A: AsRef<str>>(values: I) -> ParseResult<Self> {
+        let mut values = values.into_iter();
+        let only = values.next().filter(|_| values.next().is_none());
+        Ok(Self(only.and_then(|value| value.as_ref().parse().ok())))
+    }
 }
 
-impl Named for TokenId {
+/// A malformed id names nothing, and is answered like any other that names nothing.
+impl Parameter for TokenId {
     const TYPE: &'static str = "string_uuid";
 
     fn schema() -> MetaSchema {
         MetaSchema::new_with_format("string", "uuid")
     }
 
-    fn missing() -> Problem {
+    fn refusal() -> Problem {
         Problem::no_such_token()
     }
 }
 
-impl Named for UserName {
+/// A malformed name is answered like any other that nobody has.
+impl Parameter for UserName {
     const TYPE: &'static str = "string_username";
 
     fn schema() -> MetaSchema {
         MetaSchema { pattern: Some(UserName::PATTERN.to_owned()), ..MetaSchema::new("string") }
     }
 
-    fn missing() -> Problem {
+    fn refusal() -> Problem {
         Problem::no_such_user()
+    }
+}
+
+/// How long a page of a list is at most: 1 to 1000 entries.
+pub(super) struct Limit(pub(super) usize);
+
+impl Limit {
+    const MAX: usize = 1000;
+}
+
+impl FromStr for Limit {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        text.parse().ok().filter(|limit| (1..=Self::MAX).contains(limit)).map(Self).ok_or(())
+    }
+}
+
+impl Parameter for Limit {
+    const TYPE: &'static str = "integer_limit";
+
+    fn schema() -> MetaSchema {
+        MetaSchema { minimum: Some(1.0), maximum: Some(1000.0), ..MetaSchema::new("integer") }
+    }
+
+    fn refusal() -> Problem {
+        Problem::bad_request(BAD_LIMIT.1)
+    }
+}
+
+/// `all=true`: what a caller says who means all tokens, and not one whose id was left empty by mistake.
+pub(super) struct All;
+
+impl FromStr for All {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        if text == "true" { Ok(Self) } else { Err(()) }
+    }
+}
+
+impl Parameter for All {
+    const TYPE: &'static str = "boolean_all";
+
+    fn schema() -> MetaSchema {
+        MetaSchema { enum_items: vec![true.into()], ..MetaSchema::new("boolean") }
+    }
+
+    fn refusal() -> Problem {
+        Problem::bad_request(NOT_ALL.1)
     }
 }

@@ -5,11 +5,13 @@ use std::time::Duration;
 use poem::{
     IntoResponse, Request, RequestBody, Response, Result,
     error::ReadBodyError,
-    http::{StatusCode, header},
+    http::{HeaderValue, StatusCode, header},
     web::Json as JsonResponse,
 };
 use poem_openapi::{
-    ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions, impl_apirequest_for_payload,
+    ApiExtractor, ApiExtractorType, ApiResponse, ExtractParamOptions,
+    error::ContentTypeError,
+    impl_apirequest_for_payload,
     payload::{ParsePayload, Payload},
     registry::{MetaMediaType, MetaRequest, MetaResponse, MetaResponses, MetaSchemaRef, Registry},
     types::Type,
@@ -54,14 +56,22 @@ impl<T: Type + DeserializeOwned> ParsePayload for Json<T> {
 
     async fn from_request(request: &Request, body: &mut RequestBody) -> Result<Self> {
         let bytes = read(request, body).await?;
-        // serde would take an array of the fields' values, too.
-        if bytes.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
-            return Err(Problem::bad_request("The body must be a JSON object.").into());
-        }
-        let value =
-            serde_json::from_slice(&bytes).map_err(|error| Problem::bad_request(format!("The body: {error}.")))?;
-        Ok(Self(value))
+        Ok(Self(parse(&bytes)?))
     }
+}
+
+/// The value of a JSON object.
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    // Those of UTF-8 and of UTF-16, in either order of bytes. JSON is sent without (RFC 8259, section 8.1).
+    let byte_order_marks: [&[u8]; 3] = [b"\xef\xbb\xbf", b"\xfe\xff", b"\xff\xfe"];
+    if byte_order_marks.iter().any(|mark| bytes.starts_with(mark)) {
+        return Err(Problem::bad_request("The body begins with a byte order mark (BOM): send UTF-8 without one."));
+    }
+    // serde would take an array of the fields' values, too.
+    if bytes.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+        return Err(Problem::bad_request("The body must be a JSON object."));
+    }
+    serde_json::from_slice(bytes).map_err(|error| Problem::bad_request(format!("The body: {error}.")))
 }
 
 /// A field that may be left out, and is not `null`.
@@ -77,6 +87,12 @@ async fn read(request: &Request, body: &mut RequestBody) -> Result<Vec<u8>, Prob
     let length = request.header(header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
     if length.is_some_and(|length: u64| length > MAX_BODY_BYTES as u64) {
         return Err(too_large());
+    }
+    let mut codings = request.headers().get_all(header::CONTENT_ENCODING).iter();
+    if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        let detail = "The body must not be compressed: send it without Content-Encoding.";
+        return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
+            .with_header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity")));
     }
     let body = body.take().map_err(|_| unreadable())?;
     let read = timeout(BODY_TIMEOUT, body.into_bytes_limit(MAX_BODY_BYTES))
@@ -127,17 +143,16 @@ impl<'a, T: Type + DeserializeOwned + Default> ApiExtractor<'a> for OptionalJson
         <Json<T> as ApiExtractor>::request_meta().map(|meta| MetaRequest { required: false, ..meta })
     }
 
-    async fn from_request(
-        request: &'a Request,
-        body: &mut RequestBody,
-        options: ExtractParamOptions<()>,
-    ) -> Result<Self> {
-        let absent = request.content_type().is_none() && request.header(header::TRANSFER_ENCODING).is_none();
-        if absent && request.header(header::CONTENT_LENGTH).is_none_or(|length| length == "0") {
+    async fn from_request(request: &'a Request, body: &mut RequestBody, _: ExtractParamOptions<()>) -> Result<Self> {
+        let bytes = read(request, body).await?;
+        // Clients set the type of every request, or `curl -d ''` that of a form: without a body it says nothing.
+        if bytes.is_empty() {
             return Ok(Self(T::default()));
         }
-        let Json(value) = <Json<T> as ApiExtractor>::from_request(request, body, options).await?;
-        Ok(Self(value))
+        match request.content_type() {
+            Some(content_type) if Json::<T>::check_content_type(content_type) => Ok(Self(parse(&bytes)?)),
+            _ => Err(ContentTypeError::ExpectContentType.into()),
+        }
     }
 }
 

@@ -238,6 +238,8 @@ pub(super) mod refusal {
     type Refusal = (u16, &'static str);
 
     pub(crate) const TWO_LOGINS: Refusal = (400, "A request has one Authorization header.");
+    pub(crate) const BAD_LIMIT: Refusal = (400, "limit: must be a number from 1 to 1000.");
+    pub(crate) const NOT_ALL: Refusal = (400, "Name one token by its id, or revoke all of them with ?all=true.");
     pub(crate) const WRONG_LOGIN: Refusal = (401, "The user name or the password is wrong.");
     pub(crate) const INVALID_TOKEN: Refusal =
         (401, "The token is not valid: it has expired, was revoked, or was not issued here.");

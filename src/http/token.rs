@@ -16,13 +16,13 @@ use serde::{Deserialize, Serialize};
 use super::{
     Services, Tag,
     auth::{BasicUser, BearerToken},
-    param::NameParam,
+    param::{All, Limit, Param},
     payload::{Json, OptionalJson},
     problem::{
         Problem, Refusals, Refused,
         refusal::{
-            INTERNAL, INVALID_TOKEN, LARGE_BODY, LARGE_HEADERS, NO_SUCH_TOKEN, NOT_JSON, SLOW_BODY, THROTTLED,
-            TOKEN_INSTEAD_OF_LOGIN, TWO_LOGINS, UNAVAILABLE, WRONG_LOGIN,
+            BAD_LIMIT, INTERNAL, INVALID_TOKEN, LARGE_BODY, LARGE_HEADERS, NO_SUCH_TOKEN, NOT_ALL, NOT_JSON, SLOW_BODY,
+            THROTTLED, TOKEN_INSTEAD_OF_LOGIN, TWO_LOGINS, UNAVAILABLE, WRONG_LOGIN,
         },
     },
 };
@@ -32,7 +32,8 @@ use crate::{
     store::{Listing, Page},
 };
 
-const PATH: &str = "/api/v1alpha/token";
+/// The path of all own tokens.
+pub(super) const PATH: &str = "/api/v1alpha/token";
 
 /// The operations on tokens.
 pub(super) struct TokenApi;
@@ -45,7 +46,7 @@ struct TokenRequest {
     /// What to call the token: 1 to 256 characters once trimmed, no control characters. Need not be unique.
     jwt_token_description: String,
     /// How long it lives, in up to 64 characters: `6 hours`, `90m`, `1h 30m`, `30 days`, `1week 2days`. Whole seconds, from
-    /// one to what the operator allows (365 days unless configured otherwise).
+    /// one to what the operator allows (1 year unless configured otherwise).
     jwt_token_life: String,
 }
 
@@ -181,13 +182,13 @@ impl TokenApi {
         services: Data<&Arc<Services>>,
         BasicUser(user): BasicUser,
         /// At most so many.
-        #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
-        limit: Query<Option<usize>>,
+        limit: Query<Option<Param<Limit>>>,
         /// Begin behind this live token.
         after: Query<Option<String>>,
     ) -> Result<ListResponse, Refused<List>> {
         let after = after.0.map(|id| id.parse()).transpose().map_err(|_| no_such_cursor())?;
-        let page = Page { after, limit: limit.0 };
+        let limit = limit.0.map(Param::parsed).transpose()?.map(|Limit(limit)| limit);
+        let page = Page { after, limit };
         let listing = services.tokens.list(&user.name, page).await?.ok_or_else(no_such_cursor)?;
         let link = next_page(PATH, &listing, page.limit);
         Ok(ListResponse::Ok(Json(listing.into()), link))
@@ -200,7 +201,7 @@ impl TokenApi {
         services: Data<&Arc<Services>>,
         BasicUser(user): BasicUser,
         /// The token's id.
-        id: Path<NameParam<TokenId>>,
+        id: Path<Param<TokenId>>,
     ) -> Result<Json<TokenDetails>, Refused<One>> {
         let id = id.0.parsed()?;
         let live = services.tokens.inspect(&user.name, id).await?.ok_or_else(Problem::no_such_token)?;
@@ -216,7 +217,7 @@ impl TokenApi {
         services: Data<&Arc<Services>>,
         BasicUser(user): BasicUser,
         /// The token's id.
-        id: Path<NameParam<TokenId>>,
+        id: Path<Param<TokenId>>,
     ) -> Result<Json<TokenDeleted>, Refused<One>> {
         let id = id.0.parsed()?;
         let revoked = services.tokens.revoke(&user.name, id).await?;
@@ -231,7 +232,10 @@ impl TokenApi {
         &self,
         services: Data<&Arc<Services>>,
         BasicUser(user): BasicUser,
-    ) -> Result<Json<TokensDeleted>, Refused<All>> {
+        /// That all are meant: a path whose id was left empty is the same.
+        all: Query<Param<All>>,
+    ) -> Result<Json<TokensDeleted>, Refused<RevokeAll>> {
+        let All = all.0.parsed()?;
         Ok(Json(TokensDeleted::so_many(services.tokens.revoke_all(&user.name).await?)))
     }
 
@@ -246,7 +250,7 @@ impl TokenApi {
         services: Data<&Arc<Services>>,
         BasicUser(user): BasicUser,
         /// The token's id.
-        id: Path<NameParam<TokenId>>,
+        id: Path<Param<TokenId>>,
         request: OptionalJson<RotateRequest>,
     ) -> Result<IssueResponse, Refused<Rotate>> {
         let OptionalJson(RotateRequest { overlap }) = request;
@@ -416,11 +420,11 @@ impl Refusals for Rotate {
 }
 
 /// What revoking all is refused with.
-struct All;
+struct RevokeAll;
 
-impl Refusals for All {
+impl Refusals for RevokeAll {
     const LIST: &'static [(u16, &'static str)] =
-        &[TWO_LOGINS, WRONG_LOGIN, TOKEN_INSTEAD_OF_LOGIN, THROTTLED, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
+        &[NOT_ALL, WRONG_LOGIN, TOKEN_INSTEAD_OF_LOGIN, THROTTLED, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
 }
 
 const NO_SUCH_CURSOR: (u16, &str) = (404, "after: there is no such token (any more). Begin with the first page.");
@@ -430,7 +434,7 @@ struct List;
 
 impl Refusals for List {
     const LIST: &'static [(u16, &'static str)] = &[
-        (400, "failed to parse parameter `limit`: verification failed. maximum(1000, exclusive: false)"),
+        BAD_LIMIT,
         WRONG_LOGIN,
         TOKEN_INSTEAD_OF_LOGIN,
         NO_SUCH_CURSOR,

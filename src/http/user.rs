@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     Services, Tag,
     auth::{Administrator, BasicUser, not_an_administrator},
-    param::NameParam,
+    param::{Limit, Param},
     payload::{self, Json},
     problem::{
         Problem, Refusals, Refused,
@@ -190,13 +190,12 @@ impl UserApi {
         services: Data<&Arc<Services>>,
         Administrator(_actor): Administrator,
         /// At most so many; 100 unless it says otherwise.
-        #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
-        limit: Query<Option<usize>>,
+        limit: Query<Option<Param<Limit>>>,
         /// Begin behind this name, which need not exist.
         after: Query<Option<String>>,
     ) -> Result<ListResponse, Refused<List>> {
         let after: Option<UserName> = after.0.map(|name| name.parse()).transpose().map_err(invalid("after"))?;
-        let limit = limit.0.unwrap_or(DEFAULT_LIMIT);
+        let limit = limit.0.map(Param::parsed).transpose()?.map_or(DEFAULT_LIMIT, |Limit(limit)| limit);
         let UserListing { users, next } = services.users.list(after.as_ref(), limit).await?;
         let link = next.as_ref().map(|last| next_page(limit, last));
         // An empty page behind somebody says nothing of those before.
@@ -227,7 +226,7 @@ impl UserApi {
         services: Data<&Arc<Services>>,
         Administrator(_actor): Administrator,
         /// The user's name.
-        name: Path<NameParam<UserName>>,
+        name: Path<Param<UserName>>,
     ) -> Result<Json<UserDetails>, Refused<One>> {
         let name = name.0.parsed()?;
         let user = services.users.find(&name).await?.ok_or_else(Problem::no_such_user)?;
@@ -244,7 +243,7 @@ impl UserApi {
         services: Data<&Arc<Services>>,
         Administrator(actor): Administrator,
         /// The user's name.
-        name: Path<NameParam<UserName>>,
+        name: Path<Param<UserName>>,
         request: Json<UserUpdateRequest>,
     ) -> Result<Json<UserDetails>, Refused<Change>> {
         let Json(UserUpdateRequest { role, disabled }) = request;
@@ -263,7 +262,7 @@ impl UserApi {
         services: Data<&Arc<Services>>,
         BasicUser(user): BasicUser,
         /// The user's name.
-        name: Path<NameParam<UserName>>,
+        name: Path<Param<UserName>>,
         request: Json<PasswordRequest>,
     ) -> Result<Json<PasswordChanged>, Refused<ChangePassword>> {
         let is_own = name.0.is(&user.name);
@@ -287,7 +286,7 @@ impl UserApi {
         services: Data<&Arc<Services>>,
         Administrator(actor): Administrator,
         /// The user's name.
-        name: Path<NameParam<UserName>>,
+        name: Path<Param<UserName>>,
     ) -> Result<Json<UserDeleted>, Refused<Remove>> {
         let jwt_tokens_deleted = services.users.remove(Authority::User(&actor), &name.0.parsed()?).await?;
         Ok(Json(UserDeleted { jwt_tokens_deleted, ..UserDeleted::example() }))

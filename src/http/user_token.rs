@@ -12,13 +12,13 @@ use poem_openapi::{
 use super::{
     Services, Tag,
     auth::Administrator,
-    param::NameParam,
+    param::{All, Limit, Param},
     payload::Json,
     problem::{
         Problem, Refusals, Refused,
         refusal::{
-            INTERNAL, LARGE_HEADERS, NO_SUCH_TOKEN, NO_SUCH_USER, NOT_ADMIN, THROTTLED, TWO_LOGINS, UNAVAILABLE,
-            WRONG_LOGIN,
+            BAD_LIMIT, INTERNAL, LARGE_HEADERS, NO_SUCH_TOKEN, NO_SUCH_USER, NOT_ADMIN, NOT_ALL, THROTTLED, TWO_LOGINS,
+            UNAVAILABLE, WRONG_LOGIN,
         },
     },
     token::{ListResponse, TokenDeleted, TokensDeleted, next_page, no_such_cursor},
@@ -43,16 +43,16 @@ impl UserTokenApi {
         services: Data<&Arc<Services>>,
         Administrator(_actor): Administrator,
         /// The user's name.
-        name: Path<NameParam<UserName>>,
+        name: Path<Param<UserName>>,
         /// At most so many.
-        #[oai(validator(minimum(value = "1"), maximum(value = "1000")))]
-        limit: Query<Option<usize>>,
+        limit: Query<Option<Param<Limit>>>,
         /// Begin behind this live token.
         after: Query<Option<String>>,
     ) -> Result<ListResponse, Refused<List>> {
         let name = known_user(&services, name.0).await?;
         let after = after.0.map(|id| id.parse()).transpose().map_err(|_| no_such_cursor())?;
-        let page = Page { after, limit: limit.0 };
+        let limit = limit.0.map(Param::parsed).transpose()?.map(|Limit(limit)| limit);
+        let page = Page { after, limit };
         let listing = services.tokens.list(&name, page).await?.ok_or_else(no_such_cursor)?;
         let link = next_page(&format!("{}/{name}/token", user::PATH), &listing, page.limit);
         Ok(ListResponse::Ok(Json(listing.into()), link))
@@ -67,8 +67,11 @@ impl UserTokenApi {
         services: Data<&Arc<Services>>,
         Administrator(_actor): Administrator,
         /// The user's name.
-        name: Path<NameParam<UserName>>,
-    ) -> Result<Json<TokensDeleted>, Refused<All>> {
+        name: Path<Param<UserName>>,
+        /// That all are meant: a path whose id was left empty is the same.
+        all: Query<Param<All>>,
+    ) -> Result<Json<TokensDeleted>, Refused<RevokeAll>> {
+        let All = all.0.parsed()?;
         let name = known_user(&services, name.0).await?;
         Ok(Json(TokensDeleted::so_many(services.tokens.revoke_all(&name).await?)))
     }
@@ -82,9 +85,9 @@ impl UserTokenApi {
         services: Data<&Arc<Services>>,
         Administrator(_actor): Administrator,
         /// The user's name.
-        name: Path<NameParam<UserName>>,
+        name: Path<Param<UserName>>,
         /// The token's id.
-        id: Path<NameParam<TokenId>>,
+        id: Path<Param<TokenId>>,
     ) -> Result<Json<TokenDeleted>, Refused<One>> {
         let name = known_user(&services, name.0).await?;
         let revoked = services.tokens.revoke(&name, id.0.parsed()?).await?;
@@ -93,7 +96,7 @@ impl UserTokenApi {
 }
 
 /// The name, if somebody has it.
-async fn known_user(services: &Services, name: NameParam<UserName>) -> Result<UserName, Problem> {
+async fn known_user(services: &Services, name: Param<UserName>) -> Result<UserName, Problem> {
     let name = name.parsed()?;
     services.users.find(&name).await?.map(|user| user.name).ok_or_else(Problem::no_such_user)
 }
@@ -102,24 +105,16 @@ async fn known_user(services: &Services, name: NameParam<UserName>) -> Result<Us
 struct List;
 
 impl Refusals for List {
-    const LIST: &'static [(u16, &'static str)] = &[
-        (400, "failed to parse parameter `limit`: verification failed. maximum(1000, exclusive: false)"),
-        WRONG_LOGIN,
-        NOT_ADMIN,
-        NO_SUCH_USER,
-        THROTTLED,
-        LARGE_HEADERS,
-        INTERNAL,
-        UNAVAILABLE,
-    ];
+    const LIST: &'static [(u16, &'static str)] =
+        &[BAD_LIMIT, WRONG_LOGIN, NOT_ADMIN, NO_SUCH_USER, THROTTLED, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
 }
 
 /// What revoking all is refused with.
-struct All;
+struct RevokeAll;
 
-impl Refusals for All {
+impl Refusals for RevokeAll {
     const LIST: &'static [(u16, &'static str)] =
-        &[TWO_LOGINS, WRONG_LOGIN, NOT_ADMIN, NO_SUCH_USER, THROTTLED, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
+        &[NOT_ALL, WRONG_LOGIN, NOT_ADMIN, NO_SUCH_USER, THROTTLED, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
 }
 
 /// What revoking one is refused with.

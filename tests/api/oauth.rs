@@ -91,6 +91,21 @@ fn who_holds_a_token_may_revoke_it(#[values(Backend::Memory, Backend::Redis)] ba
     assert_eq!(service.client().with_bearer(&other).get(SELF).send().status, 200);
 }
 
+/// As `curl --data-urlencode token@file` sends it.
+#[rstest]
+fn white_space_around_a_token_is_no_part_of_it(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = Service::start(backend);
+    let admin = service.admin();
+    for (before, after) in [("", "\n"), ("", "\r\n"), (" \t", " "), ("\n", "\n\n")] {
+        let (_, jwt) = admin.issue("x", "1h");
+        let form = [("token", &*format!("{before}{jwt}{after}"))];
+        assert_eq!(admin.post_form(INTROSPECT, &form).send().json()["active"], true, "{form:?}");
+        assert_eq!(service.client().post_form(REVOKE, &form).send().status, 200);
+        service.client().with_bearer(&jwt).get(SELF).send().problem(401);
+        assert_eq!(admin.post_form(INTROSPECT, &form).send().text, r#"{"active":false}"#);
+    }
+}
+
 #[test]
 fn a_revocation_that_may_not_have_happened_is_503() {
     let mut service = Service::start(Backend::Redis);

@@ -11,6 +11,9 @@ use crate::support::{Answer, Backend, Service, eventually};
 
 const TOKEN: &str = "/api/v1alpha/token";
 
+/// What revokes all of one's tokens.
+const ALL: &str = "/api/v1alpha/token?all=true";
+
 fn members(value: &Value) -> Vec<&str> {
     value.as_object().unwrap().keys().map(String::as_str).collect()
 }
@@ -170,8 +173,10 @@ fn a_missing_token_is_a_missing_token(#[values(Backend::Memory, Backend::Redis)]
     let expected = anonymous(admin.get(&format!("{TOKEN}/{deleted}")).send());
     for id in [
         "b56929f3-54f1-4dc2-9984-9bba615e26e6",
-        &live.to_uppercase(),
         &live.replace('-', ""),
+        &format!("%7B{live}%7D"),
+        "%20",
+        "%2F",
         "1",
         "*",
         "%2A",
@@ -185,7 +190,11 @@ fn a_missing_token_is_a_missing_token(#[values(Backend::Memory, Backend::Redis)]
             assert_eq!(anonymous(answer), expected, "{method} {id}");
         }
     }
-    assert_eq!(admin.get(&format!("{TOKEN}/{live}")).send().status, 200);
+    // An id may be written in upper case (RFC 9562, section 4).
+    for id in [&live, &live.to_uppercase()] {
+        assert_eq!(admin.get(&format!("{TOKEN}/{id}")).send().status, 200);
+    }
+    assert_eq!(admin.delete(&format!("{TOKEN}/{}", live.to_uppercase())).send().status, 200);
 }
 
 #[rstest]
@@ -210,8 +219,9 @@ fn the_list_comes_in_pages(#[values(Backend::Memory, Backend::Redis)] backend: B
     let rest = admin.get(&format!("{TOKEN}?after={}", issued[2])).send();
     assert_eq!(members(&rest.json()["jwt_tokens"]), [&*issued[3], &*issued[4]]);
 
-    for query in ["limit=0", "limit=1001", "limit=x", "limit=-1"] {
-        admin.get(&format!("{TOKEN}?{query}")).send().problem(400);
+    for query in ["limit=0", "limit=1001", "limit=x", "limit=-1", "limit="] {
+        let detail = admin.get(&format!("{TOKEN}?{query}")).send().problem(400);
+        assert_eq!(detail, "limit: must be a number from 1 to 1000.", "{query}");
     }
     for id in ["x", "b56929f3-54f1-4dc2-9984-9bba615e26e6"] {
         assert!(admin.get(&format!("{TOKEN}?after={id}")).send().problem(404).contains("first page"));
@@ -245,7 +255,9 @@ fn lives_and_descriptions_are_checked() {
     let post = |description: &str, life: &str| {
         admin.post(TOKEN, &json!({"jwt_token_description": description, "jwt_token_life": life})).send()
     };
-    for (life, seconds) in [("6 hours", 21600), ("1h 30m", 5400), ("30 days", 2_592_000), ("1week 2days", 777_600)] {
+    for (life, seconds) in
+        [("6 hours", 21600), ("6 Hours", 21600), ("1h 30m", 5400), ("30 days", 2_592_000), ("1week 2days", 777_600)]
+    {
         assert_eq!(post("x", life).json()["jwt_token_life"], seconds, "{life}");
     }
     for life in [
@@ -307,14 +319,108 @@ fn all_own_tokens_are_deleted_at_once(#[values(Backend::Memory, Backend::Redis)]
     let bearers: Vec<_> = tokens.iter().map(|(_, jwt)| service.client().with_bearer(jwt)).collect();
     for bearer in &bearers {
         assert_eq!(bearer.get("/api/v1alpha/verify").send().status, 200);
-        bearer.delete(TOKEN).send().problem(403);
+        bearer.delete(ALL).send().problem(403);
     }
-    assert_eq!(admin.delete(TOKEN).send().text, r#"{"message":"Tokens deleted","jwt_tokens_deleted":3}"#);
+    assert_eq!(admin.delete(ALL).send().text, r#"{"message":"Tokens deleted","jwt_tokens_deleted":3}"#);
     for bearer in &bearers {
         bearer.get("/api/v1alpha/verify").send().problem(401);
     }
-    assert_eq!(admin.delete(TOKEN).send().json()["jwt_tokens_deleted"], 0);
+    assert_eq!(admin.delete(ALL).send().json()["jwt_tokens_deleted"], 0);
     assert_eq!(admin.get(TOKEN).send().json()["message"], "No tokens exist");
+}
+
+/// What a script sends whose variable is empty.
+#[rstest]
+fn an_empty_name_in_a_path_changes_nothing(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = Service::start(backend);
+    let admin = service.admin();
+    // The names that are words of the paths.
+    for name in ["token", "password", "bob"] {
+        admin.add_user(name, "user");
+        service.client().with_basic(name, "secret").issue("x", "1h");
+    }
+    let (id, _) = admin.issue("x", "1h");
+    let user = "/api/v1alpha/user";
+    let own =
+        ["", "/", "//", "?all", "?all=", "?all=false", "?all=1", "?all=TRUE", "/?all=false", "?all=false&all=true"];
+    let own = own.map(|rest| format!("{TOKEN}{rest}"));
+    let others = ["", "/", "//", "?all=", "?all=false"].map(|rest| format!("{user}/bob/token{rest}"));
+    for path in own.into_iter().chain(others) {
+        assert!(admin.delete(&path).send().problem(400).contains("?all=true"), "{path}");
+    }
+    for (method, path) in [
+        ("DELETE", format!("{user}//token")),
+        ("DELETE", format!("{user}//token?all=true")),
+        ("DELETE", format!("{user}///token/")),
+        ("DELETE", format!("{user}//token/{id}")),
+        ("GET", format!("{user}//token")),
+        ("PATCH", format!("{user}//token")),
+        ("PUT", format!("{user}//password")),
+        ("DELETE", format!("{user}/%20/token?all=true")),
+        ("DELETE", format!("{user}/%2F/token?all=true")),
+        ("DELETE", format!("{user}/bob%2Ftoken?all=true")),
+        ("DELETE", format!("{TOKEN}/%20?all=true")),
+        ("DELETE", format!("{TOKEN}/%2F?all=true")),
+        ("DELETE", format!("{TOKEN}//self")),
+        ("POST", format!("{TOKEN}//rotate")),
+    ] {
+        let answer = admin.request(method, &path).json(&json!({"disabled": true})).send();
+        assert_eq!(answer.status, 404, "{method} {path}: {answer:?}");
+        answer.problem(404);
+    }
+    for path in [user.to_owned(), format!("{user}/"), format!("{user}//")] {
+        admin.delete(&path).send().problem(405);
+    }
+    assert_eq!(admin.get(&format!("{TOKEN}/{id}")).send().status, 200);
+    for name in ["token", "password", "bob"] {
+        let list = service.client().with_basic(name, "secret").get(TOKEN).send();
+        assert_eq!(list.json()["jwt_tokens"].as_object().unwrap().len(), 1, "{name}");
+    }
+    for path in [format!("{user}/bob/token?all=true"), format!("{user}/token/token/?all=true")] {
+        assert_eq!(admin.delete(&path).send().json()["jwt_tokens_deleted"], 1, "{path}");
+    }
+    assert_eq!(admin.delete(&format!("{TOKEN}/?all=true")).send().json()["jwt_tokens_deleted"], 1);
+}
+
+#[test]
+fn a_year_is_a_life_however_it_is_written() {
+    let service = Service::start(Backend::Memory);
+    let admin = service.admin();
+    let post = |life: &str| admin.post(TOKEN, &json!({"jwt_token_description": "x", "jwt_token_life": life})).send();
+    for (life, seconds) in
+        [("1 year", 31_557_600), ("1Y", 31_557_600), ("12 months", 31_557_600), ("365 days", 31_536_000)]
+    {
+        let answer = post(life);
+        assert_eq!((answer.status, &answer.json()["jwt_token_life"]), (201, &json!(seconds)), "{life}");
+    }
+    for life in ["1 year 1s", "366 days", "13 months"] {
+        assert_eq!(post(life).problem(400), "jwt_token_life: must be at most 1 year here.", "{life}");
+    }
+    assert!(post("1M").problem(400).contains("ambiguous"));
+}
+
+#[test]
+fn a_body_that_is_not_plain_json_is_named() {
+    let service = Service::start(Backend::Memory);
+    let admin = service.admin();
+    let body = json!({"jwt_token_description": "x", "jwt_token_life": "1h"}).to_string();
+    let post = |headers: &[(&str, &str)], body: &[u8]| {
+        let draft = admin.request("POST", TOKEN).header("content-type", "application/json");
+        headers.iter().fold(draft, |draft, (name, value)| draft.header(name, value)).body(body).send()
+    };
+    let utf16 = |order: fn(u16) -> [u8; 2]| {
+        "\u{feff}".encode_utf16().chain(body.encode_utf16()).flat_map(order).collect::<Vec<u8>>()
+    };
+    for marked in [["\u{feff}".as_bytes(), body.as_bytes()].concat(), utf16(u16::to_be_bytes), utf16(u16::to_le_bytes)]
+    {
+        assert!(post(&[], &marked).problem(400).contains("byte order mark"));
+    }
+    let encoded = post(&[("content-encoding", "gzip")], body.as_bytes());
+    assert!(encoded.problem(415).contains("Content-Encoding"));
+    assert_eq!(encoded.header("accept-encoding"), "identity");
+    assert_eq!(post(&[("content-encoding", "identity")], body.as_bytes()).status, 201);
+    let form = admin.post_form("/oauth2/introspect", &[("token", "x")]).header("content-encoding", "br").send();
+    assert!(form.problem(415).contains("Content-Encoding"));
 }
 
 #[rstest]
@@ -351,17 +457,23 @@ fn a_token_is_rotated_once(#[values(Backend::Memory, Backend::Redis)] backend: B
 fn without_an_overlap_the_rotated_token_dies_at_once(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = Service::start(backend);
     let admin = service.admin();
-    for body in [None, Some("{}"), Some(r#"{"overlap": null}"#), Some(r#"{"overlap": "0s"}"#)] {
+    let (json, form) = ("application/json", "application/x-www-form-urlencoded");
+    for (media_type, body) in [
+        ("", ""),
+        // As `curl -d ''` sends it, and clients that set the type of every request.
+        (form, ""),
+        (json, ""),
+        (json, "{}"),
+        (json, r#"{"overlap": null}"#),
+        (json, r#"{"overlap": "0s"}"#),
+    ] {
         let (id, jwt) = admin.issue("x", "1h");
         let bearer = service.client().with_bearer(&jwt);
         assert_eq!(bearer.get("/api/v1alpha/verify").send().status, 200);
         let rotate = admin.request("POST", &format!("{TOKEN}/{id}/rotate"));
-        let rotate = match body {
-            Some(body) => rotate.header("content-type", "application/json").body(body),
-            None => rotate,
-        };
-        let answer = rotate.send();
-        assert_eq!(answer.status, 201, "{body:?}: {answer:?}");
+        let rotate = if media_type.is_empty() { rotate } else { rotate.header("content-type", media_type) };
+        let answer = rotate.body(body).send();
+        assert_eq!(answer.status, 201, "{media_type} {body:?}: {answer:?}");
         bearer.get("/api/v1alpha/verify").send().problem(401);
         admin.post(&format!("{TOKEN}/{id}/rotate"), &json!({})).send().problem(404);
         let successor = answer.json()["jwt_token"].as_str().unwrap().to_owned();
@@ -381,6 +493,7 @@ fn rotations_are_checked() {
     admin.post(&path, &json!({"overlap": 5})).send().problem(400);
     admin.post(&path, &json!({"over": "5"})).send().problem(400);
     admin.request("POST", &path).body("{}").send().problem(415);
+    admin.request("POST", &path).header("content-type", "text/plain").body("{}").send().problem(415);
     for missing in ["x", "b56929f3-54f1-4dc2-9984-9bba615e26e6"] {
         admin.post(&format!("{TOKEN}/{missing}/rotate"), &json!({})).send().problem(404);
     }

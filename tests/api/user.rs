@@ -129,7 +129,7 @@ fn only_administrators_do(#[values(Backend::Memory, Backend::Redis)] backend: Ba
             client().put(&path("/password"), &json!({"password": "x"})),
             client().delete(&path("")),
             client().get(&path("/token")),
-            client().delete(&path("/token")),
+            client().delete(&path("/token?all=true")),
             client().delete(&path(&format!("/token/{id}"))),
         ]
         .map(|draft| anonymous(draft.send()))
@@ -198,7 +198,7 @@ fn nobody_is_nobody(#[values(Backend::Memory, Backend::Redis)] backend: Backend)
             admin.put(&path("/password"), &json!({"password": "x", "revoke_tokens": true})),
             admin.delete(&path("")),
             admin.get(&path("/token")),
-            admin.delete(&path("/token")),
+            admin.delete(&path("/token?all=true")),
             admin.delete(&path("/token/b56929f3-54f1-4dc2-9984-9bba615e26e6")),
         ]
         .map(|draft| anonymous(draft.send()))
@@ -354,7 +354,10 @@ fn administrators_list_and_revoke_others_tokens(#[values(Backend::Memory, Backen
     for missing in [first, &own, "x", "%ff"] {
         assert!(admin.delete(&format!("{path}/{missing}")).send().problem(404).contains("There is no such token."));
     }
-    assert_eq!(admin.delete(path).send().text, r#"{"message":"Tokens deleted","jwt_tokens_deleted":2}"#);
+    assert_eq!(
+        admin.delete(&format!("{path}?all=true")).send().text,
+        r#"{"message":"Tokens deleted","jwt_tokens_deleted":2}"#
+    );
     for (_, jwt) in &tokens {
         assert_eq!(verify(&service, jwt), 401);
     }

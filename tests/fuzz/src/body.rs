@@ -52,7 +52,7 @@ fn is_of_the_body(status: StatusCode) -> bool {
 
 /// Revokes all tokens of the administrator, and says how many there were.
 fn revoke_all(service: &InProcess) -> Value {
-    let answer = send(service, Method::DELETE, TOKEN, JSON, b"");
+    let answer = send(service, Method::DELETE, &format!("{TOKEN}?all=true"), JSON, b"");
     assert_eq!(answer.status, StatusCode::OK);
     answer.json()["jwt_tokens_deleted"].clone()
 }

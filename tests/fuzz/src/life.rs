@@ -21,10 +21,12 @@ const UNITS: [(&[&str], u128); 10] = [
     (&["days", "day", "d"], 86_400 * SECOND),
     (&["weeks", "week", "wks", "wk", "w"], 604_800 * SECOND),
     (&["months", "month"], 2_630_016 * SECOND),
-    (&["years", "year", "yrs", "yr", "y"], 31_557_600 * SECOND),
+    (&["years", "year", "yrs", "yr", "y"], YEAR),
 ];
 
 const SECOND: u128 = 1_000_000_000;
+
+const YEAR: u128 = 31_557_600 * SECOND;
 
 /// Reads the input as a duration in a way of our own, and compares.
 pub fn check(input: &[u8]) {
@@ -60,7 +62,11 @@ fn nanoseconds(text: &str) -> Option<u128> {
         let number: u128 = rest[..digits].parse().ok().filter(|_| digits <= 10)?;
         rest = rest[digits..].trim_start_matches(' ');
         let letters = rest.bytes().take_while(u8::is_ascii_alphabetic).count();
-        let (_, unit) = UNITS.iter().find(|(names, _)| names.contains(&&rest[..letters]))?;
+        let name = Some(&rest[..letters]).filter(|name| *name != "M")?.to_ascii_lowercase();
+        let (names, unit) = UNITS.iter().find(|(names, _)| names.contains(&&*name))?;
+        // Whole years are years.
+        let (number, unit) =
+            if names.contains(&"month") && number % 12 == 0 { (number / 12, &YEAR) } else { (number, unit) };
         rest = rest[letters..].trim_start_matches(' ');
         sum += number * unit;
     }
