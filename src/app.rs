@@ -1,6 +1,6 @@
 //! The composition root: puts the parts together and runs them.
 
-use std::{future::pending, io, sync::Arc, time::Duration};
+use std::{future::pending, io, mem, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpListener,
@@ -57,20 +57,14 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     let following_files = tokio::spawn(follow_files(Arc::clone(&services), config.certificate.clone(), hangup));
 
     // A store that is there is prepared before the first request; one that is not keeps nobody waiting.
-    start(&services, &config.admin).await;
-    let watch = tokio::spawn({
-        let services = Arc::clone(&services);
-        async move {
-            let mut ticks = interval(STORE_CHECK);
-            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-            loop {
-                ticks.tick().await;
-                if services.readiness.is_started() {
-                    services.readiness.check_store().await;
-                } else {
-                    start(&services, &config.admin).await;
-                }
-            }
+    let mut keeper = StoreKeeper { services: Arc::clone(&services), admin: config.admin, failed: false };
+    keeper.look().await;
+    let watch = tokio::spawn(async move {
+        let mut ticks = interval(STORE_CHECK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            keeper.look().await;
         }
     });
     let stopping = async {
@@ -126,24 +120,52 @@ pub async fn serve_metrics(listener: TcpListener, prometheus: Prometheus) -> io:
     http::server::serve(listener, http::metrics_endpoint(prometheus), pending(), || false, serving).await
 }
 
-/// Prepares a store that answers for the first request.
-async fn start(services: &Services, admin: &AdminConfig) {
-    if !services.readiness.check_store().await {
-        return;
-    }
-    match bootstrap(&services.users, admin).await {
-        Ok(()) => services.readiness.start(),
-        Err(error) => tracing::warn!(error = &error as &dyn std::error::Error, "cannot prepare the store"),
+/// Looks after the store.
+struct StoreKeeper {
+    services: Arc<Services>,
+    admin: AdminConfig,
+    /// Set while the store cannot be prepared.
+    failed: bool,
+}
+
+impl StoreKeeper {
+    /// Looks at the store, and prepares one that answers for the first request: at the start, and after it lost everything.
+    async fn look(&mut self) {
+        let readiness = &self.services.readiness;
+        if !readiness.check_store().await || readiness.is_started() {
+            return;
+        }
+        match bootstrap(&self.services.users, &self.admin).await {
+            Ok(added_user) => {
+                if mem::take(&mut self.failed) {
+                    tracing::info!("the store is prepared");
+                }
+                readiness.start(added_user);
+            }
+            Err(error) => {
+                if !mem::replace(&mut self.failed, true) {
+                    tracing::warn!(error = &error as &dyn std::error::Error, "cannot prepare the store");
+                }
+            }
+        }
     }
 }
 
-/// Adds the first administrator to a store without users.
-async fn bootstrap(users: &Users, admin: &AdminConfig) -> Result<(), UserError> {
+/// Adds the first administrator to a store without users, and returns whether it did.
+async fn bootstrap(users: &Users, admin: &AdminConfig) -> Result<bool, UserError> {
     match &admin.password {
         AdminPassword::Variable(password) | AdminPassword::File(password, _) | AdminPassword::Generated(password) => {
             match users.bootstrap(admin.name.clone(), password.clone()).await? {
-                Bootstrap::Created => tracing::info!(name = %admin.name, "added the first administrator"),
-                Bootstrap::Exists => tracing::debug!("there are users; no administrator was added"),
+                Bootstrap::Created => {
+                    tracing::info!(name = %admin.name, "added the first administrator");
+                    return Ok(true);
+                }
+                Bootstrap::Exists { as_given: true } => {}
+                Bootstrap::Exists { as_given: false } => tracing::info!(
+                    name = %admin.name,
+                    "MAYFLY_ADMIN_PASSWORD changed nothing: there are users, and it is not the password of this one (any \
+                     more). `mayfly user password NAME` changes one"
+                ),
             }
         }
         AdminPassword::Missing => {
@@ -155,5 +177,5 @@ async fn bootstrap(users: &Users, admin: &AdminConfig) -> Result<(), UserError> 
             }
         }
     }
-    Ok(())
+    Ok(false)
 }

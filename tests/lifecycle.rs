@@ -198,7 +198,7 @@ fn a_redis_that_may_lose_tokens_is_complained_about() {
     let redis = service.redis.as_ref().unwrap();
     let warnings = || service.client().get("/readyz").send().json()["warnings"].clone();
     assert_eq!(warnings(), json!([]));
-    redis.cli(&["CONFIG", "SET", "maxmemory-policy", "allkeys-lru"]);
+    redis.cli(&["CONFIG", "SET", "maxmemory-policy", "volatile-lru"]);
     redis.cli(&["CONFIG", "SET", "appendonly", "no"]);
     let warnings = eventually("it complains", || Some(warnings()).filter(|warnings| warnings[1].is_string()));
     for (warning, fix) in

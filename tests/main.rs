@@ -20,6 +20,7 @@ mod keys;
 mod kubernetes;
 mod lifecycle;
 mod openapi;
+mod readiness;
 mod redis;
 mod replicas;
 mod revocation;

@@ -9,9 +9,13 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::store::{Store, Warning};
+use crate::{
+    store::{Health, Store, Warning},
+    telemetry::metrics,
+};
 
-/// Ready from the first contact with the store on, until a shutdown begins or the store was away for too long.
+/// Ready from the first contact with the store on, until a shutdown begins, the store was away for too long, or is set up
+/// so that the promises do not hold.
 ///
 /// A short outage leaves it ready: all replicas notice it at the same time, and a load balancer without any replica
 /// could answer nothing, where each of them answers 503 with `Retry-After`.
@@ -27,7 +31,10 @@ pub struct Readiness {
 #[derive(Default)]
 struct Seen {
     away_since: Option<Instant>,
+    fault: Option<Warning>,
     warnings: Vec<Warning>,
+    /// Set once the store held users, until it came back without any.
+    held_users: bool,
 }
 
 impl Readiness {
@@ -42,8 +49,9 @@ impl Readiness {
         }
     }
 
-    /// The store was reached, and all that needs doing once is done.
-    pub fn start(&self) {
+    /// The store was reached, and all that needs doing once is done; `added_user`: it holds a user since.
+    pub fn start(&self, added_user: bool) {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).held_users |= added_user;
         self.started.store(true, Ordering::Release);
     }
 
@@ -58,20 +66,20 @@ impl Readiness {
     }
 
     /// Asks the store how it is, and logs what is new about it. To be called about every second, whether anybody wants
-    /// to know or not: so asking for readiness costs nothing. Returns whether the store answers.
+    /// to know or not: so asking for readiness costs nothing. Returns whether the store answers and nothing is wrong with it.
+    ///
+    /// A store that lost everything is as one that was never prepared: it is to be prepared again, and [`Self::start`]ed.
     pub async fn check_store(&self) -> bool {
         let result = self.store.check().await;
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         match result {
-            Ok(warnings) => {
+            Ok(health) => {
                 if let Some(since) = seen.away_since.take() {
                     tracing::info!(after_ms = since.elapsed().as_millis(), "the store answers");
                 }
-                let known = mem::replace(&mut seen.warnings, warnings);
-                for warning in seen.warnings.iter().filter(|warning| !known.contains(warning)) {
-                    tracing::warn!("{warning}");
-                }
-                true
+                let is_fit = health.fault.is_none();
+                self.note(&mut seen, health);
+                is_fit
             }
             Err(error) => {
                 if seen.away_since.is_none() {
@@ -83,22 +91,45 @@ impl Readiness {
         }
     }
 
+    /// Logs what is new, and keeps what is to be said.
+    fn note(&self, seen: &mut Seen, Health { fault, warnings, holds_users }: Health) {
+        let (old_fault, old_warnings) =
+            (mem::replace(&mut seen.fault, fault), mem::replace(&mut seen.warnings, warnings));
+        if let Some(fault) = fault.filter(|_| old_fault != fault) {
+            tracing::error!("{fault}");
+        }
+        for warning in seen.warnings.iter().filter(|warning| !old_warnings.contains(warning)) {
+            tracing::warn!("{warning}");
+        }
+        let ended = old_fault.filter(|_| old_fault != fault).into_iter();
+        for ended in ended.chain(old_warnings.into_iter().filter(|warning| !seen.warnings.contains(warning))) {
+            tracing::info!("no longer: {ended}");
+        }
+        let Some(holds_users) = holds_users else { return };
+        if mem::replace(&mut seen.held_users, holds_users) && !holds_users {
+            tracing::error!("the store came back empty: all users and tokens are gone");
+            metrics::store_emptied();
+            self.started.store(false, Ordering::Release);
+        }
+    }
+
     /// Whether requests can be sent here, with what the operator of the store should know; or why not.
     pub fn check(&self) -> Result<Vec<Warning>, &'static str> {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_stopping() {
             return Err("The service is shutting down.");
         }
-        match seen.away_since {
-            Some(since) if !self.is_started() || since.elapsed() >= self.patience => {
+        match (seen.away_since, seen.fault) {
+            (Some(since), _) if !self.is_started() || since.elapsed() >= self.patience => {
                 Err("The token store does not answer.")
             }
+            (_, Some(fault)) => Err(fault),
             _ if !self.is_started() => Err("The service is starting."),
             _ => Ok(seen.warnings.clone()),
         }
     }
 
-    /// Whether the store was reached.
+    /// Whether the store was reached and prepared.
     pub fn is_started(&self) -> bool {
         self.started.load(Ordering::Acquire)
     }

@@ -46,7 +46,10 @@ pub enum Bootstrap {
     /// There was nobody, and now there is this administrator.
     Created,
     /// There is somebody, and nothing changed.
-    Exists,
+    Exists {
+        /// Whether the administrator exists as given, with this password.
+        as_given: bool,
+    },
 }
 
 /// Why a user was not added, changed or removed.
@@ -224,18 +227,29 @@ impl Users {
         audit::complete(removal).await
     }
 
+    /// Whether this is the password of the user. Only an answer for the log: where it cannot be told, it is.
+    async fn has_password(&self, name: &UserName, password: Password) -> bool {
+        match self.find(name).await {
+            Ok(Some(user)) => self.hashing.verify(user.password_hash, password).await.unwrap_or(true),
+            Ok(None) => false,
+            Err(_) => true,
+        }
+    }
+
     /// Adds the first administrator where there is no user at all. An installation that has users is left alone, so that
     /// an administrator who was removed or has another password stays so across restarts.
     ///
     /// To be called again where it fails: however often that is, one event says that it is unconfirmed.
     pub async fn bootstrap(&self, name: UserName, password: Password) -> Result<Bootstrap, UserError> {
         if self.any().await? {
-            return Ok(Bootstrap::Exists);
+            let as_given = self.has_password(&name, password).await;
+            return Ok(Bootstrap::Exists { as_given });
         }
         let user = self.new_user(name, Role::Admin, password).await?;
         match self.create(user, self.bootstrap_unconfirmed.load(Relaxed)).await {
             Ok(_) => Ok(Bootstrap::Created),
-            Err(UserError::NameTaken) => Ok(Bootstrap::Exists),
+            // Another replica was faster, with the same password as a rule.
+            Err(UserError::NameTaken) => Ok(Bootstrap::Exists { as_given: true }),
             Err(error) => {
                 self.bootstrap_unconfirmed.store(true, Relaxed);
                 Err(error)

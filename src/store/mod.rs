@@ -112,6 +112,17 @@ pub struct UpdatedUser {
 /// What is wrong with how the store is set up, and what mends it: a sentence for its operator.
 pub type Warning = &'static str;
 
+/// How a store that answers is set up, and what it holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Why no request should be sent to this service: the promises do not hold on a store that is set up like this.
+    pub fault: Option<Warning>,
+    /// What its operator should put right.
+    pub warnings: Vec<Warning>,
+    /// Whether there ever was an administrator, as far as the store knows; `None`: it does not say.
+    pub holds_users: Option<bool>,
+}
+
 /// Keeps tokens and users.
 ///
 /// "Not there" is an `Option` or a `bool`; an error means that the store could not tell. A token is gone by itself once
@@ -205,8 +216,8 @@ pub trait Store: Send + Sync {
     /// Begins to watch for changes, and ends the watch before. `None`: this store tells of none.
     async fn watch(&self) -> Result<Option<Box<dyn Watch>>, StoreError>;
 
-    /// Answers if operations can be expected to work, with what its operator should put right.
-    async fn check(&self) -> Result<Vec<Warning>, StoreError>;
+    /// Answers if the store does, and says how it is set up.
+    async fn check(&self) -> Result<Health, StoreError>;
 }
 
 /// Tells of what changes in a store: from before [`Store::watch`] answered, and for all reads of the store that were sent since.

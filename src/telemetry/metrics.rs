@@ -84,6 +84,7 @@ struct Instruments {
     issued: BoundCounter<u64>,
     rotated: BoundCounter<u64>,
     revoked: BoundCounter<u64>,
+    emptied: BoundCounter<u64>,
 }
 
 impl Instruments {
@@ -161,6 +162,10 @@ impl Instruments {
             issued: bind(&counter("mayfly.tokens.issued", "{token}", "Tokens issued."), &[]),
             rotated: bind(&counter("mayfly.tokens.rotated", "{token}", "Tokens rotated."), &[]),
             revoked: bind(&counter("mayfly.tokens.revoked", "{token}", "Tokens revoked by request."), &[]),
+            emptied: bind(
+                &counter("mayfly.store.emptied", "{loss}", "Times that the store came back without users and tokens."),
+                &[],
+            ),
         }
     }
 }
@@ -290,6 +295,11 @@ pub(super) fn token_rotated() {
 /// So many tokens were revoked by request.
 pub(super) fn tokens_revoked(tokens: u64) {
     INSTRUMENTS.revoked.add(tokens);
+}
+
+/// The store lost everything.
+pub fn store_emptied() {
+    INSTRUMENTS.emptied.add(1);
 }
 
 /// What Prometheus scrapes.

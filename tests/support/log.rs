@@ -4,6 +4,8 @@ use std::{fs, process::Stdio};
 
 use serde_json::Value;
 
+use super::eventually;
+
 /// A file that takes it.
 pub struct Log(tempfile::NamedTempFile);
 
@@ -26,5 +28,16 @@ impl Log {
         let text = self.text();
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
         whole.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
+    }
+
+    /// Waits for a line of this level whose message holds this text.
+    pub fn wait_for(&self, level: &str, text: &str) -> Value {
+        let is_it = |line: &Value| line["level"] == level && line["message"].as_str().unwrap_or("").contains(text);
+        eventually(text, || self.lines().into_iter().find(is_it))
+    }
+
+    /// How many lines have a message that holds this text.
+    pub fn count(&self, text: &str) -> usize {
+        self.lines().iter().filter(|line| line["message"].as_str().unwrap_or("").contains(text)).count()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     ffi::OsString,
+    fs,
     process::{Command, Stdio},
     sync::Arc,
 };
@@ -144,6 +145,13 @@ pub struct StoppedServer {
 }
 
 impl StoppedServer {
+    /// Has it forget what it wrote.
+    pub fn forget(&self) {
+        for entry in fs::read_dir(self.start.directory.path()).unwrap().map(|entry| entry.unwrap().path()) {
+            if entry.is_dir() { fs::remove_dir_all(entry).unwrap() } else { fs::remove_file(entry).unwrap() }
+        }
+    }
+
     /// Starts it again and waits until it answers.
     pub fn start_again(self) -> RedisServer {
         RedisServer::start_on(self.port, self.start)

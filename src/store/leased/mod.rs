@@ -20,9 +20,9 @@ use tokio::time::{Instant, sleep};
 
 use self::leases::Leases;
 use super::{
-    Admission, Changes, CountedAs, Creation, Listing, LiveToken, LoginAttempt, LoginEpoch, Page, PasswordHash,
+    Admission, Changes, CountedAs, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, Page, PasswordHash,
     Rotation, Store, StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserListing, UserName,
-    UserUpdate, Warning, Watch,
+    UserUpdate, Watch,
 };
 use crate::{
     domain::token::{PresentedJwt, SignedToken},
@@ -126,7 +126,9 @@ impl LeasedStore {
         for watch in 0.. {
             let ended = match self.store.watch().await {
                 Ok(Some(changes)) => {
-                    is_told = true;
+                    if !mem::replace(&mut is_told, true) {
+                        tracing::info!("leases are renewed again");
+                    }
                     self.renew_leases(watch, changes).await
                 }
                 Ok(None) => None,
@@ -290,7 +292,7 @@ impl Store for LeasedStore {
         self.store.watch().await
     }
 
-    async fn check(&self) -> Result<Vec<Warning>, StoreError> {
+    async fn check(&self) -> Result<Health, StoreError> {
         self.store.check().await
     }
 }

@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 pub(super) use self::throttle::Throttle;
 use super::{
-    Admission, CountedAs, Creation, Listing, LiveToken, LoginAttempt, LoginEpoch, Page, PasswordHash, Rotation, Store,
-    StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserListing, UserName, UserUpdate, Warning,
+    Admission, CountedAs, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, Page, PasswordHash, Rotation,
+    Store, StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserListing, UserName, UserUpdate,
     Watch,
 };
 
@@ -272,7 +272,7 @@ impl Store for MemoryStore {
         Ok(None)
     }
 
-    async fn check(&self) -> Result<Vec<Warning>, StoreError> {
-        Ok(Vec::new())
+    async fn check(&self) -> Result<Health, StoreError> {
+        Ok(Health::default())
     }
 }

@@ -23,8 +23,8 @@ use self::{
     watch::RedisWatch,
 };
 use super::{
-    Admission, CountedAs, Creation, Listing, LiveToken, LoginAttempt, LoginEpoch, Page, PasswordHash, Rotation, Store,
-    StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserListing, UserName, UserUpdate, Warning,
+    Admission, CountedAs, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, Page, PasswordHash, Rotation,
+    Store, StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserListing, UserName, UserUpdate,
     Watch, memory::Throttle,
 };
 use crate::domain::throttle::{self, Allowance};
@@ -316,10 +316,18 @@ impl Store for RedisStore {
         Ok(RedisWatch::begin(&self.connection).await?.map(|watch| Box::new(watch) as _))
     }
 
-    async fn check(&self) -> Result<Vec<Warning>, StoreError> {
-        // PING would be answered by a replica, too; a command that may write is refused by it.
-        () = self.connection.command(&Cmd::persist(keys::PROBE)).await?;
-        Ok(server::warnings(&self.connection.command(&cmd("INFO")).await?))
+    async fn check(&self) -> Result<Health, StoreError> {
+        let mut probe = self.scripts.probe.prepare_invoke();
+        probe.key(keys::ADMINS);
+        let holds_users = match self.connection.read_script(&probe).await {
+            Err(error) if server::is_forbidden(&error) => return Ok(server::without_scripts()),
+            result => result?,
+        };
+        let info = match self.connection.command(&cmd("INFO")).await {
+            Err(error) if server::is_forbidden(&error) => None,
+            result => Some(result?),
+        };
+        Ok(Health { holds_users: Some(holds_users), ..server::health(info.as_ref()) })
     }
 }
 

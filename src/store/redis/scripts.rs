@@ -37,7 +37,8 @@ scripts!(
     admit_login,
     excuse_login,
     withdraw_admin,
-    count_admin
+    count_admin,
+    probe
 );
 
 /// The name of the script with this hash.

@@ -1,12 +1,16 @@
 //! What a server says of itself, and what is wrong with it.
 
-use deadpool_redis::redis::{FromRedisValue, Value};
+use deadpool_redis::redis::{ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value};
 
-use crate::store::Warning;
+use crate::store::{Health, StoreError, Warning};
+
+/// A user without its index keeps tokens that nobody can list or revoke with the user.
+const EVICTS_ALL: Warning = "Redis may evict any key when its memory is full, and what it forgets of a user are tokens \
+                             that removing the user does not revoke: set maxmemory-policy to noeviction";
 
 /// An evicted key is a silently revoked token.
-const EVICTION: Warning = "Redis may evict keys when its memory is full, and an evicted key is a token revoked without \
-                           anybody knowing: set maxmemory-policy to noeviction";
+const EVICTS_TOKENS: Warning = "Redis may evict tokens when its memory is full, and an evicted key is a token revoked \
+                                without anybody knowing: set maxmemory-policy to noeviction";
 
 /// Without an append-only file a crash forgets revocations.
 const PERSISTENCE: Warning = "Redis keeps no append-only file: after a crash, new tokens are gone and revoked ones may be \
@@ -15,25 +19,49 @@ const PERSISTENCE: Warning = "Redis keeps no append-only file: after a crash, ne
 /// Our scripts use what came with 7.0.
 const AGE: Warning = "Redis is older than 7.0, which is the oldest that works: upgrade it";
 
-/// What an answer to `INFO` tells: of one server its text, of a cluster a map from each node to its text.
-pub(super) fn warnings(info: &Value) -> Vec<Warning> {
+/// What INFO would tell is unknown then.
+const NO_INFO: Warning = "Redis does not allow this service's user to ask how it is set up (INFO), so that nothing is said \
+                          here of eviction, persistence and age: allow it (+info)";
+
+/// Every change is a script.
+const NO_SCRIPTS: Warning = "Redis does not allow this service's user to run scripts, without which no token is issued or \
+                             revoked: give it the rights in deploy/redis-acl";
+
+/// Whether Redis understood, and does not allow it to this user.
+pub(super) fn is_forbidden(error: &StoreError) -> bool {
+    let StoreError::Unavailable(cause) = error else { return false };
+    let cause = cause.downcast_ref::<RedisError>().map(RedisError::kind);
+    cause == Some(ErrorKind::Server(ServerErrorKind::NoPerm))
+}
+
+/// The health of a server that runs no scripts for us.
+pub(super) fn without_scripts() -> Health {
+    Health { fault: Some(NO_SCRIPTS), ..Health::default() }
+}
+
+/// What an answer to `INFO` tells, but for what the server holds: of one server its text, of a cluster a map from each node to
+/// its text. `None`: it is not allowed to be asked.
+pub(super) fn health(info: Option<&Value>) -> Health {
     let nodes = match info {
-        Value::Map(nodes) => nodes.iter().map(|(_, text)| text).collect(),
-        one => vec![one],
+        None => return Health { warnings: vec![NO_INFO], ..Health::default() },
+        Some(Value::Map(nodes)) => nodes.iter().map(|(_, text)| text).collect(),
+        Some(one) => vec![one],
     };
     let texts: Vec<_> = nodes.into_iter().filter_map(|text| String::from_redis_value_ref(text).ok()).collect();
     let any = |name: &str, is_wrong: fn(&str) -> bool| texts.iter().filter_map(|text| field(text, name)).any(is_wrong);
     let is_old = |version: &str| {
         version.split('.').next().and_then(|major| major.parse().ok()).is_some_and(|major: u32| major < 7)
     };
-    [
-        (any("maxmemory_policy", |policy| policy != "noeviction"), EVICTION),
+    let warnings = [
+        (any("maxmemory_policy", |policy| policy.starts_with("volatile")), EVICTS_TOKENS),
         (any("aof_enabled", |enabled| enabled == "0"), PERSISTENCE),
         (any("redis_version", is_old), AGE),
-    ]
-    .into_iter()
-    .filter_map(|(is_wrong, warning)| is_wrong.then_some(warning))
-    .collect()
+    ];
+    Health {
+        fault: any("maxmemory_policy", |policy| policy.starts_with("allkeys")).then_some(EVICTS_ALL),
+        warnings: warnings.into_iter().filter_map(|(is_wrong, warning)| is_wrong.then_some(warning)).collect(),
+        holds_users: None,
+    }
 }
 
 fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
@@ -51,15 +79,17 @@ mod tests {
     #[test]
     fn a_server_that_is_set_up_well_gives_no_warning() {
         let good = "# Server\r\nredis_version:7.0.15\r\nmaxmemory_policy:noeviction\r\naof_enabled:1\r\n";
-        assert!(warnings(&text(good)).is_empty());
+        assert_eq!(health(Some(&text(good))), Health::default());
         // What a provider hides is no reason to worry anybody.
-        assert!(warnings(&text("")).is_empty());
+        assert_eq!(health(Some(&text(""))), Health::default());
     }
 
     #[test]
     fn each_node_of_a_cluster_is_looked_at() {
         let good = (text("a:1"), text("aof_enabled:1\r\n"));
-        let bad = (text("b:1"), text("redis_version:6.2.1\r\nmaxmemory_policy:allkeys-lru\r\naof_enabled:0\r\n"));
-        assert_eq!(warnings(&Value::Map(vec![good, bad])), [EVICTION, PERSISTENCE, AGE]);
+        let bad = (text("b:1"), text("redis_version:6.2.1\r\nmaxmemory_policy:volatile-lru\r\naof_enabled:0\r\n"));
+        let worse = (text("c:1"), text("maxmemory_policy:allkeys-lru\r\n"));
+        let Health { fault, warnings, .. } = health(Some(&Value::Map(vec![good, bad, worse])));
+        assert_eq!((fault, &*warnings), (Some(EVICTS_ALL), &[EVICTS_TOKENS, PERSISTENCE, AGE][..]));
     }
 }
