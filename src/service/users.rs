@@ -7,7 +7,7 @@ use std::sync::{
 
 use super::{
     Clock,
-    hashing::{Busy, Hashing},
+    hashing::{Busy, Hashing, Lane},
     still_logged_in,
 };
 use crate::{
@@ -230,7 +230,10 @@ impl Users {
     /// Whether this is the password of the user. Only an answer for the log: where it cannot be told, it is.
     async fn has_password(&self, name: &UserName, password: Password) -> bool {
         match self.find(name).await {
-            Ok(Some(user)) => self.hashing.verify(user.password_hash, password).await.unwrap_or(true),
+            Ok(Some(user)) => match self.hashing.place(Lane::NewPassword) {
+                Some(place) => self.hashing.verify(place, user.password_hash, password).await,
+                None => true,
+            },
             Ok(None) => false,
             Err(_) => true,
         }
