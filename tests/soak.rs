@@ -9,6 +9,8 @@ mod conformance;
 mod failover;
 mod replicas;
 mod revocation;
+mod slow_redis;
+mod split_brain;
 mod support;
 
 use std::{
@@ -17,6 +19,7 @@ use std::{
 };
 
 use abuse::{Rounds, Row};
+use slow_redis::Slowness;
 use support::{Backend, Losses, Pace};
 
 fn main() {
@@ -35,6 +38,13 @@ fn main() {
             begun.elapsed().as_secs()
         );
         assert_eq!(report.violations, 0);
+    }
+
+    if is_wanted("split brain") {
+        split_brains();
+    }
+    if is_wanted("slow Redis") {
+        slow_redis();
     }
 
     if is_wanted("rolling") {
@@ -91,9 +101,42 @@ fn main() {
     assert!(losses.iter().flatten().all(|losses| (losses.lost, losses.undone) == (0, 0)));
 }
 
+/// How long each slow Redis is tried.
+const SLOW: Duration = Duration::from_secs(30);
+
 /// Rounds of each row about good clients, and how long one is.
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_secs(5);
+
+/// Cuts the primary off from all others, and has a replica of the service stay with it.
+fn split_brains() {
+    println!(
+        "| split brain, the primary cut off | times | accepted after the answer, s | margin, s | answered within, s |"
+    );
+    println!("|---|---|---|---|---|");
+    let row = |name: &str, report: &split_brain::Report| {
+        let times = [report.accepted_after, report.margin.unwrap_or_default(), report.answered_after];
+        let [late, margin, answered] = times.map(|time| time.as_secs_f64());
+        println!("| {name} | {} | {late:.1} | {margin:.1} | {answered:.1} |", report.splits);
+    };
+    // What these lose is told, not promised.
+    row("max-lag 5, down-after 1 s", &split_brain::split(3, &split_brain::Settings::with("5", "1000")));
+    let shipped = split_brain::split(20, &split_brain::Settings::shipped());
+    row("as in deploy/sentinel", &shipped);
+    println!();
+    assert_eq!(shipped.accepted_after, Duration::ZERO);
+}
+
+/// Counts what is refused while Redis answers late.
+fn slow_redis() {
+    println!("| slow Redis, {} s each | {} |\n|---|---|---|---|---|---|", SLOW.as_secs(), slow_redis::Report::HEAD);
+    let time = Duration::from_millis(300);
+    let rows = [("fsync of 300 ms", Slowness::Disk(time)), ("300 ms of pause a second", Slowness::Pauses(time))];
+    for (name, slowness) in rows {
+        println!("| {name} | {} |", slow_redis::try_all(slowness, SLOW));
+    }
+    println!();
+}
 
 fn rounds() -> Rounds {
     Rounds { count: ROUNDS, pace: Pace { clients: 16, requests_per_second: 500, duration: ROUND } }

@@ -33,6 +33,7 @@ struct State {
     closed: bool,
     losing: bool,
     stalled: Vec<Direction>,
+    stalled_from: Vec<String>,
     delay: Duration,
     connections: usize,
     clients: Vec<Weak<TcpStream>>,
@@ -75,9 +76,15 @@ impl Proxy {
     /// where their sender has hung up since.
     pub fn stall(&self, direction: Direction, on: bool) {
         self.link.change(|state| {
+            state.stalled_from.clear();
             state.stalled.retain(|stalled| *stalled != direction);
             state.stalled.extend(on.then_some(direction));
         });
+    }
+
+    /// The same on the way to the server, from the first bytes on that contain all of these. What was sent before is answered.
+    pub fn stall_from(&self, contained: &[&str]) {
+        self.link.change(|state| state.stalled_from = contained.iter().map(|text| (*text).to_owned()).collect());
     }
 
     /// The same for both ways.
@@ -140,10 +147,24 @@ impl Link {
     }
 }
 
+impl State {
+    /// Takes note of bytes that go this way, and returns how much later they come through.
+    fn passing(&mut self, direction: Direction, bytes: &[u8]) -> Duration {
+        let contains = |text: &String| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+        let begins = !self.stalled_from.is_empty() && self.stalled_from.iter().all(contains);
+        if direction == Direction::ToServer && begins {
+            self.stalled_from.clear();
+            self.stalled.push(direction);
+        }
+        self.delay
+    }
+}
+
 fn forward(mut from: &TcpStream, mut to: &TcpStream, direction: Direction, link: &Link) {
     let mut buffer = [0; 16 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer) {
-        sleep(link.state().delay);
+        let delay = link.state().passing(direction, &buffer[..count]);
+        sleep(delay);
         if direction == Direction::ToClient && std::mem::take(&mut link.wait(direction).losing) {
             let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
             return;

@@ -63,7 +63,7 @@ impl RedisServer {
 
     /// Starts one whose wall clock the test moves.
     pub fn start_with_clock(clock: &Arc<SteppingClock>, arguments: &[&str]) -> Self {
-        Self::start_program("redis-server".into(), free_port(), arguments, Some(Arc::clone(clock)))
+        Self::start_at("redis-server".into(), free_port(), arguments, Some(Arc::clone(clock)))
     }
 
     /// Starts a server of this version, with more arguments, and waits until it answers.
@@ -73,16 +73,20 @@ impl RedisServer {
 
     /// The same on this port.
     pub fn start_version_on_port(version: Version, port: u16, arguments: &[&str]) -> Self {
-        Self::start_program(version.program(), port, arguments, None)
+        Self::start_program(version.program(), port, arguments)
     }
 
     /// Starts one on this port, with more arguments, and waits until it answers.
     pub fn start_with(port: u16, arguments: &[&str]) -> Self {
-        Self::start_program("redis-server".into(), port, arguments, None)
+        Self::start_program("redis-server".into(), port, arguments)
     }
 
     /// Starts another program that takes the arguments of redis-server.
-    fn start_program(program: OsString, port: u16, arguments: &[&str], clock: Option<Arc<SteppingClock>>) -> Self {
+    pub fn start_program(program: OsString, port: u16, arguments: &[&str]) -> Self {
+        Self::start_at(program, port, arguments, None)
+    }
+
+    fn start_at(program: OsString, port: u16, arguments: &[&str], clock: Option<Arc<SteppingClock>>) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let port_argument = port.to_string();
         let basic = ["--port", &port_argument, "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"];

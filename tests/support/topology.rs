@@ -5,7 +5,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use super::{Process, RedisServer, Version, eventually, free_port, run};
+use super::{Process, Proxy, RedisServer, Version, eventually, free_port, run};
 
 /// The name of the service that the sentinels watch.
 const SERVICE: &str = "tokens";
@@ -14,6 +14,9 @@ const SERVICE: &str = "tokens";
 pub struct Sentinel {
     /// The primary first, until the first failover. `None`: killed.
     pub servers: Vec<Option<RedisServer>>,
+    /// The way to each server for all others and for clients, where it is behind a proxy.
+    pub links: Vec<Proxy>,
+    /// Where the sentinels say that each server is.
     ports: Vec<u16>,
     sentinels: Vec<(Process, u16)>,
     _directory: tempfile::TempDir,
@@ -27,23 +30,44 @@ impl Sentinel {
 
     /// The same with servers and sentinels of this version.
     pub fn start_version(version: Version, replicas: usize, sentinels: usize) -> Self {
-        let ports: Vec<u16> = (0..=replicas).map(|_| free_port()).collect();
-        let primary = ports[0].to_string();
-        let servers: Vec<_> = ports
+        let settings =
+            format!("sentinel down-after-milliseconds {SERVICE} 500\nsentinel failover-timeout {SERVICE} 2000\n");
+        Self::start_with(version, replicas, sentinels, &[], &settings, false)
+    }
+
+    /// The same with further arguments for the servers, these settings for the sentinels, and perhaps a proxy before each
+    /// server.
+    pub fn start_with(
+        version: Version,
+        replicas: usize,
+        sentinels: usize,
+        arguments: &[&str],
+        settings: &str,
+        behind_proxies: bool,
+    ) -> Self {
+        let real: Vec<u16> = (0..=replicas).map(|_| free_port()).collect();
+        let links: Vec<_> = if behind_proxies { real.iter().copied().map(Proxy::to).collect() } else { Vec::new() };
+        let ports = if behind_proxies { links.iter().map(|link| link.port).collect() } else { real.clone() };
+        let primary = ports[0];
+        let servers: Vec<_> = real
             .iter()
-            .map(|port| {
+            .zip(&ports)
+            .map(|(port, announced)| {
                 let replica_of = format!("127.0.0.1 {primary}");
-                let mut arguments = vec!["--repl-diskless-sync-delay", "0"];
-                if *port != ports[0] {
+                let announced_port = announced.to_string();
+                let mut arguments = arguments.to_vec();
+                arguments.extend(["--repl-diskless-sync-delay", "0", "--replica-announce-port", &announced_port]);
+                if *announced != primary {
                     arguments.extend(["--replicaof", &replica_of]);
                 }
                 Some(RedisServer::start_version_on_port(version, *port, &arguments))
             })
             .collect();
         let directory = tempfile::tempdir().unwrap();
-        let start = |_| start_sentinel(version, directory.path(), ports[0], sentinels / 2 + 1);
+        let settings = format!("sentinel monitor {SERVICE} 127.0.0.1 {primary} {}\n{settings}", sentinels / 2 + 1);
+        let start = |_| start_sentinel(version, directory.path(), &settings);
         let sentinels = (0..sentinels).map(start).collect();
-        let sentinel = Self { servers, ports, sentinels, _directory: directory };
+        let sentinel = Self { servers, links, ports, sentinels, _directory: directory };
         sentinel.wait_until_whole();
         sentinel
     }
@@ -90,7 +114,8 @@ impl Sentinel {
         address.lines().nth(1).unwrap().parse().unwrap()
     }
 
-    fn index_of_primary(&self) -> usize {
+    /// The index of the server that the sentinels call the primary.
+    pub fn index_of_primary(&self) -> usize {
         let port = self.primary_port();
         self.ports.iter().position(|other| *other == port).unwrap()
     }
@@ -105,13 +130,10 @@ impl Sentinel {
     }
 }
 
-fn start_sentinel(version: Version, directory: &std::path::Path, primary: u16, quorum: usize) -> (Process, u16) {
+fn start_sentinel(version: Version, directory: &std::path::Path, settings: &str) -> (Process, u16) {
     let port = free_port();
     let file = directory.join(format!("{port}.conf"));
-    let settings = format!(
-        "port {port}\nbind 127.0.0.1\nsentinel monitor {SERVICE} 127.0.0.1 {primary} {quorum}\n\
-         sentinel down-after-milliseconds {SERVICE} 500\nsentinel failover-timeout {SERVICE} 2000\n"
-    );
+    let settings = format!("port {port}\nbind 127.0.0.1\n{settings}");
     fs::write(&file, settings).unwrap();
     let process = Process::spawn(
         Command::new(version.program()).arg(&file).arg("--sentinel").current_dir(directory).stdout(Stdio::null()),
