@@ -91,11 +91,11 @@ impl Login {
             let verified = match self.under_way.run(key, check).await? {
                 Verdict::Right(login) => login,
                 Verdict::Wrong(failure) => {
-                    audit::login_failed(failure, &attempt.user);
+                    audit::login_failed(failure, attempt);
                     return Err(LoginError::Refused);
                 }
                 Verdict::TooEarly(remaining) => {
-                    audit::login_failed(LoginFailure::Throttled, &attempt.user);
+                    audit::login_failed(LoginFailure::Throttled, attempt);
                     return Err(LoginError::TooEarly(remaining));
                 }
             };

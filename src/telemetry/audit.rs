@@ -5,14 +5,15 @@
 //! secret, and nothing is text of a client's choice: names of users and ids have their own narrow alphabets.
 //! What happened is counted, too. `deploy/observability/README.md` lists them with their fields.
 
-use std::{panic::resume_unwind, time::Duration};
+use std::{panic::resume_unwind, sync::LazyLock, time::Duration};
 
 use opentelemetry::context::FutureExt;
 use tracing::Instrument;
 
-use super::metrics;
+use super::{metrics, repetitions::Repetitions};
 use crate::domain::{
     life::Life,
+    throttle::{ClientNetwork, ClientSite, LoginAttempt},
     token::TokenId,
     user::{Role, UserName},
 };
@@ -21,7 +22,7 @@ use crate::domain::{
 pub const TARGET: &str = "audit";
 
 /// Why somebody was not let in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum LoginFailure {
     /// Nobody has this name. It is not written down: people type passwords into the field for names.
     UnknownUser,
@@ -99,12 +100,40 @@ pub async fn complete<T: Send + 'static>(change: impl Future<Output = T> + Send 
     }
 }
 
-/// Somebody was not let in who gave this name.
-pub fn login_failed(why: LoginFailure, name: &UserName) {
+/// A failed login, as its event says it.
+#[derive(Clone, PartialEq, Eq, Hash)]
+struct FailedLogin {
+    why: LoginFailure,
+    account: Option<UserName>,
+    client: Result<ClientSite, ClientNetwork>,
+}
+
+/// The only events that strangers cause, and as many as they like.
+static FAILED_LOGINS: LazyLock<Repetitions<FailedLogin>> =
+    LazyLock::new(|| Repetitions::new(|failure, repeated| failure.write(Some(repeated))));
+
+impl FailedLogin {
+    fn write(&self, repeated: Option<u64>) {
+        let account = self.account.as_ref().map(tracing::field::display);
+        tracing::info!(target: TARGET, reason = self.why.as_str(), account, repeated, "login.failed");
+    }
+}
+
+/// Somebody was not let in. The same failure of the same client (or its site) is written once, and then counted: a line a
+/// minute says how often it was repeated.
+pub fn login_failed(why: LoginFailure, attempt: &LoginAttempt) {
     metrics::login_failed(why);
     let exists = matches!(why, LoginFailure::WrongPassword | LoginFailure::Disabled);
-    let account = exists.then(|| tracing::field::display(name));
-    tracing::info!(target: TARGET, reason = why.as_str(), account, "login.failed");
+    let account = exists.then(|| attempt.user.clone());
+    let failure = FailedLogin { why, account, client: attempt.client.site().ok_or(attempt.client) };
+    if FAILED_LOGINS.is_first(&failure) {
+        failure.write(None);
+    }
+}
+
+/// Writes the events that were counted and not written yet.
+pub(super) fn write_repetitions() {
+    FAILED_LOGINS.write_all();
 }
 
 /// A token was issued.

@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod otlp;
 mod process;
 pub mod redis;
+mod repetitions;
 pub mod request;
 pub mod traces;
 
@@ -100,6 +101,7 @@ impl Telemetry {
     /// Sends what is left to the collector, for up to three seconds, then writes what is left of the log, for up to two.
     pub async fn shutdown(self) {
         let Self { traces, metrics, logs, lines } = self;
+        audit::write_repetitions();
         if traces.is_some() || metrics.is_some() || logs.is_some() {
             let flush = move || {
                 // A collector that does not answer is in the log already.

@@ -89,8 +89,14 @@ impl<'a> Observed<'a> {
         let Incoming { method, id: request_id, client, hot, .. } = self.request;
         let duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         if !hot {
-            self.span
-                .in_scope(|| tracing::info!(target: logs::REQUESTS, method, route, status, duration_us, "request"));
+            self.span.in_scope(|| {
+                // A login that comes too early has an audit event, which is counted up where it repeats.
+                if status == 429 {
+                    tracing::debug!(target: logs::REQUESTS, method, route, status, duration_us, "request");
+                } else {
+                    tracing::info!(target: logs::REQUESTS, method, route, status, duration_us, "request");
+                }
+            });
             return;
         }
         // Found out only where the line is wanted.

@@ -1,11 +1,11 @@
 //! Who did what: one event each.
 
-use std::io::Write;
+use std::{collections::BTreeMap, io::Write};
 
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{ADMIN_PASSWORD, Backend, Log, RedisServer, Service, eventually, free_port, run};
+use crate::support::{ADMIN_PASSWORD, Backend, Client, Log, RedisServer, Service, eventually, free_port, run};
 
 const TOKEN: &str = "/api/v1alpha/token";
 const USER: &str = "/api/v1alpha/user";
@@ -202,6 +202,59 @@ fn a_failed_login_says_why_and_never_what_was_typed() {
         (failed["reason"] == "unknown_user" && failed["account"].is_null()).then_some(())
     });
     assert!(!log.text().contains("tr0ub4dor"), "{}", log.text());
+}
+
+#[test]
+fn guesses_that_repeat_are_counted_up_and_not_written_each() {
+    let log = Log::new();
+    let mut service = Service::start_with(Backend::Memory, |command| {
+        command.env("MAYFLY_TRUSTED_PROXIES", "127.0.0.1").stderr(log.stdio());
+    });
+    let guess = |address: &str, user: &str| {
+        let request = service.client().with_basic(user, "a guess").get(TOKEN).header("x-forwarded-for", address);
+        request.header("x-request-id", "a-guess").send().status
+    };
+    // One client, and many networks of one site.
+    let (mut looked_at, mut throttled) = (0, 0);
+    for _ in 0..200 {
+        match guess("192.0.2.1", "admin") {
+            401 => looked_at += 1,
+            429 => throttled += 1,
+            status => panic!("{status}"),
+        }
+    }
+    for network in 0..100 {
+        assert_eq!(guess(&format!("2001:db8:1:{network:x}::1"), &format!("nobody{network}")), 401);
+    }
+    assert!(looked_at > 1 && throttled > 1);
+    let metrics = Client::new(&service.metrics_url).get("").send().text;
+    for (reason, count) in [("wrong_password", looked_at), ("throttled", throttled), ("unknown_user", 100)] {
+        let line = format!("mayfly_login_failures_total{{reason=\"{reason}\"}} {count}\n");
+        assert!(metrics.contains(&line), "{line} {metrics}");
+    }
+    service.process.signal(Signal::SIGTERM);
+    service.process.wait();
+
+    let failures = events(&log).into_iter().filter(|line| line["message"] == "login.failed");
+    let lines = failures.map(|line| {
+        assert_ne!(line["span"]["client"], Value::Null, "{line}");
+        (line["reason"].as_str().unwrap().to_owned(), line["account"].clone(), line["repeated"].as_u64())
+    });
+    // On a machine that takes more than a minute for this, repetitions are more than one line.
+    let (mut first, mut repeated) = (Vec::new(), BTreeMap::<String, u64>::new());
+    for (reason, account, count) in lines {
+        assert_eq!(account, if reason == "wrong_password" { json!("admin") } else { Value::Null });
+        match count {
+            None => first.push(reason),
+            Some(count) => *repeated.entry(reason).or_default() += count,
+        }
+    }
+    assert_eq!(first, ["wrong_password", "throttled", "unknown_user"]);
+    let expected = [("wrong_password", looked_at - 1), ("throttled", throttled - 1), ("unknown_user", 99)];
+    assert_eq!(repeated, expected.map(|(reason, count)| (reason.to_owned(), count)).into());
+    // Nor does a guess that nobody looked at leave another line.
+    let requests = log.lines().into_iter().filter(|line| line["message"] == "request" && line["status"] == 429);
+    assert_eq!(requests.count(), 0);
 }
 
 #[test]
