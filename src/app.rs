@@ -40,6 +40,7 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     let clock = Clock::system();
     let store = Arc::new(LeasedStore::new(config.store.open(), config.lease));
     let keys = Arc::new(config.keys);
+    keys.warn_if_exposed();
     let hashing = Arc::new(Hashing::new(config.hash_cost));
     let services = Arc::new(Services {
         users: Users::new(Arc::clone(&store) as _, clock.clone(), Arc::clone(&hashing)),

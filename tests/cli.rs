@@ -1,15 +1,21 @@
 //! The command line.
 
 use std::{
+    ffi::OsStr,
     fs,
-    io::Write,
+    io::{self, Write},
     net::TcpListener,
-    process::Command,
+    os::unix::{ffi::OsStrExt, fs::PermissionsExt},
+    process::{Command, Stdio},
     thread::{self, sleep},
     time::Duration,
 };
 
-use crate::support::{Backend, RedisServer, Service, eventually, run};
+use nix::sys::signal::Signal;
+
+use crate::support::{
+    Backend, Client, Collector, Log, Process, RedisServer, Service, Terminal, eventually, free_port, run,
+};
 
 /// Exit code, standard output, standard error.
 fn mayfly(arguments: &[&str], environment: &[(&str, &str)], input: &str) -> (i32, String, String) {
@@ -88,7 +94,7 @@ fn with_redis_a_key_file_is_required_and_checked() {
     let redis = ("MAYFLY_REDIS_URL", "redis://127.0.0.1:1");
     let (code, _, stderr) = mayfly(&[], &[redis], "");
     assert_eq!(code, 2);
-    assert!(stderr.contains("`mayfly key generate > keys.json`"), "{stderr}");
+    assert!(stderr.contains("`mayfly key generate --out keys.json`"), "{stderr}");
 
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("keys.json");
@@ -113,14 +119,57 @@ fn a_taken_port_is_said() {
 }
 
 #[test]
-fn what_the_collector_cannot_take_is_said() {
-    let environment = [("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4317"), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")];
-    for arguments in [&[][..], &["user", "list"]] {
-        let (code, stdout, stderr) = mayfly(arguments, &environment, "");
-        assert_eq!((code, &*stdout), (2, ""));
-        let expected = "OTEL_EXPORTER_OTLP_PROTOCOL: \"grpc\" is not built in; use \"http/protobuf\"";
-        assert!(stderr.contains(expected), "{stderr}");
+fn variables_of_opentelemetry_that_make_no_sense_are_warned_of_and_ignored() {
+    let wrong = [
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"),
+        ("OTEL_METRICS_EXPORTER", "prometheus"),
+        ("OTEL_LOGS_EXPORTER", "lgos"),
+        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "collector:4318"),
+        ("OTEL_EXPORTER_OTLP_COMPRESSION", "brotli"),
+        ("OTEL_TRACES_SAMPLER", "jaeger_remote"),
+        ("OTEL_TRACES_SAMPLER_ARG", "many"),
+        ("OTEL_PROPAGATORS", "b3"),
+        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "/ca.pem"),
+        ("OTEL_BSP_SCHEDULE_DELAY", "soon"),
+        ("OTEL_SDK_DISABLED", "maybe"),
+    ];
+    let log = Log::new();
+    let service = Service::start_with(Backend::Memory, |command| {
+        command.stderr(log.stdio()).env("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1").envs(wrong);
+    });
+    assert_eq!(service.admin().get("/api/v1alpha/token").send().status, 200);
+    for (name, _) in wrong {
+        let is_warning = |line: &serde_json::Value| line["level"] == "WARN" && line.to_string().contains(name);
+        assert!(log.lines().iter().any(is_warning), "{name} is not in:\n{}", log.text());
     }
+    // A command has nothing to do with them.
+    for arguments in [&["user", "list"][..], &["key", "generate"]] {
+        let (_, _, stderr) = mayfly(arguments, &wrong, "");
+        assert!(!stderr.contains("OTEL_"), "{arguments:?}: {stderr}");
+    }
+}
+
+#[test]
+fn variables_of_opentelemetry_are_read_in_any_case() {
+    let log = Log::new();
+    let collector = Collector::start();
+    let service = Service::start_with(Backend::Memory, |command| {
+        command.stderr(log.stdio()).envs([
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &*collector.url),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "HTTP/Protobuf"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", "NONE"),
+            ("OTEL_TRACES_EXPORTER", "OTLP"),
+            ("OTEL_METRICS_EXPORTER", "None"),
+            ("OTEL_TRACES_SAMPLER", "ParentBased_Always_On"),
+            ("OTEL_PROPAGATORS", "TraceContext,Baggage"),
+            ("OTEL_SDK_DISABLED", "False"),
+            ("OTEL_BSP_SCHEDULE_DELAY", "20"),
+        ]);
+    });
+    let warnings = |line: &serde_json::Value| line["level"] == "WARN";
+    assert!(!log.lines().iter().any(warnings), "{}", log.text());
+    service.admin().get("/api/v1alpha/token").send();
+    eventually("a span comes", || (!collector.received().traces.is_empty()).then_some(()));
 }
 
 #[test]
@@ -254,4 +303,208 @@ fn a_healthcheck_waits_for_no_answer_that_drips() {
     let (code, stdout, stderr) = mayfly(&["healthcheck", "--listen", &address], &[], "");
     assert_eq!((code, &*stdout, &*stderr), (1, "", "mayfly: no answer within 2s\n"));
     assert!(dripping.join().unwrap() < 100);
+}
+
+#[test]
+fn a_password_is_one_line_wherever_it_comes_from() {
+    let redis = RedisServer::start();
+    let url = redis.url();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("password");
+    let from_file = |text: &str| fs::write(&file, text).unwrap();
+    for written in ["secret\r\n", "secret\n\n", "\u{feff}secret", "\u{feff}secret\n"] {
+        let service = Service::start_with(Backend::Memory, |command| {
+            command.env("MAYFLY_ADMIN_PASSWORD", written);
+        });
+        assert_eq!(service.client().with_basic("admin", "secret").get("/api/v1alpha/token").send().status, 200);
+        from_file(written);
+        let service = Service::start_with(Backend::Memory, |command| {
+            command.env_remove("MAYFLY_ADMIN_PASSWORD").env("MAYFLY_ADMIN_PASSWORD_FILE", &file);
+        });
+        assert_eq!(service.client().with_basic("admin", "secret").get("/api/v1alpha/token").send().status, 200);
+    }
+    for written in ["two\nlines", "a\ttab", "\u{1b}[A", "next\u{85}line\n"] {
+        let environment = [("MAYFLY_ADMIN_PASSWORD", written)];
+        let (code, _, stderr) = mayfly(&[], &environment, "");
+        assert_eq!(code, 2, "{written:?}");
+        assert!(stderr.contains("MAYFLY_ADMIN_PASSWORD: ") && stderr.contains("control character"), "{stderr}");
+        from_file(written);
+        let (code, _, stderr) = mayfly(&[], &[("MAYFLY_ADMIN_PASSWORD_FILE", file.to_str().unwrap())], "");
+        assert_eq!(code, 2, "{written:?}");
+        assert!(stderr.contains("MAYFLY_ADMIN_PASSWORD_FILE") && stderr.contains("control character"), "{stderr}");
+        let (code, _, stderr) = mayfly(&["user", "--redis-url", &url, "add", "bob", "--password-stdin"], &[], written);
+        assert_eq!(code, 2, "{written:?}");
+        assert!(stderr.contains("control character"), "{stderr}");
+    }
+}
+
+/// The variables of all settings, as the help names them.
+fn variables() -> Vec<String> {
+    let (_, help, _) = mayfly(&["--help"], &[], "");
+    let names = help.split("[env: ").skip(1).map(|rest| rest.split(['=', ']']).next().unwrap().to_owned());
+    let names: Vec<_> = names.chain(["MAYFLY_ADMIN_PASSWORD".to_owned()]).collect();
+    assert!(names.len() > 25, "{names:?}");
+    names
+}
+
+#[test]
+fn an_empty_variable_is_as_one_that_is_not_set() {
+    let service = Service::start_with(Backend::Memory, |command| {
+        for name in variables() {
+            let kept = ["MAYFLY_LISTEN", "MAYFLY_METRICS_LISTEN"].contains(&&*name);
+            command.env(&name, if kept { "127.0.0.1:0" } else { "" });
+        }
+    });
+    assert!(service.greeting.contains("Administrator: admin, password "), "{}", service.greeting);
+    let (code, _, stderr) = mayfly(&["user", "list"], &[("MAYFLY_REDIS_URL", ""), ("MAYFLY_REDIS_CA_FILE", "")], "");
+    assert_eq!(code, 2);
+    assert!(stderr.contains("MAYFLY_REDIS_URL (--redis-url) is missing"), "{stderr}");
+    let address = service.address();
+    let empty = [("MAYFLY_LISTEN", ""), ("MAYFLY_TLS_CERT", "")];
+    assert_eq!(mayfly(&["healthcheck", "--listen", address], &empty, "").0, 0);
+}
+
+#[test]
+fn a_variable_that_makes_no_sense_is_named_with_all_others_in_our_own_words() {
+    for name in variables().iter().filter(|name| !name.ends_with("_FILE") && !name.starts_with("MAYFLY_TLS")) {
+        let mut command = Service::command();
+        command.env(name, OsStr::from_bytes(b"\xff")).env("MAYFLY_TOKEN_QUOTA", "none");
+        let output = run(&mut command, "");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{name}: {stderr}");
+        assert!(stderr.contains(&**name) && stderr.contains("MAYFLY_TOKEN_QUOTA"), "{name}: {stderr}");
+        assert!(stderr.contains("in the settings:") && !stderr.contains("error: "), "{name}: {stderr}");
+    }
+    let (code, _, stderr) = mayfly(&["healthcheck"], &[("MAYFLY_LISTEN", "nowhere")], "");
+    assert_eq!(code, 2);
+    assert!(stderr.contains("MAYFLY_LISTEN (--listen): \"nowhere\" is no address"), "{stderr}");
+}
+
+#[test]
+fn settings_of_the_store_stand_before_or_after_what_to_do_with_users() {
+    let redis = RedisServer::start();
+    let url = redis.url();
+    // What nobody reaches, so that the flag goes first wherever it stands.
+    let elsewhere = [("MAYFLY_REDIS_URL", "redis://127.0.0.1:1")];
+    for arguments in [
+        &["user", "--redis-url", &*url, "list"][..],
+        &["user", "list", "--redis-url", &*url],
+        &["user", "list", "--redis-url", &*url, "--redis-timeout=5s"],
+        &["user", "--redis-timeout=5s", "list", "--redis-url", &*url],
+    ] {
+        assert_eq!(mayfly(arguments, &elsewhere, ""), (0, String::new(), String::new()), "{arguments:?}");
+    }
+    let add = ["user", "add", "bob", "--password-cost=m=64,t=1,p=1", "--password-stdin", "--redis-url", &*url];
+    assert_eq!(mayfly(&add, &elsewhere, "secret").1, "added user bob\n");
+    assert!(redis.cli(&["HGET", "mayfly:{bob}:user", "password"]).contains("m=64,"));
+}
+
+#[test]
+fn a_reader_that_hangs_up_is_no_failure() {
+    let redis = RedisServer::start();
+    let url = redis.url();
+    mayfly(&["user", "add", "bob", "--redis-url", &url, "--password-stdin"], &[], "secret");
+    for arguments in [&["openapi"][..], &["openapi", "--format=json"], &["key", "generate"], &["user", "list"]] {
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let mut command = Service::command();
+        command.args(arguments).env("MAYFLY_REDIS_URL", &url).stdout(writer).stderr(Stdio::piped());
+        let output = command.spawn().unwrap().wait_with_output().unwrap();
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), &*stderr), (Some(0), ""), "{arguments:?}");
+    }
+}
+
+#[test]
+fn a_standard_output_that_takes_nothing_keeps_no_service_from_starting() {
+    let (gone, closed) = io::pipe().unwrap();
+    drop(gone);
+    // As much as a pipe holds, so that whoever writes more waits for a reader who never comes.
+    let (_reader, mut stalled) = io::pipe().unwrap();
+    stalled.write_all(&vec![b'x'; 65_536]).unwrap();
+    let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    for (what, stdout) in
+        [("closed", Stdio::from(closed)), ("stalled", Stdio::from(stalled)), ("full", Stdio::from(full))]
+    {
+        let address = format!("127.0.0.1:{}", free_port());
+        let log = Log::new();
+        let mut command = Service::command();
+        command.args(["--listen", &address, "--metrics-listen=off"]).stdout(stdout).stderr(log.stdio());
+        let mut process = Process::spawn(&mut command);
+        let client = Client::new(&format!("http://{address}"));
+        let ready = || client.get("/readyz").try_send().is_ok_and(|answer| answer.status == 200).then_some(());
+        eventually(what, ready);
+        if what != "stalled" {
+            eventually("it says so", || log.text().contains("cannot print the greeting").then_some(()));
+        }
+        process.signal(Signal::SIGTERM);
+        assert_eq!(process.wait().code(), Some(0), "{what}");
+    }
+}
+
+#[test]
+fn a_password_prompt_that_is_interrupted_leaves_the_terminal_as_it_was() {
+    let redis = RedisServer::start();
+    let url = redis.url();
+    for (what, code) in [("Ctrl-C", 130), ("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129), ("SIGQUIT", 131)] {
+        let terminal = Terminal::open();
+        let before = terminal.settings();
+        let mut command = Service::command();
+        command.args(["user", "add", "bob"]).env("MAYFLY_REDIS_URL", &url);
+        let mut process = terminal.spawn(&command);
+        terminal.wait_for("Password: ");
+        eventually("it hides what is typed", || (terminal.settings() != before).then_some(()));
+        match what {
+            "Ctrl-C" => terminal.write(b"hunt\x03"),
+            "SIGINT" => terminal.signal(Signal::SIGINT),
+            "SIGTERM" => terminal.signal(Signal::SIGTERM),
+            "SIGHUP" => terminal.signal(Signal::SIGHUP),
+            _ => terminal.signal(Signal::SIGQUIT),
+        }
+        let status = process.wait();
+        assert_eq!(terminal.settings(), before, "{what}");
+        assert_eq!(status.code(), Some(code), "{what}");
+    }
+    assert_eq!(redis.cli(&["EXISTS", "mayfly:{bob}:user"]), "0");
+}
+
+#[test]
+fn a_password_that_is_typed_twice_is_taken() {
+    let redis = RedisServer::start();
+    let url = redis.url();
+    for (first, again, code) in [("secret", "secret", 0), ("secret", "other", 2)] {
+        let terminal = Terminal::open();
+        let before = terminal.settings();
+        let mut command = Service::command();
+        command.args(["user", "add", &format!("bob{code}")]).env("MAYFLY_REDIS_URL", &url);
+        let mut process = terminal.spawn(&command);
+        terminal.wait_for("Password: ");
+        eventually("it hides what is typed", || (terminal.settings() != before).then_some(()));
+        terminal.write(format!("{first}\n").as_bytes());
+        terminal.wait_for("Again: ");
+        terminal.write(format!("{again}\n").as_bytes());
+        assert_eq!(process.wait().code(), Some(code));
+        assert_eq!(terminal.settings(), before);
+        assert_eq!(redis.cli(&["EXISTS", &format!("mayfly:{{bob{code}}}:user")]), if code == 0 { "1" } else { "0" });
+    }
+}
+
+#[test]
+fn a_key_file_is_made_once_and_for_its_owner() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("keys.json");
+    let path = file.to_str().unwrap();
+    let generate = || mayfly(&["key", "generate", "--out", path], &[], "");
+    assert_eq!(generate(), (0, String::new(), String::new()));
+    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let made = fs::read_to_string(&file).unwrap();
+    mayfly::domain::keys::KeySet::parse(&made).unwrap();
+    let (code, stdout, stderr) = generate();
+    assert_eq!((code, &*stdout), (1, ""));
+    assert!(stderr.contains(&format!("{path} exists already")) && stderr.contains("mayfly key rotate"), "{stderr}");
+    assert_eq!(fs::read_to_string(&file).unwrap(), made);
+    assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 1, "nothing is left behind");
+    let (code, _, stderr) = mayfly(&["key", "generate", "--out", "/nowhere/keys.json"], &[], "");
+    assert_eq!(code, 1);
+    assert!(stderr.contains("cannot write /nowhere/keys.json"), "{stderr}");
 }

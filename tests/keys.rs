@@ -1,8 +1,9 @@
 //! Keys come and go while the service runs.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
     io::{Read, Seek},
+    os::unix::fs::{PermissionsExt, chown},
     path::Path,
     process::Command,
 };
@@ -196,12 +197,12 @@ fn a_pipe_is_refused_as_key_file() {
 
 #[test]
 fn a_rotation_replaces_the_file_in_one_step_and_keeps_its_permissions() {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+    use std::os::unix::fs::{MetadataExt, symlink};
 
     let directory = tempfile::tempdir().unwrap();
     let (file, link) = (directory.path().join("keys.json"), directory.path().join("link.json"));
     fs::write(&file, key(&["generate"])).unwrap();
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
     // Whoever runs the tests may give a file to another group, or is root and may give it to anybody.
     let another = nix::unistd::getgroups().unwrap().last().map(|group| group.as_raw());
     let owner = if nix::unistd::geteuid().is_root() { (Some(65534), Some(65534)) } else { (None, another) };
@@ -277,4 +278,86 @@ fn a_replica_revokes_tokens_of_keys_that_it_does_not_know() {
         assert_eq!(revocation.send().status, 200);
         bearer.get(VERIFY).send().problem(401);
     }
+}
+
+#[test]
+fn a_key_file_that_others_can_write_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("keys.json");
+    fs::write(&file, key(&["generate"])).unwrap();
+    for mode in [0o620, 0o602, 0o666] {
+        fs::set_permissions(&file, Permissions::from_mode(mode)).unwrap();
+        let output = run(Service::command().env("MAYFLY_JWT_KEYS_FILE", &file), "");
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{mode:o}: {stderr}");
+        assert!(stderr.contains("others can write") && stderr.contains("chmod go-w"), "{mode:o}: {stderr}");
+    }
+    // One that takes the place of another is not read, either.
+    let log = Log::new();
+    let service = Service::start_with(Backend::Memory, |command| {
+        command.stderr(log.stdio());
+    });
+    let before = service.admin().issue("x", "1h").1;
+    fs::set_permissions(&file, Permissions::from_mode(0o622)).unwrap();
+    fs::rename(&file, &service.keys_file).unwrap();
+    let line = log.wait_for("ERROR", "the old signing keys stay in force");
+    assert!(line["error"].as_str().unwrap().contains("others can write"), "{line}");
+    assert_eq!(kid(&service.admin().issue("x", "1h").1), kid(&before));
+}
+
+#[test]
+fn a_key_file_that_others_can_read_is_warned_of() {
+    let own = nix::unistd::getegid().as_raw();
+    let mut files = vec![
+        (0o600, own, 0),
+        (0o400, own, 0),
+        // As a Secret of Kubernetes is mounted for the group of the pod.
+        (0o440, own, 0),
+        (0o640, own, 0),
+        (0o644, own, 1),
+        (0o604, own, 1),
+    ];
+    if nix::unistd::geteuid().is_root() {
+        files.push((0o640, 12_345, 1));
+    }
+    for (mode, group, expected) in files {
+        let log = Log::new();
+        let service = Service::start_with(Backend::Memory, |command| {
+            let file = command.get_envs().find(|(name, _)| *name == "MAYFLY_JWT_KEYS_FILE").unwrap().1.unwrap();
+            chown(file, None, Some(group)).unwrap();
+            fs::set_permissions(file, Permissions::from_mode(mode)).unwrap();
+            command.stderr(log.stdio());
+        });
+        // Once a version.
+        fs::write(&service.keys_file, key(&["generate"])).unwrap();
+        log.wait_for("INFO", "read the signing keys");
+        assert_eq!(log.count("others can read the signing keys"), 2 * expected, "{mode:o} {group}");
+    }
+}
+
+#[test]
+fn a_lost_key_that_signed_is_said_to_be_gone_until_it_is_back() {
+    let log = Log::new();
+    let service = Service::start_with(Backend::Memory, |command| {
+        command.stderr(log.stdio());
+    });
+    let file = &service.keys_file;
+    let good = fs::read_to_string(file).unwrap();
+    let signing = kids(file)[0].clone();
+    // As who pastes `mayfly key generate > keys.json` a second time.
+    fs::write(file, key(&["generate"])).unwrap();
+    let line = log.wait_for("ERROR", "a key that signed tokens is gone");
+    assert!(line.to_string().contains(&signing), "{line}");
+    fs::write(file, &good).unwrap();
+    let line = log.wait_for("INFO", "a key that signed tokens is back");
+    assert!(line.to_string().contains(&signing), "{line}");
+    // The one in between signed, too, as far as anybody knows.
+    assert_eq!(log.count("a key that signed tokens is gone"), 2);
+
+    // A key that goes before it ever signed takes nothing along.
+    key(&["rotate", file.to_str().unwrap(), "--delay", "1h"]);
+    eventually("it is read", || (log.count("read the signing keys") == 3).then_some(()));
+    fs::write(file, &good).unwrap();
+    eventually("it is read", || (log.count("read the signing keys") == 4).then_some(()));
+    assert_eq!(log.count("a key that signed tokens is gone"), 2);
 }

@@ -18,6 +18,7 @@ use rustls::{
 };
 
 use super::{Failure, serve::reachable};
+use crate::config::{environment, load_listen};
 
 /// How long the service may take for its answer, from the connection to the end of the first line.
 const TIMEOUT: Duration = Duration::from_secs(2);
@@ -26,7 +27,7 @@ const TIMEOUT: Duration = Duration::from_secs(2);
 pub(super) struct Healthcheck {
     /// Where it listens
     #[arg(long, env = "MAYFLY_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:25441")]
-    listen: SocketAddr,
+    listen: String,
 
     /// Its certificate, where it has one: it is asked with TLS then
     #[arg(long, env = "MAYFLY_TLS_CERT", value_name = "FILE")]
@@ -35,14 +36,14 @@ pub(super) struct Healthcheck {
 
 impl Healthcheck {
     pub(super) fn run(self) -> Result<(), Failure> {
+        let address = reachable(load_listen::<Self>(&self.listen, &environment())?);
         let (sender, checked) = mpsc::channel();
         // Whatever it waits for then ends with the process.
-        thread::spawn(move || sender.send(self.check()));
+        thread::spawn(move || sender.send(self.check(address)));
         checked.recv_timeout(TIMEOUT).unwrap_or_else(|_| Err(Failure::Runtime(format!("no answer within {TIMEOUT:?}"))))
     }
 
-    fn check(self) -> Result<(), Failure> {
-        let address = reachable(self.listen);
+    fn check(self, address: SocketAddr) -> Result<(), Failure> {
         let connection = TcpStream::connect(address)
             .map_err(|error| Failure::Runtime(format!("cannot connect to {address}: {error}")))?;
         let status = match self.tls_cert {

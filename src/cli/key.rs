@@ -31,8 +31,11 @@ pub(super) struct Key {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Print a JWK Set with one new key, for `MAYFLY_JWT_KEYS_FILE`
+    /// Make a JWK Set with one new key, for `MAYFLY_JWT_KEYS_FILE`
     Generate {
+        /// Write it into this file, which must not exist, for its owner alone. Without it, the set is printed
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
         #[command(flatten)]
         algorithm: AlgorithmChoice,
     },
@@ -70,9 +73,12 @@ impl Key {
     pub(super) fn run(self) -> Result<(), Failure> {
         let now = Clock::system().unix_seconds();
         match self.command {
-            Command::Generate { algorithm } => {
+            Command::Generate { out, algorithm } => {
                 let set = jwk::generate(algorithm.algorithm.unwrap_or(Algorithm::Hs256), now);
-                Ok(io::stdout().write_all(set.expose_secret().as_bytes())?)
+                match out {
+                    Some(file) => create(&file, &set),
+                    None => super::print(set.expose_secret()),
+                }
             }
             Command::Rotate { file, algorithm, delay } => {
                 let _alone = lock(&file)?;
@@ -88,8 +94,7 @@ impl Key {
                 if !removed.is_empty() {
                     replace(&file, &rest)?;
                 }
-                let mut out = io::stdout();
-                Ok(removed.iter().try_for_each(|kid| writeln!(out, "removed {kid}"))?)
+                removed.iter().try_for_each(|kid| super::print(&format!("removed {kid}\n")))
             }
         }
     }
@@ -112,6 +117,27 @@ fn read(file: &Path) -> Result<SecretString, Failure> {
     let set = set.map_err(|error| Failure::Runtime(format!("cannot read {}: {error}", file.display())))?;
     KeySet::parse(set.expose_secret()).map_err(|error| broken(file, &error))?;
     Ok(set)
+}
+
+/// Makes a file that only its owner reads, unless there is one of this name.
+fn create(file: &Path, set: &SecretString) -> Result<(), Failure> {
+    let created = (|| {
+        let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let mut new = NamedTempFile::new_in(directory)?;
+        new.write_all(set.expose_secret().as_bytes())?;
+        new.as_file().sync_all()?;
+        new.persist_noclobber(file)?;
+        Ok(())
+    })();
+    created.map_err(|error: io::Error| {
+        let file = file.display();
+        Failure::Runtime(match error.kind() {
+            io::ErrorKind::AlreadyExists => {
+                format!("{file} exists already, and its keys may have signed live tokens: `mayfly key rotate {file}` adds one")
+            }
+            _ => format!("cannot write {file}: {error}"),
+        })
+    })
 }
 
 /// Puts a new file in the place of the old one, with its owner and permissions: who reads it at any moment sees all of one of them.

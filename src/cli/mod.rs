@@ -5,11 +5,13 @@ use std::{
     process::ExitCode,
 };
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use futures_util::future::select_all;
+use tokio::signal::unix::{SignalKind, signal};
 use tracing::Instrument;
 
 use crate::{
-    config::{HELP_OF_SECRETS, Mistakes, environment, load_otlp},
+    config::{HELP_OF_SECRETS, Mistakes, without_unusable_variables},
     telemetry::{self, logs},
 };
 
@@ -55,6 +57,8 @@ enum Failure {
     Usage(String),
     /// It could not: exit code 1.
     Runtime(String),
+    /// This signal ended it: exit code 128 and its number, as of a process that dies of it.
+    Signal(u8),
 }
 
 impl From<Mistakes> for Failure {
@@ -69,15 +73,34 @@ impl From<io::Error> for Failure {
     }
 }
 
-impl From<telemetry::otlp::BuildError> for Failure {
-    fn from(error: telemetry::otlp::BuildError) -> Self {
-        Self::Usage(format!("cannot send to the collector: {error}"))
+/// Prints what a command has to say. A reader who hangs up has read enough.
+fn print(text: &str) -> Result<(), Failure> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
     }
 }
 
-/// Runs a command that changes what the service works with: its audit events go where those of the service go.
+/// Runs a command until a signal asks it to end: then it is dropped, and puts in order what it changed of the terminal.
+async fn until_signal(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let kinds = [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::terminate()];
+    let mut signals = Vec::new();
+    for kind in kinds {
+        let mut signal = signal(kind)?;
+        signals.push(Box::pin(async move {
+            signal.recv().await;
+            kind
+        }));
+    }
+    tokio::select! {
+        result = command => result,
+        (kind, ..) = select_all(signals) => Err(Failure::Signal(u8::try_from(kind.as_raw_value()).unwrap_or_default())),
+    }
+}
+
+/// Runs a command that changes what the service works with, and writes its audit events to standard error.
 async fn audited(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let telemetry = telemetry::init(&telemetry::Settings::of_command(load_otlp(&environment())?), None)?;
+    let telemetry = telemetry::init(&telemetry::Settings::of_command(), None);
     let result = command.instrument(logs::command_span()).await;
     telemetry.shutdown().await;
     result
@@ -85,7 +108,10 @@ async fn audited(command: impl Future<Output = Result<(), Failure>>) -> Result<(
 
 /// Runs what the command line says. Exits with 0 on success, 1 on failure and 2 where it was told wrongly.
 pub fn run() -> ExitCode {
-    let cli = Cli::parse();
+    let command = without_unusable_variables(Cli::command())
+        // The settings of the store may follow what to do with users.
+        .mut_subcommand("user", |user| user.mut_args(|setting| setting.global(true)));
+    let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
     let result = match cli.command {
         None => cli.serve.run(),
         Some(Command::Serve(serve)) => serve.run(),
@@ -98,6 +124,7 @@ pub fn run() -> ExitCode {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Usage(message)) => (message, ExitCode::from(2)),
         Err(Failure::Runtime(message)) => (message, ExitCode::FAILURE),
+        Err(Failure::Signal(number)) => return ExitCode::from(128 + number),
     };
     // Where nobody reads it, the exit code still says it.
     let _ = writeln!(io::stderr(), "mayfly: {message}");

@@ -1,7 +1,5 @@
 //! `mayfly openapi`: print the OpenAPI document.
 
-use std::io::{self, Write};
-
 use clap::{Args, ValueEnum};
 
 use super::Failure;
@@ -26,6 +24,6 @@ impl Openapi {
             Format::Yaml => http::document_yaml(),
             Format::Json => format!("{:#}\n", http::document()),
         };
-        Ok(io::stdout().write_all(text.as_bytes())?)
+        super::print(&text)
     }
 }

@@ -37,7 +37,7 @@ impl Serve {
     pub(super) async fn run(self) -> Result<(), Failure> {
         let config = Config::load(&self.settings, &environment())?;
         let prometheus = config.metrics_listen.map(|address| (address, Prometheus::default()));
-        let telemetry = telemetry::init(&config.telemetry, prometheus.as_ref().map(|(_, prometheus)| prometheus))?;
+        let telemetry = telemetry::init(&config.telemetry, prometheus.as_ref().map(|(_, prometheus)| prometheus));
 
         let config = Config { max_connections: fit_into_open_files(config.max_connections)?, ..config };
         let listener = listen("MAYFLY_LISTEN", config.listen).await?;
@@ -129,10 +129,12 @@ fn greeting(config: &Config, listening: SocketAddr, metrics: Option<SocketAddr>)
     };
     let metrics =
         metrics.map(|address| format!("Metrics: http://{}/metrics\n", reachable(address))).unwrap_or_default();
+    let trust =
+        config.certificate.as_ref().map(|pair| format!("--cacert '{}' ", pair.chain().display())).unwrap_or_default();
     let request = r#"{"jwt_token_description": "Token specter", "jwt_token_life": "6 hours"}"#;
     writeln!(
         text,
-        "Administrator: {admin}\n{metrics}\nTry it:\n  curl -u {login} {url}/api/v1alpha/token -H 'Content-Type: application/json' -d '{request}'\n"
+        "Administrator: {admin}\n{metrics}\nTry it:\n  curl {trust}-u {login} {url}/api/v1alpha/token -H 'Content-Type: application/json' -d '{request}'\n"
     )
     .expect("a string takes all");
     text

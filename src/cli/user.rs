@@ -1,19 +1,23 @@
 //! `mayfly user`: the users, in Redis and while the service runs.
 
 use std::{
-    io::{self, IsTerminal, Read, Write},
+    fs::File,
+    io::{self, BufRead, BufReader, IsTerminal, Write},
     sync::Arc,
+    thread,
     time::Duration,
 };
 
 use clap::{Args, Subcommand};
+use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::oneshot;
 
 use super::Failure;
 use crate::{
-    config::{PasswordSettings, StoreConfig, StoreSettings},
+    config::{PasswordSettings, StoreConfig, StoreSettings, environment, secret_line},
     domain::{
-        password::Password,
+        password::{Password, PasswordError},
         user::{Role, UserName, UserUpdate},
     },
     service::{
@@ -103,11 +107,11 @@ const PAGE: usize = 500;
 impl User {
     #[tokio::main(flavor = "current_thread")]
     pub(super) async fn run(self) -> Result<(), Failure> {
-        super::audited(self.change()).await
+        super::audited(super::until_signal(self.change())).await
     }
 
     async fn change(self) -> Result<(), Failure> {
-        let (store, hash_cost) = (self.store.load()?, self.passwords.load()?);
+        let (store, hash_cost) = (self.store.load(&environment())?, self.passwords.load(&environment())?);
         if let StoreConfig::Memory = store {
             let why = "MAYFLY_REDIS_URL (--redis-url) is missing. Users of the embedded store live in the memory of the \
                        service that runs: no other process can reach them";
@@ -118,9 +122,9 @@ impl User {
         let users = Users::new(Arc::new(store), Clock::system(), Arc::new(Hashing::new(hash_cost)));
         match self.command {
             Command::Add { name, role, password } => {
-                let password = password.read()?;
+                let password = password.read().await?;
                 users.add(Authority::Operator, name.clone(), role, password).await.map_err(about(&name))?;
-                say(&format!("added {role} {name}\n"))
+                super::print(&format!("added {role} {name}\n"))
             }
             Command::List => {
                 let mut after = None;
@@ -130,7 +134,7 @@ impl User {
                         let state = if user.disabled { "disabled" } else { "enabled" };
                         format!("{}\t{}\t{state}\n", user.name, user.role)
                     };
-                    say(&page.users.iter().map(line).collect::<String>())?;
+                    super::print(&page.users.iter().map(line).collect::<String>())?;
                     after = page.next;
                     if after.is_none() {
                         return Ok(());
@@ -140,30 +144,30 @@ impl User {
             Command::Role { name, role } => {
                 let update = UserUpdate { role: Some(role), disabled: None };
                 users.update(Authority::Operator, &name, update).await.map_err(about(&name))?;
-                say(&format!("made {name} {role}\n"))
+                super::print(&format!("made {name} {role}\n"))
             }
             Command::Disable { name } => {
                 let update = UserUpdate { role: None, disabled: Some(true) };
                 let updated = users.update(Authority::Operator, &name, update).await.map_err(about(&name))?;
-                say(&format!("disabled {name} and revoked {} tokens\n", updated.tokens_revoked))
+                super::print(&format!("disabled {name} and revoked {} tokens\n", updated.tokens_revoked))
             }
             Command::Enable { name } => {
                 let update = UserUpdate { role: None, disabled: Some(false) };
                 users.update(Authority::Operator, &name, update).await.map_err(about(&name))?;
-                say(&format!("enabled {name}\n"))
+                super::print(&format!("enabled {name}\n"))
             }
             Command::Password { name, revoke_tokens, password } => {
-                let password = password.read()?;
+                let password = password.read().await?;
                 let revoked = users
                     .set_password(Authority::Operator, &name, password, revoke_tokens)
                     .await
                     .map_err(about(&name))?;
                 let tokens = if revoke_tokens { format!(" and revoked {revoked} tokens") } else { String::new() };
-                say(&format!("changed the password of {name}{tokens}\n"))
+                super::print(&format!("changed the password of {name}{tokens}\n"))
             }
             Command::Remove { name } => {
                 let revoked = users.remove(Authority::Operator, &name).await.map_err(about(&name))?;
-                say(&format!("removed {name} and revoked {revoked} tokens\n"))
+                super::print(&format!("removed {name} and revoked {revoked} tokens\n"))
             }
         }
     }
@@ -182,25 +186,67 @@ fn about(name: &UserName) -> impl Fn(UserError) -> Failure {
 }
 
 impl PasswordSource {
-    fn read(&self) -> Result<Password, Failure> {
-        let text = SecretString::from(if self.password_stdin {
-            let mut text = String::new();
-            io::stdin().read_to_string(&mut text)?;
-            text
+    async fn read(&self) -> Result<Password, Failure> {
+        let text = if self.password_stdin {
+            in_thread(|| io::read_to_string(io::stdin())).await?
         } else if io::stdin().is_terminal() {
-            let text = rpassword::prompt_password("Password: ")?;
-            if rpassword::prompt_password("Again: ")? != text {
+            let terminal = File::options().read(true).write(true).open("/dev/tty")?;
+            let _hidden = Hidden::on(&terminal)?;
+            let text = ask(&terminal, "Password: ").await?;
+            if ask(&terminal, "Again: ").await?.expose_secret() != text.expose_secret() {
                 return Err(Failure::Usage("the passwords differ".into()));
             }
             text
         } else {
             return Err(Failure::Usage("there is no terminal to ask for the password: use --password-stdin".into()));
-        });
-        let password = text.expose_secret().trim_end_matches(['\r', '\n']);
-        password.parse().map_err(|error: crate::domain::password::PasswordError| Failure::Usage(error.to_string()))
+        };
+        let line =
+            secret_line(text.expose_secret()).map_err(|error| Failure::Usage(format!("the password: {error}")))?;
+        line.parse().map_err(|error: PasswordError| Failure::Usage(error.to_string()))
     }
 }
 
-fn say(text: &str) -> Result<(), Failure> {
-    Ok(io::stdout().write_all(text.as_bytes())?)
+/// Asks for a line.
+async fn ask(mut terminal: &File, prompt: &str) -> io::Result<SecretString> {
+    terminal.write_all(prompt.as_bytes())?;
+    let mut reader = BufReader::new(terminal.try_clone()?);
+    in_thread(move || {
+        let mut line = String::new();
+        reader.read_line(&mut line).map(|_| line)
+    })
+    .await
+}
+
+/// Reads on a thread of its own, which nobody waits for where a signal ends the command.
+async fn in_thread(read: impl FnOnce() -> io::Result<String> + Send + 'static) -> io::Result<SecretString> {
+    let (sender, text) = oneshot::channel();
+    thread::spawn(move || sender.send(read().map(SecretString::from)));
+    text.await.expect("it reads to its end")
+}
+
+/// A terminal that does not show what is typed, until the value is dropped. Keys that send signals work as ever, but for
+/// Ctrl-Z, which would leave a shell with such a terminal.
+struct Hidden<'a> {
+    terminal: &'a File,
+    before: Termios,
+}
+
+impl<'a> Hidden<'a> {
+    fn on(terminal: &'a File) -> io::Result<Self> {
+        let before = tcgetattr(terminal)?;
+        let mut hidden = before.clone();
+        hidden.local_modes.remove(LocalModes::ECHO);
+        hidden.local_modes.insert(LocalModes::ECHONL);
+        // The value that switches a character off.
+        hidden.special_codes[SpecialCodeIndex::VSUSP] = 0;
+        tcsetattr(terminal, OptionalActions::Now, &hidden)?;
+        Ok(Self { terminal, before })
+    }
+}
+
+impl Drop for Hidden<'_> {
+    fn drop(&mut self) {
+        // A terminal that is gone shows nothing.
+        let _ = tcsetattr(self.terminal, OptionalActions::Now, &self.before);
+    }
 }

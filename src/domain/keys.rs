@@ -68,13 +68,22 @@ impl KeySet {
     /// # Panics
     /// Where the cryptographic library fails on a key that it loaded.
     pub fn sign(&self, claims: &Claims) -> SecretString {
-        let due = self.signing.iter().find(|(from, _)| *from <= claims.iat);
-        let (_, header) = due.unwrap_or(&self.signing[0]);
+        let (_, header) = &self.signing[self.due(claims.iat)];
         let key = &self.keys[header];
         let message = format!("{header}.{}", encode(claims));
         let signature =
             crypto::sign(message.as_bytes(), &key.signing, key.algorithm.into()).expect("a loaded key signs");
         format!("{message}.{signature}").into()
+    }
+
+    /// The place of the key that signs at this moment, in seconds since the epoch.
+    fn due(&self, at: u64) -> usize {
+        self.signing.iter().position(|(from, _)| *from <= at).unwrap_or(0)
+    }
+
+    /// The `kid` of the key that signs at this moment, in seconds since the epoch.
+    pub fn signing_id(&self, at: u64) -> &str {
+        &self.ids[self.due(at)]
     }
 
     /// The claims of a token that one of these keys signed. Says nothing of whether it still lives.

@@ -28,6 +28,7 @@ struct Fingerprint {
     device: u64,
     inode: u64,
     size: u64,
+    mode: u32,
     modified: (i64, i64),
 }
 
@@ -81,6 +82,7 @@ impl Fingerprint {
             device: metadata.dev(),
             inode: metadata.ino(),
             size: metadata.size(),
+            mode: metadata.mode(),
             modified: (metadata.mtime(), metadata.mtime_nsec()),
         })
     }

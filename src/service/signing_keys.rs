@@ -1,18 +1,27 @@
 //! The keys in force: those of a file, as it is now.
 
 use std::{
-    io,
+    collections::BTreeSet,
+    fs, io,
     ops::Deref,
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{self, Arc, PoisonError},
     time::Instant,
 };
 
 use arc_swap::ArcSwap;
+use rustix::{
+    fs::{StatVfsMountFlags, statvfs},
+    process::{Gid, getegid, getgroups},
+};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::{sync::Mutex, task::spawn_blocking};
 
-use super::followed_files::{FollowedFiles, read_regular};
+use super::{
+    Clock,
+    followed_files::{FollowedFiles, read_regular},
+};
 use crate::{
     domain::{jwk::JwkSetError, keys::KeySet},
     telemetry::audit,
@@ -39,6 +48,38 @@ struct KeyFile {
     versions: FollowedFiles,
     /// When [`SigningKeys::look`] last began to.
     last_look: Mutex<Option<Instant>>,
+    signed: sync::Mutex<Signed>,
+}
+
+/// The keys that signed since the start, by their `kid`.
+#[derive(Default)]
+struct Signed {
+    /// From when on the keys in force are, in seconds since the epoch.
+    since: u64,
+    ids: BTreeSet<String>,
+    /// Those that are not in force any more.
+    lost: BTreeSet<String>,
+}
+
+impl Signed {
+    /// Notes that other keys are in force from now on, and logs what becomes of tokens that live.
+    fn follow(&mut self, old: &KeySet, new: &KeySet) {
+        let now = Clock::system().unix_seconds();
+        self.ids.extend([self.since, now].map(|at| old.signing_id(at).to_owned()));
+        self.since = now;
+        for kid in &self.ids {
+            let is_lost = !new.ids().contains(kid);
+            if is_lost && self.lost.insert(kid.clone()) {
+                tracing::error!(
+                    kid,
+                    "a key that signed tokens is gone: those that live are refused from now on. Put it back behind the \
+                     new one, unless it was removed on purpose"
+                );
+            } else if !is_lost && self.lost.remove(kid) {
+                tracing::info!(kid, "a key that signed tokens is back");
+            }
+        }
+    }
 }
 
 /// A key file cannot be used.
@@ -50,6 +91,9 @@ pub enum KeyFileError {
     /// It holds no usable keys.
     #[error("{0}: {1}")]
     Keys(PathBuf, #[source] JwkSetError),
+    /// Whoever writes it signs tokens.
+    #[error("others can write {0}, and so sign tokens: `chmod go-w {0}`")]
+    Writable(PathBuf),
 }
 
 impl SigningKeys {
@@ -61,8 +105,22 @@ impl SigningKeys {
     /// The keys of this file.
     pub fn open(path: &Path) -> Result<Self, KeyFileError> {
         let versions = FollowedFiles::new([path.to_owned()]);
-        let file = KeyFile { path: path.to_owned(), versions, last_look: Mutex::default() };
+        let signed = Signed { since: Clock::system().unix_seconds(), ..Signed::default() };
+        let (path_of_file, signed) = (path.to_owned(), sync::Mutex::new(signed));
+        let file = KeyFile { path: path_of_file, versions, last_look: Mutex::default(), signed };
         Ok(Self { file: Some(file), ..Self::fixed(read(path)?) })
+    }
+
+    /// Warns where others can read the file.
+    pub fn warn_if_exposed(&self) {
+        let exposed =
+            self.file.as_ref().filter(|file| Exposure::of(&file.path).is_ok_and(|exposure| exposure.readable));
+        if let Some(KeyFile { path, .. }) = exposed {
+            tracing::warn!(
+                file = %path.display(),
+                "others can read the signing keys, and so sign: `chmod o-r` the file, and give it to this service's group"
+            );
+        }
     }
 
     /// The keys in force, not to be held for long.
@@ -72,12 +130,12 @@ impl SigningKeys {
 
     /// Reads the file if it is another than before. A mistake in it is logged, once a version. Blocks.
     pub fn follow_file(&self) {
-        self.file.as_ref().inspect(|file| _ = file.versions.if_changed(|| self.load(&file.path)));
+        self.file.as_ref().inspect(|file| _ = file.versions.if_changed(|| self.load(file)));
     }
 
     /// Reads the file again, changed or not. Blocks.
     pub fn reload(&self) {
-        self.file.as_ref().inspect(|file| file.versions.anyway(|| self.load(&file.path)));
+        self.file.as_ref().inspect(|file| file.versions.anyway(|| self.load(file)));
     }
 
     /// Follows the file on a thread that may block, and returns whether the keys in force are others than those of `generation`.
@@ -95,20 +153,46 @@ impl SigningKeys {
         self.current().generation != generation
     }
 
-    fn load(&self, path: &Path) {
-        match read(path) {
+    fn load(&self, file: &KeyFile) {
+        match read(&file.path) {
             Ok(set) => {
-                tracing::info!(keys = ?set, file = %path.display(), "read the signing keys");
+                self.warn_if_exposed();
+                let old = self.current.load_full();
+                file.signed.lock().unwrap_or_else(PoisonError::into_inner).follow(&old.set, &set);
+                tracing::info!(keys = ?set, file = %file.path.display(), "read the signing keys");
                 audit::keys_changed(set.ids());
-                let generation = self.current.load().generation + 1;
-                self.current.store(Arc::new(KeysInForce { generation, set }));
+                self.current.store(Arc::new(KeysInForce { generation: old.generation + 1, set }));
             }
             Err(error) => tracing::error!(%error, "the old signing keys stay in force"),
         }
     }
 }
 
+/// What others may do with a file.
+struct Exposure {
+    writable: bool,
+    readable: bool,
+}
+
+impl Exposure {
+    /// Others are all but the owner. The group of this process may read, as it does a Secret that Kubernetes mounts. On a
+    /// read-only mount, as containers have for secrets, permissions say nothing of who can get there.
+    fn of(path: &Path) -> io::Result<Self> {
+        let metadata = fs::metadata(path)?;
+        if statvfs(path)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
+            return Ok(Self { writable: false, readable: false });
+        }
+        let group = Gid::from_raw(metadata.gid());
+        let is_ours = getegid() == group || getgroups()?.contains(&group);
+        let readers = if is_ours { 0o004 } else { 0o044 };
+        Ok(Self { writable: metadata.mode() & 0o022 != 0, readable: metadata.mode() & readers != 0 })
+    }
+}
+
 fn read(path: &Path) -> Result<KeySet, KeyFileError> {
+    if Exposure::of(path).map_err(|error| KeyFileError::Read(path.to_owned(), error))?.writable {
+        return Err(KeyFileError::Writable(path.to_owned()));
+    }
     let text =
         |bytes| String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is no text"));
     let json = read_regular(path).and_then(text).map_err(|error| KeyFileError::Read(path.to_owned(), error))?;

@@ -46,9 +46,9 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Those of a command that does its work and ends: warnings and audit events.
-    pub fn of_command(otlp: Otlp) -> Self {
-        Self { log: "warn".into(), log_format: LogFormat::Auto, otlp }
+    /// Those of a command that does its work and ends: warnings and audit events, on standard error alone.
+    pub fn of_command() -> Self {
+        Self { log: "warn".into(), log_format: LogFormat::Auto, otlp: Otlp::default() }
     }
 }
 
@@ -62,28 +62,32 @@ pub struct Telemetry {
 }
 
 /// Starts logging, and, where `settings` or `prometheus` ask for it, measuring and tracing. To be called within a
-/// runtime of tokio, on which the collector is talked to. Fails where the standard variables make no sense.
+/// runtime of tokio, on which the collector is talked to.
 ///
 /// A panic is logged with its place, and without its message, which may hold what nobody should read.
 ///
 /// # Panics
 /// Where it is called twice, or with a filter that is none.
-pub fn init(settings: &Settings, prometheus: Option<&metrics::Prometheus>) -> Result<Telemetry, otlp::BuildError> {
-    let (writer, lines) = logs::writer();
-    let telemetry = Telemetry {
-        lines: Some(lines),
-        traces: settings.otlp.tracer_provider()?,
-        metrics: settings.otlp.meter_provider(prometheus)?,
-        logs: settings.otlp.logger_provider()?,
+pub fn init(settings: &Settings, prometheus: Option<&metrics::Prometheus>) -> Telemetry {
+    let (writer, guard) = logs::writer();
+    let lines = || {
+        let layer = match settings.log_format.resolve(io::stderr().is_terminal()) {
+            LogFormat::Json => logs::json(writer.clone()).boxed(),
+            LogFormat::Auto | LogFormat::Text => logs::text(writer.clone()).boxed(),
+        };
+        tracing_subscriber::registry().with(logs::filter(&settings.log)).with(layer)
     };
-    tracing_subscriber::registry()
-        .with(logs::filter(&settings.log))
-        .with(match settings.log_format.resolve(io::stderr().is_terminal()) {
-            LogFormat::Json => logs::json(writer).boxed(),
-            LogFormat::Auto | LogFormat::Text => logs::text(writer).boxed(),
-        })
-        .with(telemetry.logs.as_ref().map(otlp::log_layer))
-        .init();
+    // The SDK warns of what it ignores while it makes providers, one of which the lasting subscriber needs.
+    let telemetry = tracing::subscriber::with_default(lines().with(otlp::without_sampler_warnings()), || {
+        settings.otlp.warn();
+        Telemetry {
+            lines: Some(guard),
+            traces: settings.otlp.tracer_provider(),
+            metrics: settings.otlp.meter_provider(prometheus),
+            logs: settings.otlp.logger_provider(),
+        }
+    });
+    lines().with(telemetry.logs.as_ref().map(otlp::log_layer)).init();
     std::panic::set_hook(Box::new(|panic| {
         let location = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(location, "panic");
@@ -92,9 +96,9 @@ pub fn init(settings: &Settings, prometheus: Option<&metrics::Prometheus>) -> Re
         metrics::start(provider);
     }
     if let Some(provider) = &telemetry.traces {
-        traces::start(provider, settings.otlp.sampling);
+        traces::start(provider, settings.otlp.sampler.clone());
     }
-    Ok(telemetry)
+    telemetry
 }
 
 impl Telemetry {

@@ -13,9 +13,8 @@ use opentelemetry::{
 };
 use opentelemetry_sdk::{
     propagation::TraceContextPropagator,
-    trace::{SdkTracer, SdkTracerProvider},
+    trace::{IdGenerator, RandomIdGenerator, Sampler, SamplingDecision, SdkTracer, SdkTracerProvider, ShouldSample},
 };
-use uuid::Uuid;
 
 use super::request::{Answered, Incoming};
 
@@ -24,40 +23,21 @@ static TRACING: OnceLock<Tracing> = OnceLock::new();
 
 struct Tracing {
     tracer: SdkTracer,
-    sampling: Sampling,
+    sampler: Sampler,
 }
 
-/// Which requests are traced.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub(super) struct Sampling {
-    /// Those whose caller's trace is sampled, and of those without a caller's trace the ratio. Else the ratio of all.
-    pub(super) parent_based: bool,
-    /// From 0 (none) to 1 (all).
-    pub(super) ratio: f64,
-}
-
-impl Sampling {
-    fn wants(self, parent: Option<&SpanContext>) -> bool {
-        match parent {
-            Some(parent) if self.parent_based => parent.is_sampled(),
-            Some(parent) => self.picks(parent.trace_id().to_bytes()),
-            None => self.picks(Uuid::new_v4().into_bytes()),
-        }
-    }
-
-    /// The same choice for the same id wherever the ratio is the same: the last 56 bits of a trace id are random.
-    fn picks(self, trace_id: [u8; 16]) -> bool {
-        const RANGE: u64 = 1 << 56;
-        let random = trace_id[9..].iter().fold(0, |bits, byte| bits << 8 | u64::from(*byte));
-        #[expect(clippy::cast_precision_loss, reason = "a ratio has fewer digits")]
-        let position = random as f64 / RANGE as f64;
-        position < self.ratio
-    }
+/// Whether a request is traced whose caller's trace, if it has one, is in `context`.
+fn wants(sampler: &Sampler, context: &Context) -> bool {
+    let span = context.span();
+    let parent = Some(span.span_context()).filter(|parent| parent.is_valid());
+    let trace_id = parent.map_or_else(|| RandomIdGenerator::default().new_trace_id(), SpanContext::trace_id);
+    let result = sampler.should_sample(Some(context), trace_id, "request", &SpanKind::Server, &[], &[]);
+    result.decision == SamplingDecision::RecordAndSample
 }
 
 /// Traces from now on.
-pub(super) fn start(provider: &SdkTracerProvider, sampling: Sampling) {
-    let _ = TRACING.set(Tracing { tracer: provider.tracer(env!("CARGO_PKG_NAME")), sampling });
+pub(super) fn start(provider: &SdkTracerProvider, sampler: Sampler) {
+    let _ = TRACING.set(Tracing { tracer: provider.tracer(env!("CARGO_PKG_NAME")), sampler });
 }
 
 /// The headers of a caller's trace (W3C Trace Context).
@@ -89,15 +69,13 @@ pub(super) struct RequestTrace(Context);
 impl RequestTrace {
     /// The trace of a request, continuing that of `caller`; `None`: this request is not traced.
     pub(super) fn begin<'a>(caller: impl FnOnce() -> Caller<'a>) -> Option<Self> {
-        let Tracing { tracer, sampling } = TRACING.get()?;
+        let Tracing { tracer, sampler } = TRACING.get()?;
         let caller = caller();
         let context = match caller.traceparent {
             Some(_) => TraceContextPropagator::new().extract_with_context(&Context::new(), &caller),
             None => Context::new(),
         };
-        let span = context.span();
-        let parent = Some(span.span_context()).filter(|parent| parent.is_valid());
-        if !sampling.wants(parent) {
+        if !wants(sampler, &context) {
             return None;
         }
         // It is named at the end: which operation it is, the router knows.
@@ -163,8 +141,6 @@ pub(super) async fn below<T>(
 
 #[cfg(test)]
 mod tests {
-    use opentelemetry::trace::SpanRef;
-
     use super::*;
 
     fn parent(flags: &str) -> Context {
@@ -175,25 +151,24 @@ mod tests {
 
     #[test]
     fn the_caller_decides_unless_told_otherwise() {
-        for (parent_based, ratio, flags, expected) in [
-            (true, 0.0, Some("01"), true),
-            (true, 1.0, Some("00"), false),
-            (true, 0.0, None, false),
-            (true, 1.0, None, true),
-            (false, 0.0, Some("01"), false),
-            (false, 1.0, Some("00"), true),
+        let parent_based = |root: Sampler| Sampler::ParentBased(Box::new(root));
+        for (sampler, flags, expected) in [
+            (parent_based(Sampler::AlwaysOff), Some("01"), true),
+            (parent_based(Sampler::AlwaysOn), Some("00"), false),
+            (parent_based(Sampler::AlwaysOff), None, false),
+            (parent_based(Sampler::AlwaysOn), None, true),
+            (Sampler::AlwaysOff, Some("01"), false),
+            (Sampler::AlwaysOn, Some("00"), true),
         ] {
-            let context = flags.map(parent);
-            let span = context.as_ref().map(TraceContextExt::span);
-            let wants = Sampling { parent_based, ratio }.wants(span.as_ref().map(SpanRef::span_context));
-            assert_eq!(wants, expected, "{parent_based} {ratio} {flags:?}");
+            let context = flags.map_or_else(Context::new, parent);
+            assert_eq!(wants(&sampler, &context), expected, "{sampler:?} {flags:?}");
         }
     }
 
     #[test]
     fn a_ratio_is_kept() {
-        let sampling = Sampling { parent_based: true, ratio: 0.25 };
-        let picked = (0..10_000).filter(|_| sampling.wants(None)).count();
+        let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(0.25)));
+        let picked = (0..10_000).filter(|_| wants(&sampler, &Context::new())).count();
         assert!((2_000..3_000).contains(&picked), "{picked}");
     }
 

@@ -13,6 +13,7 @@ mod proxy;
 mod redis_server;
 mod service;
 mod stepping_clock;
+mod terminal;
 mod topology;
 
 pub use self::{
@@ -29,5 +30,6 @@ pub use self::{
     redis_server::{RedisServer, Version},
     service::{ADMIN_PASSWORD, Backend, Service},
     stepping_clock::SteppingClock,
+    terminal::Terminal,
     topology::{Cluster, Sentinel},
 };

@@ -1,9 +1,10 @@
 //! The real binary, serving.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
+    os::unix::fs::PermissionsExt,
     path::PathBuf,
     process::{Command, Stdio},
     thread,
@@ -71,6 +72,7 @@ impl Service {
         let keys_file = directory.path().join("keys.json");
         fs::write(&keys_file, mayfly::domain::jwk::generate(mayfly::domain::jwk::Algorithm::Hs256, 0).expose_secret())
             .unwrap();
+        fs::set_permissions(&keys_file, Permissions::from_mode(0o600)).unwrap();
         let mut command = Self::command();
         command
             .env("MAYFLY_LISTEN", "127.0.0.1:0")

@@ -22,9 +22,9 @@ use tokio::net::TcpListener;
 /// Serves until the process ends. Prints where.
 #[tokio::main]
 pub(super) async fn serve(password: String, keys: String) {
-    let otlp = Otlp::load(&env::vars().filter(|(name, _)| name.starts_with("OTEL_")).collect()).unwrap();
+    let otlp = Otlp::load(&env::vars().filter(|(name, _)| name.starts_with("OTEL_")).collect());
     let settings = telemetry::Settings { log: "trace".into(), log_format: LogFormat::Json, otlp };
-    let _telemetry = telemetry::init(&settings, None).unwrap();
+    let _telemetry = telemetry::init(&settings, None);
 
     let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
     let hashing = Arc::new(Hashing::new(HashCost::default()));

@@ -52,6 +52,11 @@ impl Certificate {
         Ok(Self { chain, key, versions, current })
     }
 
+    /// The file with the certificate.
+    pub fn chain(&self) -> &Path {
+        &self.chain
+    }
+
     /// Reads the files if one is another than before. A mistake in them is logged, once a version. Blocks.
     pub fn follow_files(&self) {
         self.versions.if_changed(|| self.load());
