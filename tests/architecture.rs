@@ -63,3 +63,58 @@ fn imports_run_one_way() {
     only(&["cli", "app.rs", "config.rs", "http", "service"], &["crate::service", "service::"]);
     only(&["cli", "app.rs", "http", "service", "store", "config.rs"], &["crate::store", "store::"]);
 }
+
+/// The last text in the arguments of a call, which `code` begins with behind its first bracket; continued lines are joined.
+fn last_text(code: &str) -> Option<String> {
+    let (mut depth, mut open, mut last) = (1, None, None);
+    let mut characters = code.char_indices();
+    while let Some((index, character)) = characters.next() {
+        match (character, open) {
+            ('\\', Some(_)) => drop(characters.next()),
+            ('"', None) => open = Some(index + 1),
+            ('"', Some(start)) => {
+                last = Some(code[start..index].split("\\\n").map(str::trim_start).collect());
+                open = None;
+            }
+            ('(', None) => depth += 1,
+            (')', None) => depth -= 1,
+            _ => {}
+        }
+        if depth == 0 {
+            break;
+        }
+    }
+    last
+}
+
+/// What the service logs at WARN and ERROR.
+fn warnings() -> Vec<String> {
+    let mut found = Vec::new();
+    for (path, source) in sources() {
+        let code = source.split("#[cfg(test)]").next().unwrap();
+        for call in ["tracing::warn!(", "tracing::error!("] {
+            found.extend(code.split(call).skip(1).filter_map(last_text));
+        }
+        if path.starts_with("store/redis/server.rs") {
+            found.extend(
+                code.split(": Warning = ").skip(1).map(|text| last_text(text.split(';').next().unwrap()).unwrap()),
+            );
+        }
+    }
+    // Some are made elsewhere, where they are found, too.
+    found.retain(|text| !(text.starts_with('{') && text.ends_with('}')));
+    found
+}
+
+#[test]
+fn each_warning_is_in_the_guide_with_words_to_grep_for() {
+    let guide = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/README.md")).unwrap();
+    let (_, section) = guide.split_once("## When something fails").unwrap();
+    let words: Vec<_> = section.split('`').skip(1).step_by(2).collect();
+    let warnings = warnings();
+    assert!(warnings.len() > 25, "{warnings:?}");
+    for warning in warnings {
+        let is_named = words.iter().any(|words| warning == *words || words.contains(' ') && warning.contains(words));
+        assert!(is_named, "deploy/README.md says nothing of {warning:?}");
+    }
+}
