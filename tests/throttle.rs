@@ -31,7 +31,7 @@ use mayfly::{
 use rstest::rstest;
 use serde_json::json;
 
-use crate::support::{ADMIN_PASSWORD, Answer, Backend, Draft, Log, RedisServer, Service, eventually};
+use crate::support::{ADMIN_PASSWORD, Answer, Backend, Draft, Log, RedisServer, Service, SteppingClock, eventually};
 
 const TOKEN: &str = "/api/v1alpha/token";
 
@@ -321,6 +321,17 @@ fn known_users_do_not_wait_behind_strangers() {
         statuses
     });
     assert_eq!(statuses, [200; 30]);
+}
+
+#[test]
+fn a_free_failure_costs_nothing_when_the_clock_of_redis_steps() {
+    let clock = Arc::new(SteppingClock::new());
+    let redis = RedisServer::start_with_clock(&clock, &[]);
+    let service = Service::launch(Some(&redis.url()), |_| {});
+    service.wait_until_ready();
+    try_password(&service, "admin", "a typo").problem(401);
+    clock.set(-1_200_000);
+    assert_eq!(try_password(&service, "admin", ADMIN_PASSWORD).status, 200);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Passwords are hashed as many at once as there are cores, after a short wait, and never at the cost of other work.
 //!
-//! The cores are shared out among three lanes ([`Lane`]), which take turns: however many wait in one, the next hash but two
-//! is that of another, and a lane that is full turns away nobody in another.
+//! The cores are shared out among three lanes ([`Lane`]): those in which somebody waits take turns, and each has places of its
+//! own. So a flood in one lane costs the others their turns in between, and no place.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
