@@ -37,6 +37,10 @@ fuzz: ## Look for inputs that break parsers and logins, 10 minutes each at most 
 	cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
 	tests/fuzz/run
 
+.PHONY: clients
+clients: ## Generate clients from the OpenAPI document with four generators, and use them (needs Go, Node, Java)
+	tests/clients/run
+
 .PHONY: check
 check: ## Check format, lints, documentation, licences and sources of the dependencies
 	cargo fmt --check
