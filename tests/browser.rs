@@ -86,6 +86,10 @@ async fn a_newcomer_authorizes_and_issues_a_token() {
     let browser = Browser::start().await;
     browser.client.goto(&format!("{}/docs", service.url)).await.unwrap();
 
+    browser.find(".opblock-tag").await;
+    let groups = "return [...document.querySelectorAll('.opblock-tag')].map(group => group.dataset.tag)";
+    let groups = browser.client.execute(groups, Vec::new()).await.unwrap();
+    assert_eq!(groups, json!(["Tokens", "Services", "Users", "Operations"]));
     browser.click("button.authorize").await;
     browser.find("input[name=username]").await.send_keys("admin").await.unwrap();
     browser.find("input[name=password]").await.send_keys(ADMIN_PASSWORD).await.unwrap();

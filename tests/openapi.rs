@@ -21,6 +21,32 @@ fn the_document_is_valid() {
     assert!(output.status.success(), "{output:?}");
 }
 
+/// `make clients` tries the generators themselves.
+#[test]
+fn generators_of_clients_find_nothing_that_they_stumble_over() {
+    let document = mayfly::http::document();
+    assert_eq!(document["openapi"], "3.0.3");
+    assert!(!document.to_string().contains("\"allOf\""));
+    let tags = document["tags"].as_array().unwrap().iter().map(|tag| tag["name"].as_str().unwrap());
+    assert_eq!(tags.collect::<Vec<_>>(), ["Tokens", "Services", "Users", "Operations"]);
+    let verify: Vec<_> =
+        operations().into_iter().map(|(name, _)| name).filter(|name| name.contains("verify")).collect();
+    assert_eq!(verify, ["get /api/v1alpha/verify"]);
+}
+
+#[test]
+fn the_front_door_leads_to_the_documentation() {
+    let service = Service::start(Backend::Memory);
+    let front = service.client().get("/").send();
+    assert_eq!((front.status, front.header("location")), (307, "docs"));
+    assert!(service.client().get("/docs").send().text.contains("<title>Mayfly: API tokens</title>"));
+    service.client().post("/", &serde_json::json!({})).send().problem(405);
+    let without = Service::start_with(Backend::Memory, |command| {
+        command.env("MAYFLY_DOCS", "off");
+    });
+    without.client().get("/").send().problem(404);
+}
+
 #[test]
 fn the_service_serves_what_the_command_prints() {
     let service = Service::start(Backend::Memory);
@@ -63,7 +89,7 @@ fn every_answer_has_a_body_with_an_example() {
                 Some(reference) => &document["components"]["schemas"][reference.rsplit('/').next().unwrap()],
                 None => &body["schema"],
             };
-            assert!(schema["example"].is_object(), "{name} {status} has no example");
+            assert!(schema["example"].is_object() || body["example"].is_object(), "{name} {status} has no example");
         }
         if let Some(body) = operation.get("requestBody") {
             let (_, content) = body["content"].as_object().unwrap().iter().next().unwrap();
@@ -82,10 +108,7 @@ fn every_operation_refuses_strangers_unless_it_is_public() {
     let service = Service::start(Backend::Memory);
     for (name, operation) in operations() {
         let (method, path) = name.split_once(' ').unwrap();
-        let path = path
-            .replace("{id}", "b56929f3-54f1-4dc2-9984-9bba615e26e6")
-            .replace("{path}", "orders/7")
-            .replace("{name}", "alice");
+        let path = path.replace("{id}", "b56929f3-54f1-4dc2-9984-9bba615e26e6").replace("{name}", "alice");
         let answer = service.client().request(&method.to_uppercase(), &path).send();
         if PUBLIC.contains(&&*name) {
             assert_eq!(answer.status, 200, "{name}");

@@ -2,8 +2,13 @@
 
 use bytes::Bytes;
 use poem::{
-    Endpoint, EndpointExt, Response, Route, endpoint::make_sync, get, http::header::CONTENT_SECURITY_POLICY as CSP,
+    Endpoint, EndpointExt, IntoResponse, Response, Result, Route,
+    endpoint::make_sync,
+    error::MethodNotAllowedError,
+    get,
+    http::{Method, header::CONTENT_SECURITY_POLICY as CSP},
     middleware::SetHeader,
+    web::Redirect,
 };
 use poem_openapi::{LicenseObject, OpenApiService};
 use serde_json::{Value, json};
@@ -71,7 +76,32 @@ pub fn document() -> Value {
         }
     }
     verify::describe(&mut document);
+    simplify(&mut document);
+    // poem-openapi says 3.0.0, of which this is the corrected text.
+    document["openapi"] = json!("3.0.3");
+    // It sorts the tags by name, and readers come for the first.
+    let place = |tag: &Value| TAGS.iter().position(|name| tag["name"] == *name);
+    document["tags"].as_array_mut().expect("a document has tags").sort_by_key(place);
     document
+}
+
+/// The groups of operations, in the order in which the page shows them.
+const TAGS: [&str; 4] = ["Tokens", "Services", "Users", "Operations"];
+
+/// Takes out what generators of clients stumble over: `allOf` of a `$ref` and what poem-openapi says beside it. The text and
+/// the default beside the reference go; an example of a body goes where OpenAPI has another place for it.
+fn simplify(value: &mut Value) {
+    if let Some(example) = value.pointer("/schema/allOf").and(value.pointer("/schema/example")).cloned() {
+        value["example"] = example;
+    }
+    if let Some(reference) = value.pointer("/allOf/0/$ref").cloned() {
+        *value = json!({ "$ref": reference });
+    }
+    match value {
+        Value::Object(members) => members.values_mut().for_each(simplify),
+        Value::Array(elements) => elements.iter_mut().for_each(simplify),
+        _ => {}
+    }
 }
 
 /// The OpenAPI document as YAML.
@@ -87,6 +117,7 @@ pub(super) const PATHS: [&str; 3] = ["/openapi.json", "/openapi.yaml", "/docs"];
 
 /// Has a telephone show the page as wide as its screen, without the empty column of links, for which there is no room.
 const HEAD: &str = r#"<head>
+    <title>Mayfly: API tokens</title>
     <meta name="viewport" content="width=device-width, initial-scale=1">
     <style>
         @media (max-width: 640px) {
@@ -109,12 +140,25 @@ pub(super) fn routes(document: &Value) -> Route {
     let json = format!("{document:#}\n");
     // The page holds the document that poem-openapi wrote; what was amended takes its place.
     let page = format!("<!DOCTYPE html>{}", api().swagger_ui_html().replace(&api().spec(), &json));
-    let page = page.replacen("<head>", HEAD, 1).replacen("deepLinking: true,", SETTINGS, 1);
+    let page = page.replacen("<title>Swagger UI</title>", "", 1).replacen("<head>", HEAD, 1).replacen(
+        "deepLinking: true,",
+        SETTINGS,
+        1,
+    );
     let policy = browser::policy_of_page(&page);
     Route::new()
         .at(PATHS[0], text("application/json", json))
         .at(PATHS[1], text("application/yaml", document_yaml()))
         .at(PATHS[2], text("text/html; charset=utf-8", page).with(SetHeader::new().overriding(CSP, policy)))
+}
+
+/// Answers at `/`, where there is no page yet: leads to the documentation. The relative reference stays below the path that
+/// a proxy may have put in front.
+pub(super) fn lead_from_front_door(method: &Method) -> Result<Response> {
+    match *method {
+        Method::GET | Method::HEAD => Ok(Redirect::temporary("docs").into_response()),
+        _ => Err(MethodNotAllowedError.into()),
+    }
 }
 
 fn text(content_type: &'static str, body: String) -> impl Endpoint {

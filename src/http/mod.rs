@@ -100,6 +100,11 @@ pub fn endpoint(
     let origins = access.cors_origins;
     let verification = Verification { services: Arc::clone(&services) };
     docs.nest_no_strip("/", docs::api())
+        .around(move |others, request| async move {
+            // No route of its own: the nested operations have taken the pattern.
+            let is_front_door = access.docs && request.uri().path() == "/";
+            if is_front_door { docs::lead_from_front_door(request.method()) } else { others.call(request).await }
+        })
         .with(AddData::new(services))
         .with(NormalizePath::new(TrailingSlash::Trim))
         .before(path::refuse_empty_names)

@@ -53,7 +53,7 @@ enum Role {
     Admin,
 }
 
-/// Whom to add.
+/// Whom to add: a `user`, unless `role` says otherwise.
 #[derive(Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 #[oai(example)]

@@ -9,7 +9,7 @@ use poem::{
     Request, Response,
     http::{HeaderName, HeaderValue, header},
 };
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::{
     Services,
@@ -58,8 +58,8 @@ impl Verification {
     }
 }
 
-/// Describes the endpoint in the document, where it stands once for each method. Its refusals are those of the operation
-/// that inspects the presented token.
+/// Describes the endpoint in the document: once, although it answers to every method and at every path below. Its refusals
+/// are those of the operation that inspects the presented token.
 pub(super) fn describe(document: &mut Value) {
     let like = document["paths"]["/api/v1alpha/token/self"]["get"]["responses"].clone();
     let header =
@@ -78,30 +78,14 @@ pub(super) fn describe(document: &mut Value) {
         responses[status] = like[status].clone();
     }
     responses["401"]["headers"]["WWW-AUTHENTICATE"]["description"] = json!("How to present a token: Bearer.");
-    let operations = |path: &str, parameters: Value| -> Map<String, Value> {
-        let methods = ["get", "head", "post", "put", "patch", "delete", "options", "trace"];
-        let operation = |method: &str| {
-            json!({
-                "tags": ["Services"],
-                "summary": "Verify the presented token",
-                "description": "For forward-auth: answers to every method, here and at every path below, with an empty body.",
-                "operationId": format!("verify{path}_{method}"),
-                "parameters": parameters,
-                "responses": responses,
-                "security": [{"Bearer": []}],
-            })
-        };
-        methods.into_iter().map(|method| (method.to_owned(), operation(method))).collect()
-    };
-    let path = json!([{
-        "name": "path",
-        "in": "path",
-        "required": true,
-        "description": "Anything.",
-        "schema": {"type": "string"},
-        "example": "orders/7",
-    }]);
-    let paths = document["paths"].as_object_mut().expect("a document has paths");
-    paths.insert(PATH.to_owned(), operations("", json!([])).into());
-    paths.insert(format!("{PATH}/{{path}}"), operations("Below", path).into());
+    let operation = json!({
+        "tags": ["Services"],
+        "summary": "Verify the presented token",
+        "description": "For forward-auth: answers with an empty body, to every method and also at every path below \
+                        (`/api/v1alpha/verify/orders/7`), because proxies differ in what they forward.",
+        "operationId": "verify",
+        "responses": responses,
+        "security": [{"Bearer": []}],
+    });
+    document["paths"][PATH] = json!({ "get": operation });
 }

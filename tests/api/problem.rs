@@ -63,8 +63,7 @@ fn what_is_too_large_is_refused() {
 #[test]
 fn paths_and_methods_that_are_not_there() {
     let service = Service::start(Backend::Memory);
-    for path in ["/", "/nothing", "/api", "/api/v1alpha", "/api/v1alpha/token/x/y", "/docs/x", "//api/v1alpha/nothing"]
-    {
+    for path in ["/nothing", "/api", "/api/v1alpha", "/api/v1alpha/token/x/y", "/docs/x", "//api/v1alpha/nothing"] {
         service.client().get(path).send().problem(404);
     }
     for (method, path, allow) in [

@@ -66,7 +66,7 @@ fn nanoseconds(text: &str) -> Option<u128> {
         let (names, unit) = UNITS.iter().find(|(names, _)| names.contains(&&*name))?;
         // Whole years are years.
         let (number, unit) =
-            if names.contains(&"month") && number % 12 == 0 { (number / 12, &YEAR) } else { (number, unit) };
+            if names.contains(&"month") && number.is_multiple_of(12) { (number / 12, &YEAR) } else { (number, unit) };
         rest = rest[letters..].trim_start_matches(' ');
         sum += number * unit;
     }
