@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    os::unix::fs::MetadataExt,
     path::Path,
     process::{Command, Stdio},
 };
@@ -107,9 +108,12 @@ fn a_rotated_key_reaches_the_containers() {
     let script = secrets.join("create");
     fs::copy(format!("{ROOT}/deploy/secrets/create"), &script).unwrap();
     assert!(run(&mut Command::new(&script), "").status.success());
+    let others_read = || fs::metadata(directory.path().join(source).join(file)).unwrap().mode() & 0o004 != 0;
+    assert_eq!(others_read(), !nix::unistd::geteuid().is_root());
     let read = || fs::read_to_string(directory.path().join(source).join(file)).unwrap();
     let before = read();
     run_documented("**With compose.**", directory.path(), &[]);
+    assert_eq!(others_read(), !nix::unistd::geteuid().is_root());
     assert!(read().contains("\"nbf\"") && read().len() > before.len(), "{}", read());
 }
 
