@@ -130,7 +130,7 @@ struct StoreKeeper {
 }
 
 impl StoreKeeper {
-    /// Looks at the store, and prepares one that answers for the first request: at the start, and after it lost everything.
+    /// Looks at the store, and prepares one that answers for the first request, or lost everything.
     async fn look(&mut self) {
         let readiness = &self.services.readiness;
         if !readiness.check_store().await || readiness.is_started() {

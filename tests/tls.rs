@@ -135,6 +135,11 @@ fn curl_and_the_health_check_reach_it() {
     curl.args(["--silent", "--show-error", "--cacert"]).arg(&authority).arg(format!("{}/readyz", secured.service.url));
     let output = run(&mut curl, "");
     assert!(output.status.success(), "{output:?}");
+    // The command to paste trusts the certificate that is shown, and no other.
+    let paste = secured.service.greeting.lines().last().unwrap();
+    assert!(paste.contains(&format!(" --cacert '{}' ", secured.chain.display())), "{paste}");
+    let output = run(Command::new("bash").args(["-c", &paste.replace("admin ", "admin:wrong ")]), "");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("\"status\":401"), "{output:?}");
     let health = |chain: Option<&PathBuf>| {
         let mut command = Service::command();
         command.args(["healthcheck", "--listen", secured.service.address()]);

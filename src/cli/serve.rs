@@ -134,7 +134,7 @@ fn greeting(config: &Config, listening: SocketAddr, metrics: Option<SocketAddr>)
     let request = r#"{"jwt_token_description": "Token specter", "jwt_token_life": "6 hours"}"#;
     writeln!(
         text,
-        "Administrator: {admin}\n{metrics}\nTry it:\n  curl {trust}-u {login} {url}/api/v1alpha/token -H 'Content-Type: application/json' -d '{request}'\n"
+        "Administrator: {admin}\n{metrics}\nTry it:\n  curl -u {login} {trust}{url}/api/v1alpha/token -H 'Content-Type: application/json' -d '{request}'\n"
     )
     .expect("a string takes all");
     text

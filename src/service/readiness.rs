@@ -14,8 +14,8 @@ use crate::{
     telemetry::metrics,
 };
 
-/// Ready from the first contact with the store on, until a shutdown begins, the store was away for too long, or is set up
-/// so that the promises do not hold.
+/// Ready from the first contact with the store on, until a shutdown begins, the store was away for too long, or it is set
+/// up so that the promises do not hold.
 ///
 /// A short outage leaves it ready: all replicas notice it at the same time, and a load balancer without any replica
 /// could answer nothing, where each of them answers 503 with `Retry-After`.
@@ -68,7 +68,7 @@ impl Readiness {
     /// Asks the store how it is, and logs what is new about it. To be called about every second, whether anybody wants
     /// to know or not: so asking for readiness costs nothing. Returns whether the store answers and nothing is wrong with it.
     ///
-    /// A store that lost everything is as one that was never prepared: it is to be prepared again, and [`Self::start`]ed.
+    /// A store that lost everything is to be prepared again as at the start, until [`Self::start`] is called.
     pub async fn check_store(&self) -> bool {
         let result = self.store.check().await;
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
