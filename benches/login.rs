@@ -10,7 +10,7 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mayfly::{
     domain::{
@@ -96,7 +96,7 @@ fn service(cost: &str, pairs: usize) -> Service {
             let (name, password_hash) = (name.parse().unwrap(), password_hash.clone());
             let login_epoch = LoginEpoch::begin();
             let user = User { name, password_hash, role: Role::User, created_at: 0, disabled, login_epoch };
-            assert!(store.create_user(&user).await.unwrap());
+            assert!(store.create_user((Instant::now() + Duration::from_mins(1)).into(), &user).await.unwrap());
         }
     });
     service

@@ -37,13 +37,13 @@ pub const MAX_METRICS_CONNECTIONS: usize = 64;
 /// Runs the service on `listener` until `shutdown` completes, then turns unready, goes on for `config.shutdown_delay`,
 /// and finishes the requests in flight.
 pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
-    let clock = Clock::system();
     let store = Arc::new(LeasedStore::new(config.store.open(), config.lease));
+    let clock = Clock::of(Arc::clone(&store));
     let keys = Arc::new(config.keys);
     keys.warn_if_exposed();
     let hashing = Arc::new(Hashing::new(config.hash_cost));
     let services = Arc::new(Services {
-        users: Users::new(Arc::clone(&store) as _, clock.clone(), Arc::clone(&hashing)),
+        users: Users::new(Arc::clone(&store), clock.clone(), Arc::clone(&hashing)),
         tokens: Tokens::new(Arc::clone(&store), Arc::clone(&keys), clock, config.rules.clone()),
         login: Login::new(Arc::clone(&store), hashing),
         readiness: Readiness::new(Arc::clone(&store) as _, config.unready_after),

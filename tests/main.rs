@@ -7,8 +7,10 @@
 mod abuse;
 mod api;
 mod architecture;
+mod authority;
 mod browser;
 mod cli;
+mod clocks;
 mod conformance;
 mod connections;
 mod corpus;

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::support::{ADMIN_PASSWORD, Backend, Service, eventually, run};
+use crate::support::{ADMIN_PASSWORD, Backend, Sentinel, Service, eventually, run};
 
 const TOKEN: &str = "/api/v1alpha/token";
 
@@ -135,7 +135,7 @@ fn each_operation_is_one_round_trip() {
         let stats = redis.cli(&["INFO", "commandstats"]);
         let commands = stats.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split(':').next());
         // What the scripts call is counted, too, as are redis-cli itself and the service's look at Redis twice a second.
-        let in_scripts = ["config|resetstat", "del", "zrem", "zrevrange", "info", "exists", "persist"];
+        let in_scripts = ["config|resetstat", "del", "hmget", "zrem", "zrevrange", "info", "exists", "persist", "time"];
         let calls = |command: &str| {
             let count = stats
                 .lines()
@@ -208,4 +208,36 @@ fn a_cheaper_hash_is_replaced_at_the_next_login_and_a_dearer_one_stays() {
     // A hash that nobody should pay for is none.
     redis.cli(&["HSET", "mayfly:{admin}:user", "password", &new.replace("m=19456,", "m=4194304,")]);
     eventually("its lease is over", || (dearer.admin().get(TOKEN).send().status == 503).then_some(()));
+}
+
+#[test]
+fn a_made_up_token_takes_no_connection_that_waits_for_replicas() {
+    let sentinel = Sentinel::start(1, 1);
+    let service = Service::launch(Some(&sentinel.url()), |command| {
+        command.env("MAYFLY_REDIS_WAIT_REPLICAS", "1");
+    });
+    service.wait_until_ready();
+    let [(_, other), (id, jwt)] = ["other", "x"].map(|name| service.admin().issue(name, "1h"));
+    let primary = sentinel.primary().unwrap();
+    let waits = || {
+        let statistics = primary.cli(&["INFO", "commandstats"]);
+        let calls = statistics.lines().find_map(|line| line.strip_prefix("cmdstat_wait:calls=")?.split(',').next());
+        calls.map_or(0, |calls| calls.parse::<u32>().unwrap())
+    };
+    let revoke = |jwt: &str| service.client().post_form("/oauth2/revoke", &[("token", jwt)]).send().status;
+    let (message, _) = jwt.rsplit_once('.').unwrap();
+    // Redis knows the script from now on.
+    assert_eq!(revoke(&other), 200);
+    let before = waits();
+    for _ in 0..20 {
+        assert_eq!(revoke(&format!("{message}.{}", "A".repeat(43))), 200);
+    }
+    assert_eq!(waits(), before);
+    assert_eq!(service.admin().get(&format!("{TOKEN}/{id}")).send().status, 200);
+    // One that we signed is answered once enough replicas know that it is gone, however often it is revoked.
+    for revocations in 1..=2 {
+        assert_eq!(revoke(&jwt), 200);
+        assert_eq!(waits(), before + revocations);
+    }
+    service.admin().get(&format!("{TOKEN}/{id}")).send().problem(404);
 }

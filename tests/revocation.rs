@@ -68,6 +68,8 @@ fn start_replicas(redis: &RedisServer, count: usize) -> Vec<Service> {
     for _ in 0..count {
         let keys = replicas.first().map(|first: &Service| first.keys_file.clone());
         replicas.push(Service::launch(Some(&redis.url()), |command| {
+            // Longer than any request takes on a busy machine.
+            command.env("MAYFLY_REDIS_TIMEOUT", "10s");
             command.env("MAYFLY_LOG", "warn").env("MAYFLY_PASSWORD_COST", CHEAP);
             if let Some(keys) = keys {
                 command.env("MAYFLY_JWT_KEYS_FILE", keys);

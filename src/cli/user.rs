@@ -21,9 +21,9 @@ use crate::{
         user::{Role, UserName, UserUpdate},
     },
     service::{
-        Clock,
+        Actor, Clock,
         hashing::Hashing,
-        users::{Authority, UserError, Users},
+        users::{UserError, Users},
     },
     store::{StoreError, leased::LeasedStore},
 };
@@ -123,7 +123,7 @@ impl User {
         match self.command {
             Command::Add { name, role, password } => {
                 let password = password.read().await?;
-                users.add(Authority::Operator, name.clone(), role, password).await.map_err(about(&name))?;
+                users.add(Actor::Operator, name.clone(), role, password).await.map_err(about(&name))?;
                 super::print(&format!("added {role} {name}\n"))
             }
             Command::List => {
@@ -143,30 +143,28 @@ impl User {
             }
             Command::Role { name, role } => {
                 let update = UserUpdate { role: Some(role), disabled: None };
-                users.update(Authority::Operator, &name, update).await.map_err(about(&name))?;
+                users.update(Actor::Operator, &name, update).await.map_err(about(&name))?;
                 super::print(&format!("made {name} {role}\n"))
             }
             Command::Disable { name } => {
                 let update = UserUpdate { role: None, disabled: Some(true) };
-                let updated = users.update(Authority::Operator, &name, update).await.map_err(about(&name))?;
+                let updated = users.update(Actor::Operator, &name, update).await.map_err(about(&name))?;
                 super::print(&format!("disabled {name} and revoked {} tokens\n", updated.tokens_revoked))
             }
             Command::Enable { name } => {
                 let update = UserUpdate { role: None, disabled: Some(false) };
-                users.update(Authority::Operator, &name, update).await.map_err(about(&name))?;
+                users.update(Actor::Operator, &name, update).await.map_err(about(&name))?;
                 super::print(&format!("enabled {name}\n"))
             }
             Command::Password { name, revoke_tokens, password } => {
                 let password = password.read().await?;
-                let revoked = users
-                    .set_password(Authority::Operator, &name, password, revoke_tokens)
-                    .await
-                    .map_err(about(&name))?;
+                let revoked =
+                    users.set_password(Actor::Operator, &name, password, revoke_tokens).await.map_err(about(&name))?;
                 let tokens = if revoke_tokens { format!(" and revoked {revoked} tokens") } else { String::new() };
                 super::print(&format!("changed the password of {name}{tokens}\n"))
             }
             Command::Remove { name } => {
-                let revoked = users.remove(Authority::Operator, &name).await.map_err(about(&name))?;
+                let revoked = users.remove(Actor::Operator, &name).await.map_err(about(&name))?;
                 super::print(&format!("removed {name} and revoked {revoked} tokens\n"))
             }
         }
@@ -180,7 +178,7 @@ fn about(name: &UserName) -> impl Fn(UserError) -> Failure {
             UserError::NoSuchUser => format!("there is no user {name}"),
             UserError::NameTaken => format!("there is a user {name} already"),
             UserError::LastAdmin => format!("{name} is the last enabled administrator: make another one first"),
-            UserError::Unauthorized | UserError::Busy(_) | UserError::Store(_) => error.to_string(),
+            UserError::Busy(_) | UserError::Store(_) => error.to_string(),
         })
     }
 }

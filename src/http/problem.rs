@@ -167,6 +167,9 @@ impl ResponseError for Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
+        if let StoreError::LoginEnded = error {
+            return super::auth::wrong_login();
+        }
         tracing::warn!(error = &error as &dyn std::error::Error, "the store failed");
         Self::unavailable("The token store does not answer. Try again in a moment.")
     }
@@ -195,7 +198,6 @@ impl From<IssueError> for Problem {
             IssueError::Life(error) => Self::bad_request(format!("jwt_token_life: {error}.")),
             IssueError::Description(error) => Self::bad_request(format!("jwt_token_description: {error}.")),
             IssueError::QuotaReached(quota) => Self::quota_reached(quota),
-            IssueError::NoSuchUser => super::auth::wrong_login(),
             IssueError::Store(error) => error.into(),
         }
     }
@@ -226,7 +228,6 @@ impl From<UserError> for Problem {
             UserError::NoSuchUser => Self::no_such_user(),
             UserError::NameTaken => Self::new(StatusCode::CONFLICT, "There is a user of this name already."),
             UserError::LastAdmin => Self::new(StatusCode::CONFLICT, refusal::LAST_ADMIN.1),
-            UserError::Unauthorized => super::auth::wrong_login(),
             UserError::Busy(busy) => busy.into(),
             UserError::Store(error) => error.into(),
         }

@@ -28,7 +28,7 @@ use super::{
 };
 use crate::{
     domain::token::{LiveToken, TokenId},
-    service::tokens::Issued,
+    service::{Actor, tokens::Issued},
     store::{Listing, Page},
 };
 
@@ -220,7 +220,8 @@ impl TokenApi {
         id: Path<Param<TokenId>>,
     ) -> Result<Json<TokenDeleted>, Refused<One>> {
         let id = id.0.parsed()?;
-        let revoked = services.tokens.revoke(&user.name, id).await?;
+        let owner = user.name.clone();
+        let revoked = services.tokens.revoke(Actor::User(user), &owner, id).await?;
         if revoked { Ok(Json(TokenDeleted::example())) } else { Err(Problem::no_such_token().into()) }
     }
 
@@ -236,7 +237,8 @@ impl TokenApi {
         all: Query<Param<All>>,
     ) -> Result<Json<TokensDeleted>, Refused<RevokeAll>> {
         let All = all.0.parsed()?;
-        Ok(Json(TokensDeleted::so_many(services.tokens.revoke_all(&user.name).await?)))
+        let owner = user.name.clone();
+        Ok(Json(TokensDeleted::so_many(services.tokens.revoke_all(Actor::User(user), &owner).await?)))
     }
 
     /// Rotate a token
@@ -255,8 +257,7 @@ impl TokenApi {
     ) -> Result<IssueResponse, Refused<Rotate>> {
         let OptionalJson(RotateRequest { overlap }) = request;
         let id = id.0.parsed()?;
-        let user = services.login.confirm(&user).await?;
-        let issued = services.tokens.rotate(&user.name, id, overlap.as_deref()).await?;
+        let issued = services.tokens.rotate(&user, id, overlap.as_deref()).await?;
         let location = format!("{PATH}/{}", issued.token.id);
         Ok(IssueResponse::Created(Json(issued.into()), location))
     }

@@ -28,7 +28,7 @@ use crate::{
         password::Password,
         user::{self, User, UserName, UserUpdate},
     },
-    service::users::Authority,
+    service::Actor,
     store::UserListing,
 };
 
@@ -214,7 +214,7 @@ impl UserApi {
     ) -> Result<AddResponse, Refused<Add>> {
         let Json(UserRequest { username, role, password }) = request;
         let name = username.parse().map_err(invalid("username"))?;
-        let user = services.users.add(Authority::User(&actor), name, role.into(), parse_password(&password)?).await?;
+        let user = services.users.add(Actor::User(actor), name, role.into(), parse_password(&password)?).await?;
         let location = format!("{PATH}/{}", user.name);
         Ok(AddResponse::Created(Json(UserDetails::new("User created", user)), location))
     }
@@ -248,7 +248,7 @@ impl UserApi {
     ) -> Result<Json<UserDetails>, Refused<Change>> {
         let Json(UserUpdateRequest { role, disabled }) = request;
         let update = UserUpdate { role: role.map(user::Role::from), disabled };
-        let updated = services.users.update(Authority::User(&actor), &name.0.parsed()?, update).await?;
+        let updated = services.users.update(Actor::User(actor), &name.0.parsed()?, update).await?;
         Ok(Json(UserDetails::new("User changed", updated.user)))
     }
 
@@ -271,8 +271,7 @@ impl UserApi {
         }
         let Json(PasswordRequest { password, revoke_tokens }) = request;
         let (name, password) = (name.0.parsed()?, parse_password(&password)?);
-        let jwt_tokens_deleted =
-            services.users.set_password(Authority::User(&user), &name, password, revoke_tokens).await?;
+        let jwt_tokens_deleted = services.users.set_password(Actor::User(user), &name, password, revoke_tokens).await?;
         Ok(Json(PasswordChanged { jwt_tokens_deleted, ..PasswordChanged::example() }))
     }
 
@@ -288,7 +287,7 @@ impl UserApi {
         /// The user's name.
         name: Path<Param<UserName>>,
     ) -> Result<Json<UserDeleted>, Refused<Remove>> {
-        let jwt_tokens_deleted = services.users.remove(Authority::User(&actor), &name.0.parsed()?).await?;
+        let jwt_tokens_deleted = services.users.remove(Actor::User(actor), &name.0.parsed()?).await?;
         Ok(Json(UserDeleted { jwt_tokens_deleted, ..UserDeleted::example() }))
     }
 }

@@ -26,6 +26,7 @@ use super::{
 };
 use crate::{
     domain::{token::TokenId, user::UserName},
+    service::Actor,
     store::Page,
 };
 
@@ -65,7 +66,7 @@ impl UserTokenApi {
     async fn revoke_all(
         &self,
         services: Data<&Arc<Services>>,
-        Administrator(_actor): Administrator,
+        Administrator(actor): Administrator,
         /// The user's name.
         name: Path<Param<UserName>>,
         /// That all are meant: a path whose id was left empty is the same.
@@ -73,7 +74,7 @@ impl UserTokenApi {
     ) -> Result<Json<TokensDeleted>, Refused<RevokeAll>> {
         let All = all.0.parsed()?;
         let name = known_user(&services, name.0).await?;
-        Ok(Json(TokensDeleted::so_many(services.tokens.revoke_all(&name).await?)))
+        Ok(Json(TokensDeleted::so_many(services.tokens.revoke_all(Actor::User(actor), &name).await?)))
     }
 
     /// Revoke one of a user's tokens
@@ -83,14 +84,14 @@ impl UserTokenApi {
     async fn revoke(
         &self,
         services: Data<&Arc<Services>>,
-        Administrator(_actor): Administrator,
+        Administrator(actor): Administrator,
         /// The user's name.
         name: Path<Param<UserName>>,
         /// The token's id.
         id: Path<Param<TokenId>>,
     ) -> Result<Json<TokenDeleted>, Refused<One>> {
         let name = known_user(&services, name.0).await?;
-        let revoked = services.tokens.revoke(&name, id.0.parsed()?).await?;
+        let revoked = services.tokens.revoke(Actor::User(actor), &name, id.0.parsed()?).await?;
         if revoked { Ok(Json(TokenDeleted::example())) } else { Err(Problem::no_such_token().into()) }
     }
 }

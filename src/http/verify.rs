@@ -52,7 +52,7 @@ impl Verification {
         headers.reserve(HEADERS);
         headers.insert(USER, HeaderValue::from_str(signed.owner.as_str()).expect("a name is visible ASCII"));
         headers.insert(TOKEN_ID, HeaderValue::from_bytes(&signed.id.to_ascii()).expect("an id is visible ASCII"));
-        headers.insert(EXPIRES_IN, presented.remaining().as_secs().into());
+        headers.insert(EXPIRES_IN, self.services.tokens.expires_in(&presented).into());
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         Ok(response)
     }

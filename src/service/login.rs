@@ -6,7 +6,6 @@ use super::{
     hashing::{Busy, Hashing, Lane, Place},
     remembered_logins::{LoginFingerprint, RememberedLogins},
     single_flight::SingleFlight,
-    still_logged_in,
 };
 use crate::{
     domain::{
@@ -108,11 +107,6 @@ impl Login {
             }
         }
         Err(Busy.into())
-    }
-
-    /// A user who logged in a while ago, as of now, if that login still counts.
-    pub async fn confirm(&self, user: &User) -> Result<User, LoginError> {
-        still_logged_in(&*self.checks.store, user).await?.ok_or(LoginError::Refused)
     }
 
     /// The user with this name, who may log in, for one whose token said who it is.

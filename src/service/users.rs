@@ -6,16 +6,15 @@ use std::sync::{
 };
 
 use super::{
-    Clock,
+    Actor, Clock,
     hashing::{Busy, Hashing, Lane},
-    still_logged_in,
 };
 use crate::{
     domain::{
         password::Password,
         user::{LoginEpoch, Role, User, UserName, UserUpdate},
     },
-    store::{Store, StoreError, UpdatedUser, UserChange, UserListing},
+    store::{Store, StoreError, UpdatedUser, UserChange, UserListing, leased::LeasedStore},
     telemetry::audit::{self, Outcome},
 };
 
@@ -24,20 +23,11 @@ use crate::{
 /// What a change takes away is gone on every replica when it returns: a removed or disabled user logs in no more and has no
 /// live token, a former administrator has no power, an old password opens nothing.
 pub struct Users {
-    store: Arc<dyn Store>,
+    store: Arc<LeasedStore>,
     clock: Clock,
     hashing: Arc<Hashing>,
     /// Whether an event says already that nobody knows whether there is a first administrator.
     bootstrap_unconfirmed: AtomicBool,
-}
-
-/// On whose authority users are changed.
-#[derive(Debug, Clone, Copy)]
-pub enum Authority<'a> {
-    /// Of whoever can reach the store: the operator's.
-    Operator,
-    /// Of this user, who logged in. It has to be an administrator, but for the own password, still when the change is made.
-    User(&'a User),
 }
 
 /// What became of the first user.
@@ -64,9 +54,6 @@ pub enum UserError {
     /// Nobody could manage users any more.
     #[error("this is the last enabled administrator: make another one first")]
     LastAdmin,
-    /// Who asked for it logged in before the password was changed, or may not do it (any more). Nothing changed.
-    #[error("the login does not count any more")]
-    Unauthorized,
     /// There are more passwords to hash than can be hashed in good time. Nothing changed.
     #[error(transparent)]
     Busy(#[from] Busy),
@@ -89,6 +76,8 @@ impl<T> From<UserChange<T>> for Result<T, UserError> {
 fn outcome<T>(change: &Result<T, UserError>) -> Option<Outcome<&T>> {
     match change {
         Ok(done) => Some(Outcome::Done(done)),
+        Err(UserError::Store(StoreError::LoginEnded)) => None,
+        // Of several steps, one may have taken place.
         Err(UserError::Store(_)) => Some(Outcome::Unconfirmed),
         Err(_) => None,
     }
@@ -96,27 +85,14 @@ fn outcome<T>(change: &Result<T, UserError>) -> Option<Outcome<&T>> {
 
 impl Users {
     /// The users of `store`.
-    pub fn new(store: Arc<dyn Store>, clock: Clock, hashing: Arc<Hashing>) -> Self {
+    pub fn new(store: Arc<LeasedStore>, clock: Clock, hashing: Arc<Hashing>) -> Self {
         Self { store, clock, hashing, bootstrap_unconfirmed: AtomicBool::new(false) }
     }
 
-    async fn authorize(&self, by: Authority<'_>, may: impl FnOnce(&User) -> bool) -> Result<(), UserError> {
-        let Authority::User(actor) = by else { return Ok(()) };
-        let now = still_logged_in(&*self.store, actor).await?;
-        if now.is_some_and(|now| may(&now)) { Ok(()) } else { Err(UserError::Unauthorized) }
-    }
-
     /// Adds a user.
-    pub async fn add(
-        &self,
-        by: Authority<'_>,
-        name: UserName,
-        role: Role,
-        password: Password,
-    ) -> Result<User, UserError> {
+    pub async fn add(&self, by: Actor, name: UserName, role: Role, password: Password) -> Result<User, UserError> {
         let user = self.new_user(name, role, password).await?;
-        self.authorize(by, User::administers).await?;
-        self.create(user, false).await
+        self.create(by, user, false).await
     }
 
     /// A user who does not exist yet.
@@ -132,10 +108,10 @@ impl Users {
     }
 
     /// Creates a user. `again`: there is an event already that it is unconfirmed, and is to be no other.
-    async fn create(&self, user: User, again: bool) -> Result<User, UserError> {
+    async fn create(&self, by: Actor, user: User, again: bool) -> Result<User, UserError> {
         let store = Arc::clone(&self.store);
         let creation = async move {
-            let created = match store.create_user(&user).await {
+            let created = match by.administer(&store, |until| store.create_user(until, &user)).await {
                 Ok(true) => Ok(()),
                 Ok(false) => Err(UserError::NameTaken),
                 Err(error) => Err(error.into()),
@@ -166,16 +142,11 @@ impl Users {
     }
 
     /// Changes a user, and returns the user as changed. Disabling one revokes all tokens, and it says how many.
-    pub async fn update(
-        &self,
-        by: Authority<'_>,
-        name: &UserName,
-        update: UserUpdate,
-    ) -> Result<UpdatedUser, UserError> {
-        self.authorize(by, User::administers).await?;
+    pub async fn update(&self, by: Actor, name: &UserName, update: UserUpdate) -> Result<UpdatedUser, UserError> {
         let (store, name) = (Arc::clone(&self.store), name.clone());
         let change = async move {
-            let changed = store.update_user(&name, update).await.map_err(UserError::from).and_then(Result::from);
+            let changed = by.administer(&store, |until| store.update_user(until, &name, update)).await;
+            let changed = changed.map_err(UserError::from).and_then(Result::from);
             if let Some(outcome) = outcome(&changed) {
                 if let Some(role) = update.role {
                     audit::role_changed(&name, role, outcome.map(|_| ()));
@@ -194,17 +165,17 @@ impl Users {
     /// Gives a user another password, and says how many tokens were revoked: all, or, unless asked to, none.
     pub async fn set_password(
         &self,
-        by: Authority<'_>,
+        by: Actor,
         name: &UserName,
         password: Password,
         revoke_tokens: bool,
     ) -> Result<u64, UserError> {
         let hash = self.hashing.hash(password).await?;
-        self.authorize(by, |actor| actor.administers() || actor.name == *name).await?;
         let (store, name) = (Arc::clone(&self.store), name.clone());
         let change = async move {
-            let revoked = store.set_password(&name, &hash, revoke_tokens).await.map_err(UserError::from);
-            let changed = revoked.and_then(|revoked| revoked.ok_or(UserError::NoSuchUser));
+            let write = |by| store.set_password(by, &name, &hash, revoke_tokens);
+            let revoked = by.change(&store, &name, write).await;
+            let changed = revoked.map_err(UserError::from).and_then(|revoked| revoked.ok_or(UserError::NoSuchUser));
             if let Some(outcome) = outcome(&changed) {
                 audit::password_changed(&name, outcome.map(|revoked| *revoked));
             }
@@ -214,11 +185,11 @@ impl Users {
     }
 
     /// Removes a user and revokes all tokens, and says how many there were.
-    pub async fn remove(&self, by: Authority<'_>, name: &UserName) -> Result<u64, UserError> {
-        self.authorize(by, User::administers).await?;
+    pub async fn remove(&self, by: Actor, name: &UserName) -> Result<u64, UserError> {
         let (store, name) = (Arc::clone(&self.store), name.clone());
         let removal = async move {
-            let removed = store.remove_user(&name).await.map_err(UserError::from).and_then(Result::from);
+            let removed = by.administer(&store, |until| store.remove_user(until, &name)).await;
+            let removed = removed.map_err(UserError::from).and_then(Result::from);
             if let Some(outcome) = outcome(&removed) {
                 audit::user_removed(&name, outcome.map(|revoked| *revoked));
             }
@@ -249,7 +220,7 @@ impl Users {
             return Ok(Bootstrap::Exists { as_given });
         }
         let user = self.new_user(name, Role::Admin, password).await?;
-        match self.create(user, self.bootstrap_unconfirmed.load(Relaxed)).await {
+        match self.create(Actor::Operator, user, self.bootstrap_unconfirmed.load(Relaxed)).await {
             Ok(_) => Ok(Bootstrap::Created),
             // Another replica was faster, with the same password as a rule.
             Err(UserError::NameTaken) => Ok(Bootstrap::Exists { as_given: true }),

@@ -6,6 +6,7 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use tokio::time::Instant;
 
 use crate::domain::{
     password::PasswordHash,
@@ -18,13 +19,23 @@ pub mod leased;
 pub mod memory;
 pub mod redis;
 
-/// The operation did not take place, or nobody knows whether it did. In no case may the caller conclude anything about
-/// a token or a user from it.
+/// Why an operation has no result. Except for [`StoreError::LoginEnded`], the caller may conclude nothing about a token or a
+/// user from it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// It could not be reached, refused the work (loading, read-only, out of memory), or hung up in the middle of it.
+    /// The store could not be reached, or refused the work (loading, read-only, out of memory): nothing changed.
+    #[error("the store is unavailable: {0}")]
+    Refused(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// The store hung up in the middle of the operation, or too few replicas acknowledged it: it may have taken place.
     #[error("the store is unavailable: {0}")]
     Unavailable(#[source] Arc<dyn std::error::Error + Send + Sync>),
+    /// A write reached the store after its [`Authority`] had lapsed: nothing changed. It can be repeated.
+    #[error("the write reached the store too late")]
+    TooLate,
+    /// The login on whose strength a user asked for a write has ended: nothing changed. The user was removed or disabled, or
+    /// has another password.
+    #[error("the login has ended")]
+    LoginEnded,
     /// It did not answer in time.
     #[error("the store did not answer in time")]
     Timeout,
@@ -33,27 +44,46 @@ pub enum StoreError {
     Corrupt(&'static str),
 }
 
+impl StoreError {
+    /// Whether the operation may have taken place all the same.
+    pub fn is_unconfirmed(&self) -> bool {
+        match self {
+            Self::Unavailable(_) | Self::Timeout | Self::Corrupt(_) => true,
+            Self::Refused(_) | Self::TooLate | Self::LoginEnded => false,
+        }
+    }
+}
+
+/// By what right a write runs. The store checks it in the same atomic step as the write, so that a write that was delayed
+/// on its way never uses a right that was lost meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Authority {
+    /// The right of users over their own account: it lapses with their login epoch.
+    Login(LoginEpoch),
+    /// A right that the user being changed knows nothing of, an administrator's or the operator's: it lapses at this moment,
+    /// at the latest one lease after the read that showed it, which whoever takes it away waits out.
+    Until(Instant),
+}
+
 /// What became of a token that was to be created.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Creation {
-    /// It lives.
+    /// The token was stored and is live.
     Created,
     /// Its owner has as many live tokens as allowed. Nothing changed.
     QuotaReached,
-    /// Its owner does not exist, is disabled, or has to log in again. Nothing changed.
-    NoSuchUser,
 }
 
 /// What became of a token that another was to take the place of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rotation {
-    /// The successor lives, and the other one lives no longer than the overlap.
+    /// The successor is live, and the rotated token lives no longer than the overlap.
     Rotated,
     /// It has a successor already. Nothing changed.
     AlreadyRotated,
     /// Its owner has as many live tokens as allowed. Nothing changed.
     QuotaReached,
-    /// It does not live (any more), or its owner does not exist or is disabled. Nothing changed.
+    /// The token is not live (any more). Nothing changed.
     NoSuchToken,
 }
 
@@ -129,9 +159,8 @@ pub struct Health {
 /// its life is over, by the clock of the store and by no other.
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// Creates a token that lives its life from now on, if its owner exists, is not disabled, has fewer than `quota`
-    /// live ones, and logged in since all of them were last revoked: a login that is under way while a password is
-    /// changed leads to no token afterwards.
+    /// Creates a token whose life begins now, if its owner has fewer than `quota` live ones and the login has not ended: a
+    /// login that is under way while the password is changed creates no token afterwards.
     async fn create_token(
         &self,
         owner: &UserName,
@@ -146,28 +175,29 @@ pub trait Store: Send + Sync {
     /// The live tokens of this owner. `None`: there is no live token that is `page.after`.
     async fn list_tokens(&self, owner: &UserName, page: Page) -> Result<Option<Listing>, StoreError>;
 
-    /// Ends a token now. `false`: there was none to end.
-    async fn revoke_token(&self, owner: &UserName, id: TokenId) -> Result<bool, StoreError>;
+    /// Revokes a token. `false`: there was none.
+    async fn revoke_token(&self, by: Authority, owner: &UserName, id: TokenId) -> Result<bool, StoreError>;
 
-    /// Ends a token now, if its JWT has this digest. `false`: there was none to end.
+    /// Revokes a token for whoever presents its JWT, which has this digest. `false`: there was none.
     async fn revoke_presented(&self, owner: &UserName, id: TokenId, digest: TokenDigest) -> Result<bool, StoreError>;
 
-    /// Ends all tokens of this owner now, and says how many there were.
-    async fn revoke_tokens(&self, owner: &UserName) -> Result<u64, StoreError>;
+    /// Revokes all tokens of this owner, and returns their number.
+    async fn revoke_tokens(&self, by: Authority, owner: &UserName) -> Result<u64, StoreError>;
 
-    /// Creates `successor`, if its owner exists and is not disabled, and lets `token`, as it was found, live no longer than
-    /// `overlap`: at once dead where that is zero, when it needs no place in the quota.
+    /// Creates `successor`, if the login has not ended, and lets `token`, as it was found, live no longer than `overlap`:
+    /// where that is zero, it is revoked and leaves its place in the quota.
     async fn rotate_token(
         &self,
         owner: &UserName,
+        login: LoginEpoch,
         token: &Token,
         successor: &Token,
         overlap: Duration,
         quota: usize,
     ) -> Result<Rotation, StoreError>;
 
-    /// Creates a user. `false`: the name is taken, and nothing changed.
-    async fn create_user(&self, user: &User) -> Result<bool, StoreError>;
+    /// Creates a user, by right of an administrator until this moment. `false`: the name is taken, and nothing changed.
+    async fn create_user(&self, until: Instant, user: &User) -> Result<bool, StoreError>;
 
     /// A user, disabled or not.
     async fn find_user(&self, name: &UserName) -> Result<Option<User>, StoreError>;
@@ -178,13 +208,19 @@ pub trait Store: Send + Sync {
     /// At most `limit` users, by name, beginning behind `after`, who need not exist.
     async fn list_users(&self, after: Option<&UserName>, limit: usize) -> Result<UserListing, StoreError>;
 
-    /// Changes a user; disabling one ends all of the user's tokens now.
-    async fn update_user(&self, name: &UserName, update: UserUpdate) -> Result<UserChange<UpdatedUser>, StoreError>;
+    /// Changes a user, by right of an administrator until this moment; disabling one revokes all of the user's tokens.
+    async fn update_user(
+        &self,
+        until: Instant,
+        name: &UserName,
+        update: UserUpdate,
+    ) -> Result<UserChange<UpdatedUser>, StoreError>;
 
-    /// Gives a user another password and, where asked to, ends all of the user's tokens now. Says how many; `None`: no such
-    /// user.
+    /// Gives a user another password, ends all logins with the old one and, where asked to, revokes all of the user's tokens.
+    /// Returns their number; `None`: no such user.
     async fn set_password(
         &self,
+        by: Authority,
         name: &UserName,
         hash: &PasswordHash,
         revoke_tokens: bool,
@@ -193,8 +229,9 @@ pub trait Store: Send + Sync {
     /// Gives a user, who still has the old hash of the password, a new hash of the same password. `false`: who has not.
     async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> Result<bool, StoreError>;
 
-    /// Removes a user and ends all of the user's tokens now, and says how many there were.
-    async fn remove_user(&self, name: &UserName) -> Result<UserChange<u64>, StoreError>;
+    /// Removes a user, by right of an administrator until this moment, revokes all of the user's tokens, and returns their
+    /// number.
+    async fn remove_user(&self, until: Instant, name: &UserName) -> Result<UserChange<u64>, StoreError>;
 
     /// Counts a try to log in as a failure before its password is looked at, unless it comes too early, as the rules of
     /// [`crate::domain::throttle`] say; by the clock of the store. `epoch` is that of the user, if there is one: with another
@@ -215,6 +252,9 @@ pub trait Store: Send + Sync {
 
     /// Begins to watch for changes, and ends the watch before. `None`: this store tells of none.
     async fn watch(&self) -> Result<Option<Box<dyn Watch>>, StoreError>;
+
+    /// The time since the Unix epoch by the store's clock, as far as it is known without asking; `None`: it is not known yet.
+    fn time(&self) -> Option<Duration>;
 
     /// Answers if the store does, and says how it is set up.
     async fn check(&self) -> Result<Health, StoreError>;

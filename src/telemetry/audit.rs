@@ -46,7 +46,7 @@ impl LoginFailure {
     }
 }
 
-/// What became of a change of a user.
+/// What became of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome<T = ()> {
     /// It took place, with this result.
@@ -137,28 +137,38 @@ pub(super) fn write_repetitions() {
 }
 
 /// A token was issued.
-pub fn token_issued(owner: &UserName, id: TokenId, life: Life) {
-    metrics::token_issued();
-    tracing::info!(target: TARGET, %owner, token_id = %id, life_seconds = life.seconds(), "token.issued");
+pub fn token_issued(owner: &UserName, id: TokenId, life: Life, outcome: Outcome) {
+    let (outcome, is_done) = (outcome.as_str(), outcome == Outcome::Done(()));
+    is_done.then(metrics::token_issued);
+    tracing::info!(target: TARGET, %owner, token_id = %id, life_seconds = life.seconds(), outcome, "token.issued");
 }
 
-/// A token got a successor, and dies after the overlap at the latest.
-pub fn token_rotated(owner: &UserName, id: TokenId, successor: TokenId, overlap: Duration) {
-    metrics::token_rotated();
-    let overlap_seconds = overlap.as_secs();
-    tracing::info!(target: TARGET, %owner, token_id = %id, successor_id = %successor, overlap_seconds, "token.rotated");
+/// A token got a successor, and lives no longer than the overlap.
+pub fn token_rotated(owner: &UserName, id: TokenId, successor: TokenId, overlap: Duration, outcome: Outcome) {
+    let (outcome, is_done) = (outcome.as_str(), outcome == Outcome::Done(()));
+    is_done.then(metrics::token_rotated);
+    tracing::info!(
+        target: TARGET,
+        %owner,
+        token_id = %id,
+        successor_id = %successor,
+        overlap_seconds = overlap.as_secs(),
+        outcome,
+        "token.rotated"
+    );
 }
 
-/// A token was ended: by the user of the span, or, where nobody logged in, by whoever held it.
-pub fn token_revoked(owner: &UserName, id: TokenId) {
-    metrics::tokens_revoked(1);
-    tracing::info!(target: TARGET, %owner, token_id = %id, "token.revoked");
+/// A token was revoked: by the user of the span, or, where nobody logged in, by whoever held it.
+pub fn token_revoked(owner: &UserName, id: TokenId, outcome: Outcome) {
+    let outcome = outcome.map(|()| 1);
+    let (outcome, _) = (outcome.as_str(), outcome.tokens());
+    tracing::info!(target: TARGET, %owner, token_id = %id, outcome, "token.revoked");
 }
 
-/// All tokens of a user were ended, so many of them.
-pub fn tokens_revoked(owner: &UserName, tokens: u64) {
-    metrics::tokens_revoked(tokens);
-    tracing::info!(target: TARGET, %owner, tokens, "tokens.revoked");
+/// All tokens of a user were revoked, so many of them.
+pub fn tokens_revoked(owner: &UserName, tokens: Outcome<u64>) {
+    let (outcome, tokens) = (tokens.as_str(), tokens.tokens());
+    tracing::info!(target: TARGET, %owner, tokens, outcome, "tokens.revoked");
 }
 
 /// A user was added.

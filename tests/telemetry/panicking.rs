@@ -6,15 +6,10 @@ use mayfly::{
     domain::{keys::KeySet, life::Life, password::HashCost, token::TokenRules, user::Role},
     http::{self, Services, server::Serving},
     service::{
-        Clock,
-        hashing::Hashing,
-        login::Login,
-        readiness::Readiness,
-        signing_keys::SigningKeys,
-        tokens::Tokens,
-        users::{Authority, Users},
+        Actor, Clock, hashing::Hashing, login::Login, readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens,
+        users::Users,
     },
-    store::{Store, leased::LeasedStore, memory::MemoryStore},
+    store::{leased::LeasedStore, memory::MemoryStore},
     telemetry::{self, LogFormat, Otlp},
 };
 use tokio::net::TcpListener;
@@ -26,11 +21,10 @@ pub(super) async fn serve(password: String, keys: String) {
     let settings = telemetry::Settings { log: "trace".into(), log_format: LogFormat::Json, otlp };
     let _telemetry = telemetry::init(&settings, None);
 
-    let store: Arc<dyn Store> = Arc::new(MemoryStore::default());
+    let store = Arc::new(LeasedStore::new(Arc::new(MemoryStore::default()), Duration::ZERO));
     let hashing = Arc::new(Hashing::new(HashCost::default()));
     let users = Users::new(Arc::clone(&store), Clock::system(), Arc::clone(&hashing));
-    users.add(Authority::Operator, "admin".parse().unwrap(), Role::Admin, password.parse().unwrap()).await.unwrap();
-    let store = Arc::new(LeasedStore::new(store, Duration::ZERO));
+    users.add(Actor::Operator, "admin".parse().unwrap(), Role::Admin, password.parse().unwrap()).await.unwrap();
     let signing = Arc::new(SigningKeys::fixed(KeySet::parse(&keys).unwrap()));
     let clock = Clock::new(move || panic!("it is {password} past {keys}"));
     let rules = TokenRules { max_life: Life::parse("1h").unwrap(), quota: 10, issuer: None };

@@ -20,9 +20,9 @@ use tokio::time::{Instant, sleep};
 
 use self::leases::Leases;
 use super::{
-    Admission, Changes, CountedAs, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, Page, PasswordHash,
-    Rotation, Store, StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserListing, UserName,
-    UserUpdate, Watch,
+    Admission, Authority, Changes, CountedAs, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, Page,
+    PasswordHash, Rotation, Store, StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserListing,
+    UserName, UserUpdate, Watch,
 };
 use crate::{
     domain::token::{PresentedJwt, SignedToken},
@@ -190,8 +190,8 @@ impl Store for LeasedStore {
 
     // A deletion that finds nothing waits, too: the one that did the work may have been told that it failed.
 
-    async fn revoke_token(&self, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
-        let revoked = self.store.revoke_token(owner, id).await?;
+    async fn revoke_token(&self, by: Authority, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
+        let revoked = self.store.revoke_token(by, owner, id).await?;
         wait_out_leases().await;
         Ok(revoked)
     }
@@ -202,8 +202,8 @@ impl Store for LeasedStore {
         Ok(revoked)
     }
 
-    async fn revoke_tokens(&self, owner: &UserName) -> Result<u64, StoreError> {
-        let revoked = self.store.revoke_tokens(owner).await?;
+    async fn revoke_tokens(&self, by: Authority, owner: &UserName) -> Result<u64, StoreError> {
+        let revoked = self.store.revoke_tokens(by, owner).await?;
         wait_out_leases().await;
         Ok(revoked)
     }
@@ -211,20 +211,21 @@ impl Store for LeasedStore {
     async fn rotate_token(
         &self,
         owner: &UserName,
+        login: LoginEpoch,
         token: &Token,
         successor: &Token,
         overlap: Duration,
         quota: usize,
     ) -> Result<Rotation, StoreError> {
-        let rotation = self.store.rotate_token(owner, token, successor, overlap, quota).await?;
+        let rotation = self.store.rotate_token(owner, login, token, successor, overlap, quota).await?;
         if rotation == Rotation::Rotated {
             wait_out_leases().await;
         }
         Ok(rotation)
     }
 
-    async fn create_user(&self, user: &User) -> Result<bool, StoreError> {
-        self.store.create_user(user).await
+    async fn create_user(&self, until: Instant, user: &User) -> Result<bool, StoreError> {
+        self.store.create_user(until, user).await
     }
 
     async fn find_user(&self, name: &UserName) -> Result<Option<User>, StoreError> {
@@ -241,19 +242,25 @@ impl Store for LeasedStore {
         self.store.list_users(after, limit).await
     }
 
-    async fn update_user(&self, name: &UserName, update: UserUpdate) -> Result<UserChange<UpdatedUser>, StoreError> {
-        let change = self.store.update_user(name, update).await?;
+    async fn update_user(
+        &self,
+        until: Instant,
+        name: &UserName,
+        update: UserUpdate,
+    ) -> Result<UserChange<UpdatedUser>, StoreError> {
+        let change = self.store.update_user(until, name, update).await?;
         wait_out_leases().await;
         Ok(change)
     }
 
     async fn set_password(
         &self,
+        by: Authority,
         name: &UserName,
         hash: &PasswordHash,
         revoke_tokens: bool,
     ) -> Result<Option<u64>, StoreError> {
-        let changed = self.store.set_password(name, hash, revoke_tokens).await?;
+        let changed = self.store.set_password(by, name, hash, revoke_tokens).await?;
         wait_out_leases().await;
         Ok(changed)
     }
@@ -265,8 +272,8 @@ impl Store for LeasedStore {
         Ok(replaced)
     }
 
-    async fn remove_user(&self, name: &UserName) -> Result<UserChange<u64>, StoreError> {
-        let removed = self.store.remove_user(name).await?;
+    async fn remove_user(&self, until: Instant, name: &UserName) -> Result<UserChange<u64>, StoreError> {
+        let removed = self.store.remove_user(until, name).await?;
         wait_out_leases().await;
         Ok(removed)
     }
@@ -290,6 +297,10 @@ impl Store for LeasedStore {
 
     async fn watch(&self) -> Result<Option<Box<dyn Watch>>, StoreError> {
         self.store.watch().await
+    }
+
+    fn time(&self) -> Option<Duration> {
+        self.store.time()
     }
 
     async fn check(&self) -> Result<Health, StoreError> {

@@ -13,9 +13,9 @@ use tokio::time::Instant;
 
 pub(super) use self::throttle::Throttle;
 use super::{
-    Admission, CountedAs, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, Page, PasswordHash, Rotation,
-    Store, StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserListing, UserName, UserUpdate,
-    Watch,
+    Admission, Authority, CountedAs, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, Page,
+    PasswordHash, Rotation, Store, StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserListing,
+    UserName, UserUpdate, Watch,
 };
 
 mod throttle;
@@ -54,10 +54,38 @@ impl Account {
         self.tokens.drain(..).filter(|entry| entry.live(now).is_some()).map(|_| 1).sum()
     }
 
+    /// Whether a write may change this account.
+    fn check(&self, by: Authority) -> Result<(), StoreError> {
+        match by {
+            Authority::Login(epoch) if self.user.disabled || self.user.login_epoch != epoch => {
+                Err(StoreError::LoginEnded)
+            }
+            Authority::Login(_) => Ok(()),
+            Authority::Until(until) => check_time(until),
+        }
+    }
+
     /// Ends all tokens, and those that logins under way would lead to.
     fn end_logins(&mut self) -> u64 {
         self.user.login_epoch = LoginEpoch::begin();
         self.revoke_tokens()
+    }
+}
+
+fn check_time(until: Instant) -> Result<(), StoreError> {
+    if Instant::now() <= until { Ok(()) } else { Err(StoreError::TooLate) }
+}
+
+/// The account that a write is to change. An account that does not exist ends every login, and is nothing to an administrator.
+fn account<'a>(
+    accounts: &'a mut BTreeMap<UserName, Account>,
+    by: Authority,
+    name: &UserName,
+) -> Result<Option<&'a mut Account>, StoreError> {
+    match (accounts.get_mut(name), by) {
+        (Some(account), _) => account.check(by).map(|()| Some(account)),
+        (None, Authority::Login(_)) => Err(StoreError::LoginEnded),
+        (None, Authority::Until(until)) => check_time(until).map(|()| None),
     }
 }
 
@@ -88,10 +116,7 @@ impl Store for MemoryStore {
         quota: usize,
     ) -> Result<Creation, StoreError> {
         let mut accounts = self.accounts();
-        let account = accounts.get_mut(owner);
-        let Some(account) = account.filter(|found| !found.user.disabled && found.user.login_epoch == login) else {
-            return Ok(Creation::NoSuchUser);
-        };
+        let account = account(&mut accounts, Authority::Login(login), owner)?.ok_or(StoreError::LoginEnded)?;
         let now = Instant::now();
         account.tokens.retain(|entry| entry.live(now).is_some());
         if account.tokens.len() >= quota {
@@ -122,9 +147,9 @@ impl Store for MemoryStore {
         Ok(Some(Listing { tokens, more }))
     }
 
-    async fn revoke_token(&self, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
+    async fn revoke_token(&self, by: Authority, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
         let mut accounts = self.accounts();
-        let Some(account) = accounts.get_mut(owner) else { return Ok(false) };
+        let Some(account) = account(&mut accounts, by, owner)? else { return Ok(false) };
         let Some(index) = account.tokens.iter().position(|entry| entry.token.id == id) else { return Ok(false) };
         Ok(account.tokens.remove(index).live(Instant::now()).is_some())
     }
@@ -137,23 +162,22 @@ impl Store for MemoryStore {
         Ok(account.tokens.remove(index).live(Instant::now()).is_some())
     }
 
-    async fn revoke_tokens(&self, owner: &UserName) -> Result<u64, StoreError> {
+    async fn revoke_tokens(&self, by: Authority, owner: &UserName) -> Result<u64, StoreError> {
         let mut accounts = self.accounts();
-        Ok(accounts.get_mut(owner).map_or(0, Account::revoke_tokens))
+        Ok(account(&mut accounts, by, owner)?.map_or(0, Account::revoke_tokens))
     }
 
     async fn rotate_token(
         &self,
         owner: &UserName,
+        login: LoginEpoch,
         token: &Token,
         successor: &Token,
         overlap: Duration,
         quota: usize,
     ) -> Result<Rotation, StoreError> {
         let mut accounts = self.accounts();
-        let Some(account) = accounts.get_mut(owner).filter(|account| !account.user.disabled) else {
-            return Ok(Rotation::NoSuchToken);
-        };
+        let account = account(&mut accounts, Authority::Login(login), owner)?.ok_or(StoreError::LoginEnded)?;
         let now = Instant::now();
         account.tokens.retain(|entry| entry.live(now).is_some());
         let Some(index) = account.tokens.iter().position(|entry| entry.token.id == token.id) else {
@@ -175,8 +199,9 @@ impl Store for MemoryStore {
         Ok(Rotation::Rotated)
     }
 
-    async fn create_user(&self, user: &User) -> Result<bool, StoreError> {
+    async fn create_user(&self, until: Instant, user: &User) -> Result<bool, StoreError> {
         let mut accounts = self.accounts();
+        check_time(until)?;
         if accounts.contains_key(&user.name) {
             return Ok(false);
         }
@@ -201,8 +226,14 @@ impl Store for MemoryStore {
         Ok(UserListing { users: page, next })
     }
 
-    async fn update_user(&self, name: &UserName, update: UserUpdate) -> Result<UserChange<UpdatedUser>, StoreError> {
+    async fn update_user(
+        &self,
+        until: Instant,
+        name: &UserName,
+        update: UserUpdate,
+    ) -> Result<UserChange<UpdatedUser>, StoreError> {
         let mut accounts = self.accounts();
+        check_time(until)?;
         if update.ends_administration() && is_last_admin(&accounts, name) {
             return Ok(UserChange::LastAdmin);
         }
@@ -216,12 +247,13 @@ impl Store for MemoryStore {
 
     async fn set_password(
         &self,
+        by: Authority,
         name: &UserName,
         hash: &PasswordHash,
         revoke_tokens: bool,
     ) -> Result<Option<u64>, StoreError> {
         let mut accounts = self.accounts();
-        let Some(account) = accounts.get_mut(name) else { return Ok(None) };
+        let Some(account) = account(&mut accounts, by, name)? else { return Ok(None) };
         account.user.password_hash = hash.clone();
         account.user.login_epoch = LoginEpoch::begin();
         Ok(Some(if revoke_tokens { account.revoke_tokens() } else { 0 }))
@@ -238,8 +270,9 @@ impl Store for MemoryStore {
         Ok(true)
     }
 
-    async fn remove_user(&self, name: &UserName) -> Result<UserChange<u64>, StoreError> {
+    async fn remove_user(&self, until: Instant, name: &UserName) -> Result<UserChange<u64>, StoreError> {
         let mut accounts = self.accounts();
+        check_time(until)?;
         if is_last_admin(&accounts, name) {
             return Ok(UserChange::LastAdmin);
         }
@@ -270,6 +303,11 @@ impl Store for MemoryStore {
     async fn watch(&self) -> Result<Option<Box<dyn Watch>>, StoreError> {
         // To ask costs no more than to be told.
         Ok(None)
+    }
+
+    fn time(&self) -> Option<Duration> {
+        // A token expires by the clock of this process, which the service falls back to.
+        None
     }
 
     async fn check(&self) -> Result<Health, StoreError> {

@@ -7,17 +7,16 @@
 //!
 //! Changes of one user may overlap. So each takes a number from [`keys::ADMINS`] at its beginning (a fencing token): the
 //! user keeps the highest, no change with a lower one is made to that user, and nobody is counted once somebody was taken out
-//! with a higher one. Who was overtaken begins again, after a moment.
+//! with a higher one. A change that was superseded begins again, after a moment.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use deadpool_redis::redis::{Cmd, ScriptInvocation};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
-use super::{RedisStore, keys, records};
+use super::{RedisStore, keys, milliseconds, records, write::Write};
 use crate::{
     domain::user::{LoginEpoch, UserName, UserUpdate},
-    store::{Store, StoreError, UpdatedUser, UserChange},
+    store::{Authority, Store, StoreError, UpdatedUser, UserChange},
 };
 
 /// How often a change may be overtaken by others of the same user, or of whoever becomes an administrator.
@@ -28,6 +27,9 @@ const ATTEMPTS: usize = 32;
 #[error("too many changes of users at once")]
 struct Contended;
 
+/// For how long the number of a removal outlives the user: longer than anything that was begun before it can be on its way.
+const REMOVAL: Duration = Duration::from_hours(24);
+
 /// What a script says of a user: how many tokens ended, or why nothing changed; and the fields of the user.
 pub(super) type Reply = (i64, HashMap<String, String>);
 
@@ -35,7 +37,7 @@ pub(super) type Reply = (i64, HashMap<String, String>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ends {
     Nothing,
-    /// What a login from before would lead to.
+    /// Logins made before the change can do nothing any more (the login epoch changes).
     Logins,
     LoginsAndTokens,
 }
@@ -51,31 +53,33 @@ enum Attempt<T> {
     Done(T),
     NoSuchUser,
     /// The user was changed by one with this number, which is higher.
-    Overtaken(u64),
+    Superseded(u64),
 }
 
 impl RedisStore {
-    /// [`Store::update_user`]. An update of nothing counts a user who is an enabled administrator and is not counted.
+    /// [`Store::update_user`], by right of an administrator until this moment, or of the operation that it completes. An update
+    /// of nothing registers a user who is an enabled administrator and is not registered.
     pub(super) async fn change_user(
         &self,
+        until: Option<Instant>,
         name: &UserName,
         update: UserUpdate,
     ) -> Result<UserChange<UpdatedUser>, StoreError> {
         let mut last = 0;
         for _ in 0..ATTEMPTS {
             let number = if update.ends_administration() {
-                match self.withdraw_admin(name, last).await? {
+                match self.unregister_admin(name, last).await? {
                     Some(number) => number,
                     None => return Ok(UserChange::LastAdmin),
                 }
             } else {
                 self.number_change(last).await?
             };
-            match self.try_update(name, number, update).await? {
+            match self.try_update(until, name, number, update).await? {
                 Attempt::NoSuchUser => return Ok(UserChange::NoSuchUser),
-                Attempt::Overtaken(by) => last = by,
+                Attempt::Superseded(by) => last = by,
                 Attempt::Done(updated) => {
-                    if !updated.user.administers() || self.count_admin(name, number).await? {
+                    if !updated.user.administers() || self.register_admin(name, number).await? {
                         return Ok(UserChange::Done(updated));
                     }
                 }
@@ -86,15 +90,23 @@ impl RedisStore {
     }
 
     /// [`Store::remove_user`], but for the set of all names.
-    pub(super) async fn delete_user(&self, name: &UserName) -> Result<UserChange<u64>, StoreError> {
+    pub(super) async fn delete_user(&self, until: Instant, name: &UserName) -> Result<UserChange<u64>, StoreError> {
         let mut last = 0;
         for _ in 0..ATTEMPTS {
-            let Some(number) = self.withdraw_admin(name, last).await? else { return Ok(UserChange::LastAdmin) };
-            let mut script = self.scripts.remove_user.prepare_invoke();
-            script.key(keys::user(name)).key(keys::token_index(name)).arg(number).arg(keys::token_prefix(name));
-            match attempt(self.connection.write(&script).await?)? {
+            let Some(number) = self.unregister_admin(name, last).await? else {
+                return Ok(UserChange::LastAdmin);
+            };
+            let mut write = self.to_user(&self.scripts.remove_user, name, until);
+            write
+                .key(keys::user(name))
+                .key(keys::token_index(name))
+                .key(keys::removal(name))
+                .arg(number)
+                .arg(keys::token_prefix(name))
+                .arg(milliseconds(REMOVAL));
+            match attempt(self.connection.write(write).await?)? {
                 Attempt::NoSuchUser => return Ok(UserChange::NoSuchUser),
-                Attempt::Overtaken(by) => last = by,
+                Attempt::Superseded(by) => last = by,
                 Attempt::Done(Ended { tokens, .. }) => return Ok(UserChange::Done(tokens)),
             }
             pause(number).await;
@@ -102,74 +114,80 @@ impl RedisStore {
         Err(StoreError::Unavailable(Arc::new(Contended)))
     }
 
-    /// The script that changes these fields of a user: with the number of the change where it has one, with another epoch where
+    /// The write that changes these fields of a user: with the number of the change where it has one, with another epoch where
     /// logins from before are to count no more, and with the end of all tokens.
     pub(super) fn updating(
         &self,
+        by: Authority,
         name: &UserName,
         number: Option<u64>,
         ends: Ends,
         fields: &[&str],
-    ) -> ScriptInvocation<'_> {
-        let mut script = self.scripts.update_user.prepare_invoke();
-        script
+    ) -> Write<'_> {
+        let mut write = match by {
+            Authority::Login(_) => Write::to_user(&self.scripts.update_user, name, by),
+            Authority::Until(until) => self.to_user(&self.scripts.update_user, name, until),
+        };
+        write
             .key(keys::user(name))
             .key(keys::token_index(name))
+            .key(keys::removal(name))
             .arg(number.map(|number| number.to_string()).unwrap_or_default())
             .arg(if ends == Ends::LoginsAndTokens { keys::token_prefix(name) } else { String::new() })
             .arg(fields);
         if ends != Ends::Nothing {
-            script.arg(&records::login_epoch_field(LoginEpoch::begin())[..]);
+            write.arg(&records::login_epoch_field(LoginEpoch::begin())[..]);
         }
-        script
+        write
     }
 
     async fn try_update(
         &self,
+        until: Option<Instant>,
         name: &UserName,
         number: u64,
         update: UserUpdate,
     ) -> Result<Attempt<UpdatedUser>, StoreError> {
         let ends = if update.disabled == Some(true) { Ends::LoginsAndTokens } else { Ends::Nothing };
-        let script = self.updating(name, Some(number), ends, &records::encode_update(update));
-        Ok(match attempt(self.connection.write_again(&script).await?)? {
+        let by = Authority::Until(until.unwrap_or_else(|| self.connection.deadline()));
+        let write = self.updating(by, name, Some(number), ends, &records::encode_update(update));
+        Ok(match attempt(self.connection.write(write).await?)? {
             Attempt::Done(Ended { tokens, fields }) => {
                 let user = records::decode_user(name, &fields)?.ok_or(StoreError::Corrupt("user"))?;
                 Attempt::Done(UpdatedUser { user, tokens_revoked: tokens })
             }
             Attempt::NoSuchUser => Attempt::NoSuchUser,
-            Attempt::Overtaken(by) => Attempt::Overtaken(by),
+            Attempt::Superseded(by) => Attempt::Superseded(by),
         })
     }
 
     /// Takes a user, administrator or not, out of the enabled administrators, with a number beyond `last`; `None` where nobody
     /// would be left.
-    async fn withdraw_admin(&self, name: &UserName, last: u64) -> Result<Option<u64>, StoreError> {
-        // Who is one and not counted may be the last one all the same.
+    async fn unregister_admin(&self, name: &UserName, last: u64) -> Result<Option<u64>, StoreError> {
+        // An administrator who is not registered may be the last one all the same.
         let administers = match self.find_user(name).await {
             Ok(user) => user.is_some_and(|user| user.administers()),
             Err(StoreError::Corrupt(_)) => true,
             Err(error) => return Err(error),
         };
-        let mut script = self.scripts.withdraw_admin.prepare_invoke();
-        script.key(keys::ADMINS).arg(name.as_str()).arg(u8::from(administers)).arg(last);
-        let number = self.connection.write_again(&script).await?;
+        let mut write = self.to_key(&self.scripts.unregister_admin, keys::ADMINS);
+        write.arg(name.as_str()).arg(u8::from(administers)).arg(last);
+        let number = self.connection.write(write).await?;
         Ok(Some(number).filter(|number| *number > 0))
     }
 
     /// A number beyond `last` for a change that takes nobody away.
     async fn number_change(&self, last: u64) -> Result<u64, StoreError> {
-        let next = async |by: u64| self.connection.command(&Cmd::hincr(keys::ADMINS, keys::CHANGES, by)).await;
-        let number: u64 = next(1).await?;
-        // A failover may have lost numbers that were given out.
-        if number > last { Ok(number) } else { next(last - number + 1).await }
+        let mut write = self.to_key(&self.scripts.number_change, keys::ADMINS);
+        write.arg(last);
+        self.connection.write(write).await
     }
 
-    /// Counts an enabled administrator. `false`: somebody was taken out meanwhile.
-    async fn count_admin(&self, name: &UserName, number: u64) -> Result<bool, StoreError> {
-        let mut script = self.scripts.count_admin.prepare_invoke();
-        script.key(keys::ADMINS).arg(name.as_str()).arg(number);
-        self.connection.write_again(&script).await
+    /// Adds an enabled administrator. `false`: somebody was taken out meanwhile.
+    async fn register_admin(&self, name: &UserName, number: u64) -> Result<bool, StoreError> {
+        let mut write = self.to_key(&self.scripts.register_admin, keys::ADMINS);
+        write.arg(name.as_str()).arg(number);
+        self.connection.write(write).await
     }
 }
 
@@ -184,7 +202,7 @@ fn attempt((ended, fields): Reply) -> Result<Attempt<Ended>, StoreError> {
         -1 => Ok(Attempt::NoSuchUser),
         -2 => {
             let by = fields.get(records::CHANGE).and_then(|number| number.parse().ok());
-            by.map(Attempt::Overtaken).ok_or(StoreError::Corrupt("user"))
+            by.map(Attempt::Superseded).ok_or(StoreError::Corrupt("user"))
         }
         _ => Ok(Attempt::Done(Ended { tokens: ended.unsigned_abs(), fields })),
     }

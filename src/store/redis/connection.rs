@@ -13,24 +13,34 @@ use std::{
 use arc_swap::ArcSwapOption;
 use deadpool::managed::{Object, Pool, PoolError};
 use deadpool_redis::redis::{
-    Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, ScriptInvocation, ServerErrorKind, cmd, pipe,
+    Cmd, ErrorKind, FromRedisValue, RedisError, RedisResult, Script, ScriptInvocation, ServerErrorKind, cmd, pipe,
 };
 use futures_util::{
     FutureExt,
     future::{self, BoxFuture},
 };
-use tokio::time::{Instant as Deadline, timeout, timeout_at};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant as Deadline, timeout, timeout_at},
+};
+use uuid::Uuid;
 
 use super::{
     address::{AddressError, Manager, RedisOptions},
+    clock::ClockReading,
     link::Link,
     observed::Observed,
+    scripts::Scripts,
     watch::Told,
+    write::Write,
 };
 use crate::{store::StoreError, telemetry::metrics};
 
 /// Writes that wait for replicas at the same time; more of them queue.
 const WAITING_WRITES: usize = 16;
+
+/// Of these, how many may be for those who hold a token, and whom nobody else knows.
+const WAITING_STRANGERS: usize = WAITING_WRITES / 4;
 
 /// How long connecting may take, asking unreachable sentinels and refreshing a cluster's slots included. It goes on
 /// when the requests that it was begun for have given up.
@@ -64,28 +74,59 @@ struct Replaced;
 impl From<Failure> for StoreError {
     fn from(failure: Failure) -> Self {
         match failure {
-            Failure::Redis(error) | Failure::Unconnected(error) if !error.is_timeout() => {
-                Self::Unavailable(Arc::new(error))
+            Failure::Unconnected(error) => Self::Refused(Arc::new(error)),
+            Failure::Redis(error) if error.is_timeout() => Self::Timeout,
+            Failure::Redis(error) => {
+                // Of a command, or of the first in a pipeline that failed.
+                let errors = error.clone().into_server_errors();
+                match errors.as_deref().and_then(<[_]>::first).map(|(_, error)| error.code()) {
+                    Some("TOOLATE") => Self::TooLate,
+                    Some("LOGINENDED") => Self::LoginEnded,
+                    Some(code) if REFUSALS.contains(&code) => Self::Refused(Arc::new(error)),
+                    _ => Self::Unavailable(Arc::new(error)),
+                }
             }
-            Failure::Redis(_) | Failure::Unconnected(_) | Failure::Timeout => Self::Timeout,
+            Failure::Timeout => Self::Timeout,
             Failure::Unreplicated(replicas) => Self::Unavailable(Arc::new(Unreplicated(replicas))),
         }
     }
 }
+
+/// The codes of errors with which Redis refuses a command before it runs.
+const REFUSALS: [&str; 11] = [
+    "CLUSTERDOWN",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "MOVED",
+    "NOAUTH",
+    "NOPERM",
+    "NOREPLICAS",
+    "OOM",
+    "READONLY",
+    "TRYAGAIN",
+];
 
 /// Connections that renew themselves.
 pub(super) struct Connection {
     pool: Pool<Manager>,
     /// What all requests share.
     shared: ArcSwapOption<Shared>,
+    /// What the clock of a server showed last.
+    clock: ArcSwapOption<ClockReading>,
+    /// Places for writes of strangers that wait for replicas.
+    strangers: Semaphore,
     timeout: Duration,
     replicas: u32,
     wait_timeout: Duration,
+    time: Script,
 }
 
 /// A connection that all share, or the making of it, which all who need it wait for.
 pub(super) struct Shared {
     begun: Instant,
+    /// What the clock of its server showed last. Never there for a cluster, of which each node has a clock of its own.
+    clock: ArcSwapOption<ClockReading>,
     opened: future::Shared<BoxFuture<'static, Result<Opened, Failure>>>,
 }
 
@@ -107,7 +148,7 @@ impl Shared {
                 _ => Err(Failure::Timeout),
             }
         };
-        Self { begun: Instant::now(), opened: opening.boxed().shared() }
+        Self { begun: Instant::now(), clock: ArcSwapOption::empty(), opened: opening.boxed().shared() }
     }
 
     /// Whether its result is not known yet, or still of use.
@@ -133,9 +174,12 @@ impl Connection {
         Ok(Self {
             pool: Pool::builder(manager).max_size(WAITING_WRITES).build().expect("it needs no runtime"),
             shared: ArcSwapOption::empty(),
+            clock: ArcSwapOption::empty(),
+            strangers: Semaphore::new(WAITING_STRANGERS),
             timeout: options.timeout,
             replicas: options.wait_replicas,
             wait_timeout: options.wait_timeout,
+            time: Scripts::load().time,
         })
     }
 
@@ -162,52 +206,111 @@ impl Connection {
         self.read(async |mut link| script.invoke_async(&mut link).await).await
     }
 
-    /// Runs a script that writes, and waits until as many replicas as are asked for have what it wrote. It runs a second
-    /// time only where it certainly did not run the first time.
-    pub(super) async fn write<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, StoreError> {
-        self.write_script(script, Failure::is_demoted).await
-    }
-
-    /// The same for a script that may run twice, and does so where the connection breaks under the first.
-    pub(super) async fn write_again<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, StoreError> {
-        self.write_script(script, |failure| failure.is_demoted() || failure.is_dropped()).await
-    }
-
-    /// Runs a script that deletes and says how much. It runs a second time where the connection breaks under the first, as
-    /// one does that nobody used for a while; but what is not there any more then may have been deleted by the first, of
-    /// which nobody knows: this is the error that it ended with.
-    pub(super) async fn delete<T: FromRedisValue + Default + PartialEq>(
-        &self,
-        script: &ScriptInvocation<'_>,
-    ) -> Result<T, StoreError> {
-        let first = match self.run(self.deadline(), script).await {
-            Err(failure) if failure.is_demoted() => return self.write(script).await,
-            Err(failure) if failure.is_dropped() => failure,
-            result => return Ok(result?),
-        };
-        let deleted = self.write(script).await?;
-        if deleted == T::default() { Err(first.into()) } else { Ok(deleted) }
-    }
-
-    async fn write_script<T: FromRedisValue>(
-        &self,
-        script: &ScriptInvocation<'_>,
-        again: impl Fn(&Failure) -> bool,
-    ) -> Result<T, StoreError> {
+    /// Runs a script that writes, and waits until as many replicas as are asked for have what it wrote.
+    ///
+    /// It runs once at the most. It is sent again only where a replica refused it, which ran nothing; in a cluster, redis-rs
+    /// sends it again by itself where a connection breaks, and the script refuses to run under a name that it knows.
+    pub(super) async fn write<T: FromRedisValue>(&self, write: Write<'_>) -> Result<T, StoreError> {
         let deadline = self.deadline();
-        let result = match self.run(deadline, script).await {
-            Err(failure) if again(&failure) => self.run(deadline, script).await,
+        let result = match self.run(deadline, &write).await {
+            Err(failure) if failure.is_demoted() => self.run(deadline, &write).await,
             result => result,
         };
         Ok(result?)
     }
 
-    /// Runs a script once.
-    async fn run<T: FromRedisValue>(&self, deadline: Deadline, script: &ScriptInvocation<'_>) -> Result<T, Failure> {
-        if self.replicas > 0 {
-            return self.replicated(deadline, script).await;
+    /// Runs a script that deletes what has a name that is never used again. It runs a second time where the connection breaks
+    /// under the first, as one does that nobody used for a while; but what is not there any more then may have been deleted by
+    /// the first, of which nobody knows: this is the error that it ended with.
+    pub(super) async fn delete<'a>(&self, write: impl Fn() -> Write<'a>) -> Result<bool, StoreError> {
+        let first = match self.run(self.deadline(), &write()).await {
+            Err(failure) if failure.is_dropped() => failure,
+            Err(failure) if failure.is_demoted() => return self.write(write()).await,
+            result => return Ok(result?),
+        };
+        if self.write(write()).await? { Ok(true) } else { Err(first.into()) }
+    }
+
+    /// Runs a script that writes, as [`Self::write`] does, for somebody whom only a token identifies: where it waits for replicas, it takes one of few places,
+    /// so that strangers keep no user from writing.
+    pub(super) async fn write_for_stranger<T: FromRedisValue>(&self, write: Write<'_>) -> Result<T, StoreError> {
+        let _place = if self.replicas > 0 {
+            let place = timeout_at(self.deadline(), self.strangers.acquire()).await;
+            Some(place.map_err(|_elapsed| StoreError::Timeout)?.expect("it is never closed"))
+        } else {
+            None
+        };
+        self.write(write).await
+    }
+
+    /// Runs a script once that writes nothing that a reply rests on, and waits for no replica.
+    pub(super) async fn run_script<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, StoreError> {
+        let deadline = self.deadline();
+        let send = || self.attempt(deadline, async |mut link| script.invoke_async(&mut link).await);
+        let result = match send().await {
+            Err(failure) if failure.is_demoted() => send().await,
+            result => result,
+        };
+        Ok(result?)
+    }
+
+    /// Sends a write once.
+    async fn run<T: FromRedisValue>(&self, deadline: Deadline, write: &Write<'_>) -> Result<T, Failure> {
+        let shared = self.shared();
+        let (mut clock, mut name) = (None, None);
+        if shared.opened(deadline).await?.link.get().is_cluster() {
+            name = Some(Uuid::new_v4());
         }
-        self.attempt(deadline, async |mut link| script.invoke_async(&mut link).await).await
+        if write.limit().is_some() {
+            clock = Some(self.clock_of(deadline, &shared, write.mark()).await?);
+        }
+        let script = write.invocation(name, clock);
+        if self.replicas > 0 {
+            return self.replicated(deadline, &script).await;
+        }
+        self.attempt_on(&shared, deadline, async |mut link| script.invoke_async(&mut link).await).await
+    }
+
+    /// The clock of the server that has the slot of this key. Asked for only where no recent reading is known: of a cluster.
+    async fn clock_of(&self, deadline: Deadline, shared: &Arc<Shared>, key: &str) -> Result<ClockReading, Failure> {
+        if let Some(clock) = shared.clock.load().as_deref().filter(|clock| clock.is_fresh()) {
+            return Ok(*clock);
+        }
+        if !shared.opened(deadline).await?.link.get().is_cluster() {
+            return self.ask_clock(deadline, shared).await;
+        }
+        let asked_at = Deadline::now();
+        let mut script = self.time.prepare_invoke();
+        script.key(key);
+        let time = self.attempt_on(shared, deadline, async |mut link| script.invoke_async(&mut link).await).await?;
+        Ok(ClockReading::new(time, asked_at))
+    }
+
+    /// Reads the clock of the server at the other end of just this connection, and keeps the reading.
+    async fn ask_clock(&self, deadline: Deadline, shared: &Arc<Shared>) -> Result<ClockReading, Failure> {
+        let asked_at = Deadline::now();
+        let time = cmd("TIME");
+        let answer = self.attempt_on(shared, deadline, async |mut link| time.query_async(link.get_mut()).await).await?;
+        let clock = ClockReading::new(answer, asked_at);
+        if !shared.opened(deadline).await?.link.get().is_cluster() {
+            shared.clock.store(Some(Arc::new(clock)));
+        }
+        self.clock.store(Some(Arc::new(clock)));
+        Ok(clock)
+    }
+
+    /// Reads the clock of the server, on just this connection: any server's of a cluster.
+    pub(super) async fn read_clock(
+        &self,
+        deadline: Deadline,
+        shared: &Arc<Shared>,
+    ) -> Result<ClockReading, StoreError> {
+        Ok(self.ask_clock(deadline, shared).await?)
+    }
+
+    /// What the clock of a server showed last.
+    pub(super) fn clock(&self) -> Option<ClockReading> {
+        self.clock.load().as_deref().copied()
     }
 
     /// Sends a request once, on the connection that all share.
@@ -264,9 +367,9 @@ impl Connection {
         Deadline::now() + self.timeout
     }
 
-    /// Runs a script and `WAIT` on a connection of its own, in one round trip. `WAIT` counts the replicas that have all
-    /// that the server had written when the script ended, even where the script itself wrote nothing: so the repetition
-    /// of a write that was too little replicated says whether it is by now.
+    /// Runs a script and `WAIT` on a connection of its own, in one round trip. The script has written something in any case
+    /// (`guard.lua`), and `WAIT` counts the replicas that have it and all that the server had written before: so the repetition
+    /// of a write that was too little replicated is answered once enough replicas have what it rests on.
     async fn replicated<T: FromRedisValue>(
         &self,
         deadline: Deadline,

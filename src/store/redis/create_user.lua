@@ -3,7 +3,7 @@
 -- Returns 1: created. 0: the name is taken.
 
 if redis.call('EXISTS', KEYS[1]) == 1 then
-  return 0
+  return unchanged(0)
 end
 redis.call('HSET', KEYS[1], unpack(ARGV))
 return 1

@@ -59,6 +59,17 @@ pub(super) fn user_probe(name: &UserName) -> String {
     format!("mayfly:{{{name}}}:probe")
 }
 
+/// A string: the number of the change that removed a user of this name, for a day. A later user of the name keeps it from
+/// being changed by what was begun before.
+pub(super) fn removal(name: &UserName) -> String {
+    format!("mayfly:{{{name}}}:removal")
+}
+
+/// There only while a script runs, in the slot of this name or key. Not one of [`USER_PREFIX`], so that Redis tells nobody.
+pub(super) fn write_mark(slot: &str) -> String {
+    format!("mayfly:write:{{{slot}}}")
+}
+
 /// A sorted set: the names of all users, all with the score 0, so that they come by name. Written before the user is, and
 /// taken out after the user is gone, it may name nobodies, where that broke off for long; who reads it looks for the user.
 pub(super) const NAMES: &str = "mayfly:usernames";
@@ -67,11 +78,8 @@ pub(super) const NAMES: &str = "mayfly:usernames";
 pub(super) const NAMES_PROBE: &str = "mayfly:{mayfly:usernames}:probe";
 
 /// A hash: the names of the enabled administrators; and, in fields that are no names, the number of the last change to who is
-/// one ([`CHANGES`]) and of the last that took somebody out (`:withdrawals`). `admins` says what it is for.
+/// one (`:changes`) and of the last that took somebody out (`:withdrawals`). `admins` says what it is for.
 pub(super) const ADMINS: &str = "mayfly:admins";
-
-/// The field of [`ADMINS`] that changes are numbered by; `withdraw_admin.lua` knows it, too.
-pub(super) const CHANGES: &str = ":changes";
 
 /// Never there: asked for to see whether the other side is a primary that works.
 pub(super) const PROBE: &str = "mayfly:probe";

@@ -23,6 +23,11 @@ impl Link {
         connection.set_response_timeout(timeout);
         Self::Server(connection)
     }
+
+    /// Whether it leads to more than one server.
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
 }
 
 impl ConnectionLike for Link {

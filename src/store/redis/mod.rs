@@ -11,8 +11,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use deadpool_redis::redis::{Cmd, Pipeline, ScriptInvocation, cmd, pipe};
+use deadpool_redis::redis::{Cmd, Pipeline, Script, cmd, pipe};
 use futures_util::future::join_all;
+use tokio::time::Instant;
 
 pub use self::address::{AddressError, RedisOptions, TlsFiles};
 use self::{
@@ -21,16 +22,18 @@ use self::{
     keys::LoginCounts,
     scripts::Scripts,
     watch::RedisWatch,
+    write::Write,
 };
 use super::{
-    Admission, CountedAs, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, Page, PasswordHash, Rotation,
-    Store, StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserListing, UserName, UserUpdate,
-    Watch, memory::Throttle,
+    Admission, Authority, CountedAs, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, Page,
+    PasswordHash, Rotation, Store, StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserListing,
+    UserName, UserUpdate, Watch, memory::Throttle,
 };
 use crate::domain::throttle::{self, Allowance};
 
 mod address;
 mod admins;
+mod clock;
 mod connection;
 mod keys;
 mod link;
@@ -39,9 +42,13 @@ mod records;
 mod scripts;
 mod server;
 mod watch;
+mod write;
 
 /// How many names are read at once to see whether there is any user.
 const NAMES_AT_ONCE: usize = 100;
+
+/// From when on it is worth a warning that the clocks of this machine and of Redis differ.
+const CLOCK_DIFFERENCE: Duration = Duration::from_secs(2);
 
 /// A Redis, not necessarily there: one server, the primary that Sentinel names, or a cluster.
 pub struct RedisStore {
@@ -71,12 +78,9 @@ impl Store for RedisStore {
         token: &Token,
         quota: usize,
     ) -> Result<Creation, StoreError> {
-        let script = self.creation(owner, Some(login), token, quota);
-        // Not a second time where the answer was lost: somebody may have seen the token and deleted it by then.
-        match self.connection.write(&script).await? {
-            1 => Ok(Creation::Created),
+        match self.connection.write(self.creation(owner, login, token, quota)).await? {
             0 => Ok(Creation::QuotaReached),
-            _ => Ok(Creation::NoSuchUser),
+            _ => Ok(Creation::Created),
         }
     }
 
@@ -116,40 +120,41 @@ impl Store for RedisStore {
         Ok(Some(Listing { tokens, more }))
     }
 
-    async fn revoke_token(&self, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
-        let mut script = self.scripts.revoke_token.prepare_invoke();
-        script.key(keys::token(owner, id)).key(keys::token_index(owner)).arg(id.to_string()).arg("");
-        self.connection.delete(&script).await
+    async fn revoke_token(&self, by: Authority, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
+        let write = || revocation(Write::to_user(&self.scripts.revoke_token, owner, by), owner, id, None);
+        // An id is never used again: a second run does nothing where the first one ran.
+        self.connection.delete(write).await
     }
 
     async fn revoke_presented(&self, owner: &UserName, id: TokenId, digest: TokenDigest) -> Result<bool, StoreError> {
-        let mut script = self.scripts.revoke_token.prepare_invoke();
-        script.key(keys::token(owner, id)).key(keys::token_index(owner)).arg(id.to_string()).arg(digest.to_base64());
-        self.connection.delete(&script).await
+        let write = Write::to_shown(&self.scripts.revoke_token, owner);
+        self.connection.write_for_stranger(revocation(write, owner, id, Some(digest))).await
     }
 
-    async fn revoke_tokens(&self, owner: &UserName) -> Result<u64, StoreError> {
-        let mut script = self.scripts.revoke_tokens.prepare_invoke();
-        script.key(keys::token_index(owner)).arg(keys::token_prefix(owner));
-        self.connection.delete(&script).await
+    async fn revoke_tokens(&self, by: Authority, owner: &UserName) -> Result<u64, StoreError> {
+        // Not after its answer: tokens that were created since then are not meant.
+        let mut write = Write::to_user(&self.scripts.revoke_tokens, owner, by).until(self.connection.deadline());
+        write.key(keys::token_index(owner)).arg(keys::token_prefix(owner));
+        self.connection.write(write).await
     }
 
     async fn rotate_token(
         &self,
         owner: &UserName,
+        login: LoginEpoch,
         token: &Token,
         successor: &Token,
         overlap: Duration,
         quota: usize,
     ) -> Result<Rotation, StoreError> {
         let rotated = Token { successor: Some(successor.id), ..token.clone() };
-        let mut script = self.creation(owner, None, successor, quota);
-        script
+        let mut write = self.creation(owner, login, successor, quota).until(self.connection.deadline());
+        write
             .key(keys::token(owner, token.id))
             .arg(token.id.to_string())
             .arg(records::encode_token(&rotated))
             .arg(milliseconds(overlap));
-        match self.connection.write_again(&script).await? {
+        match self.connection.write(write).await? {
             1 => Ok(Rotation::Rotated),
             0 => Ok(Rotation::QuotaReached),
             -3 => Ok(Rotation::AlreadyRotated),
@@ -157,16 +162,17 @@ impl Store for RedisStore {
         }
     }
 
-    async fn create_user(&self, user: &User) -> Result<bool, StoreError> {
+    async fn create_user(&self, until: Instant, user: &User) -> Result<bool, StoreError> {
         // The set of names lives in a slot of its own. Whatever breaks off, nobody exists whose name it misses.
         self.add_name(&user.name).await?;
-        let mut script = self.scripts.create_user.prepare_invoke();
-        script.key(keys::user(&user.name)).arg(records::encode_user(user));
-        let created = self.connection.write(&script).await?;
-        // A removal of a user of this name may have taken it out since; one that broke off then, even long ago.
+        let mut write = self.to_user(&self.scripts.create_user, &user.name, until);
+        write.key(keys::user(&user.name)).arg(records::encode_user(user));
+        let created = self.connection.write(write).await?;
+        // A removal of a user of this name may have taken it out since.
         self.add_name(&user.name).await?;
         if user.administers() {
-            self.change_user(&user.name, UserUpdate::default()).await?;
+            // The right to it was the right to create the user.
+            self.change_user(None, &user.name, UserUpdate::default()).await?;
         }
         Ok(created)
     }
@@ -230,36 +236,43 @@ impl Store for RedisStore {
         }
     }
 
-    async fn update_user(&self, name: &UserName, update: UserUpdate) -> Result<UserChange<UpdatedUser>, StoreError> {
-        self.change_user(name, update).await
+    async fn update_user(
+        &self,
+        until: Instant,
+        name: &UserName,
+        update: UserUpdate,
+    ) -> Result<UserChange<UpdatedUser>, StoreError> {
+        self.change_user(Some(until), name, update).await
     }
 
     async fn set_password(
         &self,
+        by: Authority,
         name: &UserName,
         hash: &PasswordHash,
         revoke_tokens: bool,
     ) -> Result<Option<u64>, StoreError> {
         let ends = if revoke_tokens { Ends::LoginsAndTokens } else { Ends::Logins };
-        let script = self.updating(name, None, ends, &records::password_field(hash));
-        let (ended, _): Reply = self.connection.write_again(&script).await?;
+        let write = self.updating(by, name, None, ends, &records::password_field(hash));
+        let (ended, _): Reply = self.connection.write(write).await?;
         Ok(u64::try_from(ended).ok())
     }
 
     async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> Result<bool, StoreError> {
         let [field, old] = records::password_field(old);
         let [_, new] = records::password_field(new);
-        let mut script = self.scripts.replace_hash.prepare_invoke();
-        script.key(keys::user(name)).arg(field).arg(old).arg(new);
-        self.connection.write_again(&script).await
+        // The old hash is the right: nobody replaces it but whoever knows the password.
+        let mut write = Write::to_shown(&self.scripts.replace_hash, name);
+        write.key(keys::user(name)).arg(field).arg(old).arg(new);
+        self.connection.write(write).await
     }
 
-    async fn remove_user(&self, name: &UserName) -> Result<UserChange<u64>, StoreError> {
-        let removed = self.delete_user(name).await?;
+    async fn remove_user(&self, until: Instant, name: &UserName) -> Result<UserChange<u64>, StoreError> {
+        let removed = self.delete_user(until, name).await?;
         if removed == UserChange::LastAdmin {
             return Ok(removed);
         }
-        () = self.connection.command(&Cmd::zrem(keys::NAMES, name.as_str())).await?;
+        self.change_name(&self.scripts.remove_name, name).await?;
         // Somebody may have created the user again in between. Where this breaks off, repeating either mends it.
         if self.find_user(name).await?.is_some() {
             self.add_name(name).await?;
@@ -275,8 +288,7 @@ impl Store for RedisStore {
         for (key, Allowance { free, first, step, longest }) in failures.into_iter().zip(rules) {
             script.key(key).arg(free).arg(milliseconds(first)).arg(step).arg(milliseconds(longest));
         }
-        // Where the connection breaks under it, the second run may find what the first one counted, and ask for patience.
-        match self.connection.read_script(&script).await? {
+        match self.connection.run_script(&script).await? {
             -2 => Ok(match self.throttle_here().admit(attempt, epoch) {
                 Admission::Admitted(_) => Admission::Admitted(CountedAs::StrangerHere),
                 too_early @ Admission::TooEarly(_) => too_early,
@@ -305,7 +317,7 @@ impl Store for RedisStore {
         }
         let mut script = self.scripts.excuse_login.prepare_invoke();
         script.key(known).key(failures).arg(milliseconds(throttle::KNOWN));
-        self.connection.read_script(&script).await
+        self.connection.run_script(&script).await
     }
 
     async fn is_known(&self, attempt: &LoginAttempt) -> Result<bool, StoreError> {
@@ -314,6 +326,10 @@ impl Store for RedisStore {
 
     async fn watch(&self) -> Result<Option<Box<dyn Watch>>, StoreError> {
         Ok(RedisWatch::begin(&self.connection).await?.map(|watch| Box::new(watch) as _))
+    }
+
+    fn time(&self) -> Option<Duration> {
+        Some(self.connection.clock()?.now())
     }
 
     async fn check(&self) -> Result<Health, StoreError> {
@@ -327,7 +343,10 @@ impl Store for RedisStore {
             Err(error) if server::is_forbidden(&error) => None,
             result => Some(result?),
         };
-        Ok(Health { holds_users: Some(holds_users), ..server::health(info.as_ref()) })
+        let clock = self.connection.read_clock(self.connection.deadline(), &self.connection.shared()).await?;
+        let mut health = Health { holds_users: Some(holds_users), ..server::health(info.as_ref()) };
+        health.warnings.extend((clock.difference() >= CLOCK_DIFFERENCE).then_some(server::CLOCK));
+        Ok(health)
     }
 }
 
@@ -349,25 +368,28 @@ impl RedisStore {
         self.throttle_here.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The script that creates a token, ready to be told of a predecessor.
-    fn creation(
-        &self,
-        owner: &UserName,
-        login: Option<LoginEpoch>,
-        token: &Token,
-        quota: usize,
-    ) -> ScriptInvocation<'_> {
-        let mut script = self.scripts.create_token.prepare_invoke();
-        script
+    /// The write that creates a token, ready to be told of a predecessor.
+    fn creation(&self, owner: &UserName, login: LoginEpoch, token: &Token, quota: usize) -> Write<'_> {
+        let mut write = Write::to_user(&self.scripts.create_token, owner, Authority::Login(login));
+        write
             .key(keys::token(owner, token.id))
             .key(keys::token_index(owner))
-            .key(keys::user(owner))
             .arg(token.id.to_string())
             .arg(records::encode_token(token))
             .arg(token.life.seconds() * 1000)
-            .arg(quota)
-            .arg(login.map(|epoch| epoch.to_string()).unwrap_or_default());
-        script
+            .arg(quota);
+        write
+    }
+
+    /// A write to somebody else's account by right of an administrator until this moment.
+    fn to_user<'a>(&self, script: &'a Script, name: &UserName, until: Instant) -> Write<'a> {
+        Write::to_user(script, name, Authority::Until(until)).until(self.connection.deadline())
+    }
+
+    /// A write to a key that is no user's: a step of an operation of which another step looks at the authority. It does not
+    /// run after the operation has failed, for whoever was told so may have done something else by then.
+    fn to_key<'a>(&self, script: &'a Script, key: &str) -> Write<'a> {
+        Write::to_key(script, key, self.connection.deadline())
     }
 
     /// At most so many names, in their order, beginning behind `after`; of users, or of nobody any more or yet.
@@ -381,6 +403,23 @@ impl RedisStore {
     }
 
     async fn add_name(&self, name: &UserName) -> Result<(), StoreError> {
-        self.connection.command(&Cmd::zadd(keys::NAMES, name.as_str(), 0)).await
+        self.change_name(&self.scripts.add_name, name).await
     }
+
+    async fn change_name(&self, script: &Script, name: &UserName) -> Result<(), StoreError> {
+        let mut write = self.to_key(script, keys::NAMES);
+        write.arg(name.as_str());
+        let _was_changed: bool = self.connection.write(write).await?;
+        Ok(())
+    }
+}
+
+/// The revocation of a token, if its JWT has this digest, where one is given.
+fn revocation<'a>(mut write: Write<'a>, owner: &UserName, id: TokenId, digest: Option<TokenDigest>) -> Write<'a> {
+    write
+        .key(keys::token(owner, id))
+        .key(keys::token_index(owner))
+        .arg(id.to_string())
+        .arg(digest.map(|digest| digest.to_base64()).unwrap_or_default());
+    write
 }

@@ -23,6 +23,11 @@ impl<C> Observed<C> {
         Self { connection, _open: Arc::new(metrics::redis_connection_open()) }
     }
 
+    /// The connection, to ask what it is.
+    pub(super) fn get(&self) -> &C {
+        &self.connection
+    }
+
     /// The connection, to be used unobserved.
     pub(super) fn get_mut(&mut self) -> &mut C {
         &mut self.connection

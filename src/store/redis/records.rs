@@ -55,22 +55,23 @@ pub(super) fn decode_token(id: TokenId, record: &[u8]) -> Result<Token, StoreErr
     })
 }
 
-/// A live token out of the value of its key and what `PTTL` says of it: milliseconds, -2 for a key that has just died, and
-/// -1 for one without an end, which was never written by us.
+/// A live token out of the value of its key and what `PTTL` says of it: milliseconds, -2 for a key that has just expired, and
+/// -1 for one without an end, which was never written by us. More than its life is left where Redis' clock was set back.
 pub(super) fn decode_live_token(id: TokenId, record: &[u8], pttl: i64) -> Result<Option<LiveToken>, StoreError> {
     if pttl == -2 {
         return Ok(None);
     }
     let remaining = Duration::from_millis(u64::try_from(pttl).map_err(|_| StoreError::Corrupt("token"))?);
-    Ok(Some(LiveToken { token: decode_token(id, record)?, remaining }))
+    let token = decode_token(id, record)?;
+    Ok(Some(LiveToken { remaining: remaining.min(token.life.duration()), token }))
 }
 
 const PASSWORD: &str = "password";
 const ROLE: &str = "role";
 const CREATED: &str = "created";
-/// `"0"` or `"1"`; `create_token.lua` reads it, too.
+/// `"0"` or `"1"`; `guard.lua` reads it, too.
 const DISABLED: &str = "disabled";
-/// `create_token.lua` reads it, too, and takes its absence for [`LoginEpoch::NONE`], as is done here.
+/// `guard.lua` reads it, too, and takes its absence for [`LoginEpoch::NONE`], as is done here.
 const LOGIN_EPOCH: &str = "epoch";
 /// The number of the last change that may have made or unmade an administrator; `update_user.lua` and `remove_user.lua` alone
 /// look at it.

@@ -1,15 +1,17 @@
 #!lua flags=allow-oom
 -- Removes a user and all of the user's tokens, even where Redis is out of memory.
--- KEYS: the user, the index. ARGV: the number of the change, the prefix of the tokens' keys.
+-- KEYS: the user, the index, the number of the last removal of such a user. ARGV: the number of the change, the prefix of the
+-- tokens' keys, for how many ms the number outlives the user.
 -- Returns how many tokens ended. -1: no such user. -2, and the number of a later change that was faster: nothing changed.
 
-local last = redis.call('HGET', KEYS[1], 'change')
-if last and tonumber(last) > tonumber(ARGV[1]) then
-  return {-2, {'change', last}}
+local last = last_change(KEYS[1], KEYS[3])
+if last > tonumber(ARGV[1]) then
+  return unchanged({-2, {'change', tostring(last)}})
 end
 local removed, ended = redis.call('DEL', KEYS[1]), 0
 for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
   ended = ended + redis.call('DEL', ARGV[2] .. id)
 end
 redis.call('DEL', KEYS[2])
+redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[3])
 return {removed == 1 and ended or -1, {}}

@@ -3,7 +3,7 @@
 -- Returns 1: replaced. 0: it has another value, or there is no such user.
 
 if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then
-  return 0
+  return unchanged(0)
 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 return 1

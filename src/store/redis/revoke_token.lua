@@ -1,14 +1,16 @@
 #!lua flags=allow-oom
--- Ends a token, even where Redis is out of memory. KEYS: the token, the index. ARGV: its id, what its record must hold as
+-- Revokes a token, even where Redis is out of memory. KEYS: the token, the index. ARGV: its id, what its record must hold as
 -- the digest of its JWT ('' for anything).
--- Returns 1: it is gone. 0: there was none.
+-- Returns 1: revoked. 0: there was none.
 
 if ARGV[2] ~= '' then
   local record = redis.call('GET', KEYS[1])
   if not record or cjson.decode(record).h ~= ARGV[2] then
-    return 0
+    return unchanged(0)
   end
 end
-local deleted = redis.call('DEL', KEYS[1])
 redis.call('ZREM', KEYS[2], ARGV[1])
-return deleted
+if redis.call('DEL', KEYS[1]) == 0 then
+  return unchanged(0)
+end
+return 1

@@ -16,6 +16,10 @@ const EVICTS_TOKENS: Warning = "Redis may evict tokens when its memory is full, 
 const PERSISTENCE: Warning = "Redis keeps no append-only file: after a crash, new tokens are gone and revoked ones may be \
                               back. Set appendonly to yes";
 
+/// Tokens are dated by Redis' clock, so that replicas agree. Whoever checks `exp` elsewhere goes by another clock.
+pub(super) const CLOCK: Warning =
+    "the clocks of this machine and of Redis differ by 2 s or more: synchronize both (NTP)";
+
 /// Our scripts use what came with 7.0.
 const AGE: Warning = "Redis is older than 7.0, which is the oldest that works: upgrade it";
 
@@ -29,7 +33,7 @@ const NO_SCRIPTS: Warning = "Redis does not allow this service's user to run scr
 
 /// Whether Redis understood, and does not allow it to this user.
 pub(super) fn is_forbidden(error: &StoreError) -> bool {
-    let StoreError::Unavailable(cause) = error else { return false };
+    let StoreError::Refused(cause) = error else { return false };
     let cause = cause.downcast_ref::<RedisError>().map(RedisError::kind);
     cause == Some(ErrorKind::Server(ServerErrorKind::NoPerm))
 }

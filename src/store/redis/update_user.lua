@@ -1,17 +1,18 @@
 #!lua flags=allow-oom
 -- Changes a user who exists, even where Redis is out of memory: a password, a right or the tokens may have to go now.
--- KEYS: the user, the index of the user's tokens. ARGV: the number of the change ('' for one that makes and unmakes no
--- administrator), the prefix of the tokens' keys where they are to end ('' where not), fields and values.
+-- KEYS: the user, the index of the user's tokens, the number of the last removal of such a user. ARGV: the number of the
+-- change ('' for one that makes and unmakes no administrator), the prefix of the tokens' keys where they are to end ('' where
+-- not), fields and values.
 -- Returns how many tokens ended, and the fields and values of the user from now on. -1: no such user. -2, and the number of
 -- a later change that was faster: nothing changed.
 
 if redis.call('EXISTS', KEYS[1]) == 0 then
-  return {-1, {}}
+  return unchanged({-1, {}})
 end
 if ARGV[1] ~= '' then
-  local last = redis.call('HGET', KEYS[1], 'change')
-  if last and tonumber(last) > tonumber(ARGV[1]) then
-    return {-2, {'change', last}}
+  local last = last_change(KEYS[1], KEYS[3])
+  if last > tonumber(ARGV[1]) then
+    return unchanged({-2, {'change', tostring(last)}})
   end
 end
 

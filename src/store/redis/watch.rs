@@ -80,7 +80,7 @@ impl Watch for RedisWatch {
         // Redis tells of what changed once it has worked off all that it had read, and may have answered the first question
         // by then. What changed before the first is told before the second is answered.
         self.ask(deadline).await?;
-        self.ask(deadline).await?;
+        self.connection.read_clock(deadline, &self.shared).await?;
         // Reads that were sent meanwhile asked the same server, then.
         self.connection.expect_shared(&self.shared)?;
         Ok(self.told.take())

@@ -120,7 +120,7 @@ async fn services() -> (Arc<Services>, String) {
     {
         let name = name.parse().unwrap();
         let user = User { name, password_hash, role, created_at: NOW, disabled: false, login_epoch };
-        assert!(store.create_user(&user).await.unwrap());
+        assert!(store.create_user(tokio::time::Instant::now() + Duration::from_mins(1), &user).await.unwrap());
     }
 
     let (owner, id) = ("alice".parse().unwrap(), "b56929f3-54f1-4dc2-9984-9bba615e26e6".parse().unwrap());
@@ -135,7 +135,7 @@ async fn services() -> (Arc<Services>, String) {
     let hashing = Arc::new(Hashing::new(cost));
     let services = Services {
         tokens: Tokens::new(Arc::clone(&store), Arc::clone(&keys), clock.clone(), rules),
-        users: Users::new(Arc::clone(&store) as _, clock, Arc::clone(&hashing)),
+        users: Users::new(Arc::clone(&store), clock, Arc::clone(&hashing)),
         login: Login::new(Arc::clone(&store) as _, hashing),
         readiness: Readiness::new(store, Duration::MAX),
         keys,

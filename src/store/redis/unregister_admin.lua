@@ -4,11 +4,11 @@
 -- KEYS: the administrators. ARGV: the user's name, '1' where the user was seen to be one, the number to go beyond.
 -- Returns the number of the change. 0: nobody would be left.
 
-local counted = redis.call('HEXISTS', KEYS[1], ARGV[1])
+local registered = redis.call('HEXISTS', KEYS[1], ARGV[1])
 local last = redis.call('HMGET', KEYS[1], ':changes', ':withdrawals')
-local others = redis.call('HLEN', KEYS[1]) - counted - (last[1] and 1 or 0) - (last[2] and 1 or 0)
-if others == 0 and (counted == 1 or ARGV[2] == '1') then
-  return 0
+local others = redis.call('HLEN', KEYS[1]) - registered - (last[1] and 1 or 0) - (last[2] and 1 or 0)
+if others == 0 and (registered == 1 or ARGV[2] == '1') then
+  return unchanged(0)
 end
 redis.call('HDEL', KEYS[1], ARGV[1])
 local change = math.max(tonumber(last[1] or 0), tonumber(ARGV[3])) + 1

@@ -1,11 +1,11 @@
 #!lua
--- Counts a user among the enabled administrators: the second half of making one, unless a withdrawal began meanwhile, which may
--- be that of this user.
+-- Adds a user to the enabled administrators: the second half of making one, unless an administrator was taken out meanwhile,
+-- which may be this user.
 -- KEYS: the administrators. ARGV: the user's name, the number of the change.
--- Returns 1: counted. 0: a withdrawal began.
+-- Returns 1: added. 0: an administrator was taken out.
 
 if tonumber(redis.call('HGET', KEYS[1], ':withdrawals') or 0) > tonumber(ARGV[2]) then
-  return 0
+  return unchanged(0)
 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 return 1

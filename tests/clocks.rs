@@ -1,0 +1,126 @@
+//! Clocks that differ, and clocks that step: replicas agree by Redis' clock.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use mayfly::{
+    domain::{
+        password::{HashCost, PasswordHash},
+        user::{LoginEpoch, Role, User, UserUpdate},
+    },
+    store::{
+        Store, StoreError,
+        leased::LEASE,
+        redis::{RedisOptions, RedisStore},
+    },
+};
+use serde_json::Value;
+use tokio::time::Instant;
+
+use crate::support::{RedisServer, Service, SteppingClock, eventually};
+
+const TOKEN: &str = "/api/v1alpha/token";
+const VERIFY: &str = "/api/v1alpha/verify";
+
+const MINUTES: i64 = 60_000;
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs()
+}
+
+fn claims(jwt: &str) -> Value {
+    let payload = jwt.split('.').nth(1).unwrap();
+    serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).unwrap()).unwrap()
+}
+
+#[test]
+fn replicas_whose_clocks_differ_agree_on_every_token() {
+    let redis = RedisServer::start();
+    let first = Service::launch(Some(&redis.url()), |_| {});
+    first.wait_until_ready();
+    let with_offset = |offset_ms: i64| {
+        let clock = SteppingClock::new();
+        clock.set(offset_ms);
+        let service = Service::launch(Some(&redis.url()), |command| {
+            clock.set_for(command);
+            command.env("MAYFLY_JWT_KEYS_FILE", &first.keys_file);
+        });
+        service.wait_until_ready();
+        (service, clock)
+    };
+    let (behind, _behind_clock) = with_offset(-70_000);
+    let (ahead, _ahead_clock) = with_offset(30 * MINUTES);
+    let replicas = [&first, &behind, &ahead];
+    for issuing in replicas {
+        let begun = now();
+        let (_, jwt) = issuing.admin().issue("x", "10 minutes");
+        let issued_at = claims(&jwt)["iat"].as_u64().unwrap();
+        assert!((begun - 1..=now() + 1).contains(&issued_at), "{issued_at} is not the time of Redis");
+        for verifying in replicas {
+            let answer = verifying.client().with_bearer(&jwt).get(VERIFY).send();
+            assert_eq!(answer.status, 200, "{answer:?}");
+        }
+    }
+    for (replica, warnings) in [(&first, 0), (&behind, 1), (&ahead, 1)] {
+        let warned = || {
+            let ready = replica.client().get("/readyz").send().json();
+            let warnings = ready["warnings"].as_array().unwrap();
+            warnings.iter().filter(|warning| warning.as_str().unwrap().contains("clocks")).count()
+        };
+        eventually("it warns of its clock", || (warned() == warnings).then_some(()));
+    }
+}
+
+#[test]
+fn no_token_is_said_to_live_longer_than_its_exp_when_redis_clock_is_set_back() {
+    let clock = Arc::new(SteppingClock::new());
+    let redis = RedisServer::start_with_clock(&clock, &[]);
+    let service = Service::launch(Some(&redis.url()), |_| {});
+    service.wait_until_ready();
+    let (id, jwt) = service.admin().issue("x", "10 minutes");
+    let expires_at = claims(&jwt)["exp"].as_u64().unwrap();
+    clock.set(-20 * MINUTES);
+    // Under a lease, and read anew.
+    let mut asked = 0;
+    eventually("it was read again", || {
+        let answer = service.client().with_bearer(&jwt).get(VERIFY).send();
+        assert_eq!(answer.status, 200);
+        let expires_in: u64 = answer.header("x-auth-expires-in").parse().unwrap();
+        assert!(now() + expires_in <= expires_at + 1, "{expires_in}");
+        asked += 1;
+        (asked == 20).then_some(())
+    });
+    let details = service.admin().get(&format!("{TOKEN}/{id}")).send().json();
+    assert!(details["jwt_token_life_remaining"].as_f64().unwrap() <= 600.0, "{details}");
+}
+
+#[tokio::test]
+async fn a_write_that_was_dated_before_redis_clock_stepped_does_not_run() {
+    let clock = Arc::new(SteppingClock::new());
+    let redis = RedisServer::start_with_clock(&clock, &[]);
+    let store = RedisStore::new(&RedisOptions::at(&redis.url())).unwrap();
+    let alice = User {
+        name: "alice".parse().unwrap(),
+        password_hash: PasswordHash::dummy(HashCost::default()),
+        role: Role::User,
+        created_at: 0,
+        disabled: false,
+        login_epoch: LoginEpoch::begin(),
+    };
+    store.create_user(Instant::now() + Duration::from_mins(1), &alice).await.unwrap();
+    let enable = UserUpdate { role: None, disabled: Some(false) };
+    let update = async || store.update_user(Instant::now() + LEASE * 20, &alice.name, enable).await;
+    for offset_ms in [-10 * MINUTES, 20 * MINUTES, 0] {
+        // It knows the clock as it was, and goes by that for a moment.
+        store.check().await.unwrap();
+        clock.set(offset_ms);
+        let refused = update().await;
+        assert!(matches!(refused, Err(StoreError::TooLate)), "{offset_ms}: {refused:?}");
+        // It knows the clock as it is.
+        store.check().await.unwrap();
+        update().await.unwrap();
+    }
+}

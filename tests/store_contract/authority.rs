@@ -1,0 +1,67 @@
+//! A write runs only while its authority holds, which is checked where the write runs.
+
+use super::*;
+
+/// A user with a live token, and a login that has ended since.
+async fn after_a_password_change(kind: Kind) -> (Fixture, UserName, Token, LoginEpoch) {
+    let (fixture, alice) = Fixture::with_user(kind, "alice").await;
+    let ended = fixture.store.find_user(&alice).await.unwrap().unwrap().login_epoch;
+    let hash = PasswordHash::dummy(HashCost::default());
+    fixture.store.set_password(Authority::Login(ended), &alice, &hash, false).await.unwrap();
+    let login = fixture.store.find_user(&alice).await.unwrap().unwrap().login_epoch;
+    let token = token(3600);
+    fixture.store.create_token(&alice, login, &token, QUOTA).await.unwrap();
+    (fixture, alice, token, ended)
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_login_that_has_ended_writes_nothing(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
+    let (fixture, alice, live, ended) = after_a_password_change(kind).await;
+    let (store, by) = (&fixture.store, Authority::Login(ended));
+    let hash = PasswordHash::dummy(HashCost::default());
+    let successor = token(3600);
+    let refusals = [
+        store.create_token(&alice, ended, &successor, QUOTA).await.map(drop),
+        store.rotate_token(&alice, ended, &live, &successor, Duration::ZERO, QUOTA).await.map(drop),
+        store.revoke_token(by, &alice, live.id).await.map(drop),
+        store.revoke_tokens(by, &alice).await.map(drop),
+        store.set_password(by, &alice, &hash, true).await.map(drop),
+        store.set_password(by, &"nobody".parse().unwrap(), &hash, true).await.map(drop),
+    ];
+    for refusal in refusals {
+        assert!(matches!(refusal, Err(StoreError::LoginEnded)), "{refusal:?}");
+    }
+    assert_eq!(fixture.ids(&alice, Page::ALL).await, Some(vec![live.id]));
+}
+
+#[rstest]
+#[tokio::test]
+async fn a_right_that_has_lapsed_writes_nothing(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+) {
+    let (fixture, alice, live, _) = after_a_password_change(kind).await;
+    let store = &fixture.store;
+    let before = format!("{:?}", store.find_user(&alice).await.unwrap());
+    let until = Instant::now() - Duration::from_millis(50);
+    let by = Authority::Until(until);
+    let hash = PasswordHash::dummy(HashCost::default());
+    let promotion = UserUpdate { role: Some(Role::Admin), disabled: None };
+    let refusals = [
+        store.revoke_token(by, &alice, live.id).await.map(drop),
+        store.revoke_tokens(by, &alice).await.map(drop),
+        store.set_password(by, &alice, &hash, true).await.map(drop),
+        store.create_user(until, &admin("mallory")).await.map(drop),
+        store.update_user(until, &alice, promotion).await.map(drop),
+        store.update_user(until, &alice, DISABLED).await.map(drop),
+        store.remove_user(until, &alice).await.map(drop),
+    ];
+    for refusal in refusals {
+        assert!(matches!(refusal, Err(StoreError::TooLate)), "{refusal:?}");
+    }
+    assert_eq!(format!("{:?}", store.find_user(&alice).await.unwrap()), before);
+    assert!(store.find_user(&"mallory".parse().unwrap()).await.unwrap().is_none());
+    assert_eq!(fixture.ids(&alice, Page::ALL).await, Some(vec![live.id]));
+}
