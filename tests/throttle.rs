@@ -254,7 +254,8 @@ fn a_full_redis_lets_users_in_and_guesses_wait() {
 async fn where_strangers_take_all_places_the_known_have_theirs_and_nobody_is_counted() {
     let redis = RedisServer::start();
     let hashing = Arc::new(Hashing::new(HashCost::default()));
-    let store = Arc::new(RedisStore::new(&RedisOptions::at(&redis.url())).unwrap());
+    let options = RedisOptions { timeout: Duration::from_secs(20), ..RedisOptions::at(&redis.url()) };
+    let store = Arc::new(RedisStore::new(&options).unwrap());
     let login = Login::new(Arc::new(LeasedStore::new(Arc::clone(&store) as _, LEASE)), Arc::clone(&hashing));
     let password: Password = "secret".parse().unwrap();
     let alice = User {

@@ -21,6 +21,13 @@ fn attempt(user: &str, address: &str) -> LoginAttempt {
 }
 
 impl Fixture {
+    /// A store in this Redis, which outlives it.
+    fn on(redis: &RedisServer) -> Self {
+        // Longer than any operation takes on the slowest machine.
+        let options = RedisOptions { timeout: Duration::from_secs(20), ..RedisOptions::at(&redis.url()) };
+        Self { store: Arc::new(RedisStore::new(&options).unwrap()), _servers: Box::new(()) }
+    }
+
     async fn admit(&self, attempt: &LoginAttempt) -> Admission {
         self.store.admit_login(attempt, Some(epoch())).await.unwrap()
     }
@@ -239,8 +246,7 @@ async fn logins_of_a_known_user_keep_no_count_alive(
 #[tokio::test]
 async fn a_full_redis_lets_log_in_and_is_filled_by_nobody() {
     let redis = RedisServer::start();
-    let store = RedisStore::new(&RedisOptions::at(&redis.url())).unwrap();
-    let fixture = Fixture { store: Arc::new(store), _servers: Box::new(()) };
+    let fixture = Fixture::on(&redis);
     let [alice, bob] = ["192.0.2.1", "192.0.2.2"].map(|address| attempt("alice", address));
     for _ in 0..AT_CLIENT.free {
         assert!(fixture.admits(&alice).await);
@@ -277,8 +283,7 @@ async fn a_full_redis_lets_log_in_and_is_filled_by_nobody() {
 async fn a_clock_that_steps_keeps_nobody_waiting(#[case] step_ms: i64) {
     let clock = Arc::new(SteppingClock::new());
     let redis = RedisServer::start_with_clock(&clock, &[]);
-    let store = RedisStore::new(&RedisOptions::at(&redis.url())).unwrap();
-    let fixture = Fixture { store: Arc::new(store), _servers: Box::new(()) };
+    let fixture = Fixture::on(&redis);
     let [alice, bob] = ["alice", "bob"].map(|user| attempt(user, "192.0.2.1"));
     assert!(fixture.admits(&alice).await);
     for _ in 0..AT_CLIENT.free {
@@ -306,8 +311,7 @@ async fn failures_from_everywhere_do_not_fill_redis() {
     const FAILURES_PER_SECOND: u32 = 100;
     let clock = Arc::new(SteppingClock::new());
     let redis = RedisServer::start_with_clock(&clock, &["--appendfsync", "no"]);
-    let store = RedisStore::new(&RedisOptions::at(&redis.url())).unwrap();
-    let fixture = Fixture { store: Arc::new(store), _servers: Box::new(()) };
+    let fixture = Fixture::on(&redis);
     let used_memory = || redis.info("used_memory").parse::<u64>().unwrap();
     let fail = async |number: u32| {
         // Half of them over IPv6, each in a site of its own, and each as somebody else.
