@@ -97,7 +97,7 @@ fn warnings() -> Vec<String> {
         }
         if path.starts_with("store/redis/server.rs") {
             found.extend(
-                code.split(": Warning = ").skip(1).map(|text| last_text(text.split(';').next().unwrap()).unwrap()),
+                code.split(": Warning =").skip(1).map(|text| last_text(text.split(';').next().unwrap()).unwrap()),
             );
         }
     }
