@@ -20,7 +20,7 @@ use rstest::rstest;
 use secrecy::ExposeSecret;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::support::{Cluster, Proxy, RedisServer, Sentinel, Version, free_port};
+use crate::support::{Cluster, Direction, Proxy, RedisServer, Sentinel, Version, eventually, free_port};
 
 mod authority;
 mod throttle;
@@ -920,4 +920,45 @@ async fn what_redis_did_without_our_knowing_is_not_done_again() {
     store.create_token(&alice, epoch(), &lost, QUOTA).await.unwrap();
     redis.cli(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     assert!(store.revoke_token(administrator(), &alice, lost.id).await.unwrap());
+}
+
+#[tokio::test]
+async fn what_a_cluster_did_without_our_knowing_is_not_done_again() {
+    let (port, bus) = (free_port(), free_port().to_string());
+    let proxy = Proxy::to(port);
+    let announced = proxy.port.to_string();
+    let redis = RedisServer::start_with(
+        port,
+        &["--cluster-enabled", "yes", "--cluster-port", &bus, "--cluster-announce-port", &announced],
+    );
+    redis.cli(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
+    eventually("it serves all slots", || redis.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok").then_some(()));
+    let options = |url: String| RedisOptions { timeout: Duration::from_secs(10), ..RedisOptions::at(&url) };
+    let store = RedisStore::new(&options(format!("redis+cluster://127.0.0.1:{announced}"))).unwrap();
+    let other = RedisStore::new(&options(redis.url())).unwrap();
+    let alice = "alice".parse().unwrap();
+    store.create_user(soon(), &user("alice")).await.unwrap();
+    // So that the scripts are known.
+    let (known, lost) = (token(3600), token(3600));
+    store.create_token(&alice, epoch(), &known, QUOTA).await.unwrap();
+    store.revoke_token(administrator(), &alice, known.id).await.unwrap();
+
+    // The token is created, its creator is not told, and somebody who sees it revokes it. Then the connection breaks, and
+    // redis-rs sends the script again.
+    proxy.stall(Direction::ToClient, true);
+    let creating = store.create_token(&alice, epoch(), &lost, QUOTA);
+    let revoking = async {
+        while other.find_token(&alice, lost.id).await.unwrap().is_none() {
+            tokio::task::yield_now().await;
+        }
+        assert!(other.revoke_token(administrator(), &alice, lost.id).await.unwrap());
+        let connections = proxy.connections();
+        proxy.cut();
+        proxy.stall(Direction::ToClient, false);
+        connections
+    };
+    let (created, connections) = tokio::join!(creating, revoking);
+    assert!(proxy.connections() > connections, "it was sent again");
+    assert!(matches!(created, Err(StoreError::Unavailable(_))), "{created:?}");
+    assert_eq!(other.find_token(&alice, lost.id).await.unwrap(), None);
 }

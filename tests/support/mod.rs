@@ -26,7 +26,7 @@ pub use self::{
     pace::{Pace, Waits},
     process::{Process, eventually, free_port, run},
     prometheus::{Prometheus, promtool},
-    proxy::Proxy,
+    proxy::{Direction, Proxy},
     redis_server::{RedisServer, Version},
     service::{ADMIN_PASSWORD, Backend, Service},
     stepping_clock::SteppingClock,

@@ -5,11 +5,6 @@
 -- may still live.
 -- Returns 1: created. 0: quota reached. -2: the predecessor is gone. -3: it has a successor.
 
--- The same create again, after an answer that got lost.
-if redis.call('GET', KEYS[1]) == ARGV[2] then
-  return unchanged(1)
-end
-
 local predecessor, overlap = KEYS[3], tonumber(ARGV[7])
 if predecessor then
   local record = redis.call('GET', predecessor)
