@@ -7,6 +7,7 @@
 mod abuse;
 mod conformance;
 mod failover;
+mod nemesis;
 mod replicas;
 mod revocation;
 mod slow_redis;
@@ -20,7 +21,7 @@ use std::{
 
 use abuse::{Rounds, Row};
 use slow_redis::Slowness;
-use support::{Backend, Losses, Pace};
+use support::{Backend, Losses, Pace, Version};
 
 fn main() {
     if is_wanted("revocation") {
@@ -40,6 +41,9 @@ fn main() {
         assert_eq!(report.violations, 0);
     }
 
+    if is_wanted("nemesis") {
+        nemesis();
+    }
     if is_wanted("split brain") {
         split_brains();
     }
@@ -101,12 +105,29 @@ fn main() {
     assert!(losses.iter().flatten().all(|losses| (losses.lost, losses.undone) == (0, 0)));
 }
 
+/// How long each version of Redis is tried with all that goes wrong.
+const NEMESIS: Duration = Duration::from_mins(5);
+
 /// How long each slow Redis is tried.
 const SLOW: Duration = Duration::from_secs(30);
 
 /// Rounds of each row about good clients, and how long one is.
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_secs(5);
+
+/// Has links and Redis fail while tenants and thieves change users.
+fn nemesis() {
+    println!("| nemesis, {} s each | {} | seed |", NEMESIS.as_secs(), nemesis::Report::HEAD);
+    println!("|---|---|---|---|---|---|---|---|---|");
+    let reports = [Version::Redis8_2, Version::Valkey8_0].map(|version| {
+        let report = nemesis::run(version, NEMESIS, fastrand::u64(..));
+        println!("| {version:?} | {report} | {} |", report.seed);
+        report
+    });
+    println!();
+    let violations: Vec<_> = reports.iter().flat_map(|report| &report.violations).collect();
+    assert!(violations.is_empty(), "{violations:#?}");
+}
 
 /// Cuts the primary off from all others, and has a replica of the service stay with it.
 fn split_brains() {

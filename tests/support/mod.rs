@@ -4,6 +4,7 @@ mod authority;
 mod client;
 mod collector;
 mod crowd;
+mod history;
 mod load;
 mod log;
 mod pace;
@@ -21,6 +22,7 @@ pub use self::{
     client::{Answer, Client, Draft},
     collector::{Collector, Span},
     crowd::{Answers, Crowd, Flood},
+    history::{Fact, History, Question},
     load::{Load, Losses},
     log::Log,
     pace::{Pace, Waits},

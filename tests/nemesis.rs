@@ -1,0 +1,698 @@
+//! What is acknowledged stays, whatever happens to the links and to Redis.
+//!
+//! Three replicas of the service each have a link of their own to Redis, which stalls in either direction, is cut and is slow;
+//! Redis fails over. Two tenants change passwords, disable, remove and create users again, and revoke tokens, repeating at another
+//! replica what was answered with 503. Each change races thieves, who use what is about to be lost through a link that stalls.
+//! Others ask all the time about what was acknowledged, and [`History`] compares.
+
+use std::{
+    fmt, mem,
+    net::Ipv4Addr,
+    sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst},
+    thread::{self, sleep},
+    time::{Duration, Instant},
+};
+
+use fastrand::Rng;
+use mayfly::store::leased::LEASE;
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use crate::support::{
+    ADMIN_PASSWORD, Answer, Client, Direction, Draft, Fact, History, Proxy, Question, RedisServer, Service, Version,
+    eventually,
+};
+
+const REPLICAS: usize = 3;
+const TENANTS: usize = 6;
+const TOKEN: &str = "/api/v1alpha/token";
+const USER: &str = "/api/v1alpha/user";
+const ROOT: &str = "admin";
+
+/// The description of what thieves create.
+const STOLEN: &str = "stolen";
+
+/// Longer than any change is refused for: it only keeps a run from hanging.
+const PATIENCE: Duration = Duration::from_mins(1);
+
+/// What was tried, and what contradicts an acknowledgement.
+#[derive(Debug)]
+pub struct Report {
+    pub seed: u64,
+    pub changes: u64,
+    /// Requests without an answer, or answered with 503, and repeated elsewhere.
+    pub repeated: u64,
+    /// Requests of thieves.
+    pub attacks: u64,
+    pub faults: u64,
+    pub failovers: u64,
+    /// Answers that were compared with what had been acknowledged.
+    pub compared: u64,
+    pub violations: Vec<String>,
+}
+
+impl Report {
+    pub const HEAD: &str = "changes | repeated | attacks | faults | failovers | answers compared | violations";
+}
+
+/// A row of a table.
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { changes, repeated, attacks, faults, failovers, compared, violations, .. } = self;
+        let violations = violations.len();
+        write!(f, "{changes} | {repeated} | {attacks} | {faults} | {failovers} | {compared} | {violations}")
+    }
+}
+
+struct World {
+    /// From each service to the primary.
+    links: Vec<Proxy>,
+    is_faulty: Vec<AtomicBool>,
+    services: Vec<Service>,
+    history: History,
+    end: Instant,
+    changes: AtomicU64,
+    repeated: AtomicU64,
+    attacks: AtomicU64,
+    faults: AtomicU64,
+}
+
+/// Two servers of Redis, the one a replica of the other.
+struct Pair {
+    servers: [Option<RedisServer>; 2],
+    /// To each of them, for the other.
+    links: [Proxy; 2],
+    primary: usize,
+}
+
+impl Pair {
+    fn start(version: Version) -> Self {
+        let start = || RedisServer::start_version(version, &["--repl-diskless-sync-delay", "0"]);
+        let servers = [start(), start()];
+        let links = [Proxy::to(servers[0].port), Proxy::to(servers[1].port)];
+        let pair = Self { servers: servers.map(Some), links, primary: 0 };
+        pair.follow();
+        pair
+    }
+
+    fn server(&self, index: usize) -> &RedisServer {
+        self.servers[index].as_ref().expect("it runs")
+    }
+
+    /// Has the replica follow the primary, and waits until it does.
+    fn follow(&self) {
+        let replica = self.server(1 - self.primary);
+        replica.cli(&["REPLICAOF", "127.0.0.1", &self.links[self.primary].port.to_string()]);
+        eventually("the replica follows", || (replica.info("master_link_status") == "up").then_some(()));
+    }
+
+    /// Kills the primary, which has told its replica nothing for a moment, and promotes the replica.
+    fn fail_over(&mut self, unreplicated_for: Duration, clients: &[Proxy]) {
+        let killed = self.primary;
+        self.links[killed].blackhole(true);
+        sleep(unreplicated_for);
+        let stopped = self.servers[killed].take().expect("it runs").stop();
+        self.primary = 1 - killed;
+        self.server(self.primary).cli(&["REPLICAOF", "NO", "ONE"]);
+        for link in clients {
+            link.redirect(self.server(self.primary).port);
+        }
+        self.links[killed].cut();
+        self.links[killed].blackhole(false);
+        self.servers[killed] = Some(stopped.start_again());
+        self.follow();
+    }
+}
+
+/// Something that is wrong with the link of a service, until it is dropped.
+struct Fault<'a> {
+    link: &'a Proxy,
+    is_faulty: &'a AtomicBool,
+    is_cut: bool,
+}
+
+impl Drop for Fault<'_> {
+    fn drop(&mut self) {
+        if self.is_cut {
+            self.link.cut();
+        }
+        self.link.delay(Duration::ZERO);
+        self.link.blackhole(false);
+        self.is_faulty.store(false, SeqCst);
+    }
+}
+
+impl World {
+    fn start(redis: &Pair, duration: Duration) -> Self {
+        let links: Vec<_> = (0..REPLICAS).map(|_| Proxy::to(redis.server(redis.primary).port)).collect();
+        let mut services: Vec<Service> = Vec::new();
+        for link in &links {
+            let keys = services.first().map(|first| first.keys_file.clone());
+            services.push(Service::launch(Some(&format!("redis://127.0.0.1:{}", link.port)), |command| {
+                command
+                    .env("MAYFLY_PASSWORD_COST", "m=8,t=1,p=1")
+                    .env("MAYFLY_REDIS_TIMEOUT", "600ms")
+                    .env("MAYFLY_REDIS_WAIT_REPLICAS", "1")
+                    .env("MAYFLY_REDIS_WAIT_TIMEOUT", "300ms")
+                    // Each who asks has an address of its own, so that nobody waits after failures of others.
+                    .env("MAYFLY_TRUSTED_PROXIES", "127.0.0.1");
+                if let Some(keys) = keys {
+                    command.env("MAYFLY_JWT_KEYS_FILE", keys);
+                }
+            }));
+        }
+        services.iter().for_each(Service::wait_until_ready);
+        Self {
+            is_faulty: links.iter().map(|_| AtomicBool::default()).collect(),
+            links,
+            services,
+            history: History::new(),
+            end: Instant::now() + duration,
+            changes: AtomicU64::default(),
+            repeated: AtomicU64::default(),
+            attacks: AtomicU64::default(),
+            faults: AtomicU64::default(),
+        }
+    }
+
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.end
+    }
+
+    /// Something goes wrong with this link, unless something is wrong with it already; perhaps at a write that changes `user`.
+    fn fault(&self, link: usize, user: &str, rng: &mut Rng) -> Option<Fault<'_>> {
+        if self.is_faulty[link].swap(true, SeqCst) {
+            return None;
+        }
+        self.faults.fetch_add(1, SeqCst);
+        let fault = Fault { link: &self.links[link], is_faulty: &self.is_faulty[link], is_cut: rng.u32(..3) == 0 };
+        match rng.u32(..9) {
+            // The write has all that it needs to run, and runs late.
+            0..3 => fault.link.stall_from(&["EVALSHA", &format!("{{{user}}}")]),
+            3..5 => fault.link.stall(Direction::ToServer, true),
+            5 => fault.link.stall(Direction::ToClient, true),
+            6 => fault.link.blackhole(true),
+            7 => fault.link.delay(Duration::from_millis(rng.u64(20..200))),
+            _ => fault.link.cut(),
+        }
+        Some(fault)
+    }
+
+    /// Has links fail and Redis fail over until the end.
+    fn disturb(&self, redis: &mut Pair, mut rng: Rng) -> u64 {
+        let mut failovers = 0;
+        let mut next_failover = Instant::now() + Duration::from_secs(4);
+        while !self.is_over() {
+            sleep(Duration::from_millis(rng.u64(..1000)));
+            let fault = self.fault(rng.usize(..REPLICAS), ROOT, &mut rng);
+            sleep(Duration::from_millis(rng.u64(..500)));
+            drop(fault);
+            if Instant::now() >= next_failover {
+                let unreplicated_for = Duration::from_millis(rng.u64(..2000));
+                redis.fail_over(unreplicated_for, &self.links);
+                failovers += 1;
+                next_failover = Instant::now() + Duration::from_secs(rng.u64(3..10));
+            }
+        }
+        failovers
+    }
+
+    /// Asks about what was acknowledged until the end.
+    fn observe(&self, mut rng: Rng) {
+        while !self.is_over() {
+            if let Some(question) = self.history.pick(&mut rng) {
+                self.ask(&question, rng.usize(..REPLICAS), &mut rng);
+            }
+            sleep(Duration::from_millis(rng.u64(..5)));
+        }
+    }
+
+    /// Asks one replica one question. Returns whether the answer says anything.
+    fn ask(&self, question: &Question, replica: usize, rng: &mut Rng) -> bool {
+        let mut value = self.answer(&question.fact, replica, rng);
+        if value == Some(false) && question.expected == Some(true) {
+            // A read that others began before is shared, so what was granted shows late, by a read. What is undone stays so.
+            sleep(LEASE);
+            value = self.answer(&question.fact, replica, rng);
+        }
+        let Some(value) = value else { return false };
+        self.history.answer(question, value, &format!("replica {replica}"));
+        true
+    }
+
+    /// What this replica says. `None`: nothing.
+    fn answer(&self, fact: &Fact, replica: usize, rng: &mut Rng) -> Option<bool> {
+        let client = self.services[replica].client();
+        let (draft, refused): (_, &[u16]) = match fact {
+            Fact::LogsIn { user, password } => (client.with_basic(user, password).get(TOKEN), &[401]),
+            Fact::Administers { user, password } => (client.with_basic(user, password).get(USER), &[401, 403]),
+            Fact::IsLive { jwt } => (client.with_bearer(jwt).get("/api/v1alpha/verify"), &[401]),
+            Fact::HasToken { user, .. } => {
+                (client.with_basic(ROOT, ADMIN_PASSWORD).get(&format!("{USER}/{user}/token")), &[404])
+            }
+        };
+        let answer = draft.header("x-forwarded-for", &random_address(rng)).try_send().ok()?;
+        match fact {
+            _ if refused.contains(&answer.status) => Some(false),
+            _ if answer.status != 200 => None,
+            Fact::HasToken { description, .. } => Some(answer.text.contains(&format!("{description:?}"))),
+            _ => Some(true),
+        }
+    }
+
+    /// Asks each replica about all that was ever settled.
+    fn ask_everything(&self, rng: &mut Rng) {
+        for replica in 0..REPLICAS {
+            self.services[replica].wait_until_ready();
+            for question in self.history.questions() {
+                eventually(&format!("it is answered whether {}", question.fact), || {
+                    self.ask(&question, replica, rng).then_some(())
+                });
+            }
+        }
+    }
+
+    /// Sends a request to one replica after the other, until it is answered by other than 503.
+    fn insist(&self, rng: &mut Rng, draft: impl Fn(Client) -> Draft) -> Answer {
+        let begun = Instant::now();
+        loop {
+            let replica = rng.usize(..REPLICAS);
+            match send(draft(self.services[replica].client())) {
+                Some(answer) => return answer,
+                None => self.repeated.fetch_add(1, SeqCst),
+            };
+            assert!(begun.elapsed() < PATIENCE, "no replica answers");
+        }
+    }
+
+    /// The same as the administrator who always is one. One of these statuses acknowledges it.
+    fn insist_as_root(&self, rng: &mut Rng, statuses: &[u16], draft: impl Fn(Client) -> Draft) -> u16 {
+        let answer = self.insist(rng, |client| draft(client.with_basic(ROOT, ADMIN_PASSWORD)));
+        assert!(statuses.contains(&answer.status), "{answer:?}");
+        self.changes.fetch_add(1, SeqCst);
+        answer.status
+    }
+}
+
+/// Sends a request from an address of all that are no thieves. `None`: it may be repeated.
+fn send(draft: Draft) -> Option<Answer> {
+    let answer = draft.header("x-forwarded-for", "192.0.2.1").try_send().ok()?;
+    (![429, 503].contains(&answer.status)).then_some(answer)
+}
+
+fn random_address(rng: &mut Rng) -> String {
+    Ipv4Addr::from_bits(0x0a00_0000 | rng.u32(..1 << 24)).to_string()
+}
+
+/// The id of a token that was created, and that it is live.
+fn minted(answer: &Answer) -> Option<(String, Fact)> {
+    let body = (answer.status == 201).then(|| answer.json())?;
+    let field = |name: &str| Some(body[name].as_str()?.to_owned());
+    Some((field("jwt_token_id")?, Fact::IsLive { jwt: field("jwt_token")? }))
+}
+
+fn token(description: &str) -> Value {
+    json!({"jwt_token_description": description, "jwt_token_life": "1h"})
+}
+
+/// Method, path and body of a request.
+type Attack = (&'static str, String, Value);
+
+/// Users who have nothing to do with those of others, and what they did.
+struct Tenant<'a> {
+    world: &'a World,
+    rng: Rng,
+    user: String,
+    password: String,
+    /// Never an administrator, but for a promotion by the deputy.
+    friend: String,
+    friend_password: String,
+    /// An administrator who is demoted and promoted.
+    deputy: String,
+    deputy_password: String,
+    /// Only a thief ever creates this user.
+    stranger: String,
+    passwords: u32,
+    /// Tokens of the user: ids and facts.
+    live: Vec<(String, Fact)>,
+}
+
+impl<'a> Tenant<'a> {
+    fn new(world: &'a World, number: usize, rng: Rng) -> Self {
+        let name = |role: &str| format!("{role}{number}");
+        let mut tenant = Self {
+            world,
+            rng,
+            user: name("user"),
+            password: String::new(),
+            friend: name("friend"),
+            friend_password: String::new(),
+            deputy: name("deputy"),
+            deputy_password: String::new(),
+            stranger: name("stranger"),
+            passwords: 0,
+            live: Vec::new(),
+        };
+        tenant.password = tenant.create(&tenant.user.clone(), "user");
+        tenant.deputy_password = tenant.create(&tenant.deputy.clone(), "admin");
+        tenant.friend_password = tenant.create(&tenant.friend.clone(), "user");
+        tenant
+    }
+
+    fn work(mut self) {
+        while !self.world.is_over() {
+            for _ in 0..self.rng.u32(..3) {
+                self.issue();
+            }
+            match self.rng.u32(..10) {
+                0..2 => self.change_password(),
+                2 => self.disable(),
+                3..5 => self.remove(),
+                5..7 => self.demote_the_deputy(),
+                _ => self.revoke(),
+            }
+        }
+    }
+
+    fn settle(&self, fact: &Fact, value: bool, by: &str) {
+        self.world.history.settle(fact, value, by);
+    }
+
+    fn settle_all(&self, tokens: &[(String, Fact)], value: bool, by: &str) {
+        for (_, fact) in tokens {
+            self.settle(fact, value, by);
+        }
+    }
+
+    fn unsettle(&self, fact: &Fact) {
+        self.world.history.unsettle(fact);
+    }
+
+    fn logs_in(&self) -> Fact {
+        Fact::LogsIn { user: self.user.clone(), password: self.password.clone() }
+    }
+
+    fn has_stolen(&self) -> Fact {
+        Fact::HasToken { user: self.user.clone(), description: STOLEN.to_owned() }
+    }
+
+    fn next_password(&mut self, of: &str) -> String {
+        self.passwords += 1;
+        format!("{of}-{}", self.passwords)
+    }
+
+    /// Creates a user who may be there by an earlier try, and returns the password.
+    fn create(&mut self, user: &str, role: &str) -> String {
+        let password = self.next_password(user);
+        let body = json!({"username": user, "role": role, "password": password});
+        // Whoever is there has this password, or gets it.
+        if self.world.insist_as_root(&mut self.rng, &[201, 409], |root| root.post(USER, &body)) == 409 {
+            self.set_password(user, &password, false);
+        }
+        self.settle(&Fact::LogsIn { user: user.to_owned(), password: password.clone() }, true, "creating");
+        password
+    }
+
+    /// Returns whether the user is there.
+    fn set_password(&mut self, user: &str, password: &str, revoke_tokens: bool) -> bool {
+        let body = json!({"password": password, "revoke_tokens": revoke_tokens});
+        let path = format!("{USER}/{user}/password");
+        self.world.insist_as_root(&mut self.rng, &[200, 404], |root| root.put(&path, &body)) == 200
+    }
+
+    fn patch(&mut self, user: &str, body: &Value) -> bool {
+        let path = format!("{USER}/{user}");
+        self.world.insist_as_root(&mut self.rng, &[200, 404], |root| root.patch(&path, body)) == 200
+    }
+
+    fn delete(&mut self, user: &str) {
+        let path = format!("{USER}/{user}");
+        self.world.insist_as_root(&mut self.rng, &[200, 404], |root| root.delete(&path));
+    }
+
+    fn issue(&mut self) {
+        let service = &self.world.services[self.rng.usize(..REPLICAS)];
+        let client = service.client().with_basic(&self.user, &self.password);
+        if let Some((id, fact)) = send(client.post(TOKEN, &token("mine"))).and_then(|answer| minted(&answer)) {
+            self.settle(&fact, true, "creating the token");
+            self.live.push((id, fact));
+        }
+    }
+
+    fn revoke(&mut self) {
+        if self.live.is_empty() {
+            return;
+        }
+        let (id, fact) = self.live.swap_remove(self.rng.usize(..self.live.len()));
+        let Fact::IsLive { jwt } = &fact else { unreachable!() };
+        self.unsettle(&fact);
+        let (name, password) = (self.user.clone(), self.password.clone());
+        let way = self.rng.u32(..2);
+        let answer = self.world.insist(&mut self.rng, |client| match way {
+            0 => client.with_basic(&name, &password).delete(&format!("{TOKEN}/{id}")),
+            _ => client.post_form("/oauth2/revoke", &[("token", jwt)]),
+        });
+        if [200, 404].contains(&answer.status) {
+            self.settle(&fact, false, "revoking the token");
+        }
+    }
+
+    /// All tokens of the user, the stolen ones too, are about to end.
+    fn unsettle_tokens(&self) {
+        for (_, fact) in &self.live {
+            self.unsettle(fact);
+        }
+        self.unsettle(&self.has_stolen());
+    }
+
+    fn settle_ended_tokens(&mut self, by: &str) {
+        let ended = mem::take(&mut self.live);
+        self.settle_all(&ended, false, by);
+        self.settle(&self.has_stolen(), false, by);
+    }
+
+    /// Thieves send these requests with this login through a link that fails, while `change` runs. Returns the tokens that
+    /// they were given, once the link is well again.
+    fn while_thieves_act(
+        &mut self,
+        (user, password): (&str, &str),
+        attacks: &[Attack],
+        change: impl FnOnce(&mut Self),
+    ) -> Vec<(String, Fact)> {
+        let world = self.world;
+        let link = self.rng.usize(..REPLICAS);
+        let thief = world.services[link].client().with_basic(user, password);
+        let address = random_address(&mut self.rng);
+        let send = |draft: Draft| draft.header("x-forwarded-for", &address).try_send().ok();
+        // The replica knows the login when the link fails.
+        send(thief.get(TOKEN));
+        let (_, path, body) = &attacks[0];
+        let named = path.strip_prefix(USER).and_then(|rest| rest.split('/').nth(1));
+        let changed = named.or(body["username"].as_str()).unwrap_or(user);
+        let fault = world.fault(link, changed, &mut self.rng);
+        let lasts = Duration::from_millis(self.rng.u64(300..1500));
+        let head_start = Duration::from_millis(self.rng.u64(..300));
+        world.attacks.fetch_add(attacks.len() as u64, SeqCst);
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                if fault.is_some() {
+                    sleep(lasts);
+                }
+                drop(fault);
+            });
+            let attack = |(method, path, body): &Attack| send(thief.request(method, path).json(body));
+            let attacks: Vec<_> = attacks.iter().map(|request| scope.spawn(move || attack(request))).collect();
+            sleep(head_start);
+            change(self);
+            let answers = attacks.into_iter().filter_map(|attack| attack.join().unwrap());
+            answers.filter_map(|answer| minted(&answer)).collect()
+        })
+    }
+
+    /// What thieves do with the login of the user: any of it, at once.
+    fn thefts(&mut self, thiefs_password: Option<&str>) -> Vec<Attack> {
+        let set_password = |password| ("PUT", format!("{USER}/{}/password", self.user), json!({"password": password}));
+        let mut attacks: Vec<Attack> =
+            vec![("POST", TOKEN.to_owned(), token(STOLEN)), ("POST", TOKEN.to_owned(), token(STOLEN))];
+        attacks.extend(thiefs_password.map(set_password));
+        attacks.extend(self.live.last().map(|(id, _)| ("POST", format!("{TOKEN}/{id}/rotate"), json!({}))));
+        self.rng.shuffle(&mut attacks);
+        attacks.truncate(self.rng.usize(1..=attacks.len()));
+        attacks
+    }
+
+    /// Another password, with which the tokens end, while thieves use the old one.
+    fn change_password(&mut self) {
+        let user = self.user.clone();
+        let (old, thiefs, new) =
+            (self.password.clone(), self.next_password("thief"), self.next_password(&self.user.clone()));
+        self.unsettle(&self.logs_in());
+        self.unsettle_tokens();
+        let attacks = self.thefts(Some(&thiefs));
+        let stolen = self.while_thieves_act((&user, &old), &attacks, |tenant| {
+            let by = "changing the password";
+            let own = tenant.rng.bool() && {
+                let body = json!({"password": new, "revoke_tokens": true});
+                let path = format!("{USER}/{user}/password");
+                let service = &tenant.world.services[tenant.rng.usize(..REPLICAS)];
+                let answer = send(service.client().with_basic(&user, &old).put(&path, &body));
+                answer.is_some_and(|answer| answer.status == 200)
+            };
+            // It was answered with 503, or a thief was faster.
+            if !own && !tenant.set_password(&user, &new, true) {
+                return;
+            }
+            tenant.settle(&tenant.logs_in(), false, by);
+            let thiefs = Fact::LogsIn { user: user.clone(), password: thiefs.clone() };
+            tenant.settle(&thiefs, false, by);
+            tenant.password.clone_from(&new);
+            tenant.settle(&tenant.logs_in(), true, by);
+            tenant.settle_ended_tokens(by);
+        });
+        self.settle_all(&stolen, false, "changing the password");
+        if self.password == old {
+            self.recreate();
+        }
+    }
+
+    /// A disabled user has no token, not even one that a thief creates, and is enabled again without any.
+    fn disable(&mut self) {
+        let (user, password) = (self.user.clone(), self.password.clone());
+        self.unsettle(&self.logs_in());
+        self.unsettle_tokens();
+        let attacks = self.thefts(None);
+        let stolen = self.while_thieves_act((&user, &password), &attacks, |tenant| {
+            if tenant.patch(&user, &json!({"disabled": true})) {
+                tenant.settle(&tenant.logs_in(), false, "disabling");
+                tenant.settle_ended_tokens("disabling");
+            }
+        });
+        self.settle_all(&stolen, false, "disabling");
+        self.unsettle(&self.logs_in());
+        if self.patch(&user, &json!({"disabled": false})) {
+            self.settle(&self.logs_in(), true, "enabling");
+        } else {
+            self.recreate();
+        }
+    }
+
+    /// The user is removed and created again, with another password. What was meant for the first is nothing to the second.
+    fn remove(&mut self) {
+        let user = self.user.clone();
+        self.unsettle(&self.logs_in());
+        self.unsettle_tokens();
+        // One that is answered with 503, perhaps, and repeated.
+        let removal = [("DELETE", format!("{USER}/{user}"), json!({}))];
+        self.while_thieves_act((ROOT, ADMIN_PASSWORD), &removal, |_| ());
+        let thiefs = self.next_password("thief");
+        let attacks = self.thefts(Some(&thiefs));
+        let login = (user.clone(), self.password.clone());
+        let stolen = self.while_thieves_act((&login.0, &login.1), &attacks, Self::recreate);
+        self.settle_all(&stolen, false, "removing");
+        self.settle(&Fact::LogsIn { user, password: thiefs }, false, "removing");
+    }
+
+    fn recreate(&mut self) {
+        let user = self.user.clone();
+        self.delete(&user);
+        self.settle(&self.logs_in(), false, "removing");
+        self.settle_ended_tokens("removing");
+        self.password = self.create(&user, "user");
+        self.issue();
+    }
+
+    /// An administrator is demoted who does all that administrators can, and is promoted again once that is undone.
+    fn demote_the_deputy(&mut self) {
+        let [user, friend, deputy, stranger] =
+            [&self.user, &self.friend, &self.deputy, &self.stranger].map(Clone::clone);
+        let password = self.next_password(&stranger);
+        let deputys = self.next_password("deputys");
+        let mut attacks = vec![
+            ("PATCH", format!("{USER}/{friend}"), json!({"role": "admin"})),
+            ("POST", USER.to_owned(), json!({"username": stranger, "role": "admin", "password": password})),
+            ("DELETE", format!("{USER}/{user}"), json!({})),
+            ("PUT", format!("{USER}/{user}/password"), json!({"password": deputys, "revoke_tokens": true})),
+            ("PATCH", format!("{USER}/{user}"), json!({"disabled": true})),
+        ];
+        self.rng.shuffle(&mut attacks);
+        attacks.truncate(self.rng.usize(1..=3));
+        let administers = Fact::Administers { user: deputy.clone(), password: self.deputy_password.clone() };
+        let friends = Fact::Administers { user: friend.clone(), password: self.friend_password.clone() };
+        let strangers = Fact::LogsIn { user: stranger.clone(), password };
+        self.unsettle(&administers);
+        self.unsettle(&friends);
+        self.unsettle(&self.logs_in());
+        self.unsettle_tokens();
+        let login = (deputy.clone(), self.deputy_password.clone());
+        let by = "demoting the deputy";
+        self.while_thieves_act((&login.0, &login.1), &attacks, |tenant| {
+            tenant.patch(&deputy, &json!({"role": "user"}));
+            tenant.settle(&administers, false, by);
+            // What was done before is undone; nothing more is to come.
+            tenant.patch(&friend, &json!({"role": "user"}));
+            tenant.settle(&friends, false, by);
+            tenant.delete(&stranger);
+            tenant.settle(&strangers, false, by);
+            tenant.recreate();
+        });
+        self.unsettle(&administers);
+        self.patch(&deputy, &json!({"role": "admin"}));
+        self.settle(&administers, true, "promoting the deputy");
+    }
+}
+
+/// Has the world go wrong for so long, and compares what is answered with what was.
+pub fn run(version: Version, duration: Duration, seed: u64) -> Report {
+    let mut redis = Pair::start(version);
+    let world = World::start(&redis, duration);
+    let rng = |number: u64| Rng::with_seed(seed.wrapping_add(number));
+    let failovers = thread::scope(|scope| {
+        let disturbing = scope.spawn(|| world.disturb(&mut redis, rng(0)));
+        for number in 0..TENANTS {
+            let (world, rng) = (&world, rng(1 + number as u64));
+            scope.spawn(move || Tenant::new(world, number, rng).work());
+        }
+        for number in 0..6 {
+            let (world, rng) = (&world, rng(100 + number));
+            scope.spawn(move || world.observe(rng));
+        }
+        disturbing.join().unwrap()
+    });
+    world.ask_everything(&mut rng(200));
+    Report {
+        seed,
+        changes: world.changes.into_inner(),
+        repeated: world.repeated.into_inner(),
+        attacks: world.attacks.into_inner(),
+        faults: world.faults.into_inner(),
+        failovers,
+        compared: world.history.answers(),
+        violations: world.history.violations(),
+    }
+}
+
+#[test]
+fn an_answer_contradicts_only_what_is_settled() {
+    let (history, fact) = (History::new(), Fact::IsLive { jwt: "an example".into() });
+    let ask = || history.questions().pop().unwrap();
+    history.settle(&fact, true, "creating");
+    history.answer(&ask(), true, "here");
+    let early = ask();
+    history.unsettle(&fact);
+    let meanwhile = ask();
+    history.answer(&ask(), false, "here");
+    history.settle(&fact, false, "revoking");
+    history.answer(&early, true, "here");
+    history.answer(&meanwhile, true, "here");
+    assert!(history.violations().is_empty());
+    history.answer(&ask(), true, "there");
+    assert_eq!(history.violations().len(), 1);
+}
+
+/// `make soak` does so for 10 minutes.
+#[rstest]
+fn nothing_acknowledged_is_undone(#[values(Version::Redis8_2, Version::Valkey8_0)] version: Version) {
+    let report = run(version, Duration::from_secs(20), fastrand::u64(..));
+    assert!(report.violations.is_empty(), "{report:#?}");
+    assert!(report.failovers > 0 && report.repeated > 0 && report.compared > 100, "{report:?}");
+}

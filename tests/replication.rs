@@ -1,0 +1,144 @@
+//! What is answered is on as many replicas of Redis as was asked for, also where an answer repeats what another connection did.
+
+use std::thread;
+
+use nix::sys::signal::Signal;
+use rstest::rstest;
+use serde_json::{Value, json};
+
+use crate::support::{Draft, RedisServer, Service, Version, eventually, free_port};
+
+const TOKEN: &str = "/api/v1alpha/token";
+const USER: &str = "/api/v1alpha/user";
+
+/// A primary, a replica of it, and two replicas of the service that wait for the replica of Redis.
+struct Scene {
+    primary: RedisServer,
+    replica: RedisServer,
+    services: [Service; 2],
+}
+
+impl Scene {
+    fn start(version: Version) -> Self {
+        let primary = RedisServer::start_version(version, &["--repl-diskless-sync-delay", "0"]);
+        let replica_of = format!("127.0.0.1 {}", primary.port);
+        let replica = RedisServer::start_version_on_port(version, free_port(), &["--replicaof", &replica_of]);
+        eventually("the replica follows", || (replica.info("master_link_status") == "up").then_some(()));
+        let launch = |keys: Option<&Service>| {
+            let service = Service::launch(Some(&primary.url()), |command| {
+                command.env("MAYFLY_REDIS_WAIT_REPLICAS", "1").env("MAYFLY_PASSWORD_COST", "m=8,t=1,p=1");
+                if let Some(first) = keys {
+                    command.env("MAYFLY_JWT_KEYS_FILE", &first.keys_file);
+                }
+            });
+            service.wait_until_ready();
+            service
+        };
+        let first = launch(None);
+        let second = launch(Some(&first));
+        Self { primary, replica, services: [first, second] }
+    }
+}
+
+/// A request that takes something away.
+#[derive(Debug, Clone, Copy)]
+enum Revocation {
+    Token,
+    PresentedToken,
+    AllTokens,
+    Rotation,
+    Password,
+    Disabling,
+    Demotion,
+    Removal,
+}
+
+/// A user about to lose something, with a live token.
+struct Victim {
+    name: String,
+    id: String,
+    jwt: String,
+}
+
+impl Revocation {
+    const ALL: [Self; 8] = [
+        Self::Token,
+        Self::PresentedToken,
+        Self::AllTokens,
+        Self::Rotation,
+        Self::Password,
+        Self::Disabling,
+        Self::Demotion,
+        Self::Removal,
+    ];
+
+    fn request(self, service: &Service, victim: &Victim) -> Draft {
+        let Victim { name, id, jwt } = victim;
+        let (user, admin) = (service.client().with_basic(name, "secret"), service.admin());
+        match self {
+            Self::Token => user.delete(&format!("{TOKEN}/{id}")),
+            Self::PresentedToken => service.client().post_form("/oauth2/revoke", &[("token", jwt)]),
+            Self::AllTokens => user.delete(&format!("{TOKEN}?all=true")),
+            Self::Rotation => user.post(&format!("{TOKEN}/{id}/rotate"), &json!({})),
+            Self::Password => {
+                admin.put(&format!("{USER}/{name}/password"), &json!({"password": "second", "revoke_tokens": true}))
+            }
+            Self::Disabling => admin.patch(&format!("{USER}/{name}"), &json!({"disabled": true})),
+            Self::Demotion => admin.patch(&format!("{USER}/{name}"), &json!({"role": "user"})),
+            Self::Removal => admin.delete(&format!("{USER}/{name}")),
+        }
+    }
+
+    /// What a node of Redis has of that which is taken away.
+    fn taken(self, redis: &RedisServer, victim: &Victim) -> Value {
+        let key = |rest: &str| format!("mayfly:{{{}}}:{rest}", victim.name);
+        match self {
+            Self::Demotion => json!(redis.cli(&["HGET", &key("user"), "role"]) == "admin"),
+            _ => json!(redis.cli(&["EXISTS", &key(&format!("token:{}", victim.id))]) == "1"),
+        }
+    }
+}
+
+/// WAIT waits for the last write of its own connection since Redis 7.2, and for all that was written before.
+#[rstest]
+fn a_revocation_that_is_repeated_elsewhere_is_answered_once_it_is_replicated(
+    #[values(Version::Redis7_0, Version::Redis8_2, Version::Valkey8_0, Version::Valkey9_1)] version: Version,
+) {
+    let scene = Scene::start(version);
+    let [first, second] = &scene.services;
+    let victims = Revocation::ALL.map(|revocation| {
+        let name = format!("{revocation:?}");
+        first.admin().add_user(&name, "admin");
+        let (id, jwt) = first.client().with_basic(&name, "secret").issue("x", "1h");
+        second.client().with_basic(&name, "secret").issue("another, so that the other service knows the login", "1h");
+        Victim { name, id, jwt }
+    });
+    scene.replica.process.signal(Signal::SIGSTOP);
+    let cases = || Revocation::ALL.iter().zip(&victims);
+    let at_once = |service: &Service| -> Vec<(String, u16)> {
+        thread::scope(|scope| {
+            let send = |(revocation, victim): (&Revocation, &Victim)| {
+                (format!("{revocation:?}"), revocation.request(service, victim).send().status)
+            };
+            let requests: Vec<_> = cases().map(|case| scope.spawn(move || send(case))).collect();
+            requests.into_iter().map(|request| request.join().unwrap()).collect()
+        })
+    };
+    // A rotation begins with a read of the token, whose 404 acknowledges nothing.
+    let acknowledges =
+        |(revocation, status): &(String, u16)| *status != 503 && (revocation, *status) != (&"Rotation".to_owned(), 404);
+    for service in [first, second, second, first] {
+        let answered: Vec<_> = at_once(service).into_iter().filter(acknowledges).collect();
+        assert_eq!(answered, [], "nothing is replicated");
+    }
+    scene.replica.process.signal(Signal::SIGCONT);
+    for (revocation, victim) in cases() {
+        eventually("it is answered", || (revocation.request(second, victim).send().status != 503).then_some(()));
+        assert_eq!(
+            revocation.taken(&scene.replica, victim),
+            json!(false),
+            "{revocation:?} is answered, not replicated"
+        );
+        assert_eq!(revocation.taken(&scene.primary, victim), json!(false), "{revocation:?}");
+    }
+}
