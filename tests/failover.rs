@@ -92,6 +92,21 @@ fn what_was_acknowledged_survives_the_death_of_redis() {
 }
 
 #[test]
+fn a_primary_that_would_go_on_alone_is_warned_of() {
+    let sentinel = Sentinel::start(1, 1);
+    let warnings = |service: &Service| service.client().get("/readyz").send().json()["warnings"].to_string();
+    let service = launch(&sentinel.url(), "1");
+    eventually("it is told", || warnings(&service).contains("min-replicas-to-write").then_some(()));
+    assert!(
+        !warnings(&launch(&sentinel.url(), "0")).contains("min-replicas"),
+        "what is answered is not promised to last"
+    );
+    let primary = sentinel.primary().unwrap();
+    primary.cli(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
+    eventually("all is well", || (!warnings(&service).contains("min-replicas")).then_some(()));
+}
+
+#[test]
 fn a_primary_that_was_deposed_in_its_sleep_answers_nothing_old() {
     let sentinel = Sentinel::start(1, 1);
     let [first, second] = [(), ()].map(|()| launch(&sentinel.url(), "1"));

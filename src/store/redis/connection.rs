@@ -362,6 +362,11 @@ impl Connection {
         }
     }
 
+    /// Whether what is answered has to survive that sentinels promote another primary.
+    pub(super) fn survives_promotions(&self) -> bool {
+        self.replicas > 0 && matches!(self.pool.manager(), Manager::Sentinel(..))
+    }
+
     /// When a request that begins now is given up.
     pub(super) fn deadline(&self) -> Deadline {
         Deadline::now() + self.timeout

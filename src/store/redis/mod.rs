@@ -344,7 +344,8 @@ impl Store for RedisStore {
             result => Some(result?),
         };
         let clock = self.connection.read_clock(self.connection.deadline(), &self.connection.shared()).await?;
-        let mut health = Health { holds_users: Some(holds_users), ..server::health(info.as_ref()) };
+        let seen = server::health(info.as_ref(), self.connection.survives_promotions());
+        let mut health = Health { holds_users: Some(holds_users), ..seen };
         health.warnings.extend((clock.difference() >= CLOCK_DIFFERENCE).then_some(server::CLOCK));
         Ok(health)
     }

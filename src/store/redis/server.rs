@@ -23,6 +23,11 @@ pub(super) const CLOCK: Warning =
 /// Our scripts use what came with 7.0.
 const AGE: Warning = "Redis is older than 7.0, which is the oldest that works: upgrade it";
 
+/// INFO counts the replicas in step only where `min-replicas-to-write` wants any.
+const SPLIT_BRAIN: Warning = "Redis answers while it is cut off from its replicas and sentinels, which promote another one, and \
+                              may accept what was revoked there: set min-replicas-to-write and min-replicas-max-lag as in \
+                              deploy/sentinel/redis.conf";
+
 /// What INFO would tell is unknown then.
 const NO_INFO: Warning = "Redis does not allow this service's user to ask how it is set up (INFO), so that nothing is said \
                           here of eviction, persistence and age: allow it (+info)";
@@ -44,8 +49,9 @@ pub(super) fn without_scripts() -> Health {
 }
 
 /// What an answer to `INFO` tells, but for what the server holds: of one server its text, of a cluster a map from each node to
-/// its text. `None`: it is not allowed to be asked.
-pub(super) fn health(info: Option<&Value>) -> Health {
+/// its text. `None`: it is not allowed to be asked. `promoted`: what is answered has to survive that sentinels promote
+/// another.
+pub(super) fn health(info: Option<&Value>, promoted: bool) -> Health {
     let nodes = match info {
         None => return Health { warnings: vec![NO_INFO], ..Health::default() },
         Some(Value::Map(nodes)) => nodes.iter().map(|(_, text)| text).collect(),
@@ -56,10 +62,14 @@ pub(super) fn health(info: Option<&Value>) -> Health {
     let is_old = |version: &str| {
         version.split('.').next().and_then(|major| major.parse().ok()).is_some_and(|major: u32| major < 7)
     };
+    let goes_on_alone = |text: &&String| {
+        field(text, "role").is_some_and(|role| role == "master") && field(text, "min_slaves_good_slaves").is_none()
+    };
     let warnings = [
         (any("maxmemory_policy", |policy| policy.starts_with("volatile")), EVICTS_TOKENS),
         (any("aof_enabled", |enabled| enabled == "0"), PERSISTENCE),
         (any("redis_version", is_old), AGE),
+        (promoted && texts.iter().any(|text| goes_on_alone(&text)), SPLIT_BRAIN),
     ];
     Health {
         fault: any("maxmemory_policy", |policy| policy.starts_with("allkeys")).then_some(EVICTS_ALL),
@@ -83,9 +93,17 @@ mod tests {
     #[test]
     fn a_server_that_is_set_up_well_gives_no_warning() {
         let good = "# Server\r\nredis_version:7.0.15\r\nmaxmemory_policy:noeviction\r\naof_enabled:1\r\n";
-        assert_eq!(health(Some(&text(good))), Health::default());
+        assert_eq!(health(Some(&text(good)), true), Health::default());
         // What a provider hides is no reason to worry anybody.
-        assert_eq!(health(Some(&text(""))), Health::default());
+        assert_eq!(health(Some(&text("")), true), Health::default());
+    }
+
+    #[test]
+    fn a_primary_that_goes_on_alone_is_told_of_where_sentinels_promote_another() {
+        let [alone, with_replicas] = [text("role:master\r\n"), text("role:master\r\nmin_slaves_good_slaves:1\r\n")];
+        assert_eq!(health(Some(&alone), true).warnings, [SPLIT_BRAIN]);
+        assert_eq!(health(Some(&alone), false), Health::default());
+        assert_eq!(health(Some(&with_replicas), true), Health::default());
     }
 
     #[test]
@@ -93,7 +111,7 @@ mod tests {
         let good = (text("a:1"), text("aof_enabled:1\r\n"));
         let bad = (text("b:1"), text("redis_version:6.2.1\r\nmaxmemory_policy:volatile-lru\r\naof_enabled:0\r\n"));
         let worse = (text("c:1"), text("maxmemory_policy:allkeys-lru\r\n"));
-        let Health { fault, warnings, .. } = health(Some(&Value::Map(vec![good, bad, worse])));
+        let Health { fault, warnings, .. } = health(Some(&Value::Map(vec![good, bad, worse])), true);
         assert_eq!((fault, &*warnings), (Some(EVICTS_ALL), &[EVICTS_TOKENS, PERSISTENCE, AGE][..]));
     }
 }
