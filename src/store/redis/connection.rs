@@ -231,8 +231,8 @@ impl Connection {
         if self.write(write()).await? { Ok(true) } else { Err(first.into()) }
     }
 
-    /// Runs a script that writes, as [`Self::write`] does, for somebody whom only a token identifies: where it waits for replicas, it takes one of few places,
-    /// so that strangers keep no user from writing.
+    /// Runs a script that writes, as [`Self::write`] does, for somebody whom only a token identifies. Where it waits for
+    /// replicas, it takes one of few places, so that strangers keep no user from writing.
     pub(super) async fn write_for_stranger<T: FromRedisValue>(&self, write: Write<'_>) -> Result<T, StoreError> {
         let _place = if self.replicas > 0 {
             let place = timeout_at(self.deadline(), self.strangers.acquire()).await;
