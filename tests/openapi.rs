@@ -123,3 +123,28 @@ fn every_operation_refuses_strangers_unless_it_is_public() {
         }
     }
 }
+
+#[test]
+fn the_documentation_is_compressed_for_who_accepts_it() {
+    let service = Service::start_with(Backend::Memory, |command| {
+        command.env("MAYFLY_CORS_ORIGINS", "https://console.example");
+    });
+    for path in ["/docs", "/openapi.json", "/openapi.yaml"] {
+        let curl = |arguments: &[&str]| {
+            let output =
+                run(Command::new("curl").args(["-sSi"]).args(arguments).arg(format!("{}{path}", service.url)), "");
+            let text = String::from_utf8_lossy(&output.stdout).into_owned();
+            let (head, body) = text.split_once("\r\n\r\n").unwrap();
+            (head.to_owned(), body.to_owned())
+        };
+        let (head, plain) = curl(&[]);
+        assert!(!head.contains("content-encoding") && head.contains("\r\nvary: Accept-Encoding"), "{head}");
+        let (head, decoded) = curl(&["--compressed"]);
+        assert!(head.contains("\r\ncontent-encoding: gzip") && head.contains("\r\nvary: Accept-Encoding"), "{head}");
+        assert!(decoded == plain, "{path} is the same");
+        let length = head.split("content-length: ").nth(1).unwrap().lines().next().unwrap();
+        assert!(length.parse::<usize>().unwrap() < plain.len() / 3, "{length} of {}", plain.len());
+        let (head, _) = curl(&["--compressed", "-H", "Origin: https://console.example"]);
+        assert!(head.contains("\r\nvary: Origin, Accept-Encoding"), "{head}");
+    }
+}

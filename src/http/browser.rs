@@ -102,7 +102,10 @@ impl<E: Endpoint<Output = Response>> Endpoint for Shared<E> {
         // poem's middleware answers by itself to those whom it does not let in, which is not for it to do here.
         // In boxes, so that the future of a request where nothing is shared is not as large as what they need.
         if is_shared && asks {
-            Box::pin(self.with_cors.call(request)).await
+            let mut response = Box::pin(self.with_cors.call(request)).await?;
+            // poem replaces what the documentation says there, which depends on one more header.
+            response.headers_mut().insert(header::VARY, HeaderValue::from_static("Origin, Accept-Encoding"));
+            Ok(response)
         } else {
             Box::pin(self.without.call(request)).await
         }
