@@ -24,9 +24,16 @@ const USER: HeaderName = HeaderName::from_static("x-auth-user");
 const TOKEN_ID: HeaderName = HeaderName::from_static("x-auth-token-id");
 const EXPIRES_IN: HeaderName = HeaderName::from_static("x-auth-expires-in");
 
-/// Whether a request of this path comes here.
+/// Whether a request of this path comes here. Doubled slashes count as one, as they do for poem's router.
 pub(super) fn is_at(path: &str) -> bool {
-    path.strip_prefix(PATH).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    let is_exact = path.strip_prefix(PATH).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    is_exact || path.contains("//") && is_at_with_doubled_slashes(path)
+}
+
+fn is_at_with_doubled_slashes(path: &str) -> bool {
+    let segments = |path: &'static str| path.split('/').filter(|segment| !segment.is_empty());
+    let mut given = path.split('/').filter(|segment| !segment.is_empty());
+    segments(PATH).all(|segment| given.next() == Some(segment))
 }
 
 /// Those above, and the few that each answer has.
