@@ -73,7 +73,8 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
         services.readiness.stop();
         sleep(config.shutdown_delay).await;
     };
-    let endpoint = http::endpoint(Arc::clone(&services), config.browser, Arc::new(config.trusted_proxies));
+    let proxies = Arc::new(config.trusted_proxies);
+    let endpoint = http::endpoint(Arc::clone(&services), config.browser, Arc::clone(&proxies));
     let is_stopping = {
         let services = Arc::clone(&services);
         move || services.readiness.is_stopping()
@@ -81,6 +82,8 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     let serving = Serving {
         certificate: config.certificate,
         max_connections: config.max_connections,
+        network: Arc::new(move |peer| proxies.network(peer)),
+        refuse: Arc::new(http::refuse),
         grace: config.shutdown_grace,
     };
     let result = http::server::serve(listener, endpoint, stopping, is_stopping, serving).await;
@@ -117,7 +120,13 @@ async fn follow_files(services: Arc<Services>, certificate: Option<Arc<Certifica
 
 /// Serves `/metrics` on `listener` until the future is dropped: what goes on during a shutdown is measured, too.
 pub async fn serve_metrics(listener: TcpListener, prometheus: Prometheus) -> io::Result<()> {
-    let serving = Serving { certificate: None, max_connections: MAX_METRICS_CONNECTIONS, grace: Duration::ZERO };
+    let serving = Serving {
+        certificate: None,
+        max_connections: MAX_METRICS_CONNECTIONS,
+        network: Arc::new(|peer| Some(peer.into())),
+        refuse: Arc::new(http::refuse),
+        grace: Duration::ZERO,
+    };
     http::server::serve(listener, http::metrics_endpoint(prometheus), pending(), || false, serving).await
 }
 

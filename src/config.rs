@@ -67,8 +67,9 @@ pub struct Settings {
     #[arg(long, env = "MAYFLY_TLS_KEY", value_name = "FILE")]
     tls_key: Option<PathBuf>,
 
-    /// The most connections at once. A new one takes the place of whoever has been idle for longest. Each needs an open
-    /// file, and the limit of those is raised as far as the system allows
+    /// The most connections at once. Where all are taken, a new one takes the place of the one that has waited for its client
+    /// for longest. The connections of one IPv4 address or IPv6 /64 are at most half of them, unless it is one of
+    /// MAYFLY_TRUSTED_PROXIES. Each needs an open file, and the limit of those is raised as far as the system allows
     #[arg(long, env = "MAYFLY_MAX_CONNECTIONS", value_name = "NUMBER", default_value = "16384")]
     max_connections: String,
 

@@ -3,12 +3,17 @@
 use std::{
     fs,
     io::{self, Read, Write},
-    net::TcpStream,
+    net::{Ipv4Addr, TcpStream},
     process::Command,
+    sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
-use crate::support::{Backend, Log, Service, eventually};
+use rstest::rstest;
+use tokio::net::TcpSocket;
+
+use crate::support::{Answer, Backend, Client, Log, Service, eventually, run};
 
 const HEAD: &[u8] = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n";
 
@@ -19,6 +24,32 @@ fn connect(service: &Service) -> TcpStream {
     let stream = service.connect();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     stream
+}
+
+/// A connection from the loopback address with this number.
+fn connect_from(service: &Service, number: u8) -> TcpStream {
+    try_connect_from(service, number).unwrap()
+}
+
+fn try_connect_from(service: &Service, number: u8) -> io::Result<TcpStream> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let stream = runtime.block_on(async {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((Ipv4Addr::new(127, 0, 1, number), 0).into()).unwrap();
+        socket.connect(service.address().parse().unwrap()).await?.into_std()
+    })?;
+    stream.set_nonblocking(false)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}
+
+/// Asserts that a request on this connection is answered while nobody else's time-out has passed, which is 10 s.
+#[track_caller]
+fn assert_answered_at_once(mut stream: TcpStream) {
+    let begun = Instant::now();
+    stream.write_all(&[HEAD, b"\r\n"].concat()).unwrap();
+    assert!(answer(&mut stream).starts_with("HTTP/1.1 200 "));
+    assert!(begun.elapsed() < Duration::from_secs(5), "it took {:?}", begun.elapsed());
 }
 
 /// Whether the server has hung up.
@@ -87,12 +118,18 @@ fn a_pause_between_requests_is_no_end() {
 fn a_body_that_nobody_read_is_no_request() {
     let service = Service::start(Backend::Memory);
     let hidden = [HEAD, b"\r\n"].concat();
-    for length in [format!("Content-Length: {}", hidden.len()), "Transfer-Encoding: chunked".into()] {
+    for (length, is_last) in [
+        (format!("Content-Length: {}", hidden.len()), false),
+        ("Content-Length: 65537".into(), true),
+        ("Transfer-Encoding: chunked".into(), true),
+        (format!("Expect: 100-continue\r\nContent-Length: {}", hidden.len()), true),
+    ] {
         let mut stream = connect(&service);
         let head = format!("POST /api/v1alpha/token HTTP/1.1\r\nHost: localhost\r\n{length}\r\n\r\n");
         stream.write_all(head.as_bytes()).unwrap();
         let answer = answer(&mut stream);
-        assert!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("connection: close\r\n"), "{answer}");
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+        assert_eq!(answer.contains("connection: close\r\n"), is_last, "{length}: {answer}");
         // Not even once the connection has been quiet for so long that it is put away.
         stream.set_read_timeout(Some(Duration::from_millis(1500))).unwrap();
         let mut rest = Vec::new();
@@ -144,16 +181,8 @@ fn who_goes_on_sending_is_cut_off() {
 fn where_all_places_are_taken_an_idle_connection_makes_room() {
     let log = Log::new();
     let service = Service::start_with(Backend::Memory, |command| {
-        command.env("MAYFLY_MAX_CONNECTIONS", "8").stderr(log.stdio());
+        command.env("MAYFLY_MAX_CONNECTIONS", "8").env("MAYFLY_TRUSTED_PROXIES", "127.0.0.1").stderr(log.stdio());
     });
-    // Those that are in use stay.
-    let mut used: Vec<TcpStream> = (0..2)
-        .map(|_| {
-            let mut stream = connect(&service);
-            stream.write_all(HEAD).unwrap();
-            stream
-        })
-        .collect();
     let mut idle: Vec<TcpStream> = (0..32).map(|_| connect(&service)).collect();
     let begun = Instant::now();
     for _ in 0..8 {
@@ -165,20 +194,16 @@ fn where_all_places_are_taken_an_idle_connection_makes_room() {
     assert!(begun.elapsed() < Duration::from_secs(9), "nobody waited for a time-out");
     let closed = eventually("room was made", || {
         let closed = idle.iter_mut().filter_map(|stream| is_closed(stream).then_some(())).count();
-        (closed >= idle.len() + used.len() - 8).then_some(closed)
+        (closed >= idle.len() - 8).then_some(closed)
     });
     assert!(closed < idle.len(), "no more than needed");
-    for stream in &mut used {
-        stream.write_all(b"\r\n").unwrap();
-        assert!(answer(stream).starts_with("HTTP/1.1 200 "));
-    }
-    assert!(log.text().contains("all connections are taken"), "{}", log.text());
+    eventually("it says so", || log.text().contains("all connections are taken").then_some(()));
 }
 
 #[test]
 fn a_place_that_came_of_itself_leaves_nobody_to_be_shown_out() {
     let service = Service::start_with(Backend::Memory, |command| {
-        command.env("MAYFLY_MAX_CONNECTIONS", "2");
+        command.env("MAYFLY_MAX_CONNECTIONS", "2").env("MAYFLY_TRUSTED_PROXIES", "127.0.0.1");
     });
     let in_use = [0, 1].map(|_| {
         let mut stream = connect(&service);
@@ -201,7 +226,7 @@ fn a_place_that_came_of_itself_leaves_nobody_to_be_shown_out() {
 #[test]
 fn the_rest_of_a_body_that_nobody_wants_is_no_head() {
     let service = Service::start_with(Backend::Memory, |command| {
-        command.env("MAYFLY_MAX_CONNECTIONS", "1");
+        command.env("MAYFLY_MAX_CONNECTIONS", "1").env("MAYFLY_TRUSTED_PROXIES", "127.0.0.1");
     });
     let mut quiet = connect(&service);
     let length = 12_000;
@@ -243,4 +268,247 @@ fn the_limit_of_open_files_is_raised_and_respected() {
     let service = limited("ulimit -n 1000; export MAYFLY_MAX_CONNECTIONS=872", &log);
     assert_eq!(open_files(&service), "1000");
     assert!(!log.text().contains("there is room"), "{}", log.text());
+}
+
+/// What a slow client sends at first.
+fn beginning(kind: &str) -> Vec<u8> {
+    match kind {
+        "head" => HEAD.to_vec(),
+        "body" => large(1000),
+        // More than the kernel buffers, and nothing of it is read.
+        "answer" => b"GET /docs HTTP/1.1\r\nHost: x\r\n\r\n".repeat(8),
+        "rest" => b"POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n".to_vec(),
+        _ => unreachable!(),
+    }
+}
+
+#[rstest]
+fn where_all_places_are_taken_a_slow_client_makes_room(#[values("head", "body", "answer", "rest")] kind: &str) {
+    let service = Service::start_with(Backend::Memory, |command| {
+        command.env("MAYFLY_MAX_CONNECTIONS", "8");
+    });
+    let slow: Vec<_> = (0..8).map(|number| connect_from(&service, 100 + number)).collect();
+    for mut stream in &slow {
+        stream.write_all(&beginning(kind)).unwrap();
+    }
+    for number in 0..4 {
+        assert_answered_at_once(connect_from(&service, number));
+    }
+    eventually("one of the slow clients hears of it", || slow.iter().find(|stream| is_told(stream, kind)).map(|_| ()));
+}
+
+/// Whether a slow client was told to go: by an answer, or, where it takes none, by a reset that leaves nothing in the kernel.
+fn is_told(mut stream: &TcpStream, kind: &str) -> bool {
+    stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
+    let mut bytes = vec![0; 1 << 20];
+    match (stream.read(&mut bytes), kind) {
+        (Ok(_), "head" | "body") => bytes.starts_with(b"HTTP/1.1 408 "),
+        (Ok(length), "rest") => length == 0,
+        (Err(error), "answer") => error.kind() == io::ErrorKind::ConnectionReset,
+        _ => false,
+    }
+}
+
+#[test]
+fn slow_heads_of_one_client_keep_no_other_waiting() {
+    let service = Service::start_with(Backend::Memory, |command| {
+        command.env("MAYFLY_MAX_CONNECTIONS", "64");
+    });
+    thread::scope(|scope| {
+        // Whatever ends this scope ends the slow client.
+        let going_on = Arc::new(());
+        let going = Arc::downgrade(&going_on);
+        let service = &service;
+        scope.spawn(move || {
+            let mut heads = Vec::new();
+            while going.strong_count() > 0 {
+                if let Ok(mut stream) = try_connect_from(service, 100) {
+                    let _ = stream.write_all(HEAD);
+                    heads.push(stream);
+                }
+                // 83 a second.
+                thread::sleep(Duration::from_millis(12));
+            }
+        });
+        for number in 0..20 {
+            assert_answered_at_once(connect_from(service, number));
+            thread::sleep(Duration::from_millis(100));
+        }
+    });
+}
+
+#[test]
+fn one_client_holds_half_of_the_places_and_a_trusted_proxy_all() {
+    let log = Log::new();
+    let service = Service::start_with(Backend::Memory, |command| {
+        command.env("MAYFLY_MAX_CONNECTIONS", "8").env("MAYFLY_TRUSTED_PROXIES", "127.0.1.9").stderr(log.stdio());
+    });
+    let hold = |number, count| -> Vec<_> {
+        let held = (0..count).filter_map(|_| {
+            let mut stream = try_connect_from(&service, number).ok()?;
+            stream.write_all(HEAD).ok().map(|()| stream)
+        });
+        held.collect()
+    };
+    let finished = |held: Vec<TcpStream>| {
+        let finish = |mut stream: TcpStream| {
+            let mut answer = [0; 12];
+            stream.write_all(b"\r\n").and_then(|()| stream.read_exact(&mut answer)).is_ok() && answer.ends_with(b" 200")
+        };
+        held.into_iter().map(finish).filter(|is_answered| *is_answered).count()
+    };
+    // A connection whose head is not read yet is closed for the next one, and further ones are refused otherwise.
+    eventually("connections are refused", || {
+        let count = finished(hold(1, 8));
+        assert!(count <= 4, "{count}");
+        (count == 4 && log.text().contains("a client holds half of all connections")).then_some(())
+    });
+    eventually("its places are free again", || (finished(hold(9, 8)) == 8).then_some(()));
+}
+
+#[rstest]
+fn the_next_request_is_answered_behind_a_body_that_nobody_read(#[values(10, 16 << 10, 64 << 10)] length: usize) {
+    let service = Service::start(Backend::Memory);
+    let (_, jwt) = service.admin().issue("x", "1h");
+    let body = vec![b'x'; length];
+    for (path, status) in [("/api/v1alpha/verify", 200), ("/nothing", 404), ("/livez", 405)] {
+        let head = format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {jwt}\r\nContent-Length: {length}\r\n\r\n"
+        );
+        let mut stream = connect(&service);
+        stream.set_nodelay(true).unwrap();
+        for number in 0..500 {
+            stream.write_all(head.as_bytes()).unwrap();
+            stream.write_all(&body).unwrap();
+            let answer = answer(&mut stream);
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}, {number}: {answer}");
+        }
+    }
+}
+
+#[test]
+fn curl_hears_the_answer_to_a_large_body_that_nobody_read() {
+    let service = Service::start(Backend::Memory);
+    let (_, jwt) = service.admin().issue("x", "1h");
+    let mut body = tempfile::NamedTempFile::new().unwrap();
+    body.write_all(&vec![b'x'; 5 << 20]).unwrap();
+    for (path, status) in [("/api/v1alpha/verify", "200"), ("/nothing", "404"), ("/oauth2/revoke", "413")] {
+        for _ in 0..5 {
+            let mut curl = Command::new("curl");
+            curl.args(["-sS", "-o", "/dev/null", "-w", "%{http_code}", "-H", "Expect:"]);
+            curl.arg("--data-binary").arg(format!("@{}", body.path().display()));
+            curl.arg("-H").arg(format!("Authorization: Bearer {jwt}")).arg(format!("{}{path}", service.url));
+            let output = run(&mut curl, "");
+            assert!(output.status.success(), "{path}: {output:?}");
+            assert_eq!(String::from_utf8_lossy(&output.stdout), status, "{path}");
+        }
+    }
+}
+
+#[test]
+fn what_is_no_request_gets_a_problem_with_an_id_that_is_logged_and_counted() {
+    let log = Log::new();
+    let service = Service::start_with(Backend::Memory, |command| {
+        command.stderr(log.stdio());
+    });
+    let get = |path: &str, headers: &str| format!("GET {path} HTTP/1.1\r\nHost: x\r\n{headers}\r\n").into_bytes();
+    let target = format!("/{}", "x".repeat(65_000));
+    for (request, status) in [
+        (get("/livez", &"X: y\r\n".repeat(100)), 431),
+        (get("/livez", &format!("X-Long: {}\r\n", "y".repeat(300_000))), 431),
+        (get("/livez", "X-A: b\r\n c\r\n"), 400),
+        (get("/livez", "X-A : b\r\n"), 400),
+        (get("/livez", "Content-Length: x\r\n"), 400),
+        (get(&format!("{target}{}", "y".repeat(500)), ""), 404),
+        (get(&format!("{target}{}", "y".repeat(534)), ""), 414),
+        (get(&format!("{target}{}", "y".repeat(5_000)), ""), 414),
+        (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), 400),
+        (b"nonsense\r\n\r\n".to_vec(), 400),
+    ] {
+        // First on a connection, and behind another request.
+        for is_first in [true, false] {
+            let mut stream = connect(&service);
+            if !is_first {
+                stream.write_all(&[HEAD, b"\r\n"].concat()).unwrap();
+                assert!(answer(&mut stream).starts_with("HTTP/1.1 200 "));
+            }
+            stream.write_all(&request).unwrap();
+            let text = String::from_utf8_lossy(&request[..request.len().min(90)]).into_owned();
+            let problem = read_answer(&mut stream);
+            problem.problem(status);
+            let id = problem.header("x-request-id");
+            assert!(status == 404 || problem.header("connection") == "close", "{is_first}, {text}: {problem:?}");
+            let line = eventually("it is logged", || {
+                log.lines().into_iter().find(|line| line["span"]["request_id"] == id && line["message"] == "request")
+            });
+            assert_eq!((&line["status"], &line["span"]["client"]), (&status.into(), &"127.0.0.1".into()), "{text}");
+        }
+    }
+    let metrics = Client::new(&service.metrics_url).get("").send().text;
+    for (status, count) in [(400, 10), (414, 4), (431, 4)] {
+        let labels = format!("http_request_method=\"_OTHER\",http_response_status_code=\"{status}\"");
+        let line = format!("http_server_request_duration_seconds_count{{{labels}}} {count}");
+        assert!(metrics.contains(&line), "{line} in {metrics}");
+    }
+}
+
+/// An answer with its body.
+fn read_answer(stream: &mut TcpStream) -> Answer {
+    let mut bytes = Vec::new();
+    let head = loop {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap_or_else(|error| panic!("{error}: {}", String::from_utf8_lossy(&bytes)));
+        bytes.push(byte[0]);
+        if bytes.ends_with(b"\r\n\r\n") {
+            break String::from_utf8(bytes).unwrap();
+        }
+    };
+    let mut lines = head.lines();
+    let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    let fields = lines.filter_map(|line| line.split_once(": "));
+    let headers: ureq::http::HeaderMap = fields
+        .map(|(name, value)| (name.parse().unwrap(), value.parse::<ureq::http::HeaderValue>().unwrap()))
+        .collect();
+    let mut body = vec![0; headers["content-length"].to_str().unwrap().parse().unwrap()];
+    stream.read_exact(&mut body).unwrap();
+    Answer { status, headers, text: String::from_utf8(body).unwrap() }
+}
+
+#[test]
+fn the_kernel_keeps_little_for_clients_that_do_not_read() {
+    let service = Service::start(Backend::Memory);
+    let resident = || {
+        let status = fs::read_to_string(format!("/proc/{}/status", service.process.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
+    };
+    let port = service.address().rsplit_once(':').unwrap().1;
+    // Of the service's sockets: what waits for the service, what waits for the client, and what is set aside for either.
+    let buffered = || {
+        let output = run(Command::new("ss").args(["-tmnH", "sport", "=", &format!(":{port}")]), "");
+        let text = String::from_utf8(output.stdout).unwrap();
+        let pools = text.split("skmem:(").skip(1).map(|pool| pool.split(')').next().unwrap());
+        let bytes = pools
+            .flat_map(|pool| pool.split(','))
+            .filter_map(|field| field.strip_prefix(['r', 'w', 'f']).and_then(|bytes| bytes.parse::<usize>().ok()));
+        bytes.sum::<usize>()
+    };
+    assert_eq!(service.client().get("/docs").send().status, 200);
+    let before = resident();
+    let _deaf: Vec<_> = (0..300)
+        .map(|_| {
+            let mut stream = connect(&service);
+            stream.write_all(&beginning("answer")).unwrap();
+            stream
+        })
+        .collect();
+    let mut last = 0;
+    eventually("the kernel takes no more", || {
+        thread::sleep(Duration::from_millis(300));
+        let now = buffered();
+        (std::mem::replace(&mut last, now) == now && now > 0).then_some(())
+    });
+    let more = resident().saturating_sub(before);
+    println!("{} KiB in the kernel, {} KiB in the process", last >> 10, more >> 10);
+    assert!(last + more < 64 << 20, "{last} bytes in the kernel, {more} in the process");
 }

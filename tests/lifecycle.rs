@@ -55,7 +55,7 @@ fn a_standard_output_that_is_full_or_closed_stops_nothing() {
     for is_closed in [false, true] {
         let (reader, mut output) = pipe().unwrap();
         // As much as a pipe holds.
-        output.write_all(&[b'x'; 64 << 10]).unwrap();
+        output.write_all(&vec![b'x'; 64 << 10]).unwrap();
         let reader = (!is_closed).then_some(reader);
         let address = format!("127.0.0.1:{}", free_port());
         let mut command = Service::command();

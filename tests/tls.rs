@@ -218,7 +218,7 @@ fn what_is_no_tls_and_what_never_becomes_tls_is_sent_away() {
 #[test]
 fn who_says_nothing_makes_room() {
     let (secured, _) = Secured::start_with(|command| {
-        command.env("MAYFLY_MAX_CONNECTIONS", "2");
+        command.env("MAYFLY_MAX_CONNECTIONS", "2").env("MAYFLY_TRUSTED_PROXIES", "127.0.0.1");
     });
     let begun = Instant::now();
     let _silent = [0, 1].map(|_| secured.service.connect());

@@ -12,6 +12,8 @@ use poem::{
     http::{HeaderMap, HeaderName, header},
 };
 
+use crate::domain::throttle::ClientNetwork;
+
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
 /// The proxies whose word is taken for where a request comes from: load balancers, as a rule.
@@ -56,6 +58,11 @@ impl TrustedProxies {
     pub(super) fn client(&self, request: &Request) -> Option<IpAddr> {
         let peer = request.remote_addr().as_socket_addr()?.ip();
         Some(self.resolve(peer, request.headers()))
+    }
+
+    /// Whose connections those of this peer are; `None` for a trusted proxy's, which carry the requests of everybody.
+    pub fn network(&self, peer: IpAddr) -> Option<ClientNetwork> {
+        (!self.trusts(peer.to_canonical())).then(|| peer.into())
     }
 
     fn trusts(&self, address: IpAddr) -> bool {

@@ -2,7 +2,7 @@
 //!
 //! It names the request, turns each error, panics included, into a problem, and has the whole of it observed.
 
-use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc};
+use std::{net::SocketAddr, panic::AssertUnwindSafe, pin::pin, sync::Arc};
 
 use futures_util::FutureExt;
 use poem::{
@@ -20,6 +20,7 @@ use super::{
     oauth,
     payload::{FORM, JSON},
     problem::Problem,
+    server::Refusal,
     user,
     verify::{self, Verification},
 };
@@ -138,6 +139,29 @@ impl<E: Endpoint> Enveloped<E> {
         };
         (response, pattern.and_then(|PathPattern(pattern)| self.envelope.allowed.template(&pattern)))
     }
+}
+
+/// Answers a client of the server that sent no request. The answer leaves a line and a measurement, as one to a request does.
+pub fn refuse(refusal: Refusal, peer: SocketAddr) -> Response {
+    let (status, detail) = match refusal {
+        Refusal::Malformed => (StatusCode::BAD_REQUEST, "This is no request of HTTP/1.1 (RFC 9112).".into()),
+        Refusal::LargeHeaders => {
+            let detail =
+                format!("The headers of a request are at most {MAX_HEADER_BYTES} bytes, in fewer than 100 lines.");
+            (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
+        }
+        Refusal::LongTarget => (StatusCode::URI_TOO_LONG, "The URI of the request is too long.".into()),
+        Refusal::SlowHead => (StatusCode::REQUEST_TIMEOUT, "The head of the request took too long to arrive.".into()),
+        Refusal::SlowBody => (StatusCode::REQUEST_TIMEOUT, "The body of the request took too long to arrive.".into()),
+    };
+    let id = Uuid::new_v4().to_string();
+    let client = Some(peer.ip().to_canonical());
+    // There is no method that could be told.
+    let incoming = Incoming { method: "_OTHER", id: &id, client: &|| client, hot: false };
+    let observed = Observed::begin(incoming, Caller::default);
+    let response = Problem::new(status, detail).into_response(&id);
+    observed.end(Answered { route: None, status: status.as_u16() });
+    response.with_header(REQUEST_ID, &id).into_response()
 }
 
 /// What this work comes to, or what is said of its panic.

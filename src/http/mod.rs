@@ -41,6 +41,7 @@ mod verify;
 
 pub use client_address::{TrustedProxies, TrustedProxiesError};
 pub use docs::{document, document_yaml};
+pub use envelope::refuse;
 pub use metrics::metrics_endpoint;
 pub use poem::http::HeaderValue;
 

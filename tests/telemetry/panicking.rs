@@ -47,7 +47,13 @@ pub(super) async fn serve(password: String, keys: String) {
         ),
         pending(),
         || false,
-        Serving { certificate: None, max_connections: 100, grace: Duration::ZERO },
+        Serving {
+            certificate: None,
+            max_connections: 100,
+            network: Arc::new(|_| None),
+            refuse: Arc::new(http::refuse),
+            grace: Duration::ZERO,
+        },
     )
     .await
     .unwrap();

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use http_body_util::BodyExt;
 use hyper::{
     body::{Body as _, Bytes, Incoming},
     server::conn::http1,
@@ -18,7 +19,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use poem::{
-    Endpoint, Response,
+    Body, Endpoint, Request, Response,
     http::{HeaderValue, StatusCode, header, uri::Scheme},
     web::{LocalAddr, RemoteAddr},
 };
@@ -26,18 +27,18 @@ use tokio::{
     io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
     select,
-    sync::{OwnedSemaphorePermit, watch},
+    sync::watch,
     time::{sleep, timeout},
 };
 use tokio_rustls::server::TlsStream;
-use uuid::Uuid;
 
 use super::{
-    places::Places,
+    Refusal, Refuse,
+    body::{LentBody, Rest},
+    places::Place,
     progress::{Late, Patience, Progress, Watched},
     tls::Certificate,
 };
-use crate::http::{envelope::REQUEST_ID, problem::Problem};
 
 /// How long a client may take for its part of TLS's handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -48,6 +49,9 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
 /// How long a client may take for the end of a connection.
 const CLOSING_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long a client may go on sending behind its last answer.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How much of what a client still sends is read in the end.
 const MAX_UNHEARD_BYTES: u64 = 8 * 1024 * 1024;
@@ -62,7 +66,7 @@ pub(super) struct Common<E, F> {
     pub(super) is_stopping: F,
     pub(super) local: SocketAddr,
     pub(super) certificate: Option<Arc<Certificate>>,
-    pub(super) places: Places,
+    pub(super) refuse: Refuse,
 }
 
 /// Where bytes come from, which can be waited for without a buffer.
@@ -71,6 +75,8 @@ trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
 
     /// Ready once there is something to read, be it the end.
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    fn socket(&self) -> &TcpStream;
 }
 
 impl Stream for TcpStream {
@@ -80,6 +86,10 @@ impl Stream for TcpStream {
         // The readiness of the socket alone may be a guess.
         self.poll_peek(cx, &mut ReadBuf::new(&mut [0])).map_ok(|_| ())
     }
+
+    fn socket(&self) -> &TcpStream {
+        self
+    }
 }
 
 impl Stream for TlsStream<TcpStream> {
@@ -88,20 +98,24 @@ impl Stream for TlsStream<TcpStream> {
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(self).poll_fill_buf(cx).map_ok(|_| ())
     }
+
+    fn socket(&self) -> &TcpStream {
+        self.get_ref().0
+    }
 }
 
 /// How a client's turn ended.
 enum End<S> {
     /// It says nothing; these bytes were read, but not answered.
     Quiet(S, Bytes),
-    /// It takes too long for the head of a request.
-    SlowHead(S),
+    /// It sent no request, or takes too long for it.
+    Refused(S, Refusal),
     /// It or hyper ended it.
     Closed(S),
     /// hyper ended it, and the client may still be sending what nobody reads.
     Unheard(S),
     /// It takes nothing of what it is sent, or next to nothing.
-    Deaf,
+    Deaf(S),
 }
 
 /// Serves a connection to its end. `stop` turns true when no further request is to be read.
@@ -110,23 +124,23 @@ pub(super) async fn serve<E, F>(
     remote: SocketAddr,
     common: Arc<Common<E, F>>,
     mut stop: watch::Receiver<bool>,
-    _place: OwnedSemaphorePermit,
+    place: Place,
 ) where
     E: Endpoint<Output = Response> + 'static,
     F: Fn() -> bool + Send + Sync + 'static,
 {
     // Small answers, written at once: waiting for more to send with them only costs time.
     let _ = stream.set_nodelay(true);
-    let Some(certificate) = &common.certificate else { return converse(stream, remote, &common, stop).await };
+    let Some(certificate) = &common.certificate else { return converse(stream, remote, &common, &place, stop).await };
     let accepted = select! {
         biased;
         accepted = Box::pin(timeout(HANDSHAKE_TIMEOUT, certificate.accept(stream))) => accepted,
         _ = stop.wait_for(|stop| *stop) => return,
-        () = common.places.wanted() => return,
+        () = place.wanted() => return,
     };
     // What fails here is the client's: it is too slow, speaks no TLS, or does not trust the certificate.
     if let Ok(Ok(stream)) = accepted {
-        Box::pin(converse(stream, remote, &common, stop)).await;
+        Box::pin(converse(stream, remote, &common, &place, stop)).await;
     }
 }
 
@@ -134,6 +148,7 @@ async fn converse<S, E, F>(
     mut stream: S,
     remote: SocketAddr,
     common: &Arc<Common<E, F>>,
+    place: &Place,
     mut stop: watch::Receiver<bool>,
 ) where
     S: Stream,
@@ -142,38 +157,45 @@ async fn converse<S, E, F>(
 {
     let mut begun = Bytes::new();
     loop {
-        if begun.is_empty() && !is_spoken_to(&mut stream, &common.places, &mut stop).await {
+        if begun.is_empty() && !is_spoken_to(&mut stream, place, &mut stop).await {
             break;
         }
-        match Box::pin(requests(stream, begun, remote, common, &mut stop)).await {
+        match Box::pin(requests(stream, begun, remote, common, place, &mut stop)).await {
             End::Quiet(quiet, rest) => (stream, begun) = (quiet, rest),
-            End::SlowHead(slow) => {
-                stream = slow;
-                let _ = timeout(CLOSING_TIMEOUT, refuse_slow_head(&mut stream)).await;
+            End::Refused(mut refused, refusal) => {
+                let response = (common.refuse)(refusal, remote);
+                let is_written = timeout(CLOSING_TIMEOUT, Box::pin(write(&mut refused, response))).await.is_ok();
+                if is_written && !refusal.is_for_slowness() {
+                    return Box::pin(linger(&mut refused, place)).await;
+                }
+                stream = refused;
                 break;
             }
             End::Closed(closed) => {
                 stream = closed;
                 break;
             }
-            End::Unheard(mut unheard) => {
-                let _ = timeout(CLOSING_TIMEOUT, Box::pin(linger(&mut unheard))).await;
-                return;
-            }
-            End::Deaf => return,
+            End::Unheard(mut unheard) => return Box::pin(linger(&mut unheard, place)).await,
+            End::Deaf(deaf) => return reset(deaf.socket()),
         }
     }
     let _ = timeout(CLOSING_TIMEOUT, stream.shutdown()).await;
 }
 
+/// Has a connection forgotten at once that is dropped next, with all that its client did not take.
+pub(super) fn reset(socket: &TcpStream) {
+    // Else the kernel keeps what is left for as long as it pleases the client.
+    let _ = socket.set_zero_linger();
+}
+
 /// Waits until the client begins a request, and says whether it did. An idle connection is no more than its socket here:
 /// 10,000 of them are to fit anywhere.
-async fn is_spoken_to(stream: &mut impl Stream, places: &Places, stop: &mut watch::Receiver<bool>) -> bool {
+async fn is_spoken_to(stream: &mut impl Stream, place: &Place, stop: &mut watch::Receiver<bool>) -> bool {
     select! {
         biased;
         readable = poll_fn(|cx| stream.poll_readable(cx)) => readable.is_ok(),
         _ = stop.wait_for(|stop| *stop) => false,
-        () = places.wanted() => false,
+        () = place.wanted() => false,
         () = sleep(IDLE_TIMEOUT) => false,
     }
 }
@@ -184,6 +206,7 @@ async fn requests<S, E, F>(
     begun: Bytes,
     remote: SocketAddr,
     common: &Arc<Common<E, F>>,
+    place: &Place,
     stop: &mut watch::Receiver<bool>,
 ) -> End<S>
 where
@@ -192,24 +215,37 @@ where
     F: Fn() -> bool + Send + Sync + 'static,
 {
     let progress = Arc::new(Progress::default());
-    let mut patience = Patience::with(Arc::clone(&progress));
+    let mut patience = Patience::with(Arc::clone(&progress), place);
     let stream = TokioIo::new(Watched::new(stream, begun, Arc::clone(&progress)));
     let service = service_fn(|request: hyper::Request<Incoming>| {
         progress.begin();
         let has_body = !request.body().is_end_stream();
-        let request = (request, LocalAddr(common.local.into()), RemoteAddr(remote.into()), S::SCHEME).into();
+        let expects = has_body && request.headers().contains_key(header::EXPECT);
+        let addresses = (LocalAddr(common.local.into()), RemoteAddr(remote.into()));
+        let request = if has_body {
+            let (parts, body) = request.into_parts();
+            let body = LentBody::new(body, Arc::clone(&progress)).map_err(io::Error::other).boxed();
+            Request::from_parts((parts, addresses.0, addresses.1, S::SCHEME).into(), Body::from(body))
+        } else {
+            (request, addresses.0, addresses.1, S::SCHEME).into()
+        };
         let progress = &progress;
         async move {
             let mut response = common.endpoint.get_response(request).await;
-            // hyper closes behind a body that nobody read and that is not there yet: whoever was refused is to know.
-            let may_close = has_body && !response.is_success();
-            if may_close {
+            let rest = if has_body { progress.take_rest() } else { None };
+            // Whoever took too long for a body is not waited for again.
+            let is_read = |rest: &Rest| rest.is_small(expects) && response.status() != StatusCode::REQUEST_TIMEOUT;
+            let is_last = rest.as_ref().is_some_and(|rest| !is_read(rest));
+            if is_last {
                 progress.stop_listening();
             }
-            if may_close || (common.is_stopping)() {
+            if is_last || (common.is_stopping)() {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
-            progress.end();
+            match rest {
+                Some(rest) if !is_last => progress.end_before(rest),
+                _ => progress.end(),
+            }
             Ok::<hyper::Response<_>, Infallible>(response.into())
         }
     });
@@ -220,6 +256,7 @@ where
         .serve_connection(stream, service);
     let mut stopped = pin!(stop.wait_for(|stop| *stop));
     let mut is_stopped = false;
+    let mut is_malformed = false;
     let late = poll_fn(|cx| {
         if !is_stopped && stopped.as_mut().poll(cx).is_ready() {
             is_stopped = true;
@@ -227,48 +264,56 @@ where
             Pin::new(&mut connection).graceful_shutdown();
         }
         // An error is the client's: it hung up, or spoke no HTTP.
-        match Pin::new(&mut connection).poll(cx) {
-            Poll::Ready(result) => {
-                if result.is_err_and(|error| error.is_parse()) {
-                    progress.stop_listening();
-                }
-                Poll::Ready(None)
-            }
-            Poll::Pending => patience.poll_end(cx).map(Some),
+        if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+            is_malformed = result.is_err_and(|error| error.is_parse());
+            return Poll::Ready(None);
         }
+        progress.poll_rest(cx);
+        patience.poll_end(cx).map(Some)
     })
     .await;
+    drop(patience);
     let parts = connection.into_parts();
     let stream = parts.io.into_inner().stream;
     match late {
+        None if is_malformed => match progress.refused() {
+            Some(status) => End::Refused(stream, Refusal::of(status, &parts.read_buf)),
+            // hyper has no answer to the preface of HTTP/2; and to a request that went wrong in its middle it gave its own.
+            None if !progress.is_answering() => End::Refused(stream, Refusal::Malformed),
+            None => End::Unheard(stream),
+        },
         None if progress.is_unheard() => End::Unheard(stream),
-        None => End::Closed(stream),
+        None | Some(Late::Rest) => End::Closed(stream),
         // Even an empty one keeps its buffer; and an empty line behind a body is no head (RFC 9112, section 2.2).
         Some(Late::Quiet | Late::Head) if parts.read_buf.iter().all(|byte| b"\r\n".contains(byte)) => {
             End::Quiet(stream, Bytes::new())
         }
         Some(Late::Quiet) => End::Quiet(stream, parts.read_buf),
-        Some(Late::Head) => End::SlowHead(stream),
-        Some(Late::Answer) => End::Deaf,
+        Some(Late::Head) => End::Refused(stream, Refusal::SlowHead),
+        Some(Late::Body) => End::Refused(stream, Refusal::SlowBody),
+        Some(Late::Answer) => End::Deaf(stream),
     }
 }
 
-/// Ends a connection whose client may still be sending. What arrives once nobody reads has the kernel reset the connection,
+/// Ends a connection whose client may still be sending. Bytes that arrive once nobody reads have the kernel reset the connection,
 /// and what the client did not read of its answer by then is lost (RFC 9112, section 9.6).
-async fn linger(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> io::Result<u64> {
-    stream.shutdown().await?;
-    tokio::io::copy(&mut stream.take(MAX_UNHEARD_BYTES), &mut tokio::io::sink()).await
+async fn linger(stream: &mut impl Stream, place: &Place) {
+    let listen = async {
+        stream.shutdown().await?;
+        tokio::io::copy(&mut (&mut *stream).take(MAX_UNHEARD_BYTES), &mut tokio::io::sink()).await
+    };
+    select! {
+        _ = timeout(LINGER_TIMEOUT, Box::pin(listen)) => {}
+        () = place.wanted() => reset(stream.socket()),
+    }
 }
 
-/// Answers what is no request yet.
-async fn refuse_slow_head(stream: &mut (impl AsyncWrite + Unpin)) -> io::Result<()> {
-    let id = Uuid::new_v4().to_string();
-    let problem = Problem::new(StatusCode::REQUEST_TIMEOUT, "The head of the request took too long to arrive.");
-    let mut response = problem.into_response(&id);
+/// Writes the last answer of a connection.
+async fn write(stream: &mut (impl AsyncWrite + Unpin), mut response: Response) -> io::Result<()> {
     let body = response.take_body().into_vec().await.map_err(io::Error::other)?;
     let length = body.len();
     let mut bytes = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
-    bytes.extend(format!("connection: close\r\ncontent-length: {length}\r\n{REQUEST_ID}: {id}\r\n").bytes());
+    bytes.extend(format!("connection: close\r\ncontent-length: {length}\r\n").bytes());
     for (name, value) in response.headers() {
         bytes.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
     }
@@ -287,6 +332,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::http::server::places::Places;
 
     /// A connection that is served, as its client has it, what stops it, and its end.
     async fn serving() -> (TcpStream, watch::Sender<bool>, JoinHandle<()>) {
@@ -299,8 +345,9 @@ mod tests {
         let client = TcpStream::connect(local).await.unwrap();
         let (stream, remote) = listener.accept().await.unwrap();
         let endpoint = make_sync(|_| Response::builder().body(vec![0; 64 << 20]));
-        let common = Common { endpoint, is_stopping: || false, local, certificate: None, places: Places::new(1) };
-        let place = common.places.free().unwrap();
+        let refuse: Refuse = Arc::new(|_, _| StatusCode::REQUEST_TIMEOUT.into());
+        let common = Common { endpoint, is_stopping: || false, local, certificate: None, refuse };
+        let place = Places::new(1).enter(None).await.unwrap();
         let (stop, stopping) = watch::channel(false);
         (client, stop, tokio::spawn(serve(stream, remote, Arc::new(common), stopping, place)))
     }
@@ -341,7 +388,8 @@ mod tests {
         let (mut stream, _) = listener.accept().await.unwrap();
         let (_stop, mut stopping) = watch::channel(false);
         let begun = Instant::now();
-        assert!(!is_spoken_to(&mut stream, &Places::new(1), &mut stopping).await);
+        let place = Places::new(1).enter(None).await.unwrap();
+        assert!(!is_spoken_to(&mut stream, &place, &mut stopping).await);
         assert_eq!(begun.elapsed().as_secs(), 75);
     }
 }

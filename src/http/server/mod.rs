@@ -2,11 +2,17 @@
 //!
 //! `poem::Server` waits for ever for a client that sends nothing, so poem's endpoint is served by hyper-util, with
 //! timeouts and limits: `connection` says what a connection is, `places` who makes room for whom, `progress` when its client is
-//! late, and [`tls`] what certificate it is shown.
+//! late, `body` what becomes of a body that nobody reads, and [`tls`] what certificate a client is shown.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use poem::{Endpoint, Response};
+use rustix::net::sockopt;
 use tokio::{
     net::TcpListener,
     select,
@@ -15,7 +21,9 @@ use tokio::{
 };
 
 use self::{connection::Common, places::Places, tls::Certificate};
+use crate::domain::throttle::ClientNetwork;
 
+mod body;
 mod connection;
 mod places;
 mod progress;
@@ -27,15 +35,66 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// How often it is said that all places are taken.
 const CROWDED_AGAIN: Duration = Duration::from_mins(1);
 
+/// The most bytes of an answer that the kernel keeps for a client that does not read. (It doubles the number, for what it
+/// needs itself.) Without a limit it keeps up to 4 MiB, and a whole page for each of 300 such clients is a gigabyte.
+const SEND_BUFFER_BYTES: usize = 64 * 1024;
+
+/// How long sent bytes may stay unacknowledged, or a closed window unopened, before the kernel ends a connection. It also
+/// bounds what is left of a connection that this process has closed.
+const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// How a listener is served.
 pub struct Serving {
     /// What to show to clients, who speak TLS then.
     pub certificate: Option<Arc<Certificate>>,
-    /// Connections at once. Where all places are taken, whoever has been quiet for longest makes room, and if nobody is
-    /// quiet, new ones wait.
+    /// Connections at once. Where all places are taken, the connection that has waited for its client for longest is closed for a
+    /// new one, and if none waits, the new one does.
     pub max_connections: usize,
+    /// Whose connection one from this address is: a network holds at most half of the places. `None`: without such a limit.
+    pub network: NetworkOf,
+    /// Answers what is no request.
+    pub refuse: Refuse,
     /// How long requests in flight may take in the end.
     pub grace: Duration,
+}
+
+/// Whose connection one from an address is.
+pub type NetworkOf = Arc<dyn Fn(IpAddr) -> Option<ClientNetwork> + Send + Sync>;
+
+/// The answer to a client that sent no request.
+pub type Refuse = Arc<dyn Fn(Refusal, SocketAddr) -> Response + Send + Sync>;
+
+/// Why a client is answered that sent no request, or not the whole of one. The connection ends with the answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// The bytes are no HTTP/1.
+    Malformed,
+    /// The headers are too long, or too many.
+    LargeHeaders,
+    /// The request's target is too long.
+    LongTarget,
+    /// The head did not arrive in time, or its place was needed.
+    SlowHead,
+    /// The place was needed before the body arrived.
+    SlowBody,
+}
+
+impl Refusal {
+    /// What hyper means by the status of its own answer to these bytes.
+    fn of(status: u16, bytes: &[u8]) -> Self {
+        // A target that fills hyper's buffer is to hyper a head that is too large.
+        let has_target = bytes.trim_ascii_start().contains(&b'\n');
+        match status {
+            414 => Self::LongTarget,
+            431 if !has_target => Self::LongTarget,
+            431 => Self::LargeHeaders,
+            _ => Self::Malformed,
+        }
+    }
+
+    fn is_for_slowness(self) -> bool {
+        matches!(self, Self::SlowHead | Self::SlowBody)
+    }
 }
 
 /// Serves `endpoint` on `listener` until `shutdown` completes, then finishes what is in flight. While `is_stopping`, each
@@ -46,12 +105,24 @@ pub async fn serve(
     endpoint: impl Endpoint<Output = Response> + 'static,
     shutdown: impl Future<Output = ()>,
     is_stopping: impl Fn() -> bool + Send + Sync + 'static,
-    Serving { certificate, max_connections, grace }: Serving,
+    Serving { certificate, max_connections, network, refuse, grace }: Serving,
 ) -> io::Result<()> {
+    // Accepted connections inherit both.
+    sockopt::set_socket_send_buffer_size(&listener, SEND_BUFFER_BYTES)?;
+    #[cfg(target_os = "linux")]
+    sockopt::set_tcp_user_timeout(&listener, u32::try_from(UNACKNOWLEDGED_TIMEOUT.as_millis()).unwrap_or(u32::MAX))?;
     let local = listener.local_addr()?;
-    let common = Arc::new(Common { endpoint, is_stopping, local, certificate, places: Places::new(max_connections) });
+    let common = Arc::new(Common { endpoint, is_stopping, local, certificate, refuse });
+    let places = Places::new(max_connections);
     let (stop, stopping) = watch::channel(false);
-    let mut said_crowded: Option<Instant> = None;
+    let (mut said_full, mut said_greedy): (Option<Instant>, Option<Instant>) = (None, None);
+    let is_news = |said: &mut Option<Instant>| {
+        let is_news = said.is_none_or(|said| said.elapsed() > CROWDED_AGAIN);
+        if is_news {
+            *said = Some(Instant::now());
+        }
+        is_news
+    };
     let accept = async {
         loop {
             let (stream, remote) = match listener.accept().await {
@@ -62,14 +133,22 @@ pub async fn serve(
                     continue;
                 }
             };
-            let place = if let Some(place) = common.places.free() {
-                place
-            } else {
-                if said_crowded.is_none_or(|said| said.elapsed() > CROWDED_AGAIN) {
-                    said_crowded = Some(Instant::now());
-                    tracing::warn!(max_connections, "all connections are taken: idle ones are closed for new ones");
+            if places.is_full() && is_news(&mut said_full) {
+                tracing::warn!(
+                    max_connections,
+                    "all connections are taken: those that wait for their clients are closed for new ones"
+                );
+            }
+            let Some(place) = places.enter(network(remote.ip())).await else {
+                connection::reset(&stream);
+                if is_news(&mut said_greedy) {
+                    tracing::warn!(
+                        client = %remote.ip(),
+                        "a client holds half of all connections and gets no more: if it is your load balancer, name it in \
+                         MAYFLY_TRUSTED_PROXIES"
+                    );
                 }
-                common.places.wait().await
+                continue;
             };
             let connection = connection::serve(stream, remote, Arc::clone(&common), stopping.clone(), place);
             tokio::spawn(connection);
