@@ -62,7 +62,7 @@ impl HealthApi {
     ///
     /// From the first contact with Redis on, until a shutdown begins or Redis has not answered for some time (15 s unless
     /// configured otherwise): a short outage is answered with 503 by each request, and does not take all replicas out of
-    /// their load balancer at once.
+    /// their load balancer at once. Not while Redis may evict any key, or does not let the service run scripts.
     #[oai(path = "/readyz", method = "get", operation_id = "ready")]
     async fn ready(&self, services: Data<&Arc<Services>>) -> Result<Json<Ready>, Refused<NotReady>> {
         match services.readiness.check() {
@@ -86,5 +86,9 @@ impl Refusals for NotAlive {
 struct NotReady;
 
 impl Refusals for NotReady {
-    const LIST: &'static [(u16, &'static str)] = &[LARGE_HEADERS, INTERNAL, (503, "The token store does not answer.")];
+    const LIST: &'static [(u16, &'static str)] = &[
+        LARGE_HEADERS,
+        INTERNAL,
+        (503, "The token store does not answer, or is not set up so that tokens can be kept in it."),
+    ];
 }
