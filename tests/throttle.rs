@@ -272,13 +272,13 @@ async fn where_strangers_take_all_places_the_known_have_theirs_and_nobody_is_cou
     store.excuse_login(&home, alice.login_epoch, CountedAs::Stranger).await.unwrap();
     let strangers: Vec<_> = iter::from_fn(|| hashing.place(Lane::Stranger)).collect();
     for _ in 0..2 * AT_CLIENT.free {
-        assert!(matches!(login.log_in(&hotel, &password).await, Err(LoginError::Busy(_))));
+        assert!(matches!(login.log_in(&hotel, std::slice::from_ref(&password)).await, Err(LoginError::Busy(_))));
     }
     let counts = redis.cli(&["KEYS", "mayfly:throttle:*"]);
     assert_eq!(counts.lines().count(), 1, "that she is known at home: {counts}");
-    assert_eq!(login.log_in(&home, &password).await.unwrap().name, alice.name);
+    assert_eq!(login.log_in(&home, std::slice::from_ref(&password)).await.unwrap().name, alice.name);
     drop(strangers);
-    assert_eq!(login.log_in(&hotel, &password).await.unwrap().name, alice.name);
+    assert_eq!(login.log_in(&hotel, std::slice::from_ref(&password)).await.unwrap().name, alice.name);
 }
 
 /// Wrong logins from 100 networks, each in a site of its own, at a replica at which 30 users log in who did so lately at

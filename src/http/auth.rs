@@ -13,7 +13,7 @@ use poem_openapi::{
 };
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Services, client_address::ClientAddress, problem::Problem};
+use super::{Services, client_address::ClientAddress, oauth, problem::Problem};
 use crate::{
     domain::{
         password::Password,
@@ -46,7 +46,8 @@ pub(super) struct BasicOrBearerUser(pub(super) User);
 
 /// What an `Authorization` header holds.
 enum Credentials<'a> {
-    Basic(UserName, Password),
+    /// A name and its password; two, where a client may have meant either.
+    Basic(UserName, Vec<Password>),
     /// What may be a JWT.
     Bearer(&'a str),
 }
@@ -109,7 +110,10 @@ pub(super) fn authorization(request: &Request) -> Result<Option<(Scheme, &str)>,
 impl<'a> Credentials<'a> {
     fn of(request: &'a Request) -> Result<Self, Problem> {
         match authorization(request)? {
-            Some((Scheme::Basic, credentials)) => Self::basic(credentials).ok_or_else(wrong_login),
+            Some((Scheme::Basic, credentials)) => {
+                let is_oauth = request.uri().path().starts_with(oauth::PATH);
+                Self::basic(credentials, is_oauth).ok_or_else(wrong_login)
+            }
             Some((Scheme::Bearer, credentials)) => Ok(Self::Bearer(credentials)),
             None => {
                 let detail = "Log in with a user name and a password, or present a token.";
@@ -119,18 +123,44 @@ impl<'a> Credentials<'a> {
     }
 
     /// Base64 of `name:password`. A name may hold no colon, a password may (RFC 7617, section 2).
-    fn basic(credentials: &str) -> Option<Self> {
+    ///
+    /// OAuth has clients form-encode both (RFC 6749, section 2.3.1), and not all do. A `%` in the name decides, for no name
+    /// has one; so does a character that no encoder leaves. Else the password is tried in both ways, decoded first: only a
+    /// wrong one that is text of an encoder costs two hashes, and all are one attempt.
+    fn basic(credentials: &str, is_oauth: bool) -> Option<Self> {
         let pair = SecretString::from(String::from_utf8(BASE64_STANDARD.decode(credentials).ok()?).ok()?);
         let (name, password) = pair.expose_secret().split_once(':')?;
-        Some(Self::Basic(name.parse().ok()?, password.parse().ok()?))
+        let plain = || Some((name.parse::<UserName>().ok()?, password.parse::<Password>().ok()?));
+        let decoded = || {
+            let (name, decoded) = (form_decoded(name)?, SecretString::from(form_decoded(password)?));
+            let differs = decoded.expose_secret() != password;
+            Some((name.parse::<UserName>().ok()?, decoded.expose_secret().parse::<Password>().ok()?, differs))
+        };
+        Some(match (is_oauth.then(decoded).flatten(), plain()) {
+            (Some((name, decoded, true)), Some((same, plain))) if name == same => {
+                Self::Basic(name, vec![decoded, plain])
+            }
+            (Some((name, password, _)), _) | (None, Some((name, password))) => Self::Basic(name, vec![password]),
+            (None, None) => return None,
+        })
     }
 }
 
-/// The user with this name, if this is the password.
-async fn log_in(request: &Request, user: UserName, password: &Password) -> Result<User, Problem> {
+/// What a client form-encoded (RFC 6749, appendix B); `None` where no encoder writes such a text.
+fn form_decoded(text: &str) -> Option<String> {
+    let is_left = |c: char| c.is_ascii_alphanumeric() || "+%-._~*!'()".contains(c);
+    let is_code = |rest: &str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
+    let is_encoded = text.chars().all(is_left) && text.split('%').skip(1).all(is_code);
+    let mut fields: Vec<(String, String)> =
+        serde_urlencoded::from_str(&format!("={text}")).ok().filter(|_| is_encoded)?;
+    fields.pop().map(|(_, decoded)| decoded)
+}
+
+/// The user with this name, if one of these is the password.
+async fn log_in(request: &Request, user: UserName, passwords: &[Password]) -> Result<User, Problem> {
     let ClientAddress(client) = request.data().copied().unwrap_or(ClientAddress(Ipv4Addr::UNSPECIFIED.into()));
     let attempt = LoginAttempt { user, client: client.into() };
-    Ok(Services::of(request).login.log_in(&attempt, password).await?)
+    Ok(Services::of(request).login.log_in(&attempt, passwords).await?)
 }
 
 /// Implements what the extractors have in common: which schemes the document names for them.
@@ -156,7 +186,7 @@ impl<'a> ApiExtractor<'a> for BasicUser {
     async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> Result<Self> {
         let services = Services::of(request);
         match Credentials::of(request)? {
-            Credentials::Basic(name, password) => Ok(Self(log_in(request, name, &password).await?)),
+            Credentials::Basic(name, passwords) => Ok(Self(log_in(request, name, &passwords).await?)),
             Credentials::Bearer(jwt) => {
                 // Only a live token is told what it may not do.
                 services.tokens.verify(jwt).await.map_err(Problem::from)?;
@@ -188,8 +218,8 @@ impl<'a> ApiExtractor<'a> for BearerToken {
     async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> Result<Self> {
         match Credentials::of(request)? {
             Credentials::Bearer(jwt) => Ok(Self(jwt.into())),
-            Credentials::Basic(name, password) => {
-                log_in(request, name, &password).await?;
+            Credentials::Basic(name, passwords) => {
+                log_in(request, name, &passwords).await?;
                 let detail = "\"self\" is the token that a request presents: present one, or name a token by its id.";
                 Err(Problem::new(StatusCode::FORBIDDEN, detail).into())
             }
@@ -202,7 +232,7 @@ impl BasicOrBearerUser {
     pub(super) async fn of(request: &Request) -> Result<Self, Problem> {
         let services = Services::of(request);
         let user = match Credentials::of(request)? {
-            Credentials::Basic(name, password) => log_in(request, name, &password).await?,
+            Credentials::Basic(name, passwords) => log_in(request, name, &passwords).await?,
             Credentials::Bearer(jwt) => {
                 let presented = services.tokens.verify(jwt).await?;
                 services.login.find(&presented.signed.owner).await?.ok_or_else(invalid_token)?

@@ -30,7 +30,7 @@ const CHECKS: usize = 3;
 /// all goes the same way for a name that nobody has: neither the answer nor its time tells which exist.
 pub struct Login {
     checks: Arc<Checks>,
-    under_way: SingleFlight<(LoginAttempt, LoginFingerprint), Result<Verdict, LoginError>>,
+    under_way: SingleFlight<(LoginAttempt, Vec<LoginFingerprint>), Result<Verdict, LoginError>>,
 }
 
 /// What checks passwords.
@@ -74,19 +74,21 @@ impl Login {
         Self { checks, under_way: SingleFlight::new() }
     }
 
-    /// The user who tries to log in, if this is the password.
-    pub async fn log_in(&self, attempt: &LoginAttempt, password: &Password) -> Result<User, LoginError> {
+    /// The user who tries to log in, if one of these is the password: a client may have written it in one of two ways. They
+    /// are one attempt, and count as one failure.
+    pub async fn log_in(&self, attempt: &LoginAttempt, passwords: &[Password]) -> Result<User, LoginError> {
         let remembered = &self.checks.remembered;
         if remembered.knows(attempt)
-            && let Some((user, login)) = self.checks.user_of_now(attempt, password).await?
-            && remembered.recall(attempt, login)
+            && let Some((user, logins)) = self.checks.user_of_now(attempt, passwords).await?
+            && remembered.recall(attempt, &logins)
         {
             logs::user(&user.name);
             return Ok(user);
         }
         for _ in 0..CHECKS {
-            let key = (attempt.clone(), remembered.fingerprint(password, None));
-            let check = Arc::clone(&self.checks).check(attempt.clone(), password.clone());
+            let fingerprints = passwords.iter().map(|password| remembered.fingerprint(password, None));
+            let key = (attempt.clone(), fingerprints.collect());
+            let check = Arc::clone(&self.checks).check(attempt.clone(), passwords.to_vec());
             let verified = match self.under_way.run(key, check).await? {
                 Verdict::Right(login) => login,
                 Verdict::Wrong(failure) => {
@@ -99,8 +101,8 @@ impl Login {
                 }
             };
             // The check may be that of another who came earlier. If the user changed since, it says nothing.
-            if let Some((user, login)) = self.checks.user_of_now(attempt, password).await?
-                && login == verified
+            if let Some((user, logins)) = self.checks.user_of_now(attempt, passwords).await?
+                && logins.contains(&verified)
             {
                 logs::user(&user.name);
                 return Ok(user);
@@ -120,20 +122,21 @@ impl Login {
 }
 
 impl Checks {
-    /// The user as the store has it now, if enabled, and what the login is recognized by if this is the password.
+    /// The user as the store has it now, if enabled, and what the login is recognized by if one of these is the password.
     async fn user_of_now(
         &self,
         attempt: &LoginAttempt,
-        password: &Password,
-    ) -> Result<Option<(User, LoginFingerprint)>, StoreError> {
+        passwords: &[Password],
+    ) -> Result<Option<(User, Vec<LoginFingerprint>)>, StoreError> {
         let user = self.store.find_user(&attempt.user).await?.filter(|user| !user.disabled);
         Ok(user.map(|user| {
-            let login = self.remembered.fingerprint(password, Some(&user.password_hash));
-            (user, login)
+            let login = |password| self.remembered.fingerprint(password, Some(&user.password_hash));
+            let logins = passwords.iter().map(login).collect();
+            (user, logins)
         }))
     }
 
-    async fn check(self: Arc<Self>, attempt: LoginAttempt, password: Password) -> Result<Verdict, LoginError> {
+    async fn check(self: Arc<Self>, attempt: LoginAttempt, passwords: Vec<Password>) -> Result<Verdict, LoginError> {
         let mut place = self.place(&attempt).await?;
         // Asked for first: a store in trouble, which cannot tell, has counted nothing yet.
         let user = self.store.ask_for_user(&attempt.user).await?;
@@ -149,21 +152,18 @@ impl Checks {
         }
         let hash =
             user.as_ref().map_or_else(|| PasswordHash::dummy(self.hashing.cost()), |user| user.password_hash.clone());
-        let login = self.remembered.fingerprint(&password, Some(&hash));
-        let matches = self.hashing.verify(place, hash, password.clone()).await;
-        Ok(match user {
-            Some(user) if matches && !user.disabled => {
+        let matching = self.hashing.find(place, hash, passwords).await;
+        Ok(match (user, matching) {
+            (Some(user), Some(password)) if !user.disabled => {
                 self.forgive(&attempt, user.login_epoch, counted).await;
-                let login = match self.rehash(&user, &password).await {
-                    Some(hash) => self.remembered.fingerprint(&password, Some(&hash)),
-                    None => login,
-                };
+                let hash = self.rehash(&user, &password).await;
+                let login = self.remembered.fingerprint(&password, Some(hash.as_ref().unwrap_or(&user.password_hash)));
                 self.remembered.remember(attempt, login);
                 Verdict::Right(login)
             }
-            Some(_) if matches => Verdict::Wrong(LoginFailure::Disabled),
-            Some(_) => Verdict::Wrong(LoginFailure::WrongPassword),
-            None => Verdict::Wrong(LoginFailure::UnknownUser),
+            (Some(_), Some(_)) => Verdict::Wrong(LoginFailure::Disabled),
+            (Some(_), None) => Verdict::Wrong(LoginFailure::WrongPassword),
+            (None, _) => Verdict::Wrong(LoginFailure::UnknownUser),
         })
     }
 

@@ -66,11 +66,12 @@ impl RememberedLogins {
         self.logins().get(attempt).is_some_and(|login| Instant::now() < login.until)
     }
 
-    /// Whether this is the remembered login; another is forgotten.
-    pub(super) fn recall(&self, attempt: &LoginAttempt, fingerprint: LoginFingerprint) -> bool {
+    /// Whether one of these is the remembered login; another is forgotten.
+    pub(super) fn recall(&self, attempt: &LoginAttempt, fingerprints: &[LoginFingerprint]) -> bool {
         let mut logins = self.logins();
-        let is_same =
-            logins.get(attempt).is_some_and(|login| login.fingerprint == fingerprint && Instant::now() < login.until);
+        let is_same = logins
+            .get(attempt)
+            .is_some_and(|login| fingerprints.contains(&login.fingerprint) && Instant::now() < login.until);
         if !is_same {
             logins.remove(attempt);
         }
@@ -109,14 +110,14 @@ mod tests {
         let (password, hash) = ("secret".parse().unwrap(), PasswordHash::dummy(HashCost::default()));
         let alice = attempt("alice", "192.0.2.1");
         let login = logins.fingerprint(&password, Some(&hash));
-        assert!(!logins.knows(&alice) && !logins.recall(&alice, login));
+        assert!(!logins.knows(&alice) && !logins.recall(&alice, &[login]));
         logins.remember(alice.clone(), login);
         for other in [attempt("bob", "192.0.2.1"), attempt("alice", "192.0.2.2")] {
-            assert!(!logins.knows(&other) && !logins.recall(&other, login));
+            assert!(!logins.knows(&other) && !logins.recall(&other, &[login]));
         }
-        assert!(logins.knows(&alice) && logins.recall(&alice, logins.fingerprint(&password, Some(&hash))));
+        assert!(logins.knows(&alice) && logins.recall(&alice, &[logins.fingerprint(&password, Some(&hash))]));
         advance(MEMORY).await;
-        assert!(!logins.knows(&alice) && !logins.recall(&alice, login));
+        assert!(!logins.knows(&alice) && !logins.recall(&alice, &[login]));
     }
 
     #[test]
@@ -132,8 +133,8 @@ mod tests {
             RememberedLogins::new().fingerprint(&password, Some(&hash)),
         ] {
             logins.remember(alice.clone(), login);
-            assert!(!logins.recall(&alice, other));
-            assert!(!logins.knows(&alice) && !logins.recall(&alice, login));
+            assert!(!logins.recall(&alice, &[other]));
+            assert!(!logins.knows(&alice) && !logins.recall(&alice, &[login]));
         }
     }
 }

@@ -117,6 +117,11 @@ impl Hashing {
         self.on_a_core(place, move || hash.verify(&password)).await
     }
 
+    /// The first of these that is the password of the hash.
+    pub async fn find(&self, place: Place, hash: PasswordHash, passwords: Vec<Password>) -> Option<Password> {
+        self.on_a_core(place, move || passwords.iter().find(|password| hash.verify(password)).cloned()).await
+    }
+
     /// Works when it is its turn, on a thread that does nothing else: the threads that answer requests keep their priority.
     async fn on_a_core<T: Send + 'static>(&self, place: Place, work: impl Fn() -> T + Send + 'static) -> T {
         let waiting = metrics::password_hash_waiting();
