@@ -75,7 +75,7 @@ fn a_rotation_reaches_a_running_service_and_fails_nobody() {
     let file = service.keys_file.to_str().unwrap();
     for algorithm in ["EdDSA", "ES256", "HS256"] {
         let before = kids(&service.keys_file);
-        key(&["rotate", file, "--alg", algorithm]);
+        key(&["rotate", file, "--alg", algorithm, "--delay", "0s"]);
         let after = kids(&service.keys_file);
         assert_eq!(after[1..], before);
         let new = eventually("the new key signs", || {
@@ -98,6 +98,29 @@ fn a_delayed_key_verifies_before_it_signs() {
     eventually("the new key is published", || (public() == 1).then_some(()));
     let (_, jwt) = service.admin().issue("x", "1h");
     assert_eq!(kid(&jwt), kids(&service.keys_file)[1]);
+}
+
+#[test]
+fn a_public_key_is_published_for_longer_than_it_may_be_cached_before_it_signs() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("keys.json");
+    let service = Service::start_with(Backend::Memory, |command| {
+        fs::write(&file, key(&["generate", "--alg", "EdDSA"])).unwrap();
+        command.env("MAYFLY_JWT_KEYS_FILE", &file);
+    });
+    let published = || service.client().get("/.well-known/jwks.json").send();
+    let cached = published().header("cache-control").strip_prefix("public, max-age=").unwrap().parse::<u64>().unwrap();
+    assert_eq!(cached, 300);
+    for algorithm in ["EdDSA", "ES256", "HS256"] {
+        key(&["rotate", file.to_str().unwrap(), "--alg", algorithm]);
+        let set: Value = serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap();
+        let (made, signs) = (set["keys"][0]["iat"].as_u64().unwrap(), set["keys"][0]["nbf"].as_u64());
+        match signs {
+            Some(signs) => assert!(signs - made > cached, "{algorithm}"),
+            None => assert_eq!(algorithm, "HS256"),
+        }
+    }
+    eventually("the new keys are published", || (published().json()["keys"].as_array()?.len() == 3).then_some(()));
 }
 
 #[rstest]

@@ -39,17 +39,17 @@ enum Command {
         #[command(flatten)]
         algorithm: AlgorithmChoice,
     },
-    /// Put a new key in front of a set: it signs from now on, all others go on verifying. Replicas notice by themselves
+    /// Put a new key in front of a set: it signs once its delay is over, all others go on verifying. Replicas notice by themselves
     Rotate {
         /// The JWK Set, which is replaced in one step
         file: PathBuf,
         #[command(flatten)]
         algorithm: AlgorithmChoice,
-        /// Let the new key only verify for so long, until each replica and whoever fetches jwks.json knows it. Replicas that
-        /// see one and the same file need no delay; where it is copied to them, as a Kubernetes secret is, give it the time
-        /// that the copies take
-        #[arg(long, value_name = "DURATION", value_parser = duration::parse, default_value = "0s")]
-        delay: Duration,
+        /// Let the new key only verify for so long, until each replica and each client that caches jwks.json knows it:
+        /// nothing for HS256, and 6 minutes for EdDSA and ES256, whose public keys are cached for 5. Where the file is copied
+        /// to the replicas, as a Kubernetes secret is, add the time that the copies take
+        #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
+        delay: Option<Duration>,
     },
     /// Remove the keys that have signed nothing for longer than the longest life of a token
     Prune {

@@ -20,6 +20,10 @@ use uuid::Uuid;
 /// The fewest bytes of a symmetric key: as many as SHA-256 gives (RFC 7518, section 3.2).
 pub const MIN_SECRET_BYTES: usize = 32;
 
+/// For how long a new public key is published before it signs, unless told otherwise: longer than the five minutes for
+/// which clients may cache the keys, by what replicas take to read them.
+pub const PUBLISHED_BEFORE_SIGNING: Duration = Duration::from_mins(6);
+
 /// The bytes of an Ed25519 key, and of a coordinate of P-256.
 const CURVE_BYTES: usize = 32;
 
@@ -274,13 +278,21 @@ pub fn generate(algorithm: Algorithm, now: u64) -> SecretString {
 }
 
 /// The set with a new key in front, which signs from `delay` on; all others go on verifying. Without an `algorithm`, the new
-/// key has that of the first one.
+/// key has that of the first one; without a `delay`, it signs at once, or after [`PUBLISHED_BEFORE_SIGNING`] where others
+/// verify with its public half.
 ///
 /// # Panics
 /// Where the operating system has no randomness to give.
-pub fn rotate(set: &str, algorithm: Option<Algorithm>, now: u64, delay: Duration) -> Result<SecretString, JwkSetError> {
+pub fn rotate(
+    set: &str,
+    algorithm: Option<Algorithm>,
+    now: u64,
+    delay: Option<Duration>,
+) -> Result<SecretString, JwkSetError> {
     let first = JwkSet::parse(set)?.keys.first().and_then(|key| key.alg.parse().ok());
     let algorithm = algorithm.or(first).unwrap_or(Algorithm::Hs256);
+    let default = if algorithm == Algorithm::Hs256 { Duration::ZERO } else { PUBLISHED_BEFORE_SIGNING };
+    let delay = delay.unwrap_or(default);
     let nbf = (!delay.is_zero()).then_some(now + delay.as_secs());
     let mut keys = values(set)?;
     keys.insert(0, new_key(algorithm, now, nbf));
@@ -388,16 +400,16 @@ mod tests {
     #[test]
     fn a_rotation_adds_in_front_and_keeps_everything() {
         let first = r#"{"keys": [{"kty": "oct", "kid": "a", "x5t": "kept"}]}"#;
-        let second = rotate(first, Some(Algorithm::EdDsa), 100, Duration::from_mins(1)).unwrap();
+        let second = rotate(first, Some(Algorithm::EdDsa), 100, Some(Duration::from_mins(1))).unwrap();
         let keys = values(second.expose_secret()).unwrap();
         assert_eq!((keys.len(), &keys[1]["x5t"], &keys[0]["nbf"]), (2, &json!("kept"), &json!(160)));
-        assert!(rotate("[]", None, 100, Duration::ZERO).is_err());
+        assert!(rotate("[]", None, 100, Some(Duration::ZERO)).is_err());
     }
 
     #[test]
     fn a_rotation_keeps_the_algorithm_unless_told_otherwise() {
         for algorithm in Algorithm::ALL {
-            let set = rotate(generate(algorithm, 0).expose_secret(), None, 1, Duration::ZERO).unwrap();
+            let set = rotate(generate(algorithm, 0).expose_secret(), None, 1, Some(Duration::ZERO)).unwrap();
             let keys = values(set.expose_secret()).unwrap();
             assert_eq!((&keys[0]["alg"], keys.len()), (&json!(algorithm.as_str()), 2));
         }

@@ -170,8 +170,8 @@ mod tests {
     fn a_new_key_signs_once_its_time_has_come() {
         let before = generate(Algorithm::Hs256, 0);
         let now = claims().iat;
-        let at_once = rotate(before.expose_secret(), Some(Algorithm::EdDsa), now, Duration::ZERO).unwrap();
-        let later = rotate(before.expose_secret(), Some(Algorithm::EdDsa), now, Duration::from_secs(1)).unwrap();
+        let at_once = rotate(before.expose_secret(), Some(Algorithm::EdDsa), now, Some(Duration::ZERO)).unwrap();
+        let later = rotate(before.expose_secret(), Some(Algorithm::EdDsa), now, Some(Duration::from_secs(1))).unwrap();
         let (before, at_once, later) = (
             set(before.expose_secret()).unwrap(),
             set(at_once.expose_secret()).unwrap(),
@@ -187,7 +187,8 @@ mod tests {
     #[test]
     fn a_symmetric_key_is_never_public() {
         let both =
-            rotate(generate(Algorithm::Hs256, 0).expose_secret(), Some(Algorithm::Es256), 0, Duration::ZERO).unwrap();
+            rotate(generate(Algorithm::Hs256, 0).expose_secret(), Some(Algorithm::Es256), 0, Some(Duration::ZERO))
+                .unwrap();
         let public = set(both.expose_secret()).unwrap().public();
         assert_eq!(public.iter().map(|key| key.kty).collect::<Vec<_>>(), ["EC"]);
     }

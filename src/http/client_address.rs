@@ -9,12 +9,13 @@ use std::{
 use ipnet::{IpNet, Ipv4Net};
 use poem::{
     Request,
-    http::{HeaderMap, HeaderName, header},
+    http::{HeaderMap, HeaderName, header, uri::Scheme},
 };
 
 use crate::domain::throttle::ClientNetwork;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// The proxies whose word is taken for where a request comes from: load balancers, as a rule.
 ///
@@ -63,6 +64,23 @@ impl TrustedProxies {
     /// Whose connections those of this peer are; `None` for a trusted proxy's, which carry the requests of everybody.
     pub fn network(&self, peer: IpAddr) -> Option<ClientNetwork> {
         (!self.trusts(peer.to_canonical())).then(|| peer.into())
+    }
+
+    /// Whether the client speaks TLS: with this service, or with a trusted proxy that says so.
+    pub(super) fn is_https(&self, request: &Request) -> bool {
+        let peer = request.remote_addr().as_socket_addr().map(SocketAddr::ip);
+        *request.scheme() == Scheme::HTTPS || peer.is_some_and(|peer| self.says_https(peer, request.headers()))
+    }
+
+    /// Whether this peer is a trusted proxy that was asked over TLS. As with addresses, two headers must tell the same.
+    fn says_https(&self, peer: IpAddr, headers: &HeaderMap) -> bool {
+        if !self.trusts(peer.to_canonical()) {
+            return false;
+        }
+        let last = |name| headers.get_all(name).iter().next_back()?.to_str().ok()?.rsplit(',').next().map(str::trim);
+        let protocols = [last(&X_FORWARDED_PROTO), last(&header::FORWARDED).and_then(|hop| forwarded(hop, "proto"))];
+        let mut protocols = protocols.into_iter().flatten().peekable();
+        protocols.peek().is_some() && protocols.all(|protocol| protocol.eq_ignore_ascii_case("https"))
     }
 
     fn trusts(&self, address: IpAddr) -> bool {
@@ -135,20 +153,25 @@ fn address(text: &str) -> Option<IpAddr> {
     bare.parse().ok().or_else(with_port).map(|address: IpAddr| address.to_canonical())
 }
 
-/// The `for` of an element of `Forwarded`: `for=192.0.2.1;proto=https` or `for="[2001:db8::1]:8080"`. What is quoted beside
-/// it may be a client's text, such as `host`, and hold what ends an element: a piece of such a text is known by its quote,
-/// and then nothing of the element is believed.
+/// The address in an element of `Forwarded`.
 fn forwarded_for(element: &str) -> Option<IpAddr> {
-    let mut node = None;
+    address(forwarded(element, "for")?)
+}
+
+/// A parameter of an element of `Forwarded`: `for=192.0.2.1;proto=https` or `for="[2001:db8::1]:8080"`. What is quoted
+/// beside it may be a client's text, such as `host`, and hold what ends an element: a piece of such a text is known by its
+/// quote, and then nothing of the element is believed.
+fn forwarded<'a>(element: &'a str, parameter: &str) -> Option<&'a str> {
+    let mut found = None;
     for pair in element.split(';').map(str::trim).filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=')?;
         let value = value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value);
-        let is_second = name.eq_ignore_ascii_case("for") && node.replace(value).is_some();
+        let is_second = name.eq_ignore_ascii_case(parameter) && found.replace(value).is_some();
         if value.contains('"') || is_second {
             return None;
         }
     }
-    address(node?)
+    found
 }
 
 #[cfg(test)]
@@ -237,6 +260,39 @@ mod tests {
         }
         // A quote that a client left open has no end in what the proxy says behind it.
         assert_eq!(forwarded("for=\"198.51.100.1, for=192.0.2.1;host=\"a\""), "192.0.2.1");
+    }
+
+    #[test]
+    fn a_trusted_proxy_says_how_it_was_asked() {
+        let https = |peer: &str, headers: &[(&'static str, &'static str)]| {
+            let mut map = HeaderMap::new();
+            for (name, value) in headers {
+                map.append(*name, HeaderValue::from_static(value));
+            }
+            "10.0.0.0/8".parse::<TrustedProxies>().unwrap().says_https(peer.parse().unwrap(), &map)
+        };
+        for headers in [
+            &[("x-forwarded-proto", "https")][..],
+            &[("x-forwarded-proto", "http, HTTPS")],
+            &[("x-forwarded-proto", "http"), ("x-forwarded-proto", "https")],
+            &[("forwarded", "for=192.0.2.1;proto=https")],
+            &[("forwarded", "proto=http, Proto=\"https\";for=192.0.2.1")],
+            &[("x-forwarded-proto", "https"), ("forwarded", "proto=https")],
+            &[("x-forwarded-proto", "https"), ("forwarded", "for=192.0.2.1")],
+        ] {
+            assert!(https("10.0.0.1", headers) && https("::ffff:10.0.0.1", headers), "{headers:?}");
+            assert!(!https("192.0.2.1", headers), "{headers:?}");
+        }
+        for headers in [
+            &[][..],
+            &[("x-forwarded-proto", "http")],
+            &[("x-forwarded-proto", "https, http")],
+            &[("x-forwarded-proto", "https"), ("forwarded", "proto=http")],
+            &[("forwarded", "for=192.0.2.1")],
+            &[("forwarded", "host=\"a;proto=https;b=\"")],
+        ] {
+            assert!(!https("10.0.0.1", headers), "{headers:?}");
+        }
     }
 
     #[test]

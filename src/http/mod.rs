@@ -4,10 +4,11 @@
 //! (`verify`, `token`, `user`, `oauth`, `health`, `docs`), which asks `auth` who is asking, calls one use case and converts
 //! its result. Whatever fails on the way becomes a `problem`.
 
-use std::sync::Arc;
+use std::{future::ready, sync::Arc};
 
 use poem::{
     Endpoint, EndpointExt, IntoEndpoint, Request, Response, Route,
+    http::Uri,
     middleware::{AddData, NormalizePath, TrailingSlash},
 };
 use poem_openapi::Tags;
@@ -99,6 +100,7 @@ pub fn endpoint(
     let allowed = AllowedMethods::of(&document);
     let docs = if access.docs { docs::routes(&document) } else { Route::new() };
     let origins = access.cors_origins;
+    let metadata = services.issuer.as_deref().and_then(oauth::further_metadata_path);
     let verification = Verification { services: Arc::clone(&services) };
     docs.nest_no_strip("/", docs::api())
         .around(move |others, request| async move {
@@ -106,7 +108,14 @@ pub fn endpoint(
             let is_front_door = access.docs && request.uri().path() == "/";
             if is_front_door { docs::lead_from_front_door(request.method()) } else { others.call(request).await }
         })
+        .before(move |mut request: Request| {
+            if metadata.as_deref() == Some(request.uri().path()) {
+                *request.uri_mut() = Uri::from_static(oauth::METADATA_PATH);
+            }
+            ready(Ok(request))
+        })
         .with(AddData::new(services))
+        .with(AddData::new(Arc::clone(&proxies)))
         .with(NormalizePath::new(TrailingSlash::Trim))
         .before(path::refuse_empty_names)
         .with(BrowserSafety { origins: origins.clone() })

@@ -8,7 +8,7 @@ use poem_openapi::{ApiResponse, Object, OpenApi, types::Example};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Services, Tag,
+    Services, Tag, TrustedProxies,
     auth::BasicOrBearerUser,
     payload::{Form, Json},
     problem::{
@@ -16,6 +16,8 @@ use super::{
         refusal::{INTERNAL, LARGE_BODY, LARGE_HEADERS, SLOW_BODY, THROTTLED, UNAVAILABLE, WRONG_LOGIN},
     },
 };
+#[cfg(doc)]
+use crate::domain::jwk;
 use crate::{
     domain::jwk::PublicJwk,
     service::tokens::{Introspection, VerifyError},
@@ -23,6 +25,13 @@ use crate::{
 
 /// What the paths begin with whose problems have an error code of OAuth.
 pub(super) const PATH: &str = "/oauth2/";
+
+/// Where the metadata are.
+pub(super) const METADATA_PATH: &str = "/.well-known/oauth-authorization-server";
+
+/// For how long the public keys may be cached. A new key is published for longer before it signs
+/// ([`jwk::PUBLISHED_BEFORE_SIGNING`]).
+const KEYS_CACHE_CONTROL: &str = "public, max-age=300";
 
 /// The operations of OAuth.
 pub(super) struct OAuthApi;
@@ -111,12 +120,22 @@ struct Metadata {
     revocation_endpoint: String,
     /// Holding the token is enough.
     revocation_endpoint_auth_methods_supported: Vec<String>,
-    /// None: tokens are issued at `/api/v1alpha/token`.
+    /// `none`: tokens are issued at `/api/v1alpha/token`. RFC 8414 wants the member, and no empty array.
     response_types_supported: Vec<String>,
-    /// None.
-    grant_types_supported: Vec<String>,
     /// For people.
     service_documentation: String,
+}
+
+#[derive(ApiResponse)]
+enum KeysResponse {
+    /// The keys, which anybody may know and cache.
+    #[oai(status = 200)]
+    Ok(
+        Json<PublicKeys>,
+        /// For how long they may be cached: a new key is published before it signs.
+        #[oai(header = "Cache-Control")]
+        String,
+    ),
 }
 
 #[derive(ApiResponse)]
@@ -169,27 +188,40 @@ impl OAuthApi {
     /// With which others can verify a signature by themselves, though not whether the token was revoked. A symmetric key is
     /// not among them.
     #[oai(path = "/.well-known/jwks.json", method = "get", operation_id = "publicKeys")]
-    async fn public_keys(&self, services: Data<&Arc<Services>>) -> Result<Json<PublicKeys>, Refused<Public>> {
+    async fn public_keys(&self, services: Data<&Arc<Services>>) -> Result<KeysResponse, Refused<Public>> {
         let keys = services.keys.current().set.public().into_iter().map(Into::into).collect();
-        Ok(Json(PublicKeys { keys }))
+        Ok(KeysResponse::Ok(Json(PublicKeys { keys }), KEYS_CACHE_CONTROL.into()))
     }
 
     /// Where the endpoints of OAuth are
+    ///
+    /// Where the configured issuer is a URL with a path, they are also found with that path at the end (RFC 8414, section
+    /// 3.1): `https://tokens.example/shop` at `/.well-known/oauth-authorization-server/shop`.
     #[oai(path = "/.well-known/oauth-authorization-server", method = "get", operation_id = "metadata")]
     async fn metadata(
         &self,
         services: Data<&Arc<Services>>,
+        proxies: Data<&Arc<TrustedProxies>>,
         request: &Request,
     ) -> Result<Json<Metadata>, Refused<Public>> {
         // An issuer that is no URL is a name, and leads nowhere; a client knows then by itself where it asks.
-        let issuer = services
-            .issuer
-            .clone()
-            .filter(|issuer| ["https://", "http://"].iter().any(|scheme| issuer.starts_with(scheme)));
+        let issuer = services.issuer.clone().filter(|issuer| behind_scheme(issuer).is_some());
         let is_authority = |host: &&str| host.chars().all(|c| c.is_ascii_alphanumeric() || ".-:[]".contains(c));
         let host = request.header("host").filter(is_authority).unwrap_or("localhost");
-        Ok(Json(Metadata::at(&issuer.unwrap_or_else(|| format!("http://{host}")))))
+        let scheme = if proxies.is_https(request) { "https" } else { "http" };
+        Ok(Json(Metadata::at(&issuer.unwrap_or_else(|| format!("{scheme}://{host}")))))
     }
+}
+
+/// An issuer without its scheme, where it is a URL.
+fn behind_scheme(issuer: &str) -> Option<&str> {
+    ["https://", "http://"].into_iter().find_map(|scheme| issuer.strip_prefix(scheme))
+}
+
+/// Where the metadata of an issuer with a path are, beside [`METADATA_PATH`] (RFC 8414, section 3.1).
+pub(super) fn further_metadata_path(issuer: &str) -> Option<String> {
+    let (_, path) = behind_scheme(issuer)?.trim_end_matches('/').split_once('/')?;
+    Some(format!("{METADATA_PATH}/{path}"))
 }
 
 impl Metadata {
@@ -202,8 +234,7 @@ impl Metadata {
             introspection_endpoint_auth_methods_supported: vec!["client_secret_basic".into(), "Bearer".into()],
             revocation_endpoint: format!("{base}/oauth2/revoke"),
             revocation_endpoint_auth_methods_supported: vec!["none".into()],
-            response_types_supported: Vec::new(),
-            grant_types_supported: Vec::new(),
+            response_types_supported: vec!["none".into()],
             service_documentation: format!("{base}/docs"),
         }
     }

@@ -1,9 +1,10 @@
 //! `/oauth2` and `/.well-known`: what the RFCs say.
 
+use base64::{Engine, prelude::BASE64_STANDARD};
 use rstest::rstest;
 use serde_json::json;
 
-use crate::support::{ADMIN_PASSWORD, Backend, Service};
+use crate::support::{ADMIN_PASSWORD, Backend, Service, run};
 
 const INTROSPECT: &str = "/oauth2/introspect";
 const REVOKE: &str = "/oauth2/revoke";
@@ -135,6 +136,112 @@ fn forms_are_read_strictly() {
         admin.post_form(path, &[("token", &"x".repeat(17_000))]).send().problem(413);
     }
     service.client().post_form(INTROSPECT, &[("token", "x")]).send().problem(401);
+}
+
+/// As `openid-client` and `oauth4webapi` write it, which encode all but letters and digits.
+fn encoded(text: &str) -> String {
+    text.bytes().fold(String::new(), |text, byte| match byte {
+        b' ' => text + "+",
+        byte if byte.is_ascii_alphanumeric() => text + &char::from(byte).to_string(),
+        byte => text + &format!("%{byte:02X}"),
+    })
+}
+
+/// What is asked at a path with these credentials.
+fn status_of(service: &Service, method: &str, path: &str, name: &str, password: &str) -> u16 {
+    let credentials = BASE64_STANDARD.encode(format!("{name}:{password}"));
+    let draft = service.client().request(method, path).header("authorization", &format!("Basic {credentials}"));
+    draft.header("content-type", "application/x-www-form-urlencoded").body("token=x").send().status
+}
+
+#[rstest]
+fn a_client_secret_may_be_form_encoded(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = Service::start(backend);
+    let introspect = |name: &str, password: &str| status_of(&service, "POST", INTROSPECT, name, password);
+    let passwords = ["a-._%+:b", "correct horse battery staple", "100%25", "a+b", "50%+x", "%", "é~ü", "secret"];
+    for (number, password) in passwords.into_iter().enumerate() {
+        for name in [format!("order-service{number}"), format!("plain{number}"), format!("a+b@c{number}")] {
+            let body = json!({"username": name, "role": "introspector", "password": password});
+            assert_eq!(service.admin().post("/api/v1alpha/user", &body).send().status, 201);
+            // As curl and authlib send it, as RFC 6749 has it, and as encoders that leave `-._~` write it.
+            let python =
+                encoded(password).replace("%2D", "-").replace("%2E", ".").replace("%5F", "_").replace("%7E", "~");
+            assert_eq!(introspect(&name, password), 200, "{name} {password}");
+            assert_eq!(introspect(&encoded(&name), &encoded(password)), 200, "{name} {password}");
+            assert_eq!(introspect(&encoded(&name), &python), 200, "{name} {python}");
+            assert_eq!(introspect(&name, "wrong"), 401, "{name} {password}");
+            // Nowhere else.
+            let elsewhere = |password: &str| status_of(&service, "GET", "/api/v1alpha/token", &name, password);
+            assert_eq!(elsewhere(password), 200);
+            if encoded(password) != password {
+                assert_eq!(elsewhere(&encoded(password)), 401, "{name} {password}");
+            }
+        }
+    }
+}
+
+#[test]
+fn what_may_be_encoded_counts_as_one_failure() {
+    // What is heard before the next one comes too early.
+    let failures = |password: &str| {
+        let service = Service::start(Backend::Memory);
+        (0..100).take_while(|_| status_of(&service, "POST", INTROSPECT, "admin", password) == 401).count()
+    };
+    let plain = failures("wrong:");
+    assert!((1..100).contains(&plain), "{plain}");
+    assert_eq!([failures("wr%4Fng"), failures("wr+ng"), failures("%")], [plain; 3]);
+}
+
+#[test]
+fn authlib_logs_in_and_takes_the_metadata() {
+    let service = Service::start_with(Backend::Memory, |command| {
+        command.env("MAYFLY_JWT_ISSUER", "https://tokens.example/shop/");
+    });
+    let (name, password) = ("order-service", "a-._%+:b");
+    let user = json!({"username": name, "role": "introspector", "password": password});
+    assert_eq!(service.admin().post("/api/v1alpha/user", &user).send().status, 201);
+    let (_, jwt) = service.admin().issue("x", "1h");
+    let python = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/.tools/bin/python");
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/authlib_client.py");
+    let mut command = std::process::Command::new(python);
+    command.args([script, &service.url, "https://tokens.example/shop/", name, password, &jwt]);
+    let output = run(&mut command, "");
+    assert!(output.status.success(), "{output:?}");
+    service.client().with_bearer(&jwt).get(SELF).send().problem(401);
+}
+
+#[test]
+fn the_metadata_say_how_they_were_asked_for() {
+    let metadata = |service: &Service, path: &str, headers: &[(&str, &str)]| {
+        let draft = service.client().get(&format!("/.well-known/oauth-authorization-server{path}"));
+        headers.iter().fold(draft, |draft, (name, value)| draft.header(name, value)).send()
+    };
+    let start = |variable: &'static str, value: &'static str| {
+        Service::start_with(Backend::Memory, move |command| {
+            command.env(variable, value);
+        })
+    };
+    let proxied = start("MAYFLY_TRUSTED_PROXIES", "127.0.0.1");
+    let direct = start("MAYFLY_TRUSTED_PROXIES", "10.0.0.0/8");
+    for headers in [[("x-forwarded-proto", "https")], [("forwarded", "for=192.0.2.1;proto=https")]] {
+        let asked = |service| metadata(service, "", &headers).json()["jwks_uri"].as_str().unwrap().to_owned();
+        assert!(asked(&proxied).starts_with("https://127.0.0.1:") && asked(&direct).starts_with("http://127.0.0.1:"));
+    }
+    let plain = metadata(&proxied, "", &[]).json();
+    assert!(plain["issuer"].as_str().unwrap().starts_with("http://"));
+    assert!(plain.as_object().unwrap().values().all(|value| value.as_array().is_none_or(|array| !array.is_empty())));
+    metadata(&proxied, "/shop", &[]).problem(404);
+
+    // RFC 8414, section 3.1.
+    let issuer = start("MAYFLY_JWT_ISSUER", "https://tokens.example/a/shop/");
+    for path in ["/a/shop", "/a/shop/", ""] {
+        let found = metadata(&issuer, path, &[]).json();
+        assert_eq!(found["issuer"], "https://tokens.example/a/shop/");
+        assert_eq!(found["introspection_endpoint"], "https://tokens.example/a/shop/oauth2/introspect");
+    }
+    for path in ["/a", "/a/shop/x", "/shop"] {
+        metadata(&issuer, path, &[]).problem(404);
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use super::in_process::NOW;
 /// Reads the input as a JWK Set.
 pub fn check(input: &[u8]) {
     let Ok(text) = str::from_utf8(input) else { return };
-    let rotated = jwk::rotate(text, Some(Algorithm::Hs256), NOW, Duration::ZERO);
+    let rotated = jwk::rotate(text, Some(Algorithm::Hs256), NOW, Some(Duration::ZERO));
     let pruned = jwk::prune(text, Duration::from_hours(24), NOW);
     let Ok(keys) = KeySet::parse(text) else { return };
     check_signing(&keys);
