@@ -17,7 +17,7 @@ use tokio::{
     net::TcpListener,
     select,
     sync::watch,
-    time::{Instant, sleep, timeout},
+    time::{Instant, interval, sleep, timeout},
 };
 
 use self::{connection::Common, places::Places, tls::Certificate};
@@ -32,8 +32,8 @@ pub mod tls;
 /// What an accept loop does when the process has no file descriptors left, instead of spinning.
 const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 
-/// How often it is said that all places are taken.
-const CROWDED_AGAIN: Duration = Duration::from_mins(1);
+/// How long a trouble must not be met to have ended.
+const QUIET: Duration = Duration::from_mins(1);
 
 /// The most bytes of an answer that the kernel keeps for a client that does not read. (It doubles the number, for what it
 /// needs itself.) Without a limit it keeps up to 4 MiB, and a whole page for each of 300 such clients is a gigabyte.
@@ -97,6 +97,24 @@ impl Refusal {
     }
 }
 
+/// A trouble that is logged when it begins and when it has ended, however often it is met in between.
+#[derive(Default)]
+struct Trouble {
+    last_met: Option<Instant>,
+}
+
+impl Trouble {
+    /// Notes that it is met, and returns whether it begins.
+    fn meet(&mut self) -> bool {
+        self.last_met.replace(Instant::now()).is_none()
+    }
+
+    /// Returns, once, whether it has ended.
+    fn ends(&mut self) -> bool {
+        self.last_met.take_if(|met| met.elapsed() > QUIET).is_some()
+    }
+}
+
 /// Serves `endpoint` on `listener` until `shutdown` completes, then finishes what is in flight. While `is_stopping`, each
 /// answer says that its connection ends with it, so that no client of a connection that is kept alive finds it closed
 /// under its next request.
@@ -115,25 +133,36 @@ pub async fn serve(
     let common = Arc::new(Common { endpoint, is_stopping, local, certificate, refuse });
     let places = Places::new(max_connections);
     let (stop, stopping) = watch::channel(false);
-    let (mut said_full, mut said_greedy): (Option<Instant>, Option<Instant>) = (None, None);
-    let is_news = |said: &mut Option<Instant>| {
-        let is_news = said.is_none_or(|said| said.elapsed() > CROWDED_AGAIN);
-        if is_news {
-            *said = Some(Instant::now());
-        }
-        is_news
-    };
+    let (mut failing, mut full, mut greedy) = (Trouble::default(), Trouble::default(), Trouble::default());
+    let mut looks = interval(QUIET / 6);
     let accept = async {
         loop {
-            let (stream, remote) = match listener.accept().await {
+            let accepted = select! {
+                accepted = listener.accept() => accepted,
+                _ = looks.tick() => {
+                    if failing.ends() {
+                        tracing::info!("connections are accepted again");
+                    }
+                    if !places.is_full() && full.ends() {
+                        tracing::info!("there is room for connections again");
+                    }
+                    if greedy.ends() {
+                        tracing::info!("no client asks for more than half of all connections any more");
+                    }
+                    continue;
+                }
+            };
+            let (stream, remote) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "cannot accept a connection");
+                    if failing.meet() {
+                        tracing::warn!(%error, "cannot accept a connection");
+                    }
                     sleep(ACCEPT_BACKOFF).await;
                     continue;
                 }
             };
-            if places.is_full() && is_news(&mut said_full) {
+            if places.is_full() && full.meet() {
                 tracing::warn!(
                     max_connections,
                     "all connections are taken: those that wait for their clients are closed for new ones"
@@ -141,7 +170,7 @@ pub async fn serve(
             }
             let Some(place) = places.enter(network(remote.ip())).await else {
                 connection::reset(&stream);
-                if is_news(&mut said_greedy) {
+                if greedy.meet() {
                     tracing::warn!(
                         client = %remote.ip(),
                         "a client holds half of all connections and gets no more: if it is your load balancer, name it in \
@@ -165,4 +194,24 @@ pub async fn serve(
         tracing::warn!("some connections did not finish in time");
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::advance;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trouble_begins_and_ends_once() {
+        let mut trouble = Trouble::default();
+        assert!(!trouble.ends());
+        for _ in 0..2 {
+            assert!(trouble.meet());
+            advance(QUIET).await;
+            assert!(!trouble.ends() && !trouble.meet());
+            advance(QUIET + Duration::from_secs(1)).await;
+            assert!(trouble.ends() && !trouble.ends());
+        }
+    }
 }
