@@ -93,8 +93,8 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     result
 }
 
-/// Keeps the signing keys and the certificate those of their files: looks for new ones each second, and reads the files at once
-/// on SIGHUP. The files are read on a thread that may block, for a network's file system may.
+/// Keeps the signing keys and the certificate those of their files: looks for new ones each second, and reads the files
+/// at once on SIGHUP. The files are read on a thread that may block, for a network's file system may.
 async fn follow_files(services: Arc<Services>, certificate: Option<Arc<Certificate>>, mut hangup: Signal) {
     let mut look = interval(WATCH_INTERVAL);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -297,7 +297,8 @@ fn where_all_places_are_taken_a_slow_client_makes_room(#[values("head", "body", 
     eventually("one of the slow clients hears of it", || slow.iter().find(|stream| is_told(stream, kind)).map(|_| ()));
 }
 
-/// Whether a slow client was told to go: by an answer, or, where it takes none, by a reset that leaves nothing in the kernel.
+/// Whether a slow client was told to go: by an answer, or, where it takes none, by a reset that leaves nothing in the
+/// kernel.
 fn is_told(mut stream: &TcpStream, kind: &str) -> bool {
     stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
     let mut bytes = vec![0; 1 << 20];
@@ -484,7 +485,8 @@ fn the_kernel_keeps_little_for_clients_that_do_not_read() {
         line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
     };
     let port = service.address().rsplit_once(':').unwrap().1;
-    // Of the service's sockets: what waits for the service, what waits for the client, and what is set aside for either.
+    // Of the service's sockets: what waits for the service, what waits for the client, and what is set aside for
+    // either.
     let buffered = || {
         let output = run(Command::new("ss").args(["-tmnH", "sport", "=", &format!(":{port}")]), "");
         let text = String::from_utf8(output.stdout).unwrap();

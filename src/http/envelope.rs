@@ -83,7 +83,8 @@ impl<E: Endpoint> Endpoint for Enveloped<E> {
 impl<E: Endpoint> Enveloped<E> {
     /// Answers a verification.
     async fn verify(&self, request: &Request, request_id: &str) -> Response {
-        // Found out for those who ask: here nobody does, as a rule. (A proxy that is not trusted is warned of at others.)
+        // Found out for those who ask: here nobody does, as a rule. (A proxy that is not trusted is warned of at
+        // others.)
         let client = || self.envelope.proxies.client(request);
         let incoming = Incoming { method: known(request.method()), id: request_id, client: &client, hot: true };
         let observed = Observed::begin(incoming, || caller(request.headers()));
@@ -141,7 +142,8 @@ impl<E: Endpoint> Enveloped<E> {
     }
 }
 
-/// Answers a client of the server that sent no request. The answer leaves a line and a measurement, as one to a request does.
+/// Answers a client of the server that sent no request. The answer leaves a line and a measurement, as one to a request
+/// does.
 pub fn refuse(refusal: Refusal, peer: SocketAddr) -> Response {
     let (status, detail) = match refusal {
         Refusal::Malformed => (StatusCode::BAD_REQUEST, "This is no request of HTTP/1.1 (RFC 9112).".into()),

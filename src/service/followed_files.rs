@@ -21,8 +21,8 @@ pub struct FollowedFiles {
     seen: Mutex<Vec<Option<Fingerprint>>>,
 }
 
-/// Tells one version of a file from the next without reading it. Behind the symbolic links of a Kubernetes secret, too, a
-/// new version is another inode.
+/// Tells one version of a file from the next without reading it. Behind the symbolic links of a Kubernetes secret, too,
+/// a new version is another inode.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Fingerprint {
     device: u64,
@@ -58,8 +58,8 @@ impl FollowedFiles {
     }
 }
 
-/// Reads a regular file, or one that symbolic links lead to. Anything else is an error: a pipe would block until somebody
-/// writes into it, and a device may have no end.
+/// Reads a regular file, or one that symbolic links lead to. Anything else is an error: a pipe would block until
+/// somebody writes into it, and a device may have no end.
 pub fn read_regular(path: &Path) -> io::Result<Vec<u8>> {
     let without_blocking = OFlags::NONBLOCK.bits().cast_signed();
     let mut file = OpenOptions::new().read(true).custom_flags(without_blocking).open(path)?;

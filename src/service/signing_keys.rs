@@ -27,8 +27,8 @@ use crate::{
     telemetry::audit,
 };
 
-/// The keys that sign and verify. They follow their file: a new one is read when it appears, and as long as it is broken
-/// the old keys stay in force.
+/// The keys that sign and verify. They follow their file: a new one is read when it appears, and as long as it is
+/// broken the old keys stay in force.
 pub struct SigningKeys {
     current: ArcSwap<KeysInForce>,
     file: Option<KeyFile>,
@@ -138,8 +138,8 @@ impl SigningKeys {
         self.file.as_ref().inspect(|file| file.versions.anyway(|| self.load(file)));
     }
 
-    /// Follows the file on a thread that may block, and returns whether the keys in force are others than those of `generation`.
-    /// Callers at the same time share a look that began after their call.
+    /// Follows the file on a thread that may block, and returns whether the keys in force are others than those of
+    /// `generation`. Callers at the same time share a look that began after their call.
     pub async fn look(self: &Arc<Self>, generation: u64) -> bool {
         let called_at = Instant::now();
         let Some(file) = &self.file else { return false };
@@ -175,8 +175,8 @@ struct Exposure {
 }
 
 impl Exposure {
-    /// Others are all but the owner. The group of this process may read, as it does a Secret that Kubernetes mounts. On a
-    /// read-only mount, as containers have for secrets, permissions say nothing of who can get there.
+    /// Others are all but the owner. The group of this process may read, as it does a Secret that Kubernetes mounts. On
+    /// a read-only mount, as containers have for secrets, permissions say nothing of who can get there.
     fn of(path: &Path) -> io::Result<Self> {
         let metadata = fs::metadata(path)?;
         if statvfs(path)?.f_flag.contains(StatVfsMountFlags::RDONLY) {

@@ -22,7 +22,8 @@ use super::audit;
 /// The target of the line that each request leaves.
 pub(super) const REQUESTS: &str = "mayfly::request";
 
-/// Lines that wait for the writing thread, at most. Further lines are dropped and counted. A line has a few hundred bytes.
+/// Lines that wait for the writing thread, at most. Further lines are dropped and counted. A line has a few hundred
+/// bytes.
 const MAX_WAITING_LINES: usize = 8192;
 
 /// The count of lines that found no room in the queue.
@@ -80,8 +81,8 @@ pub(super) fn filter(directives: &str) -> EnvFilter {
     }
 }
 
-/// Starts the thread that writes lines to standard error. When the guard is dropped, the thread has one second to write what is
-/// left in the queue.
+/// Starts the thread that writes lines to standard error. When the guard is dropped, the thread has one second to write
+/// what is left in the queue.
 pub(super) fn writer() -> (NonBlocking, WorkerGuard) {
     let builder = NonBlockingBuilder::default().buffered_lines_limit(MAX_WAITING_LINES).thread_name("log");
     let (writer, guard) = builder.finish(StandardError { reported: 0 });

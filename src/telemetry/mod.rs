@@ -102,7 +102,8 @@ pub fn init(settings: &Settings, prometheus: Option<&metrics::Prometheus>) -> Te
 }
 
 impl Telemetry {
-    /// Sends what is left to the collector, for up to three seconds, then writes what is left of the log, for up to two.
+    /// Sends what is left to the collector, for up to three seconds, then writes what is left of the log, for up to
+    /// two.
     pub async fn shutdown(self) {
         let Self { traces, metrics, logs, lines } = self;
         audit::write_repetitions();

@@ -1,7 +1,8 @@
 //! The body of a request, of which the endpoint may leave a part.
 //!
-//! hyper closes a connection behind a body that nobody read, without a word to the client, who may be sending the next request
-//! by then. So a small rest is read and dropped behind the answer, and the answer to a larger one says that it is the last.
+//! hyper closes a connection behind a body that nobody read, without a word to the client, who may be sending the next
+//! request by then. So a small rest is read and dropped behind the answer, and the answer to a larger one says that it
+//! is the last.
 
 use std::{
     pin::Pin,
@@ -76,8 +77,9 @@ pub(super) struct Rest {
 }
 
 impl Rest {
-    /// Whether the client sends it, and no more than is worth reading. `expects`: whether the client waits to be asked for the body
-    /// (RFC 9110, section 10.1.1), and may not send it once it has the answer. Without a known length there may be any amount.
+    /// Whether the client sends it, and no more than is worth reading. `expects`: whether the client waits to be asked
+    /// for the body (RFC 9110, section 10.1.1), and may not send it once it has the answer. Without a known length
+    /// there may be any amount.
     pub(super) fn is_small(&self, expects: bool) -> bool {
         let is_sent = self.is_asked_for || !expects;
         is_sent && self.body.size_hint().exact().is_some_and(|bytes| bytes <= MAX_REST_BYTES)

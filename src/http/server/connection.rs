@@ -188,8 +188,8 @@ pub(super) fn reset(socket: &TcpStream) {
     let _ = socket.set_zero_linger();
 }
 
-/// Waits until the client begins a request, and says whether it did. An idle connection is no more than its socket here:
-/// 10,000 of them are to fit anywhere.
+/// Waits until the client begins a request, and says whether it did. An idle connection is no more than its socket
+/// here: 10,000 of them are to fit anywhere.
 async fn is_spoken_to(stream: &mut impl Stream, place: &Place, stop: &mut watch::Receiver<bool>) -> bool {
     select! {
         biased;
@@ -278,7 +278,8 @@ where
     match late {
         None if is_malformed => match progress.refused() {
             Some(status) => End::Refused(stream, Refusal::of(status, &parts.read_buf)),
-            // hyper has no answer to the preface of HTTP/2; and to a request that went wrong in its middle it gave its own.
+            // hyper has no answer to the preface of HTTP/2; and to a request that went wrong in its middle it gave its
+            // own.
             None if !progress.is_answering() => End::Refused(stream, Refusal::Malformed),
             None => End::Unheard(stream),
         },
@@ -295,8 +296,8 @@ where
     }
 }
 
-/// Ends a connection whose client may still be sending. Bytes that arrive once nobody reads have the kernel reset the connection,
-/// and what the client did not read of its answer by then is lost (RFC 9112, section 9.6).
+/// Ends a connection whose client may still be sending. Bytes that arrive once nobody reads have the kernel reset the
+/// connection, and what the client did not read of its answer by then is lost (RFC 9112, section 9.6).
 async fn linger(stream: &mut impl Stream, place: &Place) {
     let listen = async {
         stream.shutdown().await?;

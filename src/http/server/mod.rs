@@ -1,8 +1,8 @@
 //! The accept loop.
 //!
 //! `poem::Server` waits for ever for a client that sends nothing, so poem's endpoint is served by hyper-util, with
-//! timeouts and limits: `connection` says what a connection is, `places` who makes room for whom, `progress` when its client is
-//! late, `body` what becomes of a body that nobody reads, and [`tls`] what certificate a client is shown.
+//! timeouts and limits: `connection` says what a connection is, `places` who makes room for whom, `progress` when its
+//! client is late, `body` what becomes of a body that nobody reads, and [`tls`] what certificate a client is shown.
 
 use std::{
     io,
@@ -35,22 +35,23 @@ const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
 /// How long a trouble must not be met to have ended.
 const QUIET: Duration = Duration::from_mins(1);
 
-/// The most bytes of an answer that the kernel keeps for a client that does not read. (It doubles the number, for what it
-/// needs itself.) Without a limit it keeps up to 4 MiB, and a whole page for each of 300 such clients is a gigabyte.
+/// The most bytes of an answer that the kernel keeps for a client that does not read. (It doubles the number, for what
+/// it needs itself.) Without a limit it keeps up to 4 MiB, and a whole page for each of 300 such clients is a gigabyte.
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
-/// How long sent bytes may stay unacknowledged, or a closed window unopened, before the kernel ends a connection. It also
-/// bounds what is left of a connection that this process has closed.
+/// How long sent bytes may stay unacknowledged, or a closed window unopened, before the kernel ends a connection. It
+/// also bounds what is left of a connection that this process has closed.
 const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How a listener is served.
 pub struct Serving {
     /// What to show to clients, who speak TLS then.
     pub certificate: Option<Arc<Certificate>>,
-    /// Connections at once. Where all places are taken, the connection that has waited for its client for longest is closed for a
-    /// new one, and if none waits, the new one does.
+    /// Connections at once. Where all places are taken, the connection that has waited for its client for longest is
+    /// closed for a new one, and if none waits, the new one does.
     pub max_connections: usize,
-    /// Whose connection one from this address is: a network holds at most half of the places. `None`: without such a limit.
+    /// Whose connection one from this address is: a network holds at most half of the places. `None`: without such a
+    /// limit.
     pub network: NetworkOf,
     /// Answers what is no request.
     pub refuse: Refuse,

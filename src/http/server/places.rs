@@ -57,9 +57,9 @@ impl Places {
         Arc::new(Self { free, share: count.div_ceil(2), taken: Mutex::default() })
     }
 
-    /// A place for a connection of this network, or of one without a limit. `None`: the network holds its share, and none of its
-    /// connections can be closed. Where all places are taken, the connection that has waited for its client for longest is
-    /// closed, and the newcomer waits for the place. One newcomer at a time.
+    /// A place for a connection of this network, or of one without a limit. `None`: the network holds its share, and
+    /// none of its connections can be closed. Where all places are taken, the connection that has waited for its client
+    /// for longest is closed, and the newcomer waits for the place. One newcomer at a time.
     pub(super) async fn enter(self: &Arc<Self>, network: Option<ClientNetwork>) -> Option<Place> {
         {
             let mut taken = self.taken();

@@ -25,18 +25,19 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a client may take none of an answer that waits for it.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How long something of an answer may wait for a client that takes it bit by bit: 5 KiB/s are enough for the largest page.
+/// How long something of an answer may wait for a client that takes it bit by bit: 5 KiB/s are enough for the largest
+/// page.
 const ANSWER_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// How long a client may take for the rest of a body that nobody reads.
 const REST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a client may say nothing before hyper's share of the connection is put away: its buffers, and the place for a
-/// request.
+/// How long a client may say nothing before hyper's share of the connection is put away: its buffers, and the place for
+/// a request.
 const QUIET_AFTER: Duration = Duration::from_secs(1);
 
-/// How long a connection may wait for its client (for a head, a body, or the taking of an answer) before it is closed for a
-/// newcomer where all places are taken.
+/// How long a connection may wait for its client (for a head, a body, or the taking of an answer) before it is closed
+/// for a newcomer where all places are taken.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
 
 /// The same for a client that takes an answer bit by bit.
@@ -157,8 +158,8 @@ impl Progress {
         Some(self.refused.load(Relaxed)).filter(|status| *status > 0)
     }
 
-    /// Whether these bytes are hyper's own answer to a head that it cannot read: unless it answers a request it writes nothing else. They are
-    /// kept from the client, whom the server answers in its own words.
+    /// Whether these bytes are hyper's own answer to a head that it cannot read: unless it answers a request it writes
+    /// nothing else. They are kept from the client, whom the server answers in its own words.
     fn is_refusal(&self, bytes: &[u8]) -> bool {
         if self.is_answering() {
             return false;

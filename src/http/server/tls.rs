@@ -23,8 +23,8 @@ use crate::service::followed_files::{FollowedFiles, read_regular};
 /// The one protocol that is spoken in it (RFC 7301), for clients who ask.
 const ALPN: &[u8] = b"http/1.1";
 
-/// A certificate and its key. They follow their files: a new pair is shown to the connections that come after it, and as
-/// long as the two do not fit, the old pair is.
+/// A certificate and its key. They follow their files: a new pair is shown to the connections that come after it, and
+/// as long as the two do not fit, the old pair is.
 pub struct Certificate {
     chain: PathBuf,
     key: PathBuf,
