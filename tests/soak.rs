@@ -151,8 +151,13 @@ fn split_brains() {
 /// Counts what is refused while Redis answers late.
 fn slow_redis() {
     println!("| slow Redis, {} s each | {} |\n|---|---|---|---|---|---|", SLOW.as_secs(), slow_redis::Report::HEAD);
-    let time = Duration::from_millis(300);
-    let rows = [("fsync of 300 ms", Slowness::Disk(time)), ("300 ms of pause a second", Slowness::Pauses(time))];
+    let ms = Duration::from_millis;
+    let rows = [
+        ("fsync of 50 ms", Slowness::Disk(ms(50))),
+        ("fsync of 100 ms", Slowness::Disk(ms(100))),
+        ("fsync of 300 ms", Slowness::Disk(ms(300))),
+        ("300 ms of pause a second", Slowness::Pauses(ms(300))),
+    ];
     for (name, slowness) in rows {
         println!("| {name} | {} |", slow_redis::try_all(slowness, SLOW));
     }
