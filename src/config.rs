@@ -122,7 +122,7 @@ pub struct Settings {
     /// they say in X-Forwarded-For or Forwarded is where a request comes from, in the log and where failed logins are
     /// counted; nobody else is believed. Everybody in these networks can claim any address, and so guess passwords without
     /// ever waiting: name the proxies alone. A proxy must replace one of the headers, whatever a client wrote there, and
-    /// drop the other
+    /// drop the other. X-Forwarded-Proto, or proto in Forwarded, says whether the URLs of the metadata begin with https
     #[arg(long, env = "MAYFLY_TRUSTED_PROXIES", value_name = "NETWORKS", default_value = "")]
     trusted_proxies: String,
 

@@ -135,6 +135,10 @@ fn curl_and_the_health_check_reach_it() {
     curl.args(["--silent", "--show-error", "--cacert"]).arg(&authority).arg(format!("{}/readyz", secured.service.url));
     let output = run(&mut curl, "");
     assert!(output.status.success(), "{output:?}");
+    let metadata = format!("{}/.well-known/oauth-authorization-server", secured.service.url);
+    let output = run(Command::new("curl").args(["--silent", "--cacert"]).arg(&authority).arg(metadata), "");
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(metadata["issuer"], secured.service.url);
     // The command to paste trusts the certificate that is shown, and no other.
     let paste = secured.service.greeting.lines().last().unwrap();
     assert!(paste.contains(&format!(" --cacert '{}' ", secured.chain.display())), "{paste}");
