@@ -421,6 +421,6 @@ fn revocation<'a>(mut write: Write<'a>, owner: &UserName, id: TokenId, digest: O
         .key(keys::token(owner, id))
         .key(keys::token_index(owner))
         .arg(id.to_string())
-        .arg(digest.map(|digest| digest.to_base64()).unwrap_or_default());
+        .arg(digest.map(TokenDigest::to_base64).unwrap_or_default());
     write
 }
