@@ -18,7 +18,7 @@ use mayfly::{
         user::{LoginEpoch, Role, User},
     },
     store::{
-        Store,
+        Authority, Store,
         redis::{RedisOptions, RedisStore},
     },
 };
@@ -96,7 +96,12 @@ fn service(cost: &str, pairs: usize) -> Service {
             let (name, password_hash) = (name.parse().unwrap(), password_hash.clone());
             let login_epoch = LoginEpoch::begin();
             let user = User { name, password_hash, role: Role::User, created_at: 0, disabled, login_epoch };
-            assert!(store.create_user((Instant::now() + Duration::from_mins(1)).into(), &user).await.unwrap());
+            assert!(
+                store
+                    .create_user(&Authority::Until((Instant::now() + Duration::from_mins(1)).into()), &user)
+                    .await
+                    .unwrap()
+            );
         }
     });
     service

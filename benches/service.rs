@@ -26,7 +26,7 @@ use mayfly::{
         user::{LoginEpoch, Role, User, UserName},
     },
     store::{
-        Creation, Store,
+        Authority, Creation, Store,
         redis::{RedisOptions, RedisStore},
     },
 };
@@ -302,7 +302,7 @@ async fn fill(store: &RedisStore, users: usize, tokens_each: usize) {
             disabled: false,
             login_epoch,
         };
-        store.create_user((Instant::now() + Duration::from_mins(1)).into(), &user).await.unwrap();
+        store.create_user(&Authority::Until((Instant::now() + Duration::from_mins(1)).into()), &user).await.unwrap();
     }
     let tokens = (0..tokens_each).flat_map(|_| &names);
     stream::iter(tokens)

@@ -26,11 +26,12 @@
 //! # What makes revocation strict
 //! Three mechanisms, each in a sentence; the files have the reasons.
 //! - **A lease.** A replica uses again what it read from the store for at most [`store::leased::LEASE`] after the read was sent,
-//!   and every change waits that long between its write and its answer.
+//!   and every change waits longer than that between its write and its answer.
 //! - **An authority.** A write carries the right that it rests on ([`store::Authority`]), and the store checks that right in the
-//!   same atomic step: over their own account, users have the epoch of their login; over all else, an administrator has one
-//!   lease from the read that showed the right, by the clock of the server that runs the write. So a write that was delayed on
-//!   its way uses no right that was lost meanwhile, and undoes no change that was answered.
+//!   same atomic step, so that a write that was delayed on its way uses no right that was lost meanwhile: the epoch of the
+//!   user's login, and the role of an administrator. Only in a Cluster, where no script sees the keys of another slot, an
+//!   administrator's right is read before, and the write runs within one lease of that read, by the clock of the server that
+//!   runs it. What is to undo no change that was answered runs no later than its own answer, by that clock, too.
 //! - **A mark.** A write that is answered once replicas have it writes something in any case (`store/redis/guard.lua`), so that
 //!   its answer waits for all that it rests on, whichever connection wrote that. No write is sent twice, unless the second run
 //!   does nothing where the first one ran.

@@ -145,21 +145,20 @@ impl Deed {
     async fn try_by(
         self,
         store: &RedisStore,
-        until: Instant,
+        by: &Authority,
         alice: &UserName,
         token: TokenId,
     ) -> Result<(), StoreError> {
-        let by = Authority::Until(until);
         let update = |role, disabled| UserUpdate { role, disabled };
         match self {
-            Self::Promote => store.update_user(until, alice, update(Some(Role::Admin), None)).await.map(drop),
-            Self::Disable => store.update_user(until, alice, update(None, Some(true))).await.map(drop),
-            Self::Remove => store.remove_user(until, alice).await.map(drop),
+            Self::Promote => store.update_user(by, alice, update(Some(Role::Admin), None)).await.map(drop),
+            Self::Disable => store.update_user(by, alice, update(None, Some(true))).await.map(drop),
+            Self::Remove => store.remove_user(by, alice).await.map(drop),
             Self::SetPassword => {
                 let hash = PasswordHash::dummy(HashCost::default());
                 store.set_password(by, alice, &hash, true).await.map(drop)
             }
-            Self::Create => store.create_user(until, &user("mallory", Role::Admin)).await.map(drop),
+            Self::Create => store.create_user(by, &user("mallory", Role::Admin)).await.map(drop),
             Self::Revoke => store.revoke_token(by, alice, token).await.map(drop),
             Self::RevokeAll => store.revoke_tokens(by, alice).await.map(drop),
         }
@@ -184,10 +183,10 @@ async fn an_administrators_write_that_is_on_its_way_does_not_run_after_the_lease
     let proxy = Proxy::to(redis.port);
     let direct = RedisStore::new(&RedisOptions::at(&redis.url())).unwrap();
     let stalling = RedisStore::new(&RedisOptions::at(&format!("redis://127.0.0.1:{}", proxy.port))).unwrap();
-    let soon = Instant::now() + Duration::from_mins(1);
+    let soon = Authority::Until(Instant::now() + Duration::from_mins(1));
     let alice = user("alice", Role::User);
-    direct.create_user(soon, &user("admin", Role::Admin)).await.unwrap();
-    direct.create_user(soon, &alice).await.unwrap();
+    direct.create_user(&soon, &user("admin", Role::Admin)).await.unwrap();
+    direct.create_user(&soon, &alice).await.unwrap();
     let token = Token {
         id: TokenId::random(),
         description: "x".parse().unwrap(),
@@ -199,8 +198,8 @@ async fn an_administrators_write_that_is_on_its_way_does_not_run_after_the_lease
     // Redis knows the scripts from now on, as it does after the first use of each.
     if deed != Deed::Create {
         let bob = user("bob", Role::User);
-        direct.create_user(soon, &bob).await.unwrap();
-        deed.try_by(&direct, soon, &bob.name, token.id).await.unwrap();
+        direct.create_user(&soon, &bob).await.unwrap();
+        deed.try_by(&direct, &soon, &bob.name, token.id).await.unwrap();
     }
     // It knows Redis' clock from now on.
     stalling.check().await.unwrap();
@@ -215,7 +214,7 @@ async fn an_administrators_write_that_is_on_its_way_does_not_run_after_the_lease
 
     proxy.blackhole(true);
     let until = Instant::now() + LEASE;
-    let refused = deed.try_by(&stalling, until, &alice.name, token.id).await;
+    let refused = deed.try_by(&stalling, &Authority::Until(until), &alice.name, token.id).await;
     assert!(matches!(refused, Err(StoreError::Timeout)), "{refused:?}");
     sleep(until.saturating_duration_since(Instant::now())).await;
     // Some deeds begin with a read.
@@ -229,6 +228,6 @@ async fn an_administrators_write_that_is_on_its_way_does_not_run_after_the_lease
     eventually("the write comes through", || (ran() != before_it).then_some(()));
     assert_eq!(state().await, before, "{deed:?}");
     // It can be repeated.
-    deed.try_by(&stalling, Instant::now() + LEASE * 20, &alice.name, token.id).await.unwrap();
+    deed.try_by(&stalling, &soon, &alice.name, token.id).await.unwrap();
     assert_ne!(state().await, before, "{deed:?}");
 }

@@ -32,7 +32,7 @@ fn soon() -> Instant {
     Instant::now() + Duration::from_mins(1)
 }
 
-fn administrator() -> Authority {
+fn operator() -> Authority {
     Authority::Until(soon())
 }
 
@@ -87,7 +87,7 @@ impl Fixture {
     /// A store with one user.
     async fn with_user(kind: Kind, name: &str) -> (Self, UserName) {
         let fixture = Self::new(kind);
-        assert!(fixture.store.create_user(soon(), &user(name)).await.unwrap());
+        assert!(fixture.store.create_user(&operator(), &user(name)).await.unwrap());
         (fixture, name.parse().unwrap())
     }
 
@@ -158,7 +158,7 @@ async fn a_watch_tells_what_changed(
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let (bob, carol): (UserName, UserName) = ("bob".parse().unwrap(), "carol".parse().unwrap());
     for name in [&bob, &carol] {
-        fixture.store.create_user(soon(), &user(name.as_str())).await.unwrap();
+        fixture.store.create_user(&operator(), &user(name.as_str())).await.unwrap();
     }
     let (left, revoked, rotated, brief) = (token(3600), token(3600), token(3600), token(1));
     let tokens = [&left, &revoked, &rotated, &brief];
@@ -180,10 +180,10 @@ async fn a_watch_tells_what_changed(
     assert_eq!(watch.changes().await.unwrap(), Changes::default(), "nothing changed that was only read");
 
     let successor = token(3600);
-    fixture.store.revoke_token(administrator(), &alice, revoked.id).await.unwrap();
+    fixture.store.revoke_token(&operator(), &alice, revoked.id).await.unwrap();
     fixture.store.rotate_token(&alice, epoch(), &rotated, &successor, Duration::from_mins(1), QUOTA).await.unwrap();
-    fixture.store.update_user(soon(), &bob, DISABLED).await.unwrap();
-    fixture.store.remove_user(soon(), &carol).await.unwrap();
+    fixture.store.update_user(&operator(), &bob, DISABLED).await.unwrap();
+    fixture.store.remove_user(&operator(), &carol).await.unwrap();
     let mut told = watch.changes().await.unwrap();
     assert!(told.tokens.remove(&successor.id), "it was not there before");
     let tokens = HashSet::from([revoked.id, rotated.id]);
@@ -209,7 +209,7 @@ async fn a_watch_tells_what_changed(
 async fn a_watch_tells_of_each_change_before_the_question(#[case] server: RedisServer) {
     let connect = || Arc::new(RedisStore::new(&RedisOptions::at(&server.url())).unwrap());
     let (asking, other, alice) = (connect(), connect(), "alice".parse().unwrap());
-    asking.create_user(soon(), &user("alice")).await.unwrap();
+    asking.create_user(&operator(), &user("alice")).await.unwrap();
     let mut watch = asking.watch().await.unwrap().unwrap();
     for _ in 0..50 {
         let token = token(3600);
@@ -217,7 +217,8 @@ async fn a_watch_tells_of_each_change_before_the_question(#[case] server: RedisS
         assert!(watch.changes().await.unwrap().tokens.contains(&token.id));
         // So that it works off what both send now at once.
         server.cli(&["CLIENT", "PAUSE", "20", "WRITE"]);
-        let revoking = other.revoke_token(administrator(), &alice, token.id);
+        let by = operator();
+        let revoking = other.revoke_token(&by, &alice, token.id);
         let mut told = false;
         let finding = async {
             loop {
@@ -245,7 +246,7 @@ async fn a_watch_ends_where_redis_refuses_and_begins_again() {
     assert!(watch.changes().await.is_err());
     server.cli(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
     let mut watch = store.watch().await.unwrap().unwrap();
-    store.create_user(soon(), &user("alice")).await.unwrap();
+    store.create_user(&operator(), &user("alice")).await.unwrap();
     assert_eq!(watch.changes().await.unwrap().users, HashSet::from(["alice".parse().unwrap()]));
 }
 
@@ -255,12 +256,12 @@ async fn a_token_belongs_to_its_owner(
     #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
 ) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
-    fixture.store.create_user(soon(), &user("bob")).await.unwrap();
+    fixture.store.create_user(&operator(), &user("bob")).await.unwrap();
     let bob = "bob".parse().unwrap();
     let token = token(3600);
     fixture.store.create_token(&alice, epoch(), &token, QUOTA).await.unwrap();
     assert_eq!(fixture.store.find_token(&bob, token.id).await.unwrap(), None);
-    assert!(!fixture.store.revoke_token(administrator(), &bob, token.id).await.unwrap());
+    assert!(!fixture.store.revoke_token(&operator(), &bob, token.id).await.unwrap());
     assert_eq!(fixture.ids(&bob, Page::ALL).await, Some(vec![]));
     assert_eq!(fixture.ids(&bob, Page { after: Some(token.id), limit: None }).await, None);
     assert!(fixture.store.find_token(&alice, token.id).await.unwrap().is_some());
@@ -275,8 +276,8 @@ async fn a_revoked_token_is_gone(
     let (first, second) = (token(3600), token(3600));
     fixture.store.create_token(&alice, epoch(), &first, QUOTA).await.unwrap();
     fixture.store.create_token(&alice, epoch(), &second, QUOTA).await.unwrap();
-    assert!(fixture.store.revoke_token(administrator(), &alice, first.id).await.unwrap());
-    assert!(!fixture.store.revoke_token(administrator(), &alice, first.id).await.unwrap());
+    assert!(fixture.store.revoke_token(&operator(), &alice, first.id).await.unwrap());
+    assert!(!fixture.store.revoke_token(&operator(), &alice, first.id).await.unwrap());
     assert_eq!(fixture.store.find_token(&alice, first.id).await.unwrap(), None);
     assert_eq!(fixture.ids(&alice, Page::ALL).await, Some(vec![second.id]));
 }
@@ -291,10 +292,10 @@ async fn a_presented_token_is_revoked_by_its_digest_only(
     for token in [&first, &second] {
         fixture.store.create_token(&alice, epoch(), token, QUOTA).await.unwrap();
     }
-    assert!(!fixture.store.revoke_presented(&alice, first.id, second.digest).await.unwrap());
+    assert!(!fixture.store.revoke_presented(&alice, first.id, second.digest, true).await.unwrap());
     assert_eq!(fixture.ids(&alice, Page::ALL).await.unwrap().len(), 2);
-    assert!(fixture.store.revoke_presented(&alice, first.id, first.digest).await.unwrap());
-    assert!(!fixture.store.revoke_presented(&alice, first.id, first.digest).await.unwrap());
+    assert!(fixture.store.revoke_presented(&alice, first.id, first.digest, true).await.unwrap());
+    assert!(!fixture.store.revoke_presented(&alice, first.id, first.digest, true).await.unwrap());
     assert_eq!(fixture.ids(&alice, Page::ALL).await, Some(vec![second.id]));
 }
 
@@ -304,13 +305,13 @@ async fn all_tokens_of_one_user_are_revoked(
     #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
 ) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
-    fixture.store.create_user(soon(), &user("bob")).await.unwrap();
+    fixture.store.create_user(&operator(), &user("bob")).await.unwrap();
     let bob = "bob".parse().unwrap();
     for owner in [&alice, &alice, &bob] {
         fixture.store.create_token(owner, epoch(), &token(3600), QUOTA).await.unwrap();
     }
-    assert_eq!(fixture.store.revoke_tokens(administrator(), &alice).await.unwrap(), 2);
-    assert_eq!(fixture.store.revoke_tokens(administrator(), &alice).await.unwrap(), 0);
+    assert_eq!(fixture.store.revoke_tokens(&operator(), &alice).await.unwrap(), 2);
+    assert_eq!(fixture.store.revoke_tokens(&operator(), &alice).await.unwrap(), 0);
     assert_eq!(fixture.ids(&alice, Page::ALL).await, Some(vec![]));
     assert_eq!(fixture.ids(&bob, Page::ALL).await.unwrap().len(), 1);
 }
@@ -387,7 +388,7 @@ async fn a_token_dies_at_the_end_of_its_life(
     timeout(Duration::from_secs(30), gone).await.expect("the token dies");
     assert_eq!(fixture.ids(&alice, Page::ALL).await, Some(vec![long.id]));
     assert_eq!(fixture.ids(&alice, Page { after: Some(short.id), limit: None }).await, None);
-    assert!(!fixture.store.revoke_token(administrator(), &alice, short.id).await.unwrap());
+    assert!(!fixture.store.revoke_token(&operator(), &alice, short.id).await.unwrap());
 }
 
 #[rstest]
@@ -456,7 +457,7 @@ async fn only_users_who_may_log_in_get_tokens(
         fixture.store.create_token(&nobody, epoch(), &token(60), QUOTA).await,
         Err(StoreError::LoginEnded)
     ));
-    fixture.store.create_user(soon(), &User { disabled: true, ..user("eve") }).await.unwrap();
+    fixture.store.create_user(&operator(), &User { disabled: true, ..user("eve") }).await.unwrap();
     let eve = "eve".parse().unwrap();
     assert!(matches!(fixture.store.create_token(&eve, epoch(), &token(60), QUOTA).await, Err(StoreError::LoginEnded)));
     assert_eq!(fixture.ids(&eve, Page::ALL).await, Some(vec![]));
@@ -471,9 +472,9 @@ async fn a_user_is_found_as_created_and_created_once(
     let alice = "alice".parse().unwrap();
     assert!(!fixture.store.has_users().await.unwrap());
     assert!(fixture.store.find_user(&alice).await.unwrap().is_none());
-    assert!(fixture.store.create_user(soon(), &admin("alice")).await.unwrap());
+    assert!(fixture.store.create_user(&operator(), &admin("alice")).await.unwrap());
     assert!(fixture.store.has_users().await.unwrap());
-    assert!(!fixture.store.create_user(soon(), &user("alice")).await.unwrap());
+    assert!(!fixture.store.create_user(&operator(), &user("alice")).await.unwrap());
     let found = fixture.store.find_user(&alice).await.unwrap().unwrap();
     assert_eq!((found.name, found.role, found.created_at, found.disabled), (alice, Role::Admin, 1_662_720_135, false));
     assert_eq!(found.login_epoch, epoch());
@@ -494,9 +495,9 @@ async fn users_are_listed_by_name_in_pages(
     };
     assert_eq!(list(None, 10).await, (String::new(), None));
     for name in ["carol", "alice", "bob", "Bob", "@", "a+b", "zoe"] {
-        fixture.store.create_user(soon(), &user(name)).await.unwrap();
+        fixture.store.create_user(&operator(), &user(name)).await.unwrap();
     }
-    fixture.store.remove_user(soon(), &"bob".parse().unwrap()).await.unwrap();
+    fixture.store.remove_user(&operator(), &"bob".parse().unwrap()).await.unwrap();
     assert_eq!(list(None, 10).await, ("@ Bob a+b alice carol zoe".into(), None));
     assert_eq!(list(None, 6).await, ("@ Bob a+b alice carol zoe".into(), None));
     assert_eq!(list(None, 2).await, ("@ Bob".into(), Some("Bob".into())));
@@ -520,19 +521,19 @@ async fn a_password_is_changed(
     }
     for revoke_tokens in [false, true] {
         let nobody = "nobody".parse().unwrap();
-        assert_eq!(fixture.store.set_password(administrator(), &nobody, &hash, revoke_tokens).await.unwrap(), None);
+        assert_eq!(fixture.store.set_password(&operator(), &nobody, &hash, revoke_tokens).await.unwrap(), None);
         assert!(fixture.store.find_user(&nobody).await.unwrap().is_none());
     }
-    assert_eq!(fixture.store.set_password(administrator(), &alice, &hash, false).await.unwrap(), Some(0));
+    assert_eq!(fixture.store.set_password(&operator(), &alice, &hash, false).await.unwrap(), Some(0));
     assert!(fixture.store.find_user(&alice).await.unwrap().unwrap().password_hash.verify(&password));
     assert_eq!(fixture.ids(&alice, Page::ALL).await.unwrap().len(), 2);
     let login_before = fixture.store.create_token(&alice, epoch(), &token(3600), QUOTA).await;
     assert!(matches!(login_before, Err(StoreError::LoginEnded)), "{login_before:?}");
 
     let other = PasswordHash::dummy(HashCost::default());
-    assert_eq!(fixture.store.set_password(administrator(), &alice, &other, true).await.unwrap(), Some(2));
+    assert_eq!(fixture.store.set_password(&operator(), &alice, &other, true).await.unwrap(), Some(2));
     assert_eq!(fixture.ids(&alice, Page::ALL).await, Some(vec![]));
-    assert_eq!(fixture.store.set_password(administrator(), &alice, &hash, true).await.unwrap(), Some(0));
+    assert_eq!(fixture.store.set_password(&operator(), &alice, &hash, true).await.unwrap(), Some(0));
 }
 
 #[rstest]
@@ -545,19 +546,19 @@ async fn a_login_from_before_all_tokens_were_revoked_leads_to_none(
     let log_in = async || fixture.store.find_user(&alice).await.unwrap().unwrap().login_epoch;
     let first = log_in().await;
     assert_eq!(create(first).await.unwrap(), Creation::Created);
-    fixture.store.set_password(administrator(), &alice, &PasswordHash::dummy(HashCost::default()), true).await.unwrap();
+    fixture.store.set_password(&operator(), &alice, &PasswordHash::dummy(HashCost::default()), true).await.unwrap();
     assert!(matches!(create(first).await, Err(StoreError::LoginEnded)));
     let second = log_in().await;
     assert_eq!(create(second).await.unwrap(), Creation::Created);
     // Enabled again, a user logs in again.
-    fixture.store.update_user(soon(), &alice, DISABLED).await.unwrap();
-    fixture.store.update_user(soon(), &alice, ENABLED).await.unwrap();
+    fixture.store.update_user(&operator(), &alice, DISABLED).await.unwrap();
+    fixture.store.update_user(&operator(), &alice, ENABLED).await.unwrap();
     assert!(matches!(create(second).await, Err(StoreError::LoginEnded)));
     assert_eq!(create(log_in().await).await.unwrap(), Creation::Created);
     // Another user of the same name is another user.
     let third = log_in().await;
-    fixture.store.remove_user(soon(), &alice).await.unwrap();
-    fixture.store.create_user(soon(), &user("alice")).await.unwrap();
+    fixture.store.remove_user(&operator(), &alice).await.unwrap();
+    fixture.store.create_user(&operator(), &user("alice")).await.unwrap();
     assert!(matches!(create(third).await, Err(StoreError::LoginEnded)));
 }
 
@@ -567,8 +568,8 @@ async fn a_user_is_changed(
     #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
 ) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
-    fixture.store.create_user(soon(), &admin("admin")).await.unwrap();
-    let change = async |update| match fixture.store.update_user(soon(), &alice, update).await.unwrap() {
+    fixture.store.create_user(&operator(), &admin("admin")).await.unwrap();
+    let change = async |update| match fixture.store.update_user(&operator(), &alice, update).await.unwrap() {
         UserChange::Done(UpdatedUser { user, tokens_revoked }) => {
             let found = fixture.store.find_user(&alice).await.unwrap().unwrap();
             assert_eq!((found.role, found.disabled), (user.role, user.disabled));
@@ -600,7 +601,10 @@ async fn a_user_is_changed(
 
     let nobody = "nobody".parse().unwrap();
     for update in [UserUpdate::default(), ADMIN, USER, DISABLED, ENABLED] {
-        assert!(matches!(fixture.store.update_user(soon(), &nobody, update).await.unwrap(), UserChange::NoSuchUser));
+        assert!(matches!(
+            fixture.store.update_user(&operator(), &nobody, update).await.unwrap(),
+            UserChange::NoSuchUser
+        ));
     }
     assert!(fixture.store.find_user(&nobody).await.unwrap().is_none());
 }
@@ -612,14 +616,14 @@ async fn the_last_enabled_administrator_stays(
 ) {
     let (fixture, bob) = Fixture::with_user(kind, "bob").await;
     let alice: UserName = "alice".parse().unwrap();
-    fixture.store.create_user(soon(), &admin("alice")).await.unwrap();
-    fixture.store.create_user(soon(), &User { disabled: true, ..admin("eve") }).await.unwrap();
-    let update = async |name: &UserName, update| fixture.store.update_user(soon(), name, update).await.unwrap();
+    fixture.store.create_user(&operator(), &admin("alice")).await.unwrap();
+    fixture.store.create_user(&operator(), &User { disabled: true, ..admin("eve") }).await.unwrap();
+    let update = async |name: &UserName, update| fixture.store.update_user(&operator(), name, update).await.unwrap();
     let stays = async |name: &UserName| {
         for end in [USER, DISABLED, UserUpdate { role: Some(Role::Admin), disabled: Some(true) }] {
             assert!(matches!(update(name, end).await, UserChange::LastAdmin), "{end:?}");
         }
-        assert_eq!(fixture.store.remove_user(soon(), name).await.unwrap(), UserChange::LastAdmin);
+        assert_eq!(fixture.store.remove_user(&operator(), name).await.unwrap(), UserChange::LastAdmin);
         assert!(fixture.store.find_user(name).await.unwrap().unwrap().administers());
     };
     let token = token(3600);
@@ -643,9 +647,9 @@ async fn the_last_enabled_administrator_stays(
         assert!(matches!(update(&bob, take).await, UserChange::Done(_)));
         stays(&alice).await;
     }
-    assert_eq!(fixture.store.remove_user(soon(), &bob).await.unwrap(), UserChange::Done(0));
+    assert_eq!(fixture.store.remove_user(&operator(), &bob).await.unwrap(), UserChange::Done(0));
     assert!(matches!(update(&"eve".parse().unwrap(), ENABLED).await, UserChange::Done(_)));
-    assert_eq!(fixture.store.remove_user(soon(), &alice).await.unwrap(), UserChange::Done(0));
+    assert_eq!(fixture.store.remove_user(&operator(), &alice).await.unwrap(), UserChange::Done(0));
     stays(&"eve".parse().unwrap()).await;
 }
 
@@ -672,18 +676,18 @@ async fn administrators_who_change_each_other_leave_one(
             let mut rng = fastrand::Rng::with_seed(seed);
             let name: UserName = names[rng.usize(..names.len())].parse().unwrap();
             match rng.usize(..7) {
-                0 => drop(store.create_user(soon(), &admin(name.as_str())).await.unwrap()),
-                1 | 2 => drop(store.update_user(soon(), &name, ADMIN).await.unwrap()),
-                3 => drop(store.update_user(soon(), &name, ENABLED).await.unwrap()),
-                4 => drop(store.update_user(soon(), &name, DISABLED).await.unwrap()),
-                5 => drop(store.update_user(soon(), &name, USER).await.unwrap()),
-                _ => drop(store.remove_user(soon(), &name).await.unwrap()),
+                0 => drop(store.create_user(&operator(), &admin(name.as_str())).await.unwrap()),
+                1 | 2 => drop(store.update_user(&operator(), &name, ADMIN).await.unwrap()),
+                3 => drop(store.update_user(&operator(), &name, ENABLED).await.unwrap()),
+                4 => drop(store.update_user(&operator(), &name, DISABLED).await.unwrap()),
+                5 => drop(store.update_user(&operator(), &name, USER).await.unwrap()),
+                _ => drop(store.remove_user(&operator(), &name).await.unwrap()),
             }
         })
     };
     let seed = fastrand::u64(..);
     for name in names {
-        fixture.store.create_user(soon(), &admin(name)).await.unwrap();
+        fixture.store.create_user(&operator(), &admin(name)).await.unwrap();
     }
     for round in 0..ROUNDS {
         let changes: Vec<_> = (0..4).map(|number| change(seed ^ (round * 4 + number) as u64)).collect();
@@ -695,7 +699,7 @@ async fn administrators_who_change_each_other_leave_one(
         // Who is counted and is none would let the only one go.
         if let [only] = &left[..] {
             assert!(
-                matches!(fixture.store.update_user(soon(), only, USER).await.unwrap(), UserChange::LastAdmin),
+                matches!(fixture.store.update_user(&operator(), only, USER).await.unwrap(), UserChange::LastAdmin),
                 "seed {seed}"
             );
         }
@@ -712,8 +716,10 @@ async fn two_administrators_who_remove_each_other_do_not_both_succeed(
         let removals = ["alice", "bob"].map(|name| {
             let store = Arc::clone(&fixture.store);
             async move {
-                store.create_user(soon(), &admin(name)).await.unwrap();
-                move || tokio::spawn(async move { store.remove_user(soon(), &name.parse().unwrap()).await.unwrap() })
+                store.create_user(&operator(), &admin(name)).await.unwrap();
+                move || {
+                    tokio::spawn(async move { store.remove_user(&operator(), &name.parse().unwrap()).await.unwrap() })
+                }
             }
         });
         let [alice, bob] = removals;
@@ -729,31 +735,31 @@ async fn an_administrator_who_is_not_counted_stays_and_is_counted_again() {
     let redis = RedisServer::start();
     let store = RedisStore::new(&RedisOptions::at(&redis.url())).unwrap();
     let [alice, bob] = ["alice", "bob"].map(|name| name.parse::<UserName>().unwrap());
-    store.create_user(soon(), &admin("alice")).await.unwrap();
-    store.create_user(soon(), &admin("bob")).await.unwrap();
+    store.create_user(&operator(), &admin("alice")).await.unwrap();
+    store.create_user(&operator(), &admin("bob")).await.unwrap();
     // As after a change that broke off in between.
     redis.cli(&["HDEL", "mayfly:admins", "bob"]);
-    assert!(matches!(store.update_user(soon(), &alice, USER).await.unwrap(), UserChange::LastAdmin));
-    assert!(matches!(store.update_user(soon(), &bob, ADMIN).await.unwrap(), UserChange::Done(_)));
-    assert!(matches!(store.update_user(soon(), &alice, USER).await.unwrap(), UserChange::Done(_)));
+    assert!(matches!(store.update_user(&operator(), &alice, USER).await.unwrap(), UserChange::LastAdmin));
+    assert!(matches!(store.update_user(&operator(), &bob, ADMIN).await.unwrap(), UserChange::Done(_)));
+    assert!(matches!(store.update_user(&operator(), &alice, USER).await.unwrap(), UserChange::Done(_)));
 
     // Nobody is counted: who is not to be one any more cannot be told from the last one.
     redis.cli(&["DEL", "mayfly:admins"]);
-    assert!(matches!(store.update_user(soon(), &bob, DISABLED).await.unwrap(), UserChange::LastAdmin));
-    assert!(matches!(store.update_user(soon(), &alice, DISABLED).await.unwrap(), UserChange::Done(_)));
+    assert!(matches!(store.update_user(&operator(), &bob, DISABLED).await.unwrap(), UserChange::LastAdmin));
+    assert!(matches!(store.update_user(&operator(), &alice, DISABLED).await.unwrap(), UserChange::Done(_)));
     // Nor does a failover that loses numbers keep anybody out.
-    assert!(matches!(store.update_user(soon(), &alice, ENABLED).await.unwrap(), UserChange::Done(_)));
-    assert!(matches!(store.update_user(soon(), &alice, ADMIN).await.unwrap(), UserChange::Done(_)));
-    assert!(matches!(store.update_user(soon(), &bob, DISABLED).await.unwrap(), UserChange::Done(_)));
+    assert!(matches!(store.update_user(&operator(), &alice, ENABLED).await.unwrap(), UserChange::Done(_)));
+    assert!(matches!(store.update_user(&operator(), &alice, ADMIN).await.unwrap(), UserChange::Done(_)));
+    assert!(matches!(store.update_user(&operator(), &bob, DISABLED).await.unwrap(), UserChange::Done(_)));
 
     // A creation that broke off is whole when it is repeated.
     redis.cli(&["HDEL", "mayfly:admins", "alice"]);
-    store.create_user(soon(), &admin("carol")).await.unwrap();
+    store.create_user(&operator(), &admin("carol")).await.unwrap();
     redis.cli(&["ZREM", "mayfly:usernames", "alice"]);
-    assert!(!store.create_user(soon(), &admin("alice")).await.unwrap());
+    assert!(!store.create_user(&operator(), &admin("alice")).await.unwrap());
     assert_eq!(store.list_users(None, 1).await.unwrap().users[0].name, alice);
-    assert!(matches!(store.remove_user(soon(), &"carol".parse().unwrap()).await.unwrap(), UserChange::Done(0)));
-    assert_eq!(store.remove_user(soon(), &alice).await.unwrap(), UserChange::LastAdmin);
+    assert!(matches!(store.remove_user(&operator(), &"carol".parse().unwrap()).await.unwrap(), UserChange::Done(0)));
+    assert_eq!(store.remove_user(&operator(), &alice).await.unwrap(), UserChange::LastAdmin);
 }
 
 /// Whichever step of an addition or a removal is the first that fails, nobody exists whom no list names, and nobody is
@@ -769,17 +775,17 @@ async fn what_broke_off_leaves_nobody_unseen() {
     let alice = "alice".parse().unwrap();
     for step in ["zadd", "evalsha"] {
         redis.cli(&["ACL", "SETUSER", "default", &format!("-{step}")]);
-        store.create_user(soon(), &admin("alice")).await.unwrap_err();
+        store.create_user(&operator(), &admin("alice")).await.unwrap_err();
         redis.cli(&["ACL", "SETUSER", "default", &format!("+{step}")]);
         assert!(store.find_user(&alice).await.unwrap().is_none(), "{step}");
         assert!(!store.has_users().await.unwrap(), "{step}");
         assert!(names().await.is_empty(), "{step}");
     }
-    assert!(store.create_user(soon(), &admin("alice")).await.unwrap());
-    assert!(store.create_user(soon(), &admin("bob")).await.unwrap());
+    assert!(store.create_user(&operator(), &admin("alice")).await.unwrap());
+    assert!(store.create_user(&operator(), &admin("bob")).await.unwrap());
     for step in ["evalsha", "zrem"] {
         redis.cli(&["ACL", "SETUSER", "default", &format!("-{step}")]);
-        store.remove_user(soon(), &alice).await.unwrap_err();
+        store.remove_user(&operator(), &alice).await.unwrap_err();
         redis.cli(&["ACL", "SETUSER", "default", &format!("+{step}")]);
         let is_there = store.find_user(&alice).await.unwrap().is_some();
         assert_eq!(names().await, if is_there { vec!["alice", "bob"] } else { vec!["bob"] }, "{step}");
@@ -790,7 +796,7 @@ async fn what_broke_off_leaves_nobody_unseen() {
     }
     let page = store.list_users(None, 1).await.unwrap();
     assert_eq!((page.users.len(), page.users[0].name.as_str(), page.next), (1, "bob", None));
-    store.create_user(soon(), &user("carol")).await.unwrap();
+    store.create_user(&operator(), &user("carol")).await.unwrap();
     let page = store.list_users(None, 1).await.unwrap();
     assert_eq!((page.users.len(), page.next), (1, Some("bob".parse().unwrap())));
     // A record that nobody can read is somebody's.
@@ -803,7 +809,7 @@ async fn what_broke_off_leaves_nobody_unseen() {
 async fn a_node_that_is_no_primary_any_more_says_nothing_of_users() {
     let redis = RedisServer::start();
     let store = RedisStore::new(&RedisOptions::at(&redis.url())).unwrap();
-    store.create_user(soon(), &admin("alice")).await.unwrap();
+    store.create_user(&operator(), &admin("alice")).await.unwrap();
     redis.cli(&["CONFIG", "SET", "replica-serve-stale-data", "yes"]);
     redis.cli(&["REPLICAOF", "127.0.0.1", &free_port().to_string()]);
     store.find_user(&"alice".parse().unwrap()).await.unwrap_err();
@@ -817,13 +823,13 @@ async fn a_user_without_an_epoch_of_logins_logs_in() {
     let redis = RedisServer::start();
     let store = RedisStore::new(&RedisOptions::at(&redis.url())).unwrap();
     let alice = "alice".parse().unwrap();
-    store.create_user(soon(), &user("alice")).await.unwrap();
+    store.create_user(&operator(), &user("alice")).await.unwrap();
     redis.cli(&["HDEL", "mayfly:{alice}:user", "epoch"]);
     let login = store.find_user(&alice).await.unwrap().unwrap().login_epoch;
     assert!(matches!(store.create_token(&alice, epoch(), &token(60), QUOTA).await, Err(StoreError::LoginEnded)));
     assert_eq!(store.create_token(&alice, login, &token(60), QUOTA).await.unwrap(), Creation::Created);
-    assert!(matches!(store.update_user(soon(), &alice, DISABLED).await.unwrap(), UserChange::Done(_)));
-    assert!(matches!(store.update_user(soon(), &alice, ENABLED).await.unwrap(), UserChange::Done(_)));
+    assert!(matches!(store.update_user(&operator(), &alice, DISABLED).await.unwrap(), UserChange::Done(_)));
+    assert!(matches!(store.update_user(&operator(), &alice, ENABLED).await.unwrap(), UserChange::Done(_)));
     assert!(matches!(store.create_token(&alice, login, &token(60), QUOTA).await, Err(StoreError::LoginEnded)));
 }
 
@@ -832,21 +838,21 @@ async fn a_full_redis_still_takes_rights_away() {
     let redis = RedisServer::start();
     let store = RedisStore::new(&RedisOptions::at(&redis.url())).unwrap();
     for name in ["alice", "bob", "carol", "dave"] {
-        store.create_user(soon(), &admin(name)).await.unwrap();
+        store.create_user(&operator(), &admin(name)).await.unwrap();
     }
     let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| name.parse::<UserName>().unwrap());
     let token = token(3600);
     store.create_token(&alice, epoch(), &token, QUOTA).await.unwrap();
     redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     assert_eq!(
-        store.set_password(administrator(), &alice, &PasswordHash::dummy(HashCost::default()), true).await.unwrap(),
+        store.set_password(&operator(), &alice, &PasswordHash::dummy(HashCost::default()), true).await.unwrap(),
         Some(1)
     );
     assert_eq!(store.find_token(&alice, token.id).await.unwrap(), None);
-    assert!(matches!(store.update_user(soon(), &alice, DISABLED).await.unwrap(), UserChange::Done(_)));
-    assert!(matches!(store.update_user(soon(), &bob, USER).await.unwrap(), UserChange::Done(_)));
-    assert_eq!(store.remove_user(soon(), &carol).await.unwrap(), UserChange::Done(0));
-    store.update_user(soon(), &alice, ENABLED).await.unwrap_err();
+    assert!(matches!(store.update_user(&operator(), &alice, DISABLED).await.unwrap(), UserChange::Done(_)));
+    assert!(matches!(store.update_user(&operator(), &bob, USER).await.unwrap(), UserChange::Done(_)));
+    assert_eq!(store.remove_user(&operator(), &carol).await.unwrap(), UserChange::Done(0));
+    store.update_user(&operator(), &alice, ENABLED).await.unwrap_err();
 }
 
 #[rstest]
@@ -878,14 +884,14 @@ async fn a_removed_user_leaves_no_tokens(
     for token in &tokens {
         fixture.store.create_token(&alice, epoch(), token, QUOTA).await.unwrap();
     }
-    assert_eq!(fixture.store.remove_user(soon(), &alice).await.unwrap(), UserChange::Done(2));
-    assert_eq!(fixture.store.remove_user(soon(), &alice).await.unwrap(), UserChange::NoSuchUser);
+    assert_eq!(fixture.store.remove_user(&operator(), &alice).await.unwrap(), UserChange::Done(2));
+    assert_eq!(fixture.store.remove_user(&operator(), &alice).await.unwrap(), UserChange::NoSuchUser);
     assert!(!fixture.store.has_users().await.unwrap());
     assert!(matches!(
         fixture.store.create_token(&alice, epoch(), &token(60), QUOTA).await,
         Err(StoreError::LoginEnded)
     ));
-    fixture.store.create_user(soon(), &user("alice")).await.unwrap();
+    fixture.store.create_user(&operator(), &user("alice")).await.unwrap();
     assert_eq!(fixture.ids(&alice, Page::ALL).await, Some(vec![]));
     for token in &tokens {
         assert_eq!(fixture.store.find_token(&alice, token.id).await.unwrap(), None);
@@ -898,28 +904,28 @@ async fn what_redis_did_without_our_knowing_is_not_done_again() {
     let proxy = Proxy::to(redis.port);
     let store = RedisStore::new(&RedisOptions::at(&format!("redis://127.0.0.1:{}", proxy.port))).unwrap();
     let alice = "alice".parse().unwrap();
-    store.create_user(soon(), &user("alice")).await.unwrap();
+    store.create_user(&operator(), &user("alice")).await.unwrap();
     // So that the scripts are known.
     let (known, lost) = (token(3600), token(3600));
     store.create_token(&alice, epoch(), &known, QUOTA).await.unwrap();
-    store.revoke_token(administrator(), &alice, known.id).await.unwrap();
+    store.revoke_token(&operator(), &alice, known.id).await.unwrap();
 
     proxy.lose_an_answer();
     store.create_token(&alice, epoch(), &lost, QUOTA).await.unwrap_err();
     assert!(store.find_token(&alice, lost.id).await.unwrap().is_some(), "it was created nevertheless");
     // Whoever deleted it meanwhile must not see it again: it was asked for once.
-    store.revoke_token(administrator(), &alice, lost.id).await.unwrap();
+    store.revoke_token(&operator(), &alice, lost.id).await.unwrap();
     assert_eq!(store.find_token(&alice, lost.id).await.unwrap(), None);
 
     store.create_token(&alice, epoch(), &lost, QUOTA).await.unwrap();
     proxy.lose_an_answer();
-    store.revoke_token(administrator(), &alice, lost.id).await.expect_err("nobody knows who deleted it");
-    assert!(!store.revoke_token(administrator(), &alice, lost.id).await.unwrap());
+    store.revoke_token(&operator(), &alice, lost.id).await.expect_err("nobody knows who deleted it");
+    assert!(!store.revoke_token(&operator(), &alice, lost.id).await.unwrap());
 
     // A connection that broke while nobody used it costs no deletion its answer.
     store.create_token(&alice, epoch(), &lost, QUOTA).await.unwrap();
     redis.cli(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
-    assert!(store.revoke_token(administrator(), &alice, lost.id).await.unwrap());
+    assert!(store.revoke_token(&operator(), &alice, lost.id).await.unwrap());
 }
 
 #[tokio::test]
@@ -937,11 +943,11 @@ async fn what_a_cluster_did_without_our_knowing_is_not_done_again() {
     let store = RedisStore::new(&options(format!("redis+cluster://127.0.0.1:{announced}"))).unwrap();
     let other = RedisStore::new(&options(redis.url())).unwrap();
     let alice = "alice".parse().unwrap();
-    store.create_user(soon(), &user("alice")).await.unwrap();
+    store.create_user(&operator(), &user("alice")).await.unwrap();
     // So that the scripts are known.
     let (known, lost) = (token(3600), token(3600));
     store.create_token(&alice, epoch(), &known, QUOTA).await.unwrap();
-    store.revoke_token(administrator(), &alice, known.id).await.unwrap();
+    store.revoke_token(&operator(), &alice, known.id).await.unwrap();
 
     // The token is created, its creator is not told, and somebody who sees it revokes it. Then the connection breaks, and
     // redis-rs sends the script again.
@@ -951,7 +957,7 @@ async fn what_a_cluster_did_without_our_knowing_is_not_done_again() {
         while other.find_token(&alice, lost.id).await.unwrap().is_none() {
             tokio::task::yield_now().await;
         }
-        assert!(other.revoke_token(administrator(), &alice, lost.id).await.unwrap());
+        assert!(other.revoke_token(&operator(), &alice, lost.id).await.unwrap());
         let connections = proxy.connections();
         proxy.cut();
         proxy.stall(Direction::ToClient, false);

@@ -23,7 +23,7 @@ use mayfly::{
         login::{Login, LoginError},
     },
     store::{
-        Store,
+        Authority, Store,
         leased::{LEASE, LeasedStore},
         redis::{RedisOptions, RedisStore},
     },
@@ -266,7 +266,12 @@ async fn where_strangers_take_all_places_the_known_have_theirs_and_nobody_is_cou
         disabled: false,
         login_epoch: LoginEpoch::begin(),
     };
-    assert!(store.create_user(tokio::time::Instant::now() + Duration::from_mins(1), &alice).await.unwrap());
+    assert!(
+        store
+            .create_user(&Authority::Until(tokio::time::Instant::now() + Duration::from_mins(1)), &alice)
+            .await
+            .unwrap()
+    );
     let [home, hotel] =
         [1, 2].map(|host| LoginAttempt { user: alice.name.clone(), client: IpAddr::from([192, 0, 2, host]).into() });
     store.excuse_login(&home, alice.login_epoch, CountedAs::Stranger).await.unwrap();

@@ -167,8 +167,10 @@ impl ResponseError for Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
-        if let StoreError::LoginEnded = error {
-            return super::auth::wrong_login();
+        match error {
+            StoreError::LoginEnded => return super::auth::wrong_login(),
+            StoreError::Forbidden => return super::auth::not_an_administrator(),
+            _ => {}
         }
         tracing::warn!(error = &error as &dyn std::error::Error, "the store failed");
         Self::unavailable("The token store does not answer. Try again in a moment.")

@@ -12,10 +12,7 @@ use tokio::time::Instant;
 
 use crate::{
     domain::user::{User, UserName},
-    store::{
-        Authority, Store, StoreError,
-        leased::{LEASE, LeasedStore},
-    },
+    store::{Authority, Store, leased::LeasedStore},
 };
 
 pub mod followed_files;
@@ -31,10 +28,6 @@ pub mod users;
 /// How long an operator's command may take in all.
 const OPERATOR_PATIENCE: Duration = Duration::from_mins(1);
 
-/// How often a write by right of an administrator is tried. One that reached the store too late, for which a busy machine is
-/// enough, changed nothing.
-const ATTEMPTS: usize = 3;
-
 /// On whose authority something is changed.
 #[derive(Debug, Clone)]
 pub enum Actor {
@@ -45,44 +38,21 @@ pub enum Actor {
 }
 
 impl Actor {
-    /// Changes the account of this name: by right of its user, or of an administrator.
-    async fn change<T, F: Future<Output = Result<T, StoreError>>>(
-        &self,
-        store: &LeasedStore,
-        name: &UserName,
-        write: impl Fn(Authority) -> F,
-    ) -> Result<T, StoreError> {
+    /// The authority over the account of this name: users have it over their own, administrators over all.
+    fn authority_over(&self, name: &UserName) -> Authority {
         match self {
-            Self::User(user) if user.name == *name => write(Authority::Login(user.login_epoch)).await,
-            _ => self.administer(store, |until| write(Authority::Until(until))).await,
+            Self::User(user) if user.name == *name => Authority::Login(user.login_epoch),
+            _ => self.authority(),
         }
     }
 
-    /// Changes something by right of an administrator.
-    async fn administer<T, F: Future<Output = Result<T, StoreError>>>(
-        &self,
-        store: &LeasedStore,
-        write: impl Fn(Instant) -> F,
-    ) -> Result<T, StoreError> {
-        for _ in 1..ATTEMPTS {
-            match write(self.administers_until(store).await?).await {
-                Err(StoreError::TooLate) => {}
-                result => return result,
+    /// The authority of an administrator.
+    fn authority(&self) -> Authority {
+        match self {
+            Self::User(User { name, login_epoch, .. }) => {
+                Authority::Administrator { name: name.clone(), login: *login_epoch }
             }
-        }
-        write(self.administers_until(store).await?).await
-    }
-
-    /// Until when an administrator's right holds, as it is asked for anew: bodies take their time to arrive, and passwords to
-    /// be hashed. Whoever takes the right away waits out the lease that ends then.
-    async fn administers_until(&self, store: &LeasedStore) -> Result<Instant, StoreError> {
-        let asked_at = Instant::now();
-        let Self::User(actor) = self else { return Ok(asked_at + OPERATOR_PATIENCE) };
-        let now = store.ask_for_user(&actor.name).await?;
-        if now.is_some_and(|now| now.login_epoch == actor.login_epoch && now.administers()) {
-            Ok(asked_at + LEASE)
-        } else {
-            Err(StoreError::LoginEnded)
+            Self::Operator => Authority::Until(Instant::now() + OPERATOR_PATIENCE),
         }
     }
 }

@@ -158,10 +158,16 @@ impl Tokens {
             return Err(RotateError::FractionOfOverlap);
         }
         let User { name: owner, login_epoch: login, .. } = owner.clone();
-        let token = self.store.find_token(&owner, id).await?.ok_or(RotateError::NoSuchToken)?.token;
-        if let Some(successor) = token.successor {
-            return Err(RotateError::AlreadyRotated(Some(successor)));
-        }
+        let token = self.store.find_token(&owner, id).await?.map(|live| live.token);
+        let token = match token {
+            Some(token) if token.successor.is_none() => token,
+            // Another try may have rotated it, and may have been told that it failed.
+            rotated => {
+                self.store.confirm(&owner).await?;
+                let successor = rotated.and_then(|token| token.successor);
+                return Err(successor.map_or(RotateError::NoSuchToken, |id| RotateError::AlreadyRotated(Some(id))));
+            }
+        };
         let issued = self.sign(&owner, token.description.clone(), token.life);
         let (store, quota) = (Arc::clone(&self.store), self.rules.quota);
         let rotation = async move {
@@ -202,7 +208,7 @@ impl Tokens {
     pub async fn revoke(&self, by: Actor, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
         let (store, owner) = (Arc::clone(&self.store), owner.clone());
         let revocation = async move {
-            let revoked = by.change(&store, &owner, |by| store.revoke_token(by, &owner, id)).await;
+            let revoked = store.revoke_token(&by.authority_over(&owner), &owner, id).await;
             if let Some(outcome) = outcome(&revoked, |revoked| *revoked) {
                 audit::token_revoked(&owner, id, outcome.map(|_| ()));
             }
@@ -215,7 +221,7 @@ impl Tokens {
     pub async fn revoke_all(&self, by: Actor, owner: &UserName) -> Result<u64, StoreError> {
         let (store, owner) = (Arc::clone(&self.store), owner.clone());
         let revocation = async move {
-            let revoked = by.change(&store, &owner, |by| store.revoke_tokens(by, &owner)).await;
+            let revoked = store.revoke_tokens(&by.authority_over(&owner), &owner).await;
             if let Some(outcome) = outcome(&revoked, |_| true) {
                 audit::tokens_revoked(&owner, outcome.map(|revoked| *revoked));
             }
@@ -227,20 +233,20 @@ impl Tokens {
     /// Ends the presented token on every replica before it returns.
     ///
     /// A token that none of our keys signed is revoked, too, if the store has exactly these bytes: another replica may have a
-    /// key that this one has not (any more). It is looked for first, so that strangers who make tokens up cause no write.
+    /// key that this one has not (any more). It is looked for first, so that strangers who make tokens up share one place.
     pub async fn revoke_presented(&self, jwt: &str) -> Result<(), VerifyError> {
         let claims = Claims::unverified(jwt).ok_or(VerifyError::Invalid)?;
         let (Ok(owner), Ok(id)) = (claims.username.parse::<UserName>(), claims.jwt_token_id.parse()) else {
             return Err(VerifyError::Invalid);
         };
         let digest = TokenDigest::of(jwt);
-        if self.check_signature(jwt, digest).await.is_err() {
+        let is_ours = self.check_signature(jwt, digest).await.is_ok() || {
             let live = self.store.find_token(&owner, id).await?;
-            live.filter(|live| live.token.digest == digest).ok_or(VerifyError::Invalid)?;
-        }
+            live.is_some_and(|live| live.token.digest == digest)
+        };
         let store = Arc::clone(&self.store);
         let revocation = async move {
-            let revoked = store.revoke_presented(&owner, id, digest).await;
+            let revoked = store.revoke_presented(&owner, id, digest, is_ours).await;
             if let Some(outcome) = outcome(&revoked, |revoked| *revoked) {
                 audit::token_revoked(&owner, id, outcome.map(|_| ()));
             }
@@ -387,7 +393,7 @@ mod tests {
             password::{HashCost, PasswordHash},
             user::{LoginEpoch, Role},
         },
-        store::{leased::LEASE, memory::MemoryStore},
+        store::{Authority, leased::LEASE, memory::MemoryStore},
     };
 
     const NOW: u64 = 1_662_720_135;
@@ -408,7 +414,7 @@ mod tests {
             created_at: 0,
         };
         let store = Arc::new(LeasedStore::new(Arc::new(MemoryStore::default()), lease));
-        assert!(store.create_user(tokio::time::Instant::now() + LEASE, &user).await.unwrap());
+        assert!(store.create_user(&Authority::Until(tokio::time::Instant::now() + LEASE), &user).await.unwrap());
         let keys = SigningKeys::fixed(KeySet::parse(generate(Algorithm::Hs256, 0).expose_secret()).unwrap());
         let rules = TokenRules { max_life: Life::parse("1h").unwrap(), quota: 1, issuer: None };
         let tokens = Tokens::new(store, Arc::new(keys), clock, rules);

@@ -5,6 +5,8 @@ use std::sync::{
     atomic::{AtomicBool, Ordering::Relaxed},
 };
 
+use tokio::time::Instant;
+
 use super::{
     Actor, Clock,
     hashing::{Busy, Hashing, Lane},
@@ -14,7 +16,10 @@ use crate::{
         password::Password,
         user::{LoginEpoch, Role, User, UserName, UserUpdate},
     },
-    store::{Store, StoreError, UpdatedUser, UserChange, UserListing, leased::LeasedStore},
+    store::{
+        Authority, Store, StoreError, UpdatedUser, UserChange, UserListing,
+        leased::{LEASE, LeasedStore},
+    },
     telemetry::audit::{self, Outcome},
 };
 
@@ -76,7 +81,7 @@ impl<T> From<UserChange<T>> for Result<T, UserError> {
 fn outcome<T>(change: &Result<T, UserError>) -> Option<Outcome<&T>> {
     match change {
         Ok(done) => Some(Outcome::Done(done)),
-        Err(UserError::Store(StoreError::LoginEnded)) => None,
+        Err(UserError::Store(StoreError::LoginEnded | StoreError::Forbidden)) => None,
         // Of several steps, one may have taken place.
         Err(UserError::Store(_)) => Some(Outcome::Unconfirmed),
         Err(_) => None,
@@ -92,7 +97,7 @@ impl Users {
     /// Adds a user.
     pub async fn add(&self, by: Actor, name: UserName, role: Role, password: Password) -> Result<User, UserError> {
         let user = self.new_user(name, role, password).await?;
-        self.create(by, user, false).await
+        self.create(by.authority(), user, false).await
     }
 
     /// A user who does not exist yet.
@@ -108,10 +113,10 @@ impl Users {
     }
 
     /// Creates a user. `again`: there is an event already that it is unconfirmed, and is to be no other.
-    async fn create(&self, by: Actor, user: User, again: bool) -> Result<User, UserError> {
+    async fn create(&self, by: Authority, user: User, again: bool) -> Result<User, UserError> {
         let store = Arc::clone(&self.store);
         let creation = async move {
-            let created = match by.administer(&store, |until| store.create_user(until, &user)).await {
+            let created = match store.create_user(&by, &user).await {
                 Ok(true) => Ok(()),
                 Ok(false) => Err(UserError::NameTaken),
                 Err(error) => Err(error.into()),
@@ -145,7 +150,7 @@ impl Users {
     pub async fn update(&self, by: Actor, name: &UserName, update: UserUpdate) -> Result<UpdatedUser, UserError> {
         let (store, name) = (Arc::clone(&self.store), name.clone());
         let change = async move {
-            let changed = by.administer(&store, |until| store.update_user(until, &name, update)).await;
+            let changed = store.update_user(&by.authority(), &name, update).await;
             let changed = changed.map_err(UserError::from).and_then(Result::from);
             if let Some(outcome) = outcome(&changed) {
                 if let Some(role) = update.role {
@@ -173,8 +178,8 @@ impl Users {
         let hash = self.hashing.hash(password).await?;
         let (store, name) = (Arc::clone(&self.store), name.clone());
         let change = async move {
-            let write = |by| store.set_password(by, &name, &hash, revoke_tokens);
-            let revoked = by.change(&store, &name, write).await;
+            let by = by.authority_over(&name);
+            let revoked = store.set_password(&by, &name, &hash, revoke_tokens).await;
             let changed = revoked.map_err(UserError::from).and_then(|revoked| revoked.ok_or(UserError::NoSuchUser));
             if let Some(outcome) = outcome(&changed) {
                 audit::password_changed(&name, outcome.map(|revoked| *revoked));
@@ -188,7 +193,7 @@ impl Users {
     pub async fn remove(&self, by: Actor, name: &UserName) -> Result<u64, UserError> {
         let (store, name) = (Arc::clone(&self.store), name.clone());
         let removal = async move {
-            let removed = by.administer(&store, |until| store.remove_user(until, &name)).await;
+            let removed = store.remove_user(&by.authority(), &name).await;
             let removed = removed.map_err(UserError::from).and_then(Result::from);
             if let Some(outcome) = outcome(&removed) {
                 audit::user_removed(&name, outcome.map(|revoked| *revoked));
@@ -220,7 +225,14 @@ impl Users {
             return Ok(Bootstrap::Exists { as_given });
         }
         let user = self.new_user(name, Role::Admin, password).await?;
-        match self.create(Actor::Operator, user, self.bootstrap_unconfirmed.load(Relaxed)).await {
+        // Asked once more, for a password is hashed by now. Where there was nobody at this moment, nobody can have been removed
+        // before the lease ends, for a removal waits it out: an administrator who was removed does not come back.
+        let asked_at = Instant::now();
+        if self.any().await? {
+            return Ok(Bootstrap::Exists { as_given: true });
+        }
+        let by = Authority::Until(asked_at + LEASE);
+        match self.create(by, user, self.bootstrap_unconfirmed.load(Relaxed)).await {
             Ok(_) => Ok(Bootstrap::Created),
             // Another replica was faster, with the same password as a rule.
             Err(UserError::NameTaken) => Ok(Bootstrap::Exists { as_given: true }),

@@ -19,8 +19,8 @@ pub mod leased;
 pub mod memory;
 pub mod redis;
 
-/// Why an operation has no result. Except for [`StoreError::LoginEnded`], the caller may conclude nothing about a token or a
-/// user from it.
+/// Why an operation has no result. Except for [`StoreError::LoginEnded`] and [`StoreError::Forbidden`], the caller may conclude
+/// nothing about a token or a user from it.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The store could not be reached, or refused the work (loading, read-only, out of memory): nothing changed.
@@ -36,6 +36,9 @@ pub enum StoreError {
     /// has another password.
     #[error("the login has ended")]
     LoginEnded,
+    /// The user who asked for a write is no administrator (any more): nothing changed.
+    #[error("the user who asked is no administrator")]
+    Forbidden,
     /// It did not answer in time.
     #[error("the store did not answer in time")]
     Timeout,
@@ -49,19 +52,34 @@ impl StoreError {
     pub fn is_unconfirmed(&self) -> bool {
         match self {
             Self::Unavailable(_) | Self::Timeout | Self::Corrupt(_) => true,
-            Self::Refused(_) | Self::TooLate | Self::LoginEnded => false,
+            Self::Refused(_) | Self::TooLate | Self::LoginEnded | Self::Forbidden => false,
+        }
+    }
+
+    /// The error of an operation of several steps, of which an earlier one took place.
+    fn in_the_middle(self) -> Self {
+        match self {
+            Self::Refused(cause) => Self::Unavailable(cause),
+            Self::TooLate | Self::LoginEnded | Self::Forbidden => Self::Timeout,
+            unconfirmed => unconfirmed,
         }
     }
 }
 
 /// By what right a write runs. The store checks it in the same atomic step as the write, so that a write that was delayed
 /// on its way never uses a right that was lost meanwhile.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Authority {
     /// The right of users over their own account: it lapses with their login epoch.
     Login(LoginEpoch),
-    /// A right that the user being changed knows nothing of, an administrator's or the operator's: it lapses at this moment,
-    /// at the latest one lease after the read that showed it, which whoever takes it away waits out.
+    /// The right of an administrator over all accounts: it lapses with the login epoch and with the role.
+    Administrator {
+        /// Who it is.
+        name: UserName,
+        /// The login that the administrator asked with.
+        login: LoginEpoch,
+    },
+    /// A right that lapses at this moment: the operator's, or one that nobody can have lost before.
     Until(Instant),
 }
 
@@ -176,13 +194,24 @@ pub trait Store: Send + Sync {
     async fn list_tokens(&self, owner: &UserName, page: Page) -> Result<Option<Listing>, StoreError>;
 
     /// Revokes a token. `false`: there was none.
-    async fn revoke_token(&self, by: Authority, owner: &UserName, id: TokenId) -> Result<bool, StoreError>;
+    async fn revoke_token(&self, by: &Authority, owner: &UserName, id: TokenId) -> Result<bool, StoreError>;
 
-    /// Revokes a token for whoever presents its JWT, which has this digest. `false`: there was none.
-    async fn revoke_presented(&self, owner: &UserName, id: TokenId, digest: TokenDigest) -> Result<bool, StoreError>;
+    /// Revokes a token for whoever presents its JWT, which has this digest. `false`: there was none. `is_ours`: whether the JWT
+    /// is known to be one that was issued here, and may therefore cost more.
+    async fn revoke_presented(
+        &self,
+        owner: &UserName,
+        id: TokenId,
+        digest: TokenDigest,
+        is_ours: bool,
+    ) -> Result<bool, StoreError>;
+
+    /// Returns once what was written to this account is where an answer needs it to be: for an answer that rests on what was
+    /// read, and says that something is gone.
+    async fn confirm(&self, owner: &UserName) -> Result<(), StoreError>;
 
     /// Revokes all tokens of this owner, and returns their number.
-    async fn revoke_tokens(&self, by: Authority, owner: &UserName) -> Result<u64, StoreError>;
+    async fn revoke_tokens(&self, by: &Authority, owner: &UserName) -> Result<u64, StoreError>;
 
     /// Creates `successor`, if the login has not ended, and lets `token`, as it was found, live no longer than `overlap`:
     /// where that is zero, it is revoked and leaves its place in the quota.
@@ -196,8 +225,8 @@ pub trait Store: Send + Sync {
         quota: usize,
     ) -> Result<Rotation, StoreError>;
 
-    /// Creates a user, by right of an administrator until this moment. `false`: the name is taken, and nothing changed.
-    async fn create_user(&self, until: Instant, user: &User) -> Result<bool, StoreError>;
+    /// Creates a user. `false`: the name is taken, and nothing changed.
+    async fn create_user(&self, by: &Authority, user: &User) -> Result<bool, StoreError>;
 
     /// A user, disabled or not.
     async fn find_user(&self, name: &UserName) -> Result<Option<User>, StoreError>;
@@ -208,10 +237,10 @@ pub trait Store: Send + Sync {
     /// At most `limit` users, by name, beginning behind `after`, who need not exist.
     async fn list_users(&self, after: Option<&UserName>, limit: usize) -> Result<UserListing, StoreError>;
 
-    /// Changes a user, by right of an administrator until this moment; disabling one revokes all of the user's tokens.
+    /// Changes a user; disabling one revokes all of the user's tokens.
     async fn update_user(
         &self,
-        until: Instant,
+        by: &Authority,
         name: &UserName,
         update: UserUpdate,
     ) -> Result<UserChange<UpdatedUser>, StoreError>;
@@ -220,7 +249,7 @@ pub trait Store: Send + Sync {
     /// Returns their number; `None`: no such user.
     async fn set_password(
         &self,
-        by: Authority,
+        by: &Authority,
         name: &UserName,
         hash: &PasswordHash,
         revoke_tokens: bool,
@@ -229,9 +258,8 @@ pub trait Store: Send + Sync {
     /// Gives a user, who still has the old hash of the password, a new hash of the same password. `false`: who has not.
     async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> Result<bool, StoreError>;
 
-    /// Removes a user, by right of an administrator until this moment, revokes all of the user's tokens, and returns their
-    /// number.
-    async fn remove_user(&self, until: Instant, name: &UserName) -> Result<UserChange<u64>, StoreError>;
+    /// Removes a user, revokes all of the user's tokens, and returns their number.
+    async fn remove_user(&self, by: &Authority, name: &UserName) -> Result<UserChange<u64>, StoreError>;
 
     /// Counts a try to log in as a failure before its password is looked at, unless it comes too early, as the rules of
     /// [`crate::domain::throttle`] say; by the clock of the store. `epoch` is that of the user, if there is one: with another

@@ -34,10 +34,10 @@ mod leases;
 /// For how long a read may be used again. All replicas wait it out after a write, so that it is no setting.
 pub const LEASE: Duration = Duration::from_millis(250);
 
-/// What a write waits: the lease, and a margin for clocks that run apart, which is wide. NTP steers a clock by 0.05 % at
-/// the most, an eighth of a millisecond in a lease. A machine that is suspended, or paused by its hypervisor, in the middle
-/// of a lease has no clock that shows it: for what is left of that lease, it goes by what it knew.
-const WAIT: Duration = LEASE.saturating_add(Duration::from_millis(1));
+/// What a write waits: the lease, and a fifth for clocks that run apart. chrony slews a clock by up to 83,333 ppm
+/// (`maxslewrate`), one up and the other down. A machine that is suspended, or paused by its hypervisor, in the middle of a
+/// lease has no clock that shows it: for what is left of that lease, it goes by what it knew.
+const WAIT: Duration = LEASE.saturating_add(Duration::from_millis(50));
 
 /// How often the store is asked what changed, which renews all leases on what did not.
 const RENEWAL_INTERVAL: Duration = Duration::from_millis(50);
@@ -190,19 +190,31 @@ impl Store for LeasedStore {
 
     // A deletion that finds nothing waits, too: the one that did the work may have been told that it failed.
 
-    async fn revoke_token(&self, by: Authority, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
+    async fn revoke_token(&self, by: &Authority, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
         let revoked = self.store.revoke_token(by, owner, id).await?;
         wait_out_leases().await;
         Ok(revoked)
     }
 
-    async fn revoke_presented(&self, owner: &UserName, id: TokenId, digest: TokenDigest) -> Result<bool, StoreError> {
-        let revoked = self.store.revoke_presented(owner, id, digest).await?;
+    async fn revoke_presented(
+        &self,
+        owner: &UserName,
+        id: TokenId,
+        digest: TokenDigest,
+        is_ours: bool,
+    ) -> Result<bool, StoreError> {
+        let revoked = self.store.revoke_presented(owner, id, digest, is_ours).await?;
         wait_out_leases().await;
         Ok(revoked)
     }
 
-    async fn revoke_tokens(&self, by: Authority, owner: &UserName) -> Result<u64, StoreError> {
+    async fn confirm(&self, owner: &UserName) -> Result<(), StoreError> {
+        self.store.confirm(owner).await?;
+        wait_out_leases().await;
+        Ok(())
+    }
+
+    async fn revoke_tokens(&self, by: &Authority, owner: &UserName) -> Result<u64, StoreError> {
         let revoked = self.store.revoke_tokens(by, owner).await?;
         wait_out_leases().await;
         Ok(revoked)
@@ -224,8 +236,8 @@ impl Store for LeasedStore {
         Ok(rotation)
     }
 
-    async fn create_user(&self, until: Instant, user: &User) -> Result<bool, StoreError> {
-        self.store.create_user(until, user).await
+    async fn create_user(&self, by: &Authority, user: &User) -> Result<bool, StoreError> {
+        self.store.create_user(by, user).await
     }
 
     async fn find_user(&self, name: &UserName) -> Result<Option<User>, StoreError> {
@@ -244,18 +256,18 @@ impl Store for LeasedStore {
 
     async fn update_user(
         &self,
-        until: Instant,
+        by: &Authority,
         name: &UserName,
         update: UserUpdate,
     ) -> Result<UserChange<UpdatedUser>, StoreError> {
-        let change = self.store.update_user(until, name, update).await?;
+        let change = self.store.update_user(by, name, update).await?;
         wait_out_leases().await;
         Ok(change)
     }
 
     async fn set_password(
         &self,
-        by: Authority,
+        by: &Authority,
         name: &UserName,
         hash: &PasswordHash,
         revoke_tokens: bool,
@@ -272,8 +284,8 @@ impl Store for LeasedStore {
         Ok(replaced)
     }
 
-    async fn remove_user(&self, until: Instant, name: &UserName) -> Result<UserChange<u64>, StoreError> {
-        let removed = self.store.remove_user(until, name).await?;
+    async fn remove_user(&self, by: &Authority, name: &UserName) -> Result<UserChange<u64>, StoreError> {
+        let removed = self.store.remove_user(by, name).await?;
         wait_out_leases().await;
         Ok(removed)
     }

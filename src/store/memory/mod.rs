@@ -54,17 +54,6 @@ impl Account {
         self.tokens.drain(..).filter(|entry| entry.live(now).is_some()).map(|_| 1).sum()
     }
 
-    /// Whether a write may change this account.
-    fn check(&self, by: Authority) -> Result<(), StoreError> {
-        match by {
-            Authority::Login(epoch) if self.user.disabled || self.user.login_epoch != epoch => {
-                Err(StoreError::LoginEnded)
-            }
-            Authority::Login(_) => Ok(()),
-            Authority::Until(until) => check_time(until),
-        }
-    }
-
     /// Ends all tokens, and those that logins under way would lead to.
     fn end_logins(&mut self) -> u64 {
         self.user.login_epoch = LoginEpoch::begin();
@@ -72,21 +61,30 @@ impl Account {
     }
 }
 
-fn check_time(until: Instant) -> Result<(), StoreError> {
-    if Instant::now() <= until { Ok(()) } else { Err(StoreError::TooLate) }
+/// Checks the authority of a write to the account of this name.
+fn check(accounts: &BTreeMap<UserName, Account>, by: &Authority, name: &UserName) -> Result<(), StoreError> {
+    let (asker, login) = match by {
+        Authority::Login(login) => (name, login),
+        Authority::Administrator { name, login } => (name, login),
+        Authority::Until(until) if Instant::now() <= *until => return Ok(()),
+        Authority::Until(_) => return Err(StoreError::TooLate),
+    };
+    let user = accounts.get(asker).map(|account| &account.user);
+    let user = user.filter(|user| !user.disabled && user.login_epoch == *login).ok_or(StoreError::LoginEnded)?;
+    match by {
+        Authority::Administrator { .. } if !user.role.may_administer() => Err(StoreError::Forbidden),
+        _ => Ok(()),
+    }
 }
 
-/// The account that a write is to change. An account that does not exist ends every login, and is nothing to an administrator.
+/// The account of this name, for a write to it; `None`: there is none.
 fn account<'a>(
     accounts: &'a mut BTreeMap<UserName, Account>,
-    by: Authority,
+    by: &Authority,
     name: &UserName,
 ) -> Result<Option<&'a mut Account>, StoreError> {
-    match (accounts.get_mut(name), by) {
-        (Some(account), _) => account.check(by).map(|()| Some(account)),
-        (None, Authority::Login(_)) => Err(StoreError::LoginEnded),
-        (None, Authority::Until(until)) => check_time(until).map(|()| None),
-    }
+    check(accounts, by, name)?;
+    Ok(accounts.get_mut(name))
 }
 
 /// Whether nobody but this user is an enabled administrator, and this user is one.
@@ -116,7 +114,7 @@ impl Store for MemoryStore {
         quota: usize,
     ) -> Result<Creation, StoreError> {
         let mut accounts = self.accounts();
-        let account = account(&mut accounts, Authority::Login(login), owner)?.ok_or(StoreError::LoginEnded)?;
+        let account = account(&mut accounts, &Authority::Login(login), owner)?.ok_or(StoreError::LoginEnded)?;
         let now = Instant::now();
         account.tokens.retain(|entry| entry.live(now).is_some());
         if account.tokens.len() >= quota {
@@ -147,14 +145,20 @@ impl Store for MemoryStore {
         Ok(Some(Listing { tokens, more }))
     }
 
-    async fn revoke_token(&self, by: Authority, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
+    async fn revoke_token(&self, by: &Authority, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
         let mut accounts = self.accounts();
         let Some(account) = account(&mut accounts, by, owner)? else { return Ok(false) };
         let Some(index) = account.tokens.iter().position(|entry| entry.token.id == id) else { return Ok(false) };
         Ok(account.tokens.remove(index).live(Instant::now()).is_some())
     }
 
-    async fn revoke_presented(&self, owner: &UserName, id: TokenId, digest: TokenDigest) -> Result<bool, StoreError> {
+    async fn revoke_presented(
+        &self,
+        owner: &UserName,
+        id: TokenId,
+        digest: TokenDigest,
+        _is_ours: bool,
+    ) -> Result<bool, StoreError> {
         let mut accounts = self.accounts();
         let Some(account) = accounts.get_mut(owner) else { return Ok(false) };
         let presented = |entry: &Entry| entry.token.id == id && entry.token.digest == digest;
@@ -162,9 +166,13 @@ impl Store for MemoryStore {
         Ok(account.tokens.remove(index).live(Instant::now()).is_some())
     }
 
-    async fn revoke_tokens(&self, by: Authority, owner: &UserName) -> Result<u64, StoreError> {
+    async fn revoke_tokens(&self, by: &Authority, owner: &UserName) -> Result<u64, StoreError> {
         let mut accounts = self.accounts();
         Ok(account(&mut accounts, by, owner)?.map_or(0, Account::revoke_tokens))
+    }
+
+    async fn confirm(&self, _owner: &UserName) -> Result<(), StoreError> {
+        Ok(())
     }
 
     async fn rotate_token(
@@ -177,7 +185,7 @@ impl Store for MemoryStore {
         quota: usize,
     ) -> Result<Rotation, StoreError> {
         let mut accounts = self.accounts();
-        let account = account(&mut accounts, Authority::Login(login), owner)?.ok_or(StoreError::LoginEnded)?;
+        let account = account(&mut accounts, &Authority::Login(login), owner)?.ok_or(StoreError::LoginEnded)?;
         let now = Instant::now();
         account.tokens.retain(|entry| entry.live(now).is_some());
         let Some(index) = account.tokens.iter().position(|entry| entry.token.id == token.id) else {
@@ -199,9 +207,9 @@ impl Store for MemoryStore {
         Ok(Rotation::Rotated)
     }
 
-    async fn create_user(&self, until: Instant, user: &User) -> Result<bool, StoreError> {
+    async fn create_user(&self, by: &Authority, user: &User) -> Result<bool, StoreError> {
         let mut accounts = self.accounts();
-        check_time(until)?;
+        check(&accounts, by, &user.name)?;
         if accounts.contains_key(&user.name) {
             return Ok(false);
         }
@@ -228,12 +236,12 @@ impl Store for MemoryStore {
 
     async fn update_user(
         &self,
-        until: Instant,
+        by: &Authority,
         name: &UserName,
         update: UserUpdate,
     ) -> Result<UserChange<UpdatedUser>, StoreError> {
         let mut accounts = self.accounts();
-        check_time(until)?;
+        check(&accounts, by, name)?;
         if update.ends_administration() && is_last_admin(&accounts, name) {
             return Ok(UserChange::LastAdmin);
         }
@@ -247,7 +255,7 @@ impl Store for MemoryStore {
 
     async fn set_password(
         &self,
-        by: Authority,
+        by: &Authority,
         name: &UserName,
         hash: &PasswordHash,
         revoke_tokens: bool,
@@ -270,9 +278,9 @@ impl Store for MemoryStore {
         Ok(true)
     }
 
-    async fn remove_user(&self, until: Instant, name: &UserName) -> Result<UserChange<u64>, StoreError> {
+    async fn remove_user(&self, by: &Authority, name: &UserName) -> Result<UserChange<u64>, StoreError> {
         let mut accounts = self.accounts();
-        check_time(until)?;
+        check(&accounts, by, name)?;
         if is_last_admin(&accounts, name) {
             return Ok(UserChange::LastAdmin);
         }

@@ -11,7 +11,7 @@
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep};
+use tokio::time::sleep;
 
 use super::{RedisStore, keys, milliseconds, records, write::Write};
 use crate::{
@@ -57,29 +57,30 @@ enum Attempt<T> {
 }
 
 impl RedisStore {
-    /// [`Store::update_user`], by right of an administrator until this moment, or of the operation that it completes. An update
-    /// of nothing registers a user who is an enabled administrator and is not registered.
+    /// [`Store::update_user`]. An update of nothing registers a user who is an enabled administrator and is not registered.
     pub(super) async fn change_user(
         &self,
-        until: Option<Instant>,
+        by: &Authority,
         name: &UserName,
         update: UserUpdate,
     ) -> Result<UserChange<UpdatedUser>, StoreError> {
         let mut last = 0;
         for _ in 0..ATTEMPTS {
             let number = if update.ends_administration() {
-                match self.unregister_admin(name, last).await? {
+                match self.unregister_admin(by, name, last).await? {
                     Some(number) => number,
                     None => return Ok(UserChange::LastAdmin),
                 }
             } else {
-                self.number_change(last).await?
+                self.number_change(by, name, last).await?
             };
-            match self.try_update(until, name, number, update).await? {
+            match self.try_update(by, name, number, update).await? {
                 Attempt::NoSuchUser => return Ok(UserChange::NoSuchUser),
                 Attempt::Superseded(by) => last = by,
                 Attempt::Done(updated) => {
-                    if !updated.user.administers() || self.register_admin(name, number).await? {
+                    if !updated.user.administers()
+                        || self.register_admin(name, number).await.map_err(StoreError::in_the_middle)?
+                    {
                         return Ok(UserChange::Done(updated));
                     }
                 }
@@ -90,13 +91,13 @@ impl RedisStore {
     }
 
     /// [`Store::remove_user`], but for the set of all names.
-    pub(super) async fn delete_user(&self, until: Instant, name: &UserName) -> Result<UserChange<u64>, StoreError> {
+    pub(super) async fn delete_user(&self, by: &Authority, name: &UserName) -> Result<UserChange<u64>, StoreError> {
         let mut last = 0;
         for _ in 0..ATTEMPTS {
-            let Some(number) = self.unregister_admin(name, last).await? else {
+            let Some(number) = self.unregister_admin(by, name, last).await? else {
                 return Ok(UserChange::LastAdmin);
             };
-            let mut write = self.to_user(&self.scripts.remove_user, name, until);
+            let mut write = self.to_user(&self.scripts.remove_user, name, by);
             write
                 .key(keys::user(name))
                 .key(keys::token_index(name))
@@ -118,16 +119,13 @@ impl RedisStore {
     /// logins from before are to count no more, and with the end of all tokens.
     pub(super) fn updating(
         &self,
-        by: Authority,
+        by: &Authority,
         name: &UserName,
         number: Option<u64>,
         ends: Ends,
         fields: &[&str],
     ) -> Write<'_> {
-        let mut write = match by {
-            Authority::Login(_) => Write::to_user(&self.scripts.update_user, name, by),
-            Authority::Until(until) => self.to_user(&self.scripts.update_user, name, until),
-        };
+        let mut write = self.to_user(&self.scripts.update_user, name, by);
         write
             .key(keys::user(name))
             .key(keys::token_index(name))
@@ -143,13 +141,12 @@ impl RedisStore {
 
     async fn try_update(
         &self,
-        until: Option<Instant>,
+        by: &Authority,
         name: &UserName,
         number: u64,
         update: UserUpdate,
     ) -> Result<Attempt<UpdatedUser>, StoreError> {
         let ends = if update.disabled == Some(true) { Ends::LoginsAndTokens } else { Ends::Nothing };
-        let by = Authority::Until(until.unwrap_or_else(|| self.connection.deadline()));
         let write = self.updating(by, name, Some(number), ends, &records::encode_update(update));
         Ok(match attempt(self.connection.write(write).await?)? {
             Attempt::Done(Ended { tokens, fields }) => {
@@ -163,29 +160,29 @@ impl RedisStore {
 
     /// Takes a user, administrator or not, out of the enabled administrators, with a number beyond `last`; `None` where nobody
     /// would be left.
-    async fn unregister_admin(&self, name: &UserName, last: u64) -> Result<Option<u64>, StoreError> {
+    async fn unregister_admin(&self, by: &Authority, name: &UserName, last: u64) -> Result<Option<u64>, StoreError> {
         // An administrator who is not registered may be the last one all the same.
         let administers = match self.find_user(name).await {
             Ok(user) => user.is_some_and(|user| user.administers()),
             Err(StoreError::Corrupt(_)) => true,
             Err(error) => return Err(error),
         };
-        let mut write = self.to_key(&self.scripts.unregister_admin, keys::ADMINS);
+        let mut write = self.to_key(&self.scripts.unregister_admin, keys::ADMINS, name, by);
         write.arg(name.as_str()).arg(u8::from(administers)).arg(last);
         let number = self.connection.write(write).await?;
         Ok(Some(number).filter(|number| *number > 0))
     }
 
     /// A number beyond `last` for a change that takes nobody away.
-    async fn number_change(&self, last: u64) -> Result<u64, StoreError> {
-        let mut write = self.to_key(&self.scripts.number_change, keys::ADMINS);
+    async fn number_change(&self, by: &Authority, name: &UserName, last: u64) -> Result<u64, StoreError> {
+        let mut write = self.to_key(&self.scripts.number_change, keys::ADMINS, name, by);
         write.arg(last);
         self.connection.write(write).await
     }
 
     /// Adds an enabled administrator. `false`: somebody was taken out meanwhile.
     async fn register_admin(&self, name: &UserName, number: u64) -> Result<bool, StoreError> {
-        let mut write = self.to_key(&self.scripts.register_admin, keys::ADMINS);
+        let mut write = self.to_key(&self.scripts.register_admin, keys::ADMINS, name, &self.completion());
         write.arg(name.as_str()).arg(number);
         self.connection.write(write).await
     }

@@ -4,8 +4,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-/// How long a reading is good for: until then the two clocks, which NTP slews by 0.05 % each at the most, drift apart by no
-/// more than the millisecond that [`crate::store::leased`] waits beyond a lease.
+/// How long a reading is good for.
 const FRESH: Duration = Duration::from_secs(1);
 
 /// What a server's clock showed at some moment between two moments of this process' clock.
@@ -29,12 +28,14 @@ impl ClockReading {
         self.answered_at.elapsed() < FRESH
     }
 
-    /// When a write may run that must not run later than `until`, in µs of the server's clock. The server's clock had shown
-    /// this reading when the answer arrived, so that it shows the end of the window at `until` or before.
+    /// When a write that is sent now may run, and must not run later than `until`, in µs of the server's clock. That clock had
+    /// shown this reading when the answer arrived; since then it shows at least [`slowest`] of the time that passed here, so
+    /// that it shows both ends of the window when they are reached, or before.
     pub(super) fn window(&self, until: Instant) -> [u128; 2] {
-        let left = until.saturating_duration_since(self.answered_at);
+        let from = self.shown + slowest(self.answered_at.elapsed());
+        let left = slowest(until.saturating_duration_since(self.answered_at));
         let late = self.answered_at.saturating_duration_since(until);
-        [self.shown, (self.shown + left).saturating_sub(late)].map(|moment| moment.as_micros())
+        [from, (self.shown + left).saturating_sub(late)].map(|moment| moment.as_micros())
     }
 
     /// What the server's clock shows now, give or take half of the round trip.
@@ -47,6 +48,12 @@ impl ClockReading {
         let here = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         here.abs_diff(self.now()).saturating_sub(self.answered_at - self.asked_at)
     }
+}
+
+/// What another clock shows at least of a time that passes here. chrony slews a clock by up to 83,333 ppm (`maxslewrate`), one
+/// up and the other down.
+fn slowest(time: Duration) -> Duration {
+    time * 5 / 6
 }
 
 #[cfg(test)]
@@ -63,9 +70,11 @@ mod tests {
         let reading = ClockReading::new((100, 0), asked_at);
         // The server may have shown it 30 ms ago: its clock is between 100 s and 100.03 s now.
         let second = 1_000_000;
-        assert_eq!(reading.window(Instant::now() + Duration::from_secs(1)), [100 * second, 101 * second]);
+        assert_eq!(reading.window(Instant::now() + Duration::from_secs(6)), [100 * second, 105 * second]);
         assert_eq!(reading.window(asked_at), [100 * second, 100 * second - 30_000], "it lapsed before");
         assert_eq!(reading.now(), Duration::from_millis(100_015));
+        advance(Duration::from_millis(600)).await;
+        assert_eq!(reading.window(asked_at)[0], 100 * second + 500_000, "a clock set back by more is noticed");
         advance(FRESH).await;
         assert!(!reading.is_fresh());
     }

@@ -6,6 +6,7 @@
 //! of its own nevertheless, because `WAIT` blocks all behind it.
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -23,18 +24,22 @@ use tokio::{
     sync::Semaphore,
     time::{Instant as Deadline, timeout, timeout_at},
 };
-use uuid::Uuid;
 
 use super::{
     address::{AddressError, Manager, RedisOptions},
     clock::ClockReading,
+    keys,
     link::Link,
     observed::Observed,
+    records,
     scripts::Scripts,
     watch::Told,
-    write::Write,
+    write::{Asker, Write},
 };
-use crate::{store::StoreError, telemetry::metrics};
+use crate::{
+    store::{StoreError, leased::LEASE},
+    telemetry::metrics,
+};
 
 /// Writes that wait for replicas at the same time; more of them queue.
 const WAITING_WRITES: usize = 16;
@@ -59,6 +64,10 @@ enum Failure {
     Timeout,
     /// The write took place, and fewer replicas have it than asked for.
     Unreplicated(u32),
+    /// The login of the user who asked has ended.
+    LoginEnded,
+    /// The user who asked has not the role.
+    Forbidden,
 }
 
 /// A write that a failover may undo.
@@ -77,16 +86,20 @@ impl From<Failure> for StoreError {
             Failure::Unconnected(error) => Self::Refused(Arc::new(error)),
             Failure::Redis(error) if error.is_timeout() => Self::Timeout,
             Failure::Redis(error) => {
-                // Of a command, or of the first in a pipeline that failed.
+                // Of a command, or of the first in a pipeline: a script, behind which WAIT may fail for another reason.
                 let errors = error.clone().into_server_errors();
-                match errors.as_deref().and_then(<[_]>::first).map(|(_, error)| error.code()) {
+                let first = errors.as_deref().and_then(<[_]>::first).filter(|(index, _)| *index == 0);
+                match first.map(|(_, error)| error.code()) {
                     Some("TOOLATE") => Self::TooLate,
                     Some("LOGINENDED") => Self::LoginEnded,
+                    Some("FORBIDDEN") => Self::Forbidden,
                     Some(code) if REFUSALS.contains(&code) => Self::Refused(Arc::new(error)),
                     _ => Self::Unavailable(Arc::new(error)),
                 }
             }
             Failure::Timeout => Self::Timeout,
+            Failure::LoginEnded => Self::LoginEnded,
+            Failure::Forbidden => Self::Forbidden,
             Failure::Unreplicated(replicas) => Self::Unavailable(Arc::new(Unreplicated(replicas))),
         }
     }
@@ -116,6 +129,8 @@ pub(super) struct Connection {
     clock: ArcSwapOption<ClockReading>,
     /// Places for writes of strangers that wait for replicas.
     strangers: Semaphore,
+    /// The same for those who present a token that nobody knows.
+    suspects: Semaphore,
     timeout: Duration,
     replicas: u32,
     wait_timeout: Duration,
@@ -176,6 +191,7 @@ impl Connection {
             shared: ArcSwapOption::empty(),
             clock: ArcSwapOption::empty(),
             strangers: Semaphore::new(WAITING_STRANGERS),
+            suspects: Semaphore::new(1),
             timeout: options.timeout,
             replicas: options.wait_replicas,
             wait_timeout: options.wait_timeout,
@@ -208,39 +224,55 @@ impl Connection {
 
     /// Runs a script that writes, and waits until as many replicas as are asked for have what it wrote.
     ///
-    /// It runs once at the most. It is sent again only where a replica refused it, which ran nothing; in a cluster, redis-rs
-    /// sends it again by itself where a connection breaks, and the script refuses to run under a name that it knows.
+    /// It runs once at the most. It is sent again only where it was refused before it ran: by a replica, or as too late, which
+    /// a clock that stepped since it was read is enough for. In a cluster, redis-rs sends it again by itself where a connection
+    /// breaks, and the script refuses to run under a name that it knows.
     pub(super) async fn write<T: FromRedisValue>(&self, write: Write<'_>) -> Result<T, StoreError> {
+        Ok(self.send(&write).await?)
+    }
+
+    async fn send<T: FromRedisValue>(&self, write: &Write<'_>) -> Result<T, Failure> {
         let deadline = self.deadline();
-        let result = match self.run(deadline, &write).await {
-            Err(failure) if failure.is_demoted() => self.run(deadline, &write).await,
+        match self.run(deadline, write).await {
+            Err(failure) if failure.is_demoted() || failure.is_too_late() => self.run(deadline, write).await,
             result => result,
-        };
-        Ok(result?)
+        }
     }
 
     /// Runs a script that deletes what has a name that is never used again. It runs a second time where the connection breaks
     /// under the first, as one does that nobody used for a while; but what is not there any more then may have been deleted by
     /// the first, of which nobody knows: this is the error that it ended with.
-    pub(super) async fn delete<'a>(&self, write: impl Fn() -> Write<'a>) -> Result<bool, StoreError> {
-        let first = match self.run(self.deadline(), &write()).await {
-            Err(failure) if failure.is_dropped() => failure,
-            Err(failure) if failure.is_demoted() => return self.write(write()).await,
-            result => return Ok(result?),
-        };
-        if self.write(write()).await? { Ok(true) } else { Err(first.into()) }
+    pub(super) async fn delete(&self, write: Write<'_>) -> Result<bool, StoreError> {
+        match self.send(&write).await {
+            Err(first) if first.is_dropped() => match self.send(&write).await {
+                Ok(true) => Ok(true),
+                _ => Err(first.into()),
+            },
+            result => Ok(result?),
+        }
     }
 
     /// Runs a script that writes, as [`Self::write`] does, for somebody whom only a token identifies. Where it waits for
-    /// replicas, it takes one of few places, so that strangers keep no user from writing.
-    pub(super) async fn write_for_stranger<T: FromRedisValue>(&self, write: Write<'_>) -> Result<T, StoreError> {
+    /// replicas, it takes one of few places, so that strangers keep no user from writing; and where nobody knows the token
+    /// (`is_ours`), the one place that there is for those who make tokens up.
+    pub(super) async fn write_for_stranger<T: FromRedisValue>(
+        &self,
+        write: Write<'_>,
+        is_ours: bool,
+    ) -> Result<T, StoreError> {
+        let places = if is_ours { &self.strangers } else { &self.suspects };
         let _place = if self.replicas > 0 {
-            let place = timeout_at(self.deadline(), self.strangers.acquire()).await;
+            let place = timeout_at(self.deadline(), places.acquire()).await;
             Some(place.map_err(|_elapsed| StoreError::Timeout)?.expect("it is never closed"))
         } else {
             None
         };
         self.write(write).await
+    }
+
+    /// Whether a write is answered only once replicas have it.
+    pub(super) fn waits_for_replicas(&self) -> bool {
+        self.replicas > 0
     }
 
     /// Runs a script once that writes nothing that a reply rests on, and waits for no replica.
@@ -257,18 +289,47 @@ impl Connection {
     /// Sends a write once.
     async fn run<T: FromRedisValue>(&self, deadline: Deadline, write: &Write<'_>) -> Result<T, Failure> {
         let shared = self.shared();
-        let (mut clock, mut name) = (None, None);
-        if shared.opened(deadline).await?.link.get().is_cluster() {
-            name = Some(Uuid::new_v4());
+        let is_cluster = shared.opened(deadline).await?.link.get().is_cluster();
+        let (mut name, mut asker, mut until) = (None, write.asker(), write.limit());
+        if is_cluster {
+            name = write.name();
+            // No script sees the keys of another slot. Whoever takes the role away waits out the lease that ends then.
+            if let Some(administrator) = write.stranger_to_slot() {
+                let asked_at = Deadline::now();
+                self.expect_role(deadline, administrator).await?;
+                asker = None;
+                until = Some(until.map_or(asked_at + LEASE, |until| until.min(asked_at + LEASE)));
+            }
         }
-        if write.limit().is_some() {
-            clock = Some(self.clock_of(deadline, &shared, write.mark()).await?);
+        let window = match until {
+            Some(until) => Some((self.clock_of(deadline, &shared, write.mark()).await?, until)),
+            None => None,
+        };
+        let script = write.invocation(name, asker, window);
+        let result = if self.replicas > 0 {
+            self.replicated(deadline, &script).await
+        } else {
+            self.attempt_on(&shared, deadline, async |mut link| script.invoke_async(&mut link).await).await
+        };
+        if result.as_ref().is_err_and(Failure::is_too_late) {
+            shared.clock.store(None);
         }
-        let script = write.invocation(name, clock);
-        if self.replicas > 0 {
-            return self.replicated(deadline, &script).await;
+        result
+    }
+
+    /// Checks that a user still has a role, and the login that counts.
+    async fn expect_role(&self, deadline: Deadline, asker: &Asker) -> Result<(), Failure> {
+        let mut request = pipe();
+        request.cmd("GETEX").arg(keys::user_probe(&asker.name)).ignore().hgetall(keys::user(&asker.name));
+        let (fields,): (HashMap<String, String>,) =
+            self.attempt(deadline, async |mut link| request.query_async(&mut link).await).await?;
+        match records::decode_user(&asker.name, &fields) {
+            Ok(Some(user)) if !user.disabled && user.login_epoch == asker.login => {
+                if asker.role.is_none_or(|role| role == user.role) { Ok(()) } else { Err(Failure::Forbidden) }
+            }
+            Ok(_) => Err(Failure::LoginEnded),
+            Err(_) => Err(Failure::Timeout),
         }
-        self.attempt_on(&shared, deadline, async |mut link| script.invoke_async(&mut link).await).await
     }
 
     /// The clock of the server that has the slot of this key. Asked for only where no recent reading is known: of a cluster.
@@ -288,13 +349,17 @@ impl Connection {
 
     /// Reads the clock of the server at the other end of just this connection, and keeps the reading.
     async fn ask_clock(&self, deadline: Deadline, shared: &Arc<Shared>) -> Result<ClockReading, Failure> {
+        if shared.opened(deadline).await?.link.get().is_cluster() {
+            // Always the same node's.
+            let clock = Box::pin(self.clock_of(deadline, shared, keys::ADMINS)).await?;
+            self.clock.store(Some(Arc::new(clock)));
+            return Ok(clock);
+        }
         let asked_at = Deadline::now();
         let time = cmd("TIME");
         let answer = self.attempt_on(shared, deadline, async |mut link| time.query_async(link.get_mut()).await).await?;
         let clock = ClockReading::new(answer, asked_at);
-        if !shared.opened(deadline).await?.link.get().is_cluster() {
-            shared.clock.store(Some(Arc::new(clock)));
-        }
+        shared.clock.store(Some(Arc::new(clock)));
         self.clock.store(Some(Arc::new(clock)));
         Ok(clock)
     }
@@ -447,7 +512,7 @@ impl Failure {
     fn breaks_connection(&self) -> bool {
         match self {
             Self::Timeout => true,
-            Self::Unconnected(_) | Self::Unreplicated(_) => false,
+            Self::Unconnected(_) | Self::Unreplicated(_) | Self::LoginEnded | Self::Forbidden => false,
             Self::Redis(error) => error.is_unrecoverable_error() || error.is_timeout() || self.is_demoted(),
         }
     }
@@ -455,6 +520,13 @@ impl Failure {
     /// Whether the connection broke, and the request may or may not have arrived.
     fn is_dropped(&self) -> bool {
         matches!(self, Self::Redis(error) if error.is_connection_dropped())
+    }
+
+    /// Whether the server refused a write whose authority had lapsed by its clock.
+    fn is_too_late(&self) -> bool {
+        matches!(self, Self::Redis(error) if error.clone().into_server_errors().is_some_and(
+            |errors| errors.first().is_some_and(|(_, error)| error.code() == "TOOLATE")
+        ))
     }
 
     /// Whether the other side is a replica, which did nothing, and another connection may lead to the primary.

@@ -1,13 +1,20 @@
 -- Begins each script that writes: checks the authority of the write where it runs, in the same step.
--- KEYS: a mark in the slot of the other keys, which exists only within a script; the user who asks, where an epoch is given.
--- ARGV: a name for this write ('' where no library sends it twice); the login epoch of the user who asks ('' for none);
--- from when and until when it may run, in µs of this server's clock ('' for always). The rest is the script's own.
+-- KEYS: the user who asks, where an epoch is given; the rest is the script's own.
+-- ARGV: a mark in the slot of the keys, which exists only within a script; a name for this write ('' where nothing sends it
+-- twice); the login epoch of the user who asks ('' for none), and the role that this user must have ('' for any); from when
+-- and until when the write may run, in µs of this server's clock ('' for always). The rest is the script's own.
 
-local mark = table.remove(KEYS, 1)
-local name, epoch = table.remove(ARGV, 1), table.remove(ARGV, 1)
-local from, to = tonumber(table.remove(ARGV, 1)), tonumber(table.remove(ARGV, 1))
-local user = epoch ~= '' and table.remove(KEYS, 1)
+local function argument()
+  return table.remove(ARGV, 1)
+end
+local mark, name, epoch, role = argument(), argument(), argument(), argument()
+local from, to = tonumber(argument()), tonumber(argument())
+local asker = epoch ~= '' and table.remove(KEYS, 1)
 
+-- Before all else: what refuses a second run may be what the first one did.
+if name ~= '' and redis.call('EXISTS', mark .. ':' .. name) == 1 then
+  return redis.error_reply('TWICE this write has run before')
+end
 if to then
   local time = redis.call('TIME')
   local now = time[1] * 1000000 + time[2]
@@ -16,15 +23,18 @@ if to then
     return redis.error_reply('TOOLATE the authority of this write has lapsed')
   end
 end
-if user then
-  local owner = redis.call('HMGET', user, 'disabled', 'epoch')
+if asker then
+  local user = redis.call('HMGET', asker, 'disabled', 'epoch', 'role')
   -- Users who were written before there were epochs have none.
-  if owner[1] ~= '0' or (owner[2] or string.rep('0', 32)) ~= epoch then
+  if user[1] ~= '0' or (user[2] or string.rep('0', 32)) ~= epoch then
     return redis.error_reply('LOGINENDED the login that asked for this write has ended')
   end
+  if role ~= '' and user[3] ~= role then
+    return redis.error_reply('FORBIDDEN the user who asked for this write has another role')
+  end
 end
-if name ~= '' and not redis.call('SET', mark .. ':' .. name, '', 'NX', 'PX', 60000) then
-  return redis.error_reply('TWICE this write has run before')
+if name ~= '' then
+  redis.call('SET', mark .. ':' .. name, '', 'PX', 60000)
 end
 
 -- Ends a script that changed nothing: with a write that reaches the replicas all the same. Since Redis 7.2, WAIT waits for

@@ -13,7 +13,6 @@ use std::{
 use async_trait::async_trait;
 use deadpool_redis::redis::{Cmd, Pipeline, Script, cmd, pipe};
 use futures_util::future::join_all;
-use tokio::time::Instant;
 
 pub use self::address::{AddressError, RedisOptions, TlsFiles};
 use self::{
@@ -120,18 +119,33 @@ impl Store for RedisStore {
         Ok(Some(Listing { tokens, more }))
     }
 
-    async fn revoke_token(&self, by: Authority, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
-        let write = || revocation(Write::to_user(&self.scripts.revoke_token, owner, by), owner, id, None);
+    async fn revoke_token(&self, by: &Authority, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
         // An id is never used again: a second run does nothing where the first one ran.
-        self.connection.delete(write).await
+        let write = Write::to_user(&self.scripts.revoke_token, owner, by).repeatable();
+        self.connection.delete(revocation(write, owner, id, None)).await
     }
 
-    async fn revoke_presented(&self, owner: &UserName, id: TokenId, digest: TokenDigest) -> Result<bool, StoreError> {
-        let write = Write::to_shown(&self.scripts.revoke_token, owner);
-        self.connection.write_for_stranger(revocation(write, owner, id, Some(digest))).await
+    async fn revoke_presented(
+        &self,
+        owner: &UserName,
+        id: TokenId,
+        digest: TokenDigest,
+        is_ours: bool,
+    ) -> Result<bool, StoreError> {
+        let write = Write::to_shown(&self.scripts.revoke_token, owner).repeatable();
+        self.connection.write_for_stranger(revocation(write, owner, id, Some(digest)), is_ours).await
     }
 
-    async fn revoke_tokens(&self, by: Authority, owner: &UserName) -> Result<u64, StoreError> {
+    async fn confirm(&self, owner: &UserName) -> Result<(), StoreError> {
+        if self.connection.waits_for_replicas() {
+            let mut write = Write::to_shown(&self.scripts.mark, owner).repeatable();
+            write.key(keys::user(owner));
+            let _unchanged: u8 = self.connection.write(write).await?;
+        }
+        Ok(())
+    }
+
+    async fn revoke_tokens(&self, by: &Authority, owner: &UserName) -> Result<u64, StoreError> {
         // Not after its answer: tokens that were created since then are not meant.
         let mut write = Write::to_user(&self.scripts.revoke_tokens, owner, by).until(self.connection.deadline());
         write.key(keys::token_index(owner)).arg(keys::token_prefix(owner));
@@ -162,18 +176,13 @@ impl Store for RedisStore {
         }
     }
 
-    async fn create_user(&self, until: Instant, user: &User) -> Result<bool, StoreError> {
+    async fn create_user(&self, by: &Authority, user: &User) -> Result<bool, StoreError> {
         // The set of names lives in a slot of its own. Whatever breaks off, nobody exists whose name it misses.
-        self.add_name(&user.name).await?;
-        let mut write = self.to_user(&self.scripts.create_user, &user.name, until);
+        self.change_name(&self.scripts.add_name, by, &user.name).await?;
+        let mut write = self.to_user(&self.scripts.create_user, &user.name, by);
         write.key(keys::user(&user.name)).arg(records::encode_user(user));
         let created = self.connection.write(write).await?;
-        // A removal of a user of this name may have taken it out since.
-        self.add_name(&user.name).await?;
-        if user.administers() {
-            // The right to it was the right to create the user.
-            self.change_user(None, &user.name, UserUpdate::default()).await?;
-        }
+        self.finish_creation(user).await.map_err(StoreError::in_the_middle)?;
         Ok(created)
     }
 
@@ -238,16 +247,16 @@ impl Store for RedisStore {
 
     async fn update_user(
         &self,
-        until: Instant,
+        by: &Authority,
         name: &UserName,
         update: UserUpdate,
     ) -> Result<UserChange<UpdatedUser>, StoreError> {
-        self.change_user(Some(until), name, update).await
+        self.change_user(by, name, update).await
     }
 
     async fn set_password(
         &self,
-        by: Authority,
+        by: &Authority,
         name: &UserName,
         hash: &PasswordHash,
         revoke_tokens: bool,
@@ -262,20 +271,15 @@ impl Store for RedisStore {
         let [field, old] = records::password_field(old);
         let [_, new] = records::password_field(new);
         // The old hash is the right: nobody replaces it but whoever knows the password.
-        let mut write = Write::to_shown(&self.scripts.replace_hash, name);
+        let mut write = Write::to_shown(&self.scripts.replace_hash, name).repeatable();
         write.key(keys::user(name)).arg(field).arg(old).arg(new);
         self.connection.write(write).await
     }
 
-    async fn remove_user(&self, until: Instant, name: &UserName) -> Result<UserChange<u64>, StoreError> {
-        let removed = self.delete_user(until, name).await?;
-        if removed == UserChange::LastAdmin {
-            return Ok(removed);
-        }
-        self.change_name(&self.scripts.remove_name, name).await?;
-        // Somebody may have created the user again in between. Where this breaks off, repeating either mends it.
-        if self.find_user(name).await?.is_some() {
-            self.add_name(name).await?;
+    async fn remove_user(&self, by: &Authority, name: &UserName) -> Result<UserChange<u64>, StoreError> {
+        let removed = self.delete_user(by, name).await?;
+        if removed != UserChange::LastAdmin {
+            self.finish_removal(name).await.map_err(StoreError::in_the_middle)?;
         }
         Ok(removed)
     }
@@ -371,7 +375,7 @@ impl RedisStore {
 
     /// The write that creates a token, ready to be told of a predecessor.
     fn creation(&self, owner: &UserName, login: LoginEpoch, token: &Token, quota: usize) -> Write<'_> {
-        let mut write = Write::to_user(&self.scripts.create_token, owner, Authority::Login(login));
+        let mut write = Write::to_user(&self.scripts.create_token, owner, &Authority::Login(login));
         write
             .key(keys::token(owner, token.id))
             .key(keys::token_index(owner))
@@ -382,15 +386,40 @@ impl RedisStore {
         write
     }
 
-    /// A write to somebody else's account by right of an administrator until this moment.
-    fn to_user<'a>(&self, script: &'a Script, name: &UserName, until: Instant) -> Write<'a> {
-        Write::to_user(script, name, Authority::Until(until)).until(self.connection.deadline())
+    /// A write to an account that does not run after its operation has failed: whoever was told so may have done something
+    /// else by then.
+    fn to_user<'a>(&self, script: &'a Script, name: &UserName, by: &Authority) -> Write<'a> {
+        Write::to_user(script, name, by).until(self.connection.deadline())
     }
 
-    /// A write to a key that is no user's: a step of an operation of which another step looks at the authority. It does not
-    /// run after the operation has failed, for whoever was told so may have done something else by then.
-    fn to_key<'a>(&self, script: &'a Script, key: &str) -> Write<'a> {
-        Write::to_key(script, key, self.connection.deadline())
+    /// A write to a key that is no user's, as a step of a change of this user, under the same condition.
+    fn to_key<'a>(&self, script: &'a Script, key: &str, name: &UserName, by: &Authority) -> Write<'a> {
+        Write::to_key(script, key, name, by).until(self.connection.deadline())
+    }
+
+    /// The authority of a step that completes what was done by right.
+    fn completion(&self) -> Authority {
+        Authority::Until(self.connection.deadline())
+    }
+
+    /// What a user who was created needs besides.
+    async fn finish_creation(&self, user: &User) -> Result<(), StoreError> {
+        // A removal of a user of this name may have taken it out since.
+        self.change_name(&self.scripts.add_name, &self.completion(), &user.name).await?;
+        if user.administers() {
+            self.change_user(&self.completion(), &user.name, UserUpdate::default()).await?;
+        }
+        Ok(())
+    }
+
+    /// What a user who was removed leaves behind.
+    async fn finish_removal(&self, name: &UserName) -> Result<(), StoreError> {
+        self.change_name(&self.scripts.remove_name, &self.completion(), name).await?;
+        // Somebody may have created the user again in between. Where this breaks off, repeating either mends it.
+        if self.find_user(name).await?.is_some() {
+            self.change_name(&self.scripts.add_name, &self.completion(), name).await?;
+        }
+        Ok(())
     }
 
     /// At most so many names, in their order, beginning behind `after`; of users, or of nobody any more or yet.
@@ -403,12 +432,8 @@ impl RedisStore {
         names.iter().map(|name| name.parse().map_err(|_| StoreError::Corrupt("user name"))).collect()
     }
 
-    async fn add_name(&self, name: &UserName) -> Result<(), StoreError> {
-        self.change_name(&self.scripts.add_name, name).await
-    }
-
-    async fn change_name(&self, script: &Script, name: &UserName) -> Result<(), StoreError> {
-        let mut write = self.to_key(script, keys::NAMES);
+    async fn change_name(&self, script: &Script, by: &Authority, name: &UserName) -> Result<(), StoreError> {
+        let mut write = self.to_key(script, keys::NAMES, name, by);
         write.arg(name.as_str());
         let _was_changed: bool = self.connection.write(write).await?;
         Ok(())

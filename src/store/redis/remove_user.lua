@@ -13,5 +13,8 @@ for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
   ended = ended + redis.call('DEL', ARGV[2] .. id)
 end
 redis.call('DEL', KEYS[2])
+if removed == 0 then
+  return unchanged({-1, {}})
+end
 redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[3])
-return {removed == 1 and ended or -1, {}}
+return {ended, {}}

@@ -47,7 +47,8 @@ scripts!(
     register_admin,
     number_change,
     add_name,
-    remove_name;
+    remove_name,
+    mark;
     others: list_tokens,
     admit_login,
     excuse_login,

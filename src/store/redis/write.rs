@@ -6,7 +6,7 @@ use uuid::Uuid;
 
 use super::{clock::ClockReading, keys};
 use crate::{
-    domain::user::{LoginEpoch, UserName},
+    domain::user::{LoginEpoch, Role, UserName},
     store::Authority,
 };
 
@@ -14,20 +14,26 @@ use crate::{
 pub(super) struct Write<'a> {
     script: &'a Script,
     mark: String,
-    login: Option<(String, LoginEpoch)>,
+    asker: Option<Asker>,
     until: Option<Instant>,
+    is_repeatable: bool,
     keys: Vec<String>,
     arguments: Vec<Vec<u8>>,
 }
 
+/// On whose login a write rests.
+#[derive(Clone)]
+pub(super) struct Asker {
+    pub(super) name: UserName,
+    pub(super) login: LoginEpoch,
+    /// What the user has to be, where that is more than the owner of the account.
+    pub(super) role: Option<Role>,
+}
+
 impl<'a> Write<'a> {
     /// A write to the account of this user.
-    pub(super) fn to_user(script: &'a Script, name: &UserName, by: Authority) -> Self {
-        let write = Self::new(script, keys::write_mark(name.as_str()));
-        match by {
-            Authority::Login(epoch) => Self { login: Some((keys::user(name), epoch)), ..write },
-            Authority::Until(until) => write.until(until),
-        }
+    pub(super) fn to_user(script: &'a Script, name: &UserName, by: &Authority) -> Self {
+        Self::new(script, keys::write_mark(name.as_str())).by(name, by)
     }
 
     /// A write to the account of this user that needs no authority: what it changes shows its right.
@@ -35,20 +41,39 @@ impl<'a> Write<'a> {
         Self::new(script, keys::write_mark(name.as_str()))
     }
 
-    /// A write to this key, which is no user's.
-    pub(super) fn to_key(script: &'a Script, key: &str, until: Instant) -> Self {
-        let mut write = Self::new(script, keys::write_mark(key)).until(until);
+    /// A write to this key, which is no user's, as a step of a change of this user.
+    pub(super) fn to_key(script: &'a Script, key: &str, name: &UserName, by: &Authority) -> Self {
+        let mut write = Self::new(script, keys::write_mark(key)).by(name, by);
         write.key(key.to_owned());
         write
     }
 
     fn new(script: &'a Script, mark: String) -> Self {
-        Self { script, mark, login: None, until: None, keys: Vec::new(), arguments: Vec::new() }
+        let (keys, arguments) = (Vec::new(), Vec::new());
+        Self { script, mark, asker: None, until: None, is_repeatable: false, keys, arguments }
+    }
+
+    fn by(self, owner: &UserName, by: &Authority) -> Self {
+        match by {
+            Authority::Login(login) => {
+                Self { asker: Some(Asker { name: owner.clone(), login: *login, role: None }), ..self }
+            }
+            Authority::Administrator { name, login } => {
+                let asker = Asker { name: name.clone(), login: *login, role: Some(Role::Admin) };
+                Self { asker: Some(asker), ..self }
+            }
+            Authority::Until(until) => self.until(*until),
+        }
     }
 
     /// Not later than this.
     pub(super) fn until(self, until: Instant) -> Self {
         Self { until: Some(self.until.map_or(until, |earlier| earlier.min(until))), ..self }
+    }
+
+    /// A second run does nothing where the first one ran.
+    pub(super) fn repeatable(self) -> Self {
+        Self { is_repeatable: true, ..self }
     }
 
     pub(super) fn key(&mut self, key: String) -> &mut Self {
@@ -61,28 +86,51 @@ impl<'a> Write<'a> {
         self
     }
 
-    /// Until when it may run, where that is limited.
-    pub(super) fn limit(&self) -> Option<Instant> {
-        self.until
-    }
-
     /// A key in the slot that it goes to.
     pub(super) fn mark(&self) -> &str {
         &self.mark
     }
 
-    /// What to send. `name` tells it from every other write, where something may send it twice.
-    pub(super) fn invocation(&self, name: Option<Uuid>, clock: Option<ClockReading>) -> ScriptInvocation<'a> {
-        let window = self.until.map(|until| clock.expect("a limited write is dated").window(until));
-        let [from, to] = window.map_or_else(Default::default, |window| window.map(|moment| moment.to_string()));
+    /// What a cluster needs to be told: that it may be sent twice, as redis-rs does there by itself.
+    pub(super) fn name(&self) -> Option<Uuid> {
+        (!self.is_repeatable).then(Uuid::new_v4)
+    }
+
+    /// The user whose role a script in another slot of a cluster cannot see.
+    pub(super) fn stranger_to_slot(&self) -> Option<&Asker> {
+        self.asker.as_ref().filter(|asker| asker.role.is_some())
+    }
+
+    /// Until when it may run, where that is limited.
+    pub(super) fn limit(&self) -> Option<Instant> {
+        self.until
+    }
+
+    /// What to send: under a name that tells it from every other write, by the login of its asker, and within a window of the
+    /// server's clock; each where it is needed.
+    pub(super) fn invocation(
+        &self,
+        name: Option<Uuid>,
+        asker: Option<&Asker>,
+        window: Option<(ClockReading, Instant)>,
+    ) -> ScriptInvocation<'a> {
+        let window = window.map(|(clock, until)| clock.window(until).map(|moment| moment.to_string()));
+        let [from, to] = window.unwrap_or_default();
         let mut script = self.script.prepare_invoke();
-        script.key(&self.mark).key(self.login.as_ref().map(|(user, _)| user)).key(&self.keys);
+        script.key(asker.map(|asker| keys::user(&asker.name))).key(&self.keys);
         script
+            .arg(&self.mark)
             .arg(name.map(|name| name.simple().to_string()).unwrap_or_default())
-            .arg(self.login.as_ref().map(|(_, epoch)| epoch.to_string()).unwrap_or_default())
+            .arg(asker.map(|asker| asker.login.to_string()).unwrap_or_default())
+            .arg(asker.and_then(|asker| asker.role).map(Role::as_str).unwrap_or_default())
             .arg(from)
             .arg(to)
             .arg(&self.arguments);
         script
+    }
+
+    /// The user on whose login it rests.
+    pub(super) fn asker(&self) -> Option<&Asker> {
+        self.asker.as_ref()
     }
 }

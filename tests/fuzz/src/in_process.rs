@@ -19,7 +19,7 @@ use mayfly::{
         Clock, hashing::Hashing, login::Login, readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens,
         users::Users,
     },
-    store::{Store, leased::LeasedStore, memory::MemoryStore},
+    store::{Authority, Store, leased::LeasedStore, memory::MemoryStore},
 };
 use poem::{
     Endpoint, EndpointExt, Request, Response,
@@ -120,7 +120,12 @@ async fn services() -> (Arc<Services>, String) {
     {
         let name = name.parse().unwrap();
         let user = User { name, password_hash, role, created_at: NOW, disabled: false, login_epoch };
-        assert!(store.create_user(tokio::time::Instant::now() + Duration::from_mins(1), &user).await.unwrap());
+        assert!(
+            store
+                .create_user(&Authority::Until(tokio::time::Instant::now() + Duration::from_mins(1)), &user)
+                .await
+                .unwrap()
+        );
     }
 
     let (owner, id) = ("alice".parse().unwrap(), "b56929f3-54f1-4dc2-9984-9bba615e26e6".parse().unwrap());
