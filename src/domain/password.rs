@@ -39,10 +39,14 @@ impl HashCost {
         }
     }
 
-    /// Whether a hash of this cost is less work than one of the other: of computing, as passes over memory take it.
+    /// The work of computing a hash: KiB of memory that are passed over.
+    pub fn kib_passed(self) -> u32 {
+        self.memory_kib * self.passes
+    }
+
+    /// Whether a hash of this cost is less work than one of the other.
     pub fn is_cheaper_than(self, other: Self) -> bool {
-        let work = |cost: Self| u64::from(cost.memory_kib) * u64::from(cost.passes);
-        work(self) < work(other)
+        self.kib_passed() < other.kib_passed()
     }
 
     fn argon2(self) -> Argon2<'static> {

@@ -2,16 +2,25 @@
 //!
 //! The cores are shared out among three lanes ([`Lane`]): those in which somebody waits take turns, and each has places of its
 //! own. So a flood in one lane costs the others their turns in between, and no place.
+//!
+//! A thread that gives way to all others comes to no end where something else has the cores: a program without a container of
+//! its own that computes all day. So what takes ten times too long is done once more, by a thread that takes its share.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     thread::available_parallelism,
+    time::Duration,
 };
 
-use tokio::sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::{
+    select,
+    sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore, oneshot},
+    task::JoinHandle,
+    time::timeout,
+};
 
-use self::thread::{HashThread, Work};
+use self::thread::{HashThread, Manners, Work};
 use crate::{
     domain::password::{HashCost, Password, PasswordHash},
     telemetry::{self, metrics},
@@ -24,13 +33,45 @@ mod thread;
 /// for each other lane in which as many wait.
 const WAITING_PER_CORE: usize = 32;
 
+/// How long a KiB of memory may take in a pass: ten times what it takes on a quiet core.
+const PATIENCE_PER_KIB: Duration = Duration::from_nanos(4_500);
+
 /// Hashes passwords, and verifies them against hashes. One for the whole process, since its bounds are the machine's.
 pub struct Hashing {
     cost: HashCost,
     cores: Arc<Semaphore>,
     lanes: [Queue; Lane::COUNT],
-    /// Those that have nothing to do; as many as there are free cores.
-    threads: Arc<Mutex<Vec<HashThread>>>,
+    /// As many as there are cores.
+    idle: Threads,
+    /// The same, for what an idle one comes to no end with.
+    nice: Threads,
+    /// How long an idle thread may take.
+    patience: Duration,
+}
+
+/// Threads that have nothing to do.
+#[derive(Clone)]
+struct Threads(Arc<Mutex<Vec<HashThread>>>);
+
+impl Threads {
+    fn start(count: usize, manners: Manners) -> Self {
+        Self(Arc::new(Mutex::new((0..count).map(|_| HashThread::start(manners)).collect())))
+    }
+
+    fn threads(&self) -> MutexGuard<'_, Vec<HashThread>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins to work, which goes on when nobody waits for it any more. `None`: all threads are at work.
+    fn begin(&self, work: impl Work + 'static) -> Option<JoinHandle<Box<dyn Work>>> {
+        let mut thread = self.threads().pop()?;
+        let threads = self.clone();
+        Some(tokio::spawn(async move {
+            let work = thread.run(Box::new(work)).await.expect("its thread lives as long as itself");
+            threads.threads().push(thread);
+            work
+        }))
+    }
 }
 
 /// Whose passwords wait behind one another.
@@ -80,17 +121,20 @@ impl Hashing {
     /// # Panics
     /// Outside of a runtime, and where the process may have no threads.
     pub fn new(cost: HashCost) -> Self {
-        Self::on(available_parallelism().map_or(1, usize::from), cost)
+        let patience = PATIENCE_PER_KIB * cost.kib_passed();
+        Self::on(available_parallelism().map_or(1, usize::from), cost, patience.max(Duration::from_millis(50)))
     }
 
-    fn on(cores: usize, cost: HashCost) -> Self {
+    fn on(cores: usize, cost: HashCost, patience: Duration) -> Self {
         let queue =
             || Queue { places: Arc::new(Semaphore::new(cores * (1 + WAITING_PER_CORE))), head: AsyncMutex::default() };
         Self {
             cost,
             cores: Arc::new(Semaphore::new(cores)),
             lanes: [(); Lane::COUNT].map(|()| queue()),
-            threads: Arc::new(Mutex::new((0..cores).map(|_| HashThread::start()).collect())),
+            idle: Threads::start(cores, Manners::Idle),
+            nice: Threads::start(cores, Manners::Nice),
+            patience,
         }
     }
 
@@ -123,7 +167,7 @@ impl Hashing {
     }
 
     /// Works when it is its turn, on a thread that does nothing else: the threads that answer requests keep their priority.
-    async fn on_a_core<T: Send + 'static>(&self, place: Place, work: impl Fn() -> T + Send + 'static) -> T {
+    async fn on_a_core<T: Send + 'static>(&self, place: Place, work: impl Fn() -> T + Send + Sync + 'static) -> T {
         let waiting = metrics::password_hash_waiting();
         let core = {
             // One of each lane at a time, and a semaphore lets in whoever came first: so the lanes take turns.
@@ -132,38 +176,61 @@ impl Hashing {
         };
         drop(waiting);
         let (done, result) = oneshot::channel();
-        let idle = self.threads.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let mut thread = idle.expect("there is a thread for each core");
-        let hashing = Box::new(Hash { work, result: None, done });
+        let (work, done) = (Arc::new(work), Arc::new(Mutex::new(Some(done))));
+        let hash = move || Hash { work: Arc::clone(&work), result: None, done: Arc::clone(&done) };
+        let (idle, nice, patience) = (self.idle.clone(), self.nice.clone(), self.patience);
         // It goes on, and the permits with it, when the client has gone away.
-        let threads = Arc::clone(&self.threads);
         tokio::spawn(async move {
-            let hashing = thread.run(hashing).await.expect("its thread lives as long as itself");
-            threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+            let hashed = hash_in_time(hash, &idle, &nice, patience).await;
             drop((place, core));
-            hashing.deliver();
+            hashed.deliver();
         });
         telemetry::password_hash(result).await.expect("hashing does not panic")
     }
 }
 
-/// What is to be worked out, and for whom.
-struct Hash<W, T> {
-    work: W,
-    result: Option<T>,
-    done: oneshot::Sender<T>,
+/// Has an idle thread do the work, and a nice one, too, where the idle one takes too long.
+async fn hash_in_time<W: Work + 'static>(
+    hash: impl Fn() -> W,
+    idle: &Threads,
+    nice: &Threads,
+    patience: Duration,
+) -> Box<dyn Work> {
+    const NEVER_PANICS: &str = "a panic of the work ends in the work";
+    let Some(mut first) = idle.begin(hash()) else {
+        // They are at work that nobody waits for.
+        return nice.begin(hash()).expect("there is one for each core").await.expect(NEVER_PANICS);
+    };
+    if let Ok(hashed) = timeout(patience, &mut first).await {
+        return hashed.expect(NEVER_PANICS);
+    }
+    match nice.begin(hash()) {
+        Some(second) => select! {
+            hashed = first => hashed,
+            hashed = second => hashed,
+        },
+        None => first.await,
+    }
+    .expect(NEVER_PANICS)
 }
 
-impl<W: Fn() -> T + Send, T: Send> Work for Hash<W, T> {
+/// What is to be worked out, and for whom.
+struct Hash<W, T> {
+    work: Arc<W>,
+    result: Option<T>,
+    done: Arc<Mutex<Option<oneshot::Sender<T>>>>,
+}
+
+impl<W: Fn() -> T + Send + Sync, T: Send> Work for Hash<W, T> {
     fn run(&mut self) {
         // Who waits for it finds out. The thread goes on.
-        self.result = catch_unwind(AssertUnwindSafe(&self.work)).ok();
+        self.result = catch_unwind(AssertUnwindSafe(&*self.work)).ok();
     }
 
     fn deliver(self: Box<Self>) {
         // Nobody may be waiting for it any more.
-        let Self { result, done, .. } = *self;
-        result.and_then(|result| done.send(result).ok());
+        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.result.zip(done).and_then(|(result, done)| done.send(result).ok());
     }
 }
 
@@ -182,9 +249,14 @@ mod tests {
 
     use super::*;
 
+    /// One that does no work twice, however busy the machine is.
+    fn patient() -> Hashing {
+        Hashing::on(available_parallelism().unwrap().get(), HashCost::default(), Duration::MAX)
+    }
+
     #[tokio::test]
     async fn no_more_work_at_once_than_there_are_cores_and_the_rest_waits_or_goes() {
-        let hashing = Hashing::new(HashCost::default());
+        let hashing = patient();
         let cores = available_parallelism().unwrap().get();
         let places: Vec<_> = std::iter::from_fn(|| hashing.place(Lane::Stranger)).collect();
         assert_eq!(places.len(), cores * (1 + WAITING_PER_CORE));
@@ -209,7 +281,7 @@ mod tests {
     async fn lanes_take_turns_and_a_full_one_is_none_of_the_others_business() {
         use Lane::{Known, NewPassword, Stranger};
 
-        let hashing = Hashing::on(1, HashCost::default());
+        let hashing = Hashing::on(1, HashCost::default(), Duration::MAX);
         let done = Arc::new(Mutex::new(Vec::new()));
         let strangers: Vec<_> = std::iter::from_fn(|| hashing.place(Lane::Stranger)).collect();
         let known = (0..3).map(|_| hashing.place(Lane::Known).unwrap());
@@ -227,7 +299,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_costs_no_thread() {
-        let hashing = Arc::new(Hashing::new(HashCost::default()));
+        let hashing = Arc::new(patient());
         let place = |hashing: &Hashing| hashing.place(Lane::Stranger).unwrap();
         for _ in 0..2 * available_parallelism().unwrap().get() {
             let panicking = Arc::clone(&hashing);
@@ -245,8 +317,30 @@ mod tests {
         let policy = || thread_schedule_policy().unwrap();
         let own = policy();
         let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
-        let hashing = Hashing::new(HashCost::default());
+        let hashing = patient();
         assert_eq!(hashing.on_a_core(hashing.place(Lane::Stranger).unwrap(), policy).await, idle);
         assert_eq!(policy(), own);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn what_an_idle_thread_comes_to_no_end_with_is_done_by_another() {
+        use thread_priority::{NormalThreadSchedulePolicy, ThreadSchedulePolicy, thread_schedule_policy};
+
+        let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+        let hashing = Hashing::on(1, HashCost::default(), Duration::from_millis(1));
+        let (give_up, starved) = std::sync::mpsc::channel::<()>();
+        let starved = Mutex::new(starved);
+        let work = move || {
+            if thread_schedule_policy().unwrap() == idle {
+                // As long as others have the core.
+                let _ = starved.lock().unwrap().recv();
+            }
+            7
+        };
+        assert_eq!(hashing.on_a_core(hashing.place(Lane::Known).unwrap(), work).await, 7);
+        // The next one does not wait for it either.
+        assert_eq!(hashing.on_a_core(hashing.place(Lane::Known).unwrap(), || 8).await, 8);
+        drop(give_up);
     }
 }

@@ -26,7 +26,16 @@ pub(super) trait Work: Send {
     fn deliver(self: Box<Self>);
 }
 
-/// A thread that runs only where nothing else wants to.
+/// How a thread gives way to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manners {
+    /// It runs only where nothing else wants to.
+    Idle,
+    /// It takes a tenth of what others take.
+    Nice,
+}
+
+/// A thread that gives way to others.
 ///
 /// It may be interrupted anywhere, and for long. So it holds no lock that anybody could wait for then: what it works on lies on
 /// a desk where one of both sides is at a time, who wakes the other by a byte, and all else is done at the other side: to
@@ -40,7 +49,7 @@ pub(super) struct HashThread {
 type Desk = Arc<Mutex<Option<Box<dyn Work>>>>;
 
 impl HashThread {
-    pub(super) fn start() -> Self {
+    pub(super) fn start(manners: Manners) -> Self {
         let (here, there) = BlockingStream::pair().expect("a process may have sockets");
         here.set_nonblocking(true).expect("a socket need not block");
         let desk = Desk::default();
@@ -48,7 +57,7 @@ impl HashThread {
             let desk = Arc::clone(&desk);
             let metronome = Metronome::start();
             move || {
-                give_way();
+                give_way(manners);
                 // Until nobody has it any more.
                 let _ = work(&there, &desk, &metronome);
             }
@@ -85,14 +94,19 @@ fn take(desk: &Desk) -> Box<dyn Work> {
     desk.lock().unwrap_or_else(PoisonError::into_inner).take().expect("the bell rang for it")
 }
 
-/// Lets everything else have this thread's core (`SCHED_IDLE`): at the lowest priority, too, a hash would keep a verification
-/// waiting for the rest of its time slice, 3 ms.
-fn give_way() {
+/// Lets others have this thread's core. `SCHED_IDLE`: at the lowest priority, too, a hash would keep a verification waiting
+/// for the rest of its time slice, 3 ms. A tenth of the weight of others: nice 10.
+fn give_way(manners: Manners) {
     #[cfg(target_os = "linux")]
     {
         let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
-        if let Err(error) = set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle) {
-            tracing::debug!(?error, "a password is hashed at the priority of everything else");
+        let is_done = match manners {
+            Manners::Idle => set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle).is_ok(),
+            // Of the calling thread alone: on Linux, each has its own.
+            Manners::Nice => rustix::process::setpriority_process(None, 10).is_ok(),
+        };
+        if !is_done {
+            tracing::debug!(?manners, "a password is hashed at the priority of everything else");
         }
     }
 }

@@ -2,8 +2,8 @@
 //!
 //! What was read from the store may be used again for at most one [`LEASE`], counted on this process' monotonic clock from
 //! the moment at which the read was *sent*. Whoever ends a token or changes a user writes to the store first and then waits
-//! out one lease before answering. So each copy read before the write has lapsed, on every replica, by the time the answer
-//! leaves: caching costs the rare deletion a quarter of a second and costs revocation nothing.
+//! out one lease, and a margin for clocks, before answering. So each copy read before the write has lapsed, on every replica,
+//! by the time the answer leaves: caching costs the rare deletion 300 ms and costs revocation nothing.
 //!
 //! A store that tells what changed ([`super::Watch`]) is asked for that several times a lease. Its answer is as good as to read
 //! again each value that it does not name: their leases begin anew at the moment at which the question was sent. So a token
