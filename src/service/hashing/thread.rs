@@ -55,11 +55,12 @@ impl HashThread {
         let desk = Desk::default();
         let work_on = {
             let desk = Arc::clone(&desk);
-            let metronome = Metronome::start();
+            // A nice thread leaves its core when its share is used up.
+            let metronome = (manners == Manners::Idle).then(Metronome::start);
             move || {
                 give_way(manners);
                 // Until nobody has it any more.
-                let _ = work(&there, &desk, &metronome);
+                let _ = work(&there, &desk, metronome.as_ref());
             }
         };
         thread::Builder::new().name("hash".into()).spawn(work_on).expect("a process may have a thread for each core");
@@ -74,13 +75,13 @@ impl HashThread {
     }
 }
 
-fn work(mut bell: &BlockingStream, desk: &Desk, metronome: &Metronome) -> io::Result<()> {
+fn work(mut bell: &BlockingStream, desk: &Desk, metronome: Option<&Metronome>) -> io::Result<()> {
     loop {
         bell.read_exact(&mut [0])?;
         let mut work = take(desk);
-        metronome.tick();
+        metronome.inspect(|metronome| metronome.tick());
         work.run();
-        metronome.rest();
+        metronome.inspect(|metronome| metronome.rest());
         put(desk, work);
         bell.write_all(&[0])?;
     }
