@@ -203,3 +203,41 @@ fn leases_that_are_renewed_again_are_said_to_be() {
     allow(&redis, &["+client"]);
     log.wait_for("INFO", "leases are renewed again");
 }
+
+#[test]
+fn no_password_is_called_wrong_before_the_first_administrator_is_added() {
+    let redis = RedisServer::start();
+    // There is none to wait for, so that no administrator can be added.
+    let service = Service::launch(Some(&redis.url()), |command| {
+        command.env("MAYFLY_REDIS_WAIT_REPLICAS", "1");
+    });
+    service.admin().get("/api/v1alpha/token").send().problem(503);
+    service.client().get("/readyz").send().problem(503);
+}
+
+#[test]
+fn leases_that_are_not_renewed_are_one_line_however_often_it_is_tried() {
+    let log = Log::new();
+    let redis = RedisServer::start();
+    let service = Service::launch(Some(&redis.url()), |command| {
+        command.stderr(log.stdio());
+    });
+    service.wait_until_ready();
+    let count = |message: &str| log.text().matches(message).count();
+    let tries = || {
+        redis
+            .info("cmdstat_client|tracking")
+            .trim_start_matches("calls=")
+            .split(',')
+            .next()
+            .unwrap()
+            .parse::<u32>()
+            .unwrap()
+    };
+    redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+    let before = tries();
+    eventually("it tries again", || (tries() >= before + 8).then_some(()));
+    assert_eq!((count("leases are not renewed"), count("leases are renewed again")), (1, 0));
+    redis.cli(&["REPLICAOF", "NO", "ONE"]);
+    eventually("they are renewed again", || (count("leases are renewed again") == 1).then_some(()));
+}

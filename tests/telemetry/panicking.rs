@@ -36,6 +36,7 @@ pub(super) async fn serve(password: String, keys: String) {
         keys: signing,
         issuer: None,
     };
+    services.readiness.start(true);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("\nhttp://{}", listener.local_addr().unwrap());
     http::server::serve(

@@ -125,12 +125,7 @@ impl LeasedStore {
         let mut is_told = true;
         for watch in 0.. {
             let ended = match self.store.watch().await {
-                Ok(Some(changes)) => {
-                    if !mem::replace(&mut is_told, true) {
-                        tracing::info!("leases are renewed again");
-                    }
-                    self.renew_leases(watch, changes).await
-                }
+                Ok(Some(changes)) => self.renew_leases(watch, changes, &mut is_told).await,
                 Ok(None) => None,
                 Err(error) => Some(error),
             };
@@ -145,14 +140,17 @@ impl LeasedStore {
         }
     }
 
-    /// Renews leases by the watch of this number, until it ends.
-    async fn renew_leases(&self, number: u64, mut watch: Box<dyn Watch>) -> Option<StoreError> {
+    /// Renews leases by the watch of this number, until it ends. `is_told`: whether the log says that they are renewed.
+    async fn renew_leases(&self, number: u64, mut watch: Box<dyn Watch>, is_told: &mut bool) -> Option<StoreError> {
         loop {
             let asked_at = Instant::now();
             let changes = match watch.changes().await {
                 Ok(changes) => changes,
                 Err(error) => return Some(error),
             };
+            if !mem::replace(is_told, true) {
+                tracing::info!("leases are renewed again");
+            }
             let Changes { everything, tokens, users } = &changes;
             let token = |id: &TokenId| *everything || tokens.contains(id);
             let user = |name: &UserName| *everything || users.contains(name);

@@ -146,6 +146,7 @@ async fn services() -> (Arc<Services>, String) {
         keys,
         issuer: None,
     };
+    services.readiness.start(true);
     (Arc::new(services), jwt)
 }
 
