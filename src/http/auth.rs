@@ -20,7 +20,7 @@ use crate::{
         throttle::LoginAttempt,
         user::{User, UserName},
     },
-    service::tokens::VerifyError,
+    service::{login::LoginError, tokens::VerifyError},
 };
 
 const INVALID_TOKEN: &str = "The token is not valid: it has expired, was revoked, or was not issued here.";
@@ -160,7 +160,14 @@ fn form_decoded(text: &str) -> Option<String> {
 async fn log_in(request: &Request, user: UserName, passwords: &[Password]) -> Result<User, Problem> {
     let ClientAddress(client) = request.data().copied().unwrap_or(ClientAddress(Ipv4Addr::UNSPECIFIED.into()));
     let attempt = LoginAttempt { user, client: client.into() };
-    Ok(Services::of(request).login.log_in(&attempt, passwords).await?)
+    let services = Services::of(request);
+    match services.login.log_in(&attempt, passwords).await {
+        // Nobody can tell whether a password is wrong before the first administrator was added.
+        Err(LoginError::Refused) if !services.readiness.is_started() => {
+            Err(Problem::unavailable("The service is starting. Try again in a moment."))
+        }
+        result => Ok(result?),
+    }
 }
 
 /// Implements what the extractors have in common: which schemes the document names for them.
