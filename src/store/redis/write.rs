@@ -91,12 +91,13 @@ impl<'a> Write<'a> {
         &self.mark
     }
 
-    /// What a cluster needs to be told: that it may be sent twice, as redis-rs does there by itself.
+    /// A name that no other write has; `None`: a second run does nothing. In a cluster, redis-rs sends a script again where a
+    /// connection breaks, and the guard refuses a name that it has seen.
     pub(super) fn name(&self) -> Option<Uuid> {
         (!self.is_repeatable).then(Uuid::new_v4)
     }
 
-    /// The user whose role a script in another slot of a cluster cannot see.
+    /// The administrator on whose login the write rests. A script in another slot of a cluster cannot see the role.
     pub(super) fn stranger_to_slot(&self) -> Option<&Asker> {
         self.asker.as_ref().filter(|asker| asker.role.is_some())
     }
