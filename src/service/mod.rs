@@ -4,6 +4,7 @@
 //! says what went wrong and not how it is answered.
 
 use std::{
+    panic::resume_unwind,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -13,6 +14,7 @@ use tokio::time::Instant;
 use crate::{
     domain::user::{User, UserName},
     store::{Authority, Store, leased::LeasedStore},
+    telemetry::traces,
 };
 
 pub mod followed_files;
@@ -54,6 +56,17 @@ impl Actor {
             }
             Self::Operator => Authority::Until(Instant::now() + OPERATOR_PATIENCE),
         }
+    }
+}
+
+/// Runs `work` to its end, even if the caller goes away: a client that hangs up leaves no change without its audit event.
+///
+/// # Panics
+/// If `work` does.
+async fn run_to_completion<T: Send + 'static>(work: impl Future<Output = T> + Send + 'static) -> T {
+    match tokio::spawn(traces::in_current_context(work)).await {
+        Ok(done) => done,
+        Err(error) => resume_unwind(error.into_panic()),
     }
 }
 

@@ -12,7 +12,7 @@ use futures_util::{
     future::{BoxFuture, Shared},
 };
 
-use crate::telemetry::audit;
+use super::run_to_completion;
 
 /// Work under way, by what it is for.
 pub(super) struct SingleFlight<K, V>(Arc<Mutex<HashMap<K, Flight<V>>>>);
@@ -53,7 +53,7 @@ where
                 let _landing = landing;
                 work.await
             };
-            AssertUnwindSafe(audit::complete(work)).catch_unwind().map(Result::ok).boxed().shared()
+            AssertUnwindSafe(run_to_completion(work)).catch_unwind().map(Result::ok).boxed().shared()
         };
         let flight = self.flights().entry(key).or_insert_with_key(begin).clone();
         flight.await.expect("what panicked is in the log")

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use quick_cache::sync::Cache;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Actor, Clock, signing_keys::SigningKeys};
+use super::{Actor, Clock, run_to_completion, signing_keys::SigningKeys};
 use crate::{
     domain::{
         claims::{Claims, MAX_JWT_BYTES},
@@ -145,7 +145,7 @@ impl Tokens {
                 Creation::QuotaReached => Err(IssueError::QuotaReached(quota)),
             }
         };
-        audit::complete(creation).await
+        run_to_completion(creation).await
     }
 
     /// Issues a token with the description and the life of another, which lives on for `overlap` only: not at all where
@@ -182,7 +182,7 @@ impl Tokens {
                 Rotation::NoSuchToken => Err(RotateError::NoSuchToken),
             }
         };
-        audit::complete(rotation).await
+        run_to_completion(rotation).await
     }
 
     fn sign(&self, owner: &UserName, description: Description, life: Life) -> Issued {
@@ -214,7 +214,7 @@ impl Tokens {
             }
             revoked
         };
-        audit::complete(revocation).await
+        run_to_completion(revocation).await
     }
 
     /// Ends all tokens of this user on every replica before it returns, and says how many there were.
@@ -227,7 +227,7 @@ impl Tokens {
             }
             revoked
         };
-        audit::complete(revocation).await
+        run_to_completion(revocation).await
     }
 
     /// Ends the presented token on every replica before it returns.
@@ -252,7 +252,7 @@ impl Tokens {
             }
             if revoked? { Ok(()) } else { Err(VerifyError::Revoked) }
         };
-        audit::complete(revocation).await
+        run_to_completion(revocation).await
     }
 
     /// The presented token, as the store knows it at this moment.

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 use super::{
     Actor, Clock,
     hashing::{Busy, Hashing, Lane},
+    run_to_completion,
 };
 use crate::{
     domain::{
@@ -128,7 +129,7 @@ impl Users {
             }
             created.map(|()| user)
         };
-        audit::complete(creation).await
+        run_to_completion(creation).await
     }
 
     /// Whether there is any user.
@@ -164,7 +165,7 @@ impl Users {
             }
             changed
         };
-        audit::complete(change).await
+        run_to_completion(change).await
     }
 
     /// Gives a user another password, and says how many tokens were revoked: all, or, unless asked to, none.
@@ -186,7 +187,7 @@ impl Users {
             }
             changed
         };
-        audit::complete(change).await
+        run_to_completion(change).await
     }
 
     /// Removes a user and revokes all tokens, and says how many there were.
@@ -200,7 +201,7 @@ impl Users {
             }
             removed
         };
-        audit::complete(removal).await
+        run_to_completion(removal).await
     }
 
     /// Whether this is the password of the user. Only an answer for the log: where it cannot be told, it is.

@@ -5,10 +5,7 @@
 //! secret, and nothing is text of a client's choice: names of users and ids have their own narrow alphabets.
 //! What happened is counted, too. `deploy/observability/README.md` lists them with their fields.
 
-use std::{panic::resume_unwind, sync::LazyLock, time::Duration};
-
-use opentelemetry::context::FutureExt;
-use tracing::Instrument;
+use std::{sync::LazyLock, time::Duration};
 
 use super::{metrics, repetitions::Repetitions};
 use crate::domain::{
@@ -84,19 +81,6 @@ impl Outcome<u64> {
             }
             Self::Unconfirmed => None,
         }
-    }
-}
-
-/// Makes a change that leaves an event, to its end even where whoever asked for it goes away in the middle: hanging up is no
-/// way to leave no trace.
-///
-/// # Panics
-/// Where the change does.
-pub async fn complete<T: Send + 'static>(change: impl Future<Output = T> + Send + 'static) -> T {
-    let task = tokio::spawn(change.in_current_span().with_current_context());
-    match task.await {
-        Ok(done) => done,
-        Err(error) => resume_unwind(error.into_panic()),
     }
 }
 

@@ -15,6 +15,7 @@ use opentelemetry_sdk::{
     propagation::TraceContextPropagator,
     trace::{IdGenerator, RandomIdGenerator, Sampler, SamplingDecision, SdkTracer, SdkTracerProvider, ShouldSample},
 };
+use tracing::Instrument;
 
 use super::request::{Answered, Incoming};
 
@@ -115,6 +116,11 @@ impl RequestTrace {
         }
         span.end();
     }
+}
+
+/// The same work, within the log span and the trace of this task, whichever task runs it.
+pub fn in_current_context<W: Future>(work: W) -> impl Future<Output = W::Output> {
+    work.in_current_span().with_current_context()
 }
 
 /// A span below that of the request which is being worked on, around `future`. `describe` is asked where there is one;
