@@ -5,12 +5,13 @@ use std::{any::Any, collections::HashSet, sync::Arc, time::Duration};
 use mayfly::{
     domain::{
         life::Life,
+        listing::Page,
         password::{HashCost, Password, PasswordHash},
         token::{Token, TokenDigest, TokenId},
         user::{LoginEpoch, Role, User, UserName, UserUpdate},
     },
     store::{
-        Authority, Changes, Creation, Page, Rotation, Store, StoreError, UpdatedUser, UserChange,
+        Authority, Changes, Creation, Rotation, Store, StoreError, UpdatedUser, UserChange,
         leased::{LEASE, LeasedStore},
         memory::MemoryStore,
         redis::{RedisOptions, RedisStore},
@@ -93,7 +94,7 @@ impl Fixture {
 
     async fn ids(&self, owner: &UserName, page: Page) -> Option<Vec<TokenId>> {
         let listing = self.store.list_tokens(owner, page).await.unwrap()?;
-        Some(listing.tokens.iter().map(|live| live.token.id).collect())
+        Some(listing.items.iter().map(|live| live.token.id).collect())
     }
 }
 
@@ -146,8 +147,8 @@ async fn a_token_is_found_as_it_was_created(
     assert_eq!(live.token, token);
     assert!(live.remaining <= Duration::from_hours(1) && live.remaining > Duration::from_secs(3500));
     let listing = fixture.store.list_tokens(&alice, Page::ALL).await.unwrap().unwrap();
-    assert_eq!(listing.tokens[0].token, token);
-    assert_eq!((listing.tokens.len(), listing.more), (1, false));
+    assert_eq!(listing.items[0].token, token);
+    assert_eq!((listing.items.len(), listing.more), (1, false));
 }
 
 #[rstest]
@@ -408,8 +409,8 @@ async fn tokens_are_listed_newest_first_in_pages(
         let (mut listed, mut after) = (Vec::new(), None);
         loop {
             let page = fixture.store.list_tokens(&alice, Page { after, limit: Some(limit) }).await.unwrap().unwrap();
-            assert!(page.tokens.len() == limit || !page.more);
-            listed.extend(page.tokens.iter().map(|live| live.token.id));
+            assert!(page.items.len() == limit || !page.more);
+            listed.extend(page.items.iter().map(|live| live.token.id));
             after = listed.last().copied();
             if !page.more {
                 break;
@@ -490,22 +491,22 @@ async fn users_are_listed_by_name_in_pages(
     let list = async |after: Option<&str>, limit| {
         let after = after.map(|name| name.parse().unwrap());
         let page = fixture.store.list_users(after.as_ref(), limit).await.unwrap();
-        let names: Vec<_> = page.users.iter().map(|user| user.name.to_string()).collect();
-        (names.join(" "), page.next.map(|name| name.to_string()))
+        let names: Vec<_> = page.items.iter().map(|user| user.name.to_string()).collect();
+        (names.join(" "), page.more)
     };
-    assert_eq!(list(None, 10).await, (String::new(), None));
+    assert_eq!(list(None, 10).await, (String::new(), false));
     for name in ["carol", "alice", "bob", "Bob", "@", "a+b", "zoe"] {
         fixture.store.create_user(&operator(), &user(name)).await.unwrap();
     }
     fixture.store.remove_user(&operator(), &"bob".parse().unwrap()).await.unwrap();
-    assert_eq!(list(None, 10).await, ("@ Bob a+b alice carol zoe".into(), None));
-    assert_eq!(list(None, 6).await, ("@ Bob a+b alice carol zoe".into(), None));
-    assert_eq!(list(None, 2).await, ("@ Bob".into(), Some("Bob".into())));
-    assert_eq!(list(Some("Bob"), 2).await, ("a+b alice".into(), Some("alice".into())));
-    assert_eq!(list(Some("alice"), 2).await, ("carol zoe".into(), None));
+    assert_eq!(list(None, 10).await, ("@ Bob a+b alice carol zoe".into(), false));
+    assert_eq!(list(None, 6).await, ("@ Bob a+b alice carol zoe".into(), false));
+    assert_eq!(list(None, 2).await, ("@ Bob".into(), true));
+    assert_eq!(list(Some("Bob"), 2).await, ("a+b alice".into(), true));
+    assert_eq!(list(Some("alice"), 2).await, ("carol zoe".into(), false));
     // Nobody of this name any more.
-    assert_eq!(list(Some("bob"), 1).await, ("carol".into(), Some("carol".into())));
-    assert_eq!(list(Some("zoe"), 1).await, (String::new(), None));
+    assert_eq!(list(Some("bob"), 1).await, ("carol".into(), true));
+    assert_eq!(list(Some("zoe"), 1).await, (String::new(), false));
 }
 
 #[rstest]
@@ -757,7 +758,7 @@ async fn an_administrator_who_is_not_counted_stays_and_is_counted_again() {
     store.create_user(&operator(), &admin("carol")).await.unwrap();
     redis.cli(&["ZREM", "mayfly:usernames", "alice"]);
     assert!(!store.create_user(&operator(), &admin("alice")).await.unwrap());
-    assert_eq!(store.list_users(None, 1).await.unwrap().users[0].name, alice);
+    assert_eq!(store.list_users(None, 1).await.unwrap().items[0].name, alice);
     assert!(matches!(store.remove_user(&operator(), &"carol".parse().unwrap()).await.unwrap(), UserChange::Done(0)));
     assert_eq!(store.remove_user(&operator(), &alice).await.unwrap(), UserChange::LastAdmin);
 }
@@ -770,7 +771,7 @@ async fn what_broke_off_leaves_nobody_unseen() {
     let store = RedisStore::new(&RedisOptions::at(&redis.url())).unwrap();
     let names = async || {
         let listing = store.list_users(None, 10).await.unwrap();
-        listing.users.into_iter().map(|user| user.name.to_string()).collect::<Vec<_>>()
+        listing.items.into_iter().map(|user| user.name.to_string()).collect::<Vec<_>>()
     };
     let alice = "alice".parse().unwrap();
     for step in ["zadd", "evalsha"] {
@@ -795,10 +796,10 @@ async fn what_broke_off_leaves_nobody_unseen() {
         redis.cli(&["ZADD", "mayfly:usernames", "0", ghost]);
     }
     let page = store.list_users(None, 1).await.unwrap();
-    assert_eq!((page.users.len(), page.users[0].name.as_str(), page.next), (1, "bob", None));
+    assert_eq!((page.items.len(), page.items[0].name.as_str(), page.more), (1, "bob", false));
     store.create_user(&operator(), &user("carol")).await.unwrap();
     let page = store.list_users(None, 1).await.unwrap();
-    assert_eq!((page.users.len(), page.next), (1, Some("bob".parse().unwrap())));
+    assert_eq!((page.items.len(), page.more), (1, true));
     // A record that nobody can read is somebody's.
     redis.cli(&["DEL", "mayfly:{carol}:user"]);
     redis.cli(&["HDEL", "mayfly:{bob}:user", "role"]);

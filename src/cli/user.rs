@@ -17,6 +17,7 @@ use super::Failure;
 use crate::{
     config::{PasswordSettings, StoreConfig, StoreSettings, environment, secret_line},
     domain::{
+        listing::Listing,
         password::{Password, PasswordError},
         user::{Role, UserName, UserUpdate},
     },
@@ -129,15 +130,15 @@ impl User {
             Command::List => {
                 let mut after = None;
                 loop {
-                    let page = users.list(after.as_ref(), PAGE).await?;
+                    let Listing { items, more } = users.list(after.as_ref(), PAGE).await?;
                     let line = |user: &crate::domain::user::User| {
                         let state = if user.disabled { "disabled" } else { "enabled" };
                         format!("{}\t{}\t{state}\n", user.name, user.role)
                     };
-                    super::print(&page.users.iter().map(line).collect::<String>())?;
-                    after = page.next;
-                    if after.is_none() {
-                        return Ok(());
+                    super::print(&items.iter().map(line).collect::<String>())?;
+                    match items.into_iter().last().filter(|_| more) {
+                        Some(last) => after = Some(last.name),
+                        None => return Ok(()),
                     }
                 }
             }

@@ -7,6 +7,7 @@ pub mod duration;
 pub mod jwk;
 pub mod keys;
 pub mod life;
+pub mod listing;
 pub mod password;
 pub mod throttle;
 pub mod token;

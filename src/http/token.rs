@@ -27,9 +27,11 @@ use super::{
     },
 };
 use crate::{
-    domain::token::{LiveToken, TokenId},
+    domain::{
+        listing::{Listing, Page},
+        token::{LiveToken, TokenId},
+    },
     service::{Actor, tokens::Issued},
-    store::{Listing, Page},
 };
 
 /// The path of all own tokens.
@@ -292,8 +294,8 @@ pub(super) fn no_such_cursor() -> Problem {
 }
 
 /// Where the page of the list at this path is that comes next.
-pub(super) fn next_page(path: &str, listing: &Listing, limit: Option<usize>) -> Option<String> {
-    let last = listing.tokens.last().filter(|_| listing.more)?.token.id;
+pub(super) fn next_page(path: &str, listing: &Listing<LiveToken>, limit: Option<usize>) -> Option<String> {
+    let last = listing.items.last().filter(|_| listing.more)?.token.id;
     Some(format!("<{path}?limit={}&after={last}>; rel=\"next\"", limit?))
 }
 
@@ -315,9 +317,9 @@ impl From<Issued> for TokenIssued {
     }
 }
 
-impl From<Listing> for TokenList {
-    fn from(listing: Listing) -> Self {
-        let message = if listing.tokens.is_empty() { "No tokens exist" } else { "Tokens exists" };
+impl From<Listing<LiveToken>> for TokenList {
+    fn from(listing: Listing<LiveToken>) -> Self {
+        let message = if listing.items.is_empty() { "No tokens exist" } else { "Tokens exists" };
         let entry = |(position, LiveToken { token, remaining }): (usize, LiveToken)| {
             let summary = TokenSummary {
                 jwt_token_description: token.description.as_str().into(),
@@ -326,7 +328,7 @@ impl From<Listing> for TokenList {
             };
             (ListedId { position, id: token.id.to_string() }, summary)
         };
-        Self { message: message.into(), jwt_tokens: listing.tokens.into_iter().enumerate().map(entry).collect() }
+        Self { message: message.into(), jwt_tokens: listing.items.into_iter().enumerate().map(entry).collect() }
     }
 }
 

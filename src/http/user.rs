@@ -25,11 +25,11 @@ use super::{
 };
 use crate::{
     domain::{
+        listing::Listing,
         password::Password,
         user::{self, User, UserName, UserUpdate},
     },
     service::Actor,
-    store::UserListing,
 };
 
 /// The path of all users.
@@ -196,8 +196,8 @@ impl UserApi {
     ) -> Result<ListResponse, Refused<List>> {
         let after: Option<UserName> = after.0.map(|name| name.parse()).transpose().map_err(invalid("after"))?;
         let limit = limit.0.map(Param::parsed).transpose()?.map_or(DEFAULT_LIMIT, |Limit(limit)| limit);
-        let UserListing { users, next } = services.users.list(after.as_ref(), limit).await?;
-        let link = next.as_ref().map(|last| next_page(limit, last));
+        let Listing { items: users, more } = services.users.list(after.as_ref(), limit).await?;
+        let link = users.last().filter(|_| more).map(|last| next_page(limit, &last.name));
         // An empty page behind somebody says nothing of those before.
         let message = if users.is_empty() && after.is_none() { "No users exist" } else { "Users exist" };
         let users = users.into_iter().map(UserSummary::from).collect();

@@ -25,9 +25,8 @@ use super::{
     user,
 };
 use crate::{
-    domain::{token::TokenId, user::UserName},
+    domain::{listing::Page, token::TokenId, user::UserName},
     service::Actor,
-    store::Page,
 };
 
 /// The operations on others' tokens.

@@ -12,6 +12,7 @@ use crate::{
         duration::{self, DurationError},
         keys::InvalidToken,
         life::{Life, LifeError},
+        listing::{Listing, Page},
         token::{
             Description, DescriptionError, LiveToken, PresentedJwt, SignedToken, Token, TokenDigest, TokenId,
             TokenRules,
@@ -19,7 +20,7 @@ use crate::{
         user::{User, UserName},
     },
     store::{
-        Creation, Listing, Page, Rotation, Store, StoreError,
+        Creation, Rotation, Store, StoreError,
         leased::{LeasedStore, Presented},
     },
     telemetry::{
@@ -200,7 +201,7 @@ impl Tokens {
     }
 
     /// The live tokens of this user. `None`: there is no live token that is `page.after`.
-    pub async fn list(&self, owner: &UserName, page: Page) -> Result<Option<Listing>, StoreError> {
+    pub async fn list(&self, owner: &UserName, page: Page) -> Result<Option<Listing<LiveToken>>, StoreError> {
         self.store.list_tokens(owner, page).await
     }
 

@@ -14,11 +14,12 @@ use super::{
 };
 use crate::{
     domain::{
+        listing::Listing,
         password::Password,
         user::{LoginEpoch, Role, User, UserName, UserUpdate},
     },
     store::{
-        Authority, Store, StoreError, UpdatedUser, UserChange, UserListing,
+        Authority, Store, StoreError, UpdatedUser, UserChange,
         leased::{LEASE, LeasedStore},
     },
     telemetry::audit::{self, Outcome},
@@ -143,7 +144,7 @@ impl Users {
     }
 
     /// At most `limit` users, by name, beginning behind `after`, who need not exist.
-    pub async fn list(&self, after: Option<&UserName>, limit: usize) -> Result<UserListing, StoreError> {
+    pub async fn list(&self, after: Option<&UserName>, limit: usize) -> Result<Listing<User>, StoreError> {
         self.store.list_users(after, limit).await
     }
 

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use crate::domain::{
+    listing::{Listing, Page},
     password::PasswordHash,
     throttle::{Admission, CountedAs, LoginAttempt},
     token::{LiveToken, Token, TokenDigest, TokenId},
@@ -105,38 +106,6 @@ pub enum Rotation {
     NoSuchToken,
 }
 
-/// Which of a user's tokens to list. They come newest first, in the order of their creation in the store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Page {
-    /// Begin behind this one; `None`: with the newest.
-    pub after: Option<TokenId>,
-    /// At most so many; `None`: all.
-    pub limit: Option<usize>,
-}
-
-impl Page {
-    /// All tokens.
-    pub const ALL: Self = Self { after: None, limit: None };
-}
-
-/// Some of a user's tokens.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listing {
-    /// The tokens of the page, newest first.
-    pub tokens: Vec<LiveToken>,
-    /// Whether more follow behind the last.
-    pub more: bool,
-}
-
-/// Some of all users.
-#[derive(Debug, Clone)]
-pub struct UserListing {
-    /// The users of the page, by name.
-    pub users: Vec<User>,
-    /// Behind whom the next page begins; `None`: this is the last.
-    pub next: Option<UserName>,
-}
-
 /// What became of a change that must leave an enabled administrator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UserChange<T> {
@@ -191,7 +160,7 @@ pub trait Store: Send + Sync {
     async fn find_token(&self, owner: &UserName, id: TokenId) -> Result<Option<LiveToken>, StoreError>;
 
     /// The live tokens of this owner. `None`: there is no live token that is `page.after`.
-    async fn list_tokens(&self, owner: &UserName, page: Page) -> Result<Option<Listing>, StoreError>;
+    async fn list_tokens(&self, owner: &UserName, page: Page) -> Result<Option<Listing<LiveToken>>, StoreError>;
 
     /// Revokes a token. `false`: there was none.
     async fn revoke_token(&self, by: &Authority, owner: &UserName, id: TokenId) -> Result<bool, StoreError>;
@@ -235,7 +204,7 @@ pub trait Store: Send + Sync {
     async fn has_users(&self) -> Result<bool, StoreError>;
 
     /// At most `limit` users, by name, beginning behind `after`, who need not exist.
-    async fn list_users(&self, after: Option<&UserName>, limit: usize) -> Result<UserListing, StoreError>;
+    async fn list_users(&self, after: Option<&UserName>, limit: usize) -> Result<Listing<User>, StoreError>;
 
     /// Changes a user; disabling one revokes all of the user's tokens.
     async fn update_user(

@@ -21,8 +21,8 @@ use tokio::time::{Instant, sleep};
 use self::leases::Leases;
 use super::{
     Admission, Authority, Changes, CountedAs, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, Page,
-    PasswordHash, Rotation, Store, StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserListing,
-    UserName, UserUpdate, Watch,
+    PasswordHash, Rotation, Store, StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserName,
+    UserUpdate, Watch,
 };
 use crate::{
     domain::token::{PresentedJwt, SignedToken},
@@ -182,7 +182,7 @@ impl Store for LeasedStore {
         self.store.find_token(owner, id).await
     }
 
-    async fn list_tokens(&self, owner: &UserName, page: Page) -> Result<Option<Listing>, StoreError> {
+    async fn list_tokens(&self, owner: &UserName, page: Page) -> Result<Option<Listing<LiveToken>>, StoreError> {
         self.store.list_tokens(owner, page).await
     }
 
@@ -248,7 +248,7 @@ impl Store for LeasedStore {
         self.store.has_users().await
     }
 
-    async fn list_users(&self, after: Option<&UserName>, limit: usize) -> Result<UserListing, StoreError> {
+    async fn list_users(&self, after: Option<&UserName>, limit: usize) -> Result<Listing<User>, StoreError> {
         self.store.list_users(after, limit).await
     }
 

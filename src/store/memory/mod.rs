@@ -14,8 +14,8 @@ use tokio::time::Instant;
 pub(super) use self::throttle::Throttle;
 use super::{
     Admission, Authority, CountedAs, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, Page,
-    PasswordHash, Rotation, Store, StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserListing,
-    UserName, UserUpdate, Watch,
+    PasswordHash, Rotation, Store, StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserName,
+    UserUpdate, Watch,
 };
 
 mod throttle;
@@ -130,7 +130,7 @@ impl Store for MemoryStore {
         Ok(entry.and_then(|entry| entry.live(Instant::now())))
     }
 
-    async fn list_tokens(&self, owner: &UserName, page: Page) -> Result<Option<Listing>, StoreError> {
+    async fn list_tokens(&self, owner: &UserName, page: Page) -> Result<Option<Listing<LiveToken>>, StoreError> {
         let accounts = self.accounts();
         let now = Instant::now();
         let entries = accounts.get(owner).map_or(&[][..], |account| &account.tokens);
@@ -142,7 +142,7 @@ impl Store for MemoryStore {
         }
         let tokens = live.by_ref().take(page.limit.unwrap_or(usize::MAX)).collect();
         let more = live.next().is_some();
-        Ok(Some(Listing { tokens, more }))
+        Ok(Some(Listing { items: tokens, more }))
     }
 
     async fn revoke_token(&self, by: &Authority, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
@@ -225,13 +225,12 @@ impl Store for MemoryStore {
         Ok(!self.accounts().is_empty())
     }
 
-    async fn list_users(&self, after: Option<&UserName>, limit: usize) -> Result<UserListing, StoreError> {
+    async fn list_users(&self, after: Option<&UserName>, limit: usize) -> Result<Listing<User>, StoreError> {
         let accounts = self.accounts();
         let behind = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
         let mut users = accounts.range::<UserName, _>(behind).map(|(_, account)| account.user.clone());
-        let page: Vec<_> = users.by_ref().take(limit).collect();
-        let next = users.next().and(page.last()).map(|last| last.name.clone());
-        Ok(UserListing { users: page, next })
+        let items = users.by_ref().take(limit).collect();
+        Ok(Listing { items, more: users.next().is_some() })
     }
 
     async fn update_user(

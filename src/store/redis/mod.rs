@@ -25,8 +25,8 @@ use self::{
 };
 use super::{
     Admission, Authority, CountedAs, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, Page,
-    PasswordHash, Rotation, Store, StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserListing,
-    UserName, UserUpdate, Watch, memory::Throttle,
+    PasswordHash, Rotation, Store, StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserName,
+    UserUpdate, Watch, memory::Throttle,
 };
 use crate::domain::throttle::{self, Allowance};
 
@@ -95,7 +95,7 @@ impl Store for RedisStore {
         record.map_or(Ok(None), |record| records::decode_live_token(id, &record, pttl))
     }
 
-    async fn list_tokens(&self, owner: &UserName, page: Page) -> Result<Option<Listing>, StoreError> {
+    async fn list_tokens(&self, owner: &UserName, page: Page) -> Result<Option<Listing<LiveToken>>, StoreError> {
         let mut script = self.scripts.list_tokens.prepare_invoke();
         script
             .key(keys::token_index(owner))
@@ -116,7 +116,7 @@ impl Store for RedisStore {
             })
         };
         let tokens = found.iter().filter_map(read).collect();
-        Ok(Some(Listing { tokens, more }))
+        Ok(Some(Listing { items: tokens, more }))
     }
 
     async fn revoke_token(&self, by: &Authority, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
@@ -213,7 +213,7 @@ impl Store for RedisStore {
         }
     }
 
-    async fn list_users(&self, after: Option<&UserName>, limit: usize) -> Result<UserListing, StoreError> {
+    async fn list_users(&self, after: Option<&UserName>, limit: usize) -> Result<Listing<User>, StoreError> {
         let mut users: Vec<User> = Vec::new();
         let mut behind = after.cloned();
         loop {
@@ -234,13 +234,12 @@ impl Store for RedisStore {
             }
             if users.len() > limit {
                 users.truncate(limit);
-                let next = users.last().map(|last| last.name.clone());
-                return Ok(UserListing { users, next });
+                return Ok(Listing { items: users, more: true });
             }
             // Names without a user are skipped: others take their place.
             behind = names.last().filter(|_| names.len() == wanted).cloned();
             if behind.is_none() {
-                return Ok(UserListing { users, next: None });
+                return Ok(Listing { items: users, more: false });
             }
         }
     }
