@@ -19,6 +19,7 @@ use crate::domain::{
 pub mod leased;
 pub mod memory;
 pub mod redis;
+mod throttle;
 
 /// Why an operation has no result. Except for [`StoreError::LoginEnded`] and [`StoreError::Forbidden`], the caller may conclude
 /// nothing about a token or a user from it.
@@ -126,6 +127,9 @@ pub struct UpdatedUser {
     pub tokens_revoked: u64,
 }
 
+/// The result of an operation of the store.
+pub type StoreResult<T> = Result<T, StoreError>;
+
 /// What is wrong with how the store is set up, and what mends it: a sentence for its operator.
 pub type Warning = &'static str;
 
@@ -154,16 +158,16 @@ pub trait Store: Send + Sync {
         login: LoginEpoch,
         token: &Token,
         quota: usize,
-    ) -> Result<Creation, StoreError>;
+    ) -> StoreResult<Creation>;
 
     /// A live token of this owner.
-    async fn find_token(&self, owner: &UserName, id: TokenId) -> Result<Option<LiveToken>, StoreError>;
+    async fn find_token(&self, owner: &UserName, id: TokenId) -> StoreResult<Option<LiveToken>>;
 
     /// The live tokens of this owner. `None`: there is no live token that is `page.after`.
-    async fn list_tokens(&self, owner: &UserName, page: Page) -> Result<Option<Listing<LiveToken>>, StoreError>;
+    async fn list_tokens(&self, owner: &UserName, page: Page) -> StoreResult<Option<Listing<LiveToken>>>;
 
     /// Revokes a token. `false`: there was none.
-    async fn revoke_token(&self, by: &Authority, owner: &UserName, id: TokenId) -> Result<bool, StoreError>;
+    async fn revoke_token(&self, by: &Authority, owner: &UserName, id: TokenId) -> StoreResult<bool>;
 
     /// Revokes a token for whoever presents its JWT, which has this digest. `false`: there was none. `is_ours`: whether the JWT
     /// is known to be one that was issued here, and may therefore cost more.
@@ -173,14 +177,14 @@ pub trait Store: Send + Sync {
         id: TokenId,
         digest: TokenDigest,
         is_ours: bool,
-    ) -> Result<bool, StoreError>;
+    ) -> StoreResult<bool>;
 
     /// Returns once what was written to this account is where an answer needs it to be: for an answer that rests on what was
     /// read, and says that something is gone.
-    async fn confirm(&self, owner: &UserName) -> Result<(), StoreError>;
+    async fn confirm(&self, owner: &UserName) -> StoreResult<()>;
 
     /// Revokes all tokens of this owner, and returns their number.
-    async fn revoke_tokens(&self, by: &Authority, owner: &UserName) -> Result<u64, StoreError>;
+    async fn revoke_tokens(&self, by: &Authority, owner: &UserName) -> StoreResult<u64>;
 
     /// Creates `successor`, if the login has not ended, and lets `token`, as it was found, live no longer than `overlap`:
     /// where that is zero, it is revoked and leaves its place in the quota.
@@ -192,19 +196,19 @@ pub trait Store: Send + Sync {
         successor: &Token,
         overlap: Duration,
         quota: usize,
-    ) -> Result<Rotation, StoreError>;
+    ) -> StoreResult<Rotation>;
 
     /// Creates a user. `false`: the name is taken, and nothing changed.
-    async fn create_user(&self, by: &Authority, user: &User) -> Result<bool, StoreError>;
+    async fn create_user(&self, by: &Authority, user: &User) -> StoreResult<bool>;
 
     /// A user, disabled or not.
-    async fn find_user(&self, name: &UserName) -> Result<Option<User>, StoreError>;
+    async fn find_user(&self, name: &UserName) -> StoreResult<Option<User>>;
 
     /// Whether there is any user.
-    async fn has_users(&self) -> Result<bool, StoreError>;
+    async fn has_users(&self) -> StoreResult<bool>;
 
     /// At most `limit` users, by name, beginning behind `after`, who need not exist.
-    async fn list_users(&self, after: Option<&UserName>, limit: usize) -> Result<Listing<User>, StoreError>;
+    async fn list_users(&self, after: Option<&UserName>, limit: usize) -> StoreResult<Listing<User>>;
 
     /// Changes a user; disabling one revokes all of the user's tokens.
     async fn update_user(
@@ -212,7 +216,7 @@ pub trait Store: Send + Sync {
         by: &Authority,
         name: &UserName,
         update: UserUpdate,
-    ) -> Result<UserChange<UpdatedUser>, StoreError>;
+    ) -> StoreResult<UserChange<UpdatedUser>>;
 
     /// Gives a user another password, ends all logins with the old one and, where asked to, revokes all of the user's tokens.
     /// Returns their number; `None`: no such user.
@@ -222,39 +226,34 @@ pub trait Store: Send + Sync {
         name: &UserName,
         hash: &PasswordHash,
         revoke_tokens: bool,
-    ) -> Result<Option<u64>, StoreError>;
+    ) -> StoreResult<Option<u64>>;
 
     /// Gives a user, who still has the old hash of the password, a new hash of the same password. `false`: who has not.
-    async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> Result<bool, StoreError>;
+    async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> StoreResult<bool>;
 
     /// Removes a user, revokes all of the user's tokens, and returns their number.
-    async fn remove_user(&self, by: &Authority, name: &UserName) -> Result<UserChange<u64>, StoreError>;
+    async fn remove_user(&self, by: &Authority, name: &UserName) -> StoreResult<UserChange<u64>>;
 
     /// Counts a try to log in as a failure before its password is looked at, unless it comes too early, as the rules of
     /// [`crate::domain::throttle`] say; by the clock of the store. `epoch` is that of the user, if there is one: with another
     /// epoch, the counts of the user begin anew.
-    async fn admit_login(&self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> Result<Admission, StoreError>;
+    async fn admit_login(&self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> StoreResult<Admission>;
 
     /// Takes back that an admitted try was counted as a failure, as it was counted, because it succeeded: the failures of the
     /// client at the user are forgotten, and the user is known there.
-    async fn excuse_login(
-        &self,
-        attempt: &LoginAttempt,
-        epoch: LoginEpoch,
-        counted: CountedAs,
-    ) -> Result<(), StoreError>;
+    async fn excuse_login(&self, attempt: &LoginAttempt, epoch: LoginEpoch, counted: CountedAs) -> StoreResult<()>;
 
     /// Whether the user of this try logged in at its client lately ([`KNOWN`](crate::domain::throttle::KNOWN)).
-    async fn is_known(&self, attempt: &LoginAttempt) -> Result<bool, StoreError>;
+    async fn is_known(&self, attempt: &LoginAttempt) -> StoreResult<bool>;
 
     /// Begins to watch for changes, and ends the watch before. `None`: this store tells of none.
-    async fn watch(&self) -> Result<Option<Box<dyn Watch>>, StoreError>;
+    async fn watch(&self) -> StoreResult<Option<Box<dyn Watch>>>;
 
     /// The time since the Unix epoch by the store's clock, as far as it is known without asking; `None`: it is not known yet.
     fn time(&self) -> Option<Duration>;
 
     /// Answers if the store does, and says how it is set up.
-    async fn check(&self) -> Result<Health, StoreError>;
+    async fn check(&self) -> StoreResult<Health>;
 }
 
 /// Tells of what changes in a store: from before [`Store::watch`] answered, and for all reads of the store that were sent since.
@@ -262,7 +261,7 @@ pub trait Store: Send + Sync {
 pub trait Watch: Send {
     /// Everything that changed up to the moment at which this was called, and was not told yet, whoever changed it. An error
     /// ends the watch: nobody knows what changed since the answer before.
-    async fn changes(&mut self) -> Result<Changes, StoreError>;
+    async fn changes(&mut self) -> StoreResult<Changes>;
 }
 
 /// What may have changed in a store: it lives no longer, or is another.

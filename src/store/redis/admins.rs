@@ -16,7 +16,7 @@ use tokio::time::sleep;
 use super::{RedisStore, keys, milliseconds, records, write::Write};
 use crate::{
     domain::user::{LoginEpoch, UserName, UserUpdate},
-    store::{Authority, Store, StoreError, UpdatedUser, UserChange},
+    store::{Authority, Store, StoreError, StoreResult, UpdatedUser, UserChange},
 };
 
 /// How often a change may be overtaken by others of the same user, or of whoever becomes an administrator.
@@ -63,7 +63,7 @@ impl RedisStore {
         by: &Authority,
         name: &UserName,
         update: UserUpdate,
-    ) -> Result<UserChange<UpdatedUser>, StoreError> {
+    ) -> StoreResult<UserChange<UpdatedUser>> {
         let mut last = 0;
         for _ in 0..ATTEMPTS {
             let number = if update.ends_administration() {
@@ -91,7 +91,7 @@ impl RedisStore {
     }
 
     /// [`Store::remove_user`], but for the set of all names.
-    pub(super) async fn delete_user(&self, by: &Authority, name: &UserName) -> Result<UserChange<u64>, StoreError> {
+    pub(super) async fn delete_user(&self, by: &Authority, name: &UserName) -> StoreResult<UserChange<u64>> {
         let mut last = 0;
         for _ in 0..ATTEMPTS {
             let Some(number) = self.unregister_admin(by, name, last).await? else {
@@ -145,7 +145,7 @@ impl RedisStore {
         name: &UserName,
         number: u64,
         update: UserUpdate,
-    ) -> Result<Attempt<UpdatedUser>, StoreError> {
+    ) -> StoreResult<Attempt<UpdatedUser>> {
         let ends = if update.disabled == Some(true) { Ends::LoginsAndTokens } else { Ends::Nothing };
         let write = self.updating(by, name, Some(number), ends, &records::encode_update(update));
         Ok(match attempt(self.connection.write(write).await?)? {
@@ -160,7 +160,7 @@ impl RedisStore {
 
     /// Takes a user, administrator or not, out of the enabled administrators, with a number beyond `last`; `None` where nobody
     /// would be left.
-    async fn unregister_admin(&self, by: &Authority, name: &UserName, last: u64) -> Result<Option<u64>, StoreError> {
+    async fn unregister_admin(&self, by: &Authority, name: &UserName, last: u64) -> StoreResult<Option<u64>> {
         // An administrator who is not registered may be the last one all the same.
         let administers = match self.find_user(name).await {
             Ok(user) => user.is_some_and(|user| user.administers()),
@@ -174,14 +174,14 @@ impl RedisStore {
     }
 
     /// A number beyond `last` for a change that takes nobody away.
-    async fn number_change(&self, by: &Authority, name: &UserName, last: u64) -> Result<u64, StoreError> {
+    async fn number_change(&self, by: &Authority, name: &UserName, last: u64) -> StoreResult<u64> {
         let mut write = self.to_key(&self.scripts.number_change, keys::ADMINS, name, by);
         write.arg(last);
         self.connection.write(write).await
     }
 
     /// Adds an enabled administrator. `false`: somebody was taken out meanwhile.
-    async fn register_admin(&self, name: &UserName, number: u64) -> Result<bool, StoreError> {
+    async fn register_admin(&self, name: &UserName, number: u64) -> StoreResult<bool> {
         let mut write = self.to_key(&self.scripts.register_admin, keys::ADMINS, name, &self.completion());
         write.arg(name.as_str()).arg(number);
         self.connection.write(write).await
@@ -194,7 +194,7 @@ async fn pause(number: u64) {
 }
 
 /// What became of the change that was answered with this.
-fn attempt((ended, fields): Reply) -> Result<Attempt<Ended>, StoreError> {
+fn attempt((ended, fields): Reply) -> StoreResult<Attempt<Ended>> {
     match ended {
         -1 => Ok(Attempt::NoSuchUser),
         -2 => {

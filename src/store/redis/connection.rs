@@ -37,7 +37,7 @@ use super::{
     write::{Asker, Write},
 };
 use crate::{
-    store::{StoreError, leased::LEASE},
+    store::{StoreError, StoreResult, leased::LEASE},
     telemetry::metrics,
 };
 
@@ -200,7 +200,7 @@ impl Connection {
     }
 
     /// Sends requests that change nothing, and sends them again where the connection breaks.
-    pub(super) async fn read<T, F>(&self, request: impl Fn(Observed<Link>) -> F) -> Result<T, StoreError>
+    pub(super) async fn read<T, F>(&self, request: impl Fn(Observed<Link>) -> F) -> StoreResult<T>
     where
         F: Future<Output = RedisResult<T>>,
     {
@@ -213,12 +213,12 @@ impl Connection {
     }
 
     /// Sends a command that changes nothing, or changes the same when it is sent again.
-    pub(super) async fn command<T: FromRedisValue>(&self, command: &Cmd) -> Result<T, StoreError> {
+    pub(super) async fn command<T: FromRedisValue>(&self, command: &Cmd) -> StoreResult<T> {
         self.read(async |mut link| command.query_async(&mut link).await).await
     }
 
     /// Runs a script that changes nothing that matters.
-    pub(super) async fn read_script<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, StoreError> {
+    pub(super) async fn read_script<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> StoreResult<T> {
         self.read(async |mut link| script.invoke_async(&mut link).await).await
     }
 
@@ -227,7 +227,7 @@ impl Connection {
     /// It runs once at the most. It is sent again only where it was refused before it ran: by a replica, or as too late, which
     /// a clock that stepped since it was read is enough for. In a cluster, redis-rs sends it again by itself where a connection
     /// breaks, and the script refuses to run under a name that it knows.
-    pub(super) async fn write<T: FromRedisValue>(&self, write: Write<'_>) -> Result<T, StoreError> {
+    pub(super) async fn write<T: FromRedisValue>(&self, write: Write<'_>) -> StoreResult<T> {
         Ok(self.send(&write).await?)
     }
 
@@ -242,7 +242,7 @@ impl Connection {
     /// Runs a script that deletes what has a name that is never used again. It runs a second time where the connection breaks
     /// under the first, as one does that nobody used for a while; but what is not there any more then may have been deleted by
     /// the first, of which nobody knows: this is the error that it ended with.
-    pub(super) async fn delete(&self, write: Write<'_>) -> Result<bool, StoreError> {
+    pub(super) async fn delete(&self, write: Write<'_>) -> StoreResult<bool> {
         match self.send(&write).await {
             Err(first) if first.is_dropped() => match self.send(&write).await {
                 Ok(true) => Ok(true),
@@ -259,7 +259,7 @@ impl Connection {
         &self,
         write: Write<'_>,
         is_ours: bool,
-    ) -> Result<T, StoreError> {
+    ) -> StoreResult<T> {
         let places = if is_ours { &self.strangers } else { &self.suspects };
         let _place = if self.replicas > 0 {
             let place = timeout_at(self.deadline(), places.acquire()).await;
@@ -276,7 +276,7 @@ impl Connection {
     }
 
     /// Runs a script once that writes nothing that a reply rests on, and waits for no replica.
-    pub(super) async fn run_script<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> Result<T, StoreError> {
+    pub(super) async fn run_script<T: FromRedisValue>(&self, script: &ScriptInvocation<'_>) -> StoreResult<T> {
         let deadline = self.deadline();
         let send = || self.attempt(deadline, async |mut link| script.invoke_async(&mut link).await);
         let result = match send().await {
@@ -365,11 +365,7 @@ impl Connection {
     }
 
     /// Reads the clock of the server, on just this connection: any server's of a cluster.
-    pub(super) async fn read_clock(
-        &self,
-        deadline: Deadline,
-        shared: &Arc<Shared>,
-    ) -> Result<ClockReading, StoreError> {
+    pub(super) async fn read_clock(&self, deadline: Deadline, shared: &Arc<Shared>) -> StoreResult<ClockReading> {
         Ok(self.ask_clock(deadline, shared).await?)
     }
 
@@ -409,17 +405,17 @@ impl Connection {
     }
 
     /// What is told on a connection that all share; `None`: nothing.
-    pub(super) async fn told(&self, deadline: Deadline, shared: &Shared) -> Result<Option<Arc<Told>>, StoreError> {
+    pub(super) async fn told(&self, deadline: Deadline, shared: &Shared) -> StoreResult<Option<Arc<Told>>> {
         Ok(shared.opened(deadline).await?.told.clone())
     }
 
     /// Sends a command on just this connection, observed by nobody.
-    pub(super) async fn ask(&self, deadline: Deadline, shared: &Arc<Shared>, command: &Cmd) -> Result<(), StoreError> {
+    pub(super) async fn ask(&self, deadline: Deadline, shared: &Arc<Shared>, command: &Cmd) -> StoreResult<()> {
         Ok(self.attempt_on(shared, deadline, async |mut link| command.query_async(link.get_mut()).await).await?)
     }
 
     /// An error, if another connection is shared by all now.
-    pub(super) fn expect_shared(&self, shared: &Arc<Shared>) -> Result<(), StoreError> {
+    pub(super) fn expect_shared(&self, shared: &Arc<Shared>) -> StoreResult<()> {
         if self.shared.load().as_ref().is_some_and(|now| Arc::ptr_eq(now, shared)) {
             Ok(())
         } else {

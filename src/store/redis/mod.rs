@@ -25,8 +25,8 @@ use self::{
 };
 use super::{
     Admission, Authority, CountedAs, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, Page,
-    PasswordHash, Rotation, Store, StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserName,
-    UserUpdate, Watch, memory::Throttle,
+    PasswordHash, Rotation, Store, StoreError, StoreResult, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange,
+    UserName, UserUpdate, Watch, throttle::Throttle,
 };
 use crate::domain::throttle::{self, Allowance};
 
@@ -76,14 +76,14 @@ impl Store for RedisStore {
         login: LoginEpoch,
         token: &Token,
         quota: usize,
-    ) -> Result<Creation, StoreError> {
+    ) -> StoreResult<Creation> {
         match self.connection.write(self.creation(owner, login, token, quota)).await? {
             0 => Ok(Creation::QuotaReached),
             _ => Ok(Creation::Created),
         }
     }
 
-    async fn find_token(&self, owner: &UserName, id: TokenId) -> Result<Option<LiveToken>, StoreError> {
+    async fn find_token(&self, owner: &UserName, id: TokenId) -> StoreResult<Option<LiveToken>> {
         let key = keys::token(owner, id);
         let mut request = pipe();
         // GETEX without an option is GET, except that a replica refuses it: after a failover no answer comes from a node
@@ -95,7 +95,7 @@ impl Store for RedisStore {
         record.map_or(Ok(None), |record| records::decode_live_token(id, &record, pttl))
     }
 
-    async fn list_tokens(&self, owner: &UserName, page: Page) -> Result<Option<Listing<LiveToken>>, StoreError> {
+    async fn list_tokens(&self, owner: &UserName, page: Page) -> StoreResult<Option<Listing<LiveToken>>> {
         let mut script = self.scripts.list_tokens.prepare_invoke();
         script
             .key(keys::token_index(owner))
@@ -119,7 +119,7 @@ impl Store for RedisStore {
         Ok(Some(Listing { items: tokens, more }))
     }
 
-    async fn revoke_token(&self, by: &Authority, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
+    async fn revoke_token(&self, by: &Authority, owner: &UserName, id: TokenId) -> StoreResult<bool> {
         // An id is never used again: a second run does nothing where the first one ran.
         let write = Write::to_user(&self.scripts.revoke_token, owner, by).repeatable();
         self.connection.delete(revocation(write, owner, id, None)).await
@@ -131,12 +131,12 @@ impl Store for RedisStore {
         id: TokenId,
         digest: TokenDigest,
         is_ours: bool,
-    ) -> Result<bool, StoreError> {
+    ) -> StoreResult<bool> {
         let write = Write::to_shown(&self.scripts.revoke_token, owner).repeatable();
         self.connection.write_for_stranger(revocation(write, owner, id, Some(digest)), is_ours).await
     }
 
-    async fn confirm(&self, owner: &UserName) -> Result<(), StoreError> {
+    async fn confirm(&self, owner: &UserName) -> StoreResult<()> {
         if self.connection.waits_for_replicas() {
             let mut write = Write::to_shown(&self.scripts.mark, owner).repeatable();
             write.key(keys::user(owner));
@@ -145,7 +145,7 @@ impl Store for RedisStore {
         Ok(())
     }
 
-    async fn revoke_tokens(&self, by: &Authority, owner: &UserName) -> Result<u64, StoreError> {
+    async fn revoke_tokens(&self, by: &Authority, owner: &UserName) -> StoreResult<u64> {
         // Not after its answer: tokens that were created since then are not meant.
         let mut write = Write::to_user(&self.scripts.revoke_tokens, owner, by).until(self.connection.deadline());
         write.key(keys::token_index(owner)).arg(keys::token_prefix(owner));
@@ -160,7 +160,7 @@ impl Store for RedisStore {
         successor: &Token,
         overlap: Duration,
         quota: usize,
-    ) -> Result<Rotation, StoreError> {
+    ) -> StoreResult<Rotation> {
         let rotated = Token { successor: Some(successor.id), ..token.clone() };
         let mut write = self.creation(owner, login, successor, quota).until(self.connection.deadline());
         write
@@ -176,7 +176,7 @@ impl Store for RedisStore {
         }
     }
 
-    async fn create_user(&self, by: &Authority, user: &User) -> Result<bool, StoreError> {
+    async fn create_user(&self, by: &Authority, user: &User) -> StoreResult<bool> {
         // The set of names lives in a slot of its own. Whatever breaks off, nobody exists whose name it misses.
         self.change_name(&self.scripts.add_name, by, &user.name).await?;
         let mut write = self.to_user(&self.scripts.create_user, &user.name, by);
@@ -186,14 +186,14 @@ impl Store for RedisStore {
         Ok(created)
     }
 
-    async fn find_user(&self, name: &UserName) -> Result<Option<User>, StoreError> {
+    async fn find_user(&self, name: &UserName) -> StoreResult<Option<User>> {
         let mut request = at_primary(keys::user_probe(name));
         request.hgetall(keys::user(name));
         let (fields,) = self.connection.read(async |mut link| request.query_async(&mut link).await).await?;
         records::decode_user(name, &fields)
     }
 
-    async fn has_users(&self) -> Result<bool, StoreError> {
+    async fn has_users(&self) -> StoreResult<bool> {
         let mut after = None;
         loop {
             let names = self.names(after.as_ref(), NAMES_AT_ONCE).await?;
@@ -213,7 +213,7 @@ impl Store for RedisStore {
         }
     }
 
-    async fn list_users(&self, after: Option<&UserName>, limit: usize) -> Result<Listing<User>, StoreError> {
+    async fn list_users(&self, after: Option<&UserName>, limit: usize) -> StoreResult<Listing<User>> {
         let mut users: Vec<User> = Vec::new();
         let mut behind = after.cloned();
         loop {
@@ -249,7 +249,7 @@ impl Store for RedisStore {
         by: &Authority,
         name: &UserName,
         update: UserUpdate,
-    ) -> Result<UserChange<UpdatedUser>, StoreError> {
+    ) -> StoreResult<UserChange<UpdatedUser>> {
         self.change_user(by, name, update).await
     }
 
@@ -259,14 +259,14 @@ impl Store for RedisStore {
         name: &UserName,
         hash: &PasswordHash,
         revoke_tokens: bool,
-    ) -> Result<Option<u64>, StoreError> {
+    ) -> StoreResult<Option<u64>> {
         let ends = if revoke_tokens { Ends::LoginsAndTokens } else { Ends::Logins };
         let write = self.updating(by, name, None, ends, &records::password_field(hash));
         let (ended, _): Reply = self.connection.write(write).await?;
         Ok(u64::try_from(ended).ok())
     }
 
-    async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> Result<bool, StoreError> {
+    async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> StoreResult<bool> {
         let [field, old] = records::password_field(old);
         let [_, new] = records::password_field(new);
         // The old hash is the right: nobody replaces it but whoever knows the password.
@@ -275,7 +275,7 @@ impl Store for RedisStore {
         self.connection.write(write).await
     }
 
-    async fn remove_user(&self, by: &Authority, name: &UserName) -> Result<UserChange<u64>, StoreError> {
+    async fn remove_user(&self, by: &Authority, name: &UserName) -> StoreResult<UserChange<u64>> {
         let removed = self.delete_user(by, name).await?;
         if removed != UserChange::LastAdmin {
             self.finish_removal(name).await.map_err(StoreError::in_the_middle)?;
@@ -283,7 +283,7 @@ impl Store for RedisStore {
         Ok(removed)
     }
 
-    async fn admit_login(&self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> Result<Admission, StoreError> {
+    async fn admit_login(&self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> StoreResult<Admission> {
         let LoginCounts { known, failures } = keys::login_counts(attempt, epoch);
         let rules = [throttle::AT_CLIENT, throttle::OF_USER, throttle::OF_CLIENT, throttle::OF_SITE];
         let mut script = self.scripts.admit_login.prepare_invoke();
@@ -302,12 +302,7 @@ impl Store for RedisStore {
         }
     }
 
-    async fn excuse_login(
-        &self,
-        attempt: &LoginAttempt,
-        epoch: LoginEpoch,
-        counted: CountedAs,
-    ) -> Result<(), StoreError> {
+    async fn excuse_login(&self, attempt: &LoginAttempt, epoch: LoginEpoch, counted: CountedAs) -> StoreResult<()> {
         let LoginCounts { known, mut failures } = keys::login_counts(attempt, Some(epoch));
         match counted {
             CountedAs::Stranger => {}
@@ -323,11 +318,11 @@ impl Store for RedisStore {
         self.connection.run_script(&script).await
     }
 
-    async fn is_known(&self, attempt: &LoginAttempt) -> Result<bool, StoreError> {
+    async fn is_known(&self, attempt: &LoginAttempt) -> StoreResult<bool> {
         self.connection.command(&Cmd::exists(keys::known(attempt))).await
     }
 
-    async fn watch(&self) -> Result<Option<Box<dyn Watch>>, StoreError> {
+    async fn watch(&self) -> StoreResult<Option<Box<dyn Watch>>> {
         Ok(RedisWatch::begin(&self.connection).await?.map(|watch| Box::new(watch) as _))
     }
 
@@ -335,7 +330,7 @@ impl Store for RedisStore {
         Some(self.connection.clock()?.now())
     }
 
-    async fn check(&self) -> Result<Health, StoreError> {
+    async fn check(&self) -> StoreResult<Health> {
         let mut probe = self.scripts.probe.prepare_invoke();
         probe.key(keys::ADMINS);
         let holds_users = match self.connection.read_script(&probe).await {
@@ -402,7 +397,7 @@ impl RedisStore {
     }
 
     /// What a user who was created needs besides.
-    async fn finish_creation(&self, user: &User) -> Result<(), StoreError> {
+    async fn finish_creation(&self, user: &User) -> StoreResult<()> {
         // A removal of a user of this name may have taken it out since.
         self.change_name(&self.scripts.add_name, &self.completion(), &user.name).await?;
         if user.administers() {
@@ -412,7 +407,7 @@ impl RedisStore {
     }
 
     /// What a user who was removed leaves behind.
-    async fn finish_removal(&self, name: &UserName) -> Result<(), StoreError> {
+    async fn finish_removal(&self, name: &UserName) -> StoreResult<()> {
         self.change_name(&self.scripts.remove_name, &self.completion(), name).await?;
         // Somebody may have created the user again in between. Where this breaks off, repeating either mends it.
         if self.find_user(name).await?.is_some() {
@@ -422,7 +417,7 @@ impl RedisStore {
     }
 
     /// At most so many names, in their order, beginning behind `after`; of users, or of nobody any more or yet.
-    async fn names(&self, after: Option<&UserName>, limit: usize) -> Result<Vec<UserName>, StoreError> {
+    async fn names(&self, after: Option<&UserName>, limit: usize) -> StoreResult<Vec<UserName>> {
         let start = after.map_or_else(|| "-".to_owned(), |name| format!("({name}"));
         let mut request = at_primary(keys::NAMES_PROBE.to_owned());
         request.cmd("ZRANGE").arg(keys::NAMES).arg(start).arg("+").arg("BYLEX").arg("LIMIT").arg(0).arg(limit);
@@ -431,7 +426,7 @@ impl RedisStore {
         names.iter().map(|name| name.parse().map_err(|_| StoreError::Corrupt("user name"))).collect()
     }
 
-    async fn change_name(&self, script: &Script, by: &Authority, name: &UserName) -> Result<(), StoreError> {
+    async fn change_name(&self, script: &Script, by: &Authority, name: &UserName) -> StoreResult<()> {
         let mut write = self.to_key(script, keys::NAMES, name, by);
         write.arg(name.as_str());
         let _was_changed: bool = self.connection.write(write).await?;

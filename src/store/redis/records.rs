@@ -11,7 +11,7 @@ use crate::{
         token::{LiveToken, Token, TokenDigest, TokenId},
         user::{LoginEpoch, User, UserName, UserUpdate},
     },
-    store::StoreError,
+    store::{StoreError, StoreResult},
 };
 
 /// The value of a token's key, as compact JSON. Its names are short because a million of them are kept in memory.
@@ -43,7 +43,7 @@ pub(super) fn encode_token(token: &Token) -> String {
 }
 
 /// A token out of the value of its key.
-pub(super) fn decode_token(id: TokenId, record: &[u8]) -> Result<Token, StoreError> {
+pub(super) fn decode_token(id: TokenId, record: &[u8]) -> StoreResult<Token> {
     const CORRUPT: StoreError = StoreError::Corrupt("token");
     let record: TokenRecord<'_> = serde_json::from_slice(record).map_err(|_| CORRUPT)?;
     Ok(Token {
@@ -57,7 +57,7 @@ pub(super) fn decode_token(id: TokenId, record: &[u8]) -> Result<Token, StoreErr
 
 /// A live token out of the value of its key and what `PTTL` says of it: milliseconds, -2 for a key that has just expired, and
 /// -1 for one without an end, which was never written by us. More than its life is left where Redis' clock was set back.
-pub(super) fn decode_live_token(id: TokenId, record: &[u8], pttl: i64) -> Result<Option<LiveToken>, StoreError> {
+pub(super) fn decode_live_token(id: TokenId, record: &[u8], pttl: i64) -> StoreResult<Option<LiveToken>> {
     if pttl == -2 {
         return Ok(None);
     }
@@ -106,7 +106,7 @@ pub(super) fn login_epoch_field(epoch: LoginEpoch) -> [String; 2] {
 }
 
 /// A user out of the hash of the name. An empty hash is a user who does not exist.
-pub(super) fn decode_user(name: &UserName, fields: &HashMap<String, String>) -> Result<Option<User>, StoreError> {
+pub(super) fn decode_user(name: &UserName, fields: &HashMap<String, String>) -> StoreResult<Option<User>> {
     const CORRUPT: StoreError = StoreError::Corrupt("user");
     if fields.is_empty() {
         return Ok(None);

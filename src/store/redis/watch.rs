@@ -13,7 +13,7 @@ use super::{
     connection::{Connection, Shared},
     keys::{self, Subject},
 };
-use crate::store::{Changes, StoreError, Watch};
+use crate::store::{Changes, StoreResult, Watch};
 
 /// What Redis told on one connection, and nobody took yet.
 #[derive(Default)]
@@ -55,7 +55,7 @@ pub(super) struct RedisWatch {
 
 impl RedisWatch {
     /// Begins to be told. `None`: nothing tells of all of a cluster.
-    pub(super) async fn begin(connection: &Arc<Connection>) -> Result<Option<Self>, StoreError> {
+    pub(super) async fn begin(connection: &Arc<Connection>) -> StoreResult<Option<Self>> {
         let (shared, deadline) = (connection.shared(), connection.deadline());
         let Some(told) = connection.told(deadline, &shared).await? else { return Ok(None) };
         // Redis refuses to begin twice with the same keys, and this connection may have been told before.
@@ -68,14 +68,14 @@ impl RedisWatch {
         Ok(Some(Self { connection: Arc::clone(connection), shared, told, heartbeat }))
     }
 
-    async fn ask(&self, deadline: Deadline) -> Result<(), StoreError> {
+    async fn ask(&self, deadline: Deadline) -> StoreResult<()> {
         self.connection.ask(deadline, &self.shared, &self.heartbeat).await
     }
 }
 
 #[async_trait]
 impl Watch for RedisWatch {
-    async fn changes(&mut self) -> Result<Changes, StoreError> {
+    async fn changes(&mut self) -> StoreResult<Changes> {
         let deadline = self.connection.deadline();
         // Redis tells of what changed once it has worked off all that it had read, and may have answered the first question
         // by then. What changed before the first is told before the second is answered.

@@ -17,7 +17,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The counts, and who is known where.
 #[derive(Debug, Default)]
-pub(in crate::store) struct Throttle {
+pub(super) struct Throttle {
     failures: HashMap<Count, Failures>,
     known_until: HashMap<LoginAttempt, Instant>,
     swept_at: Option<Instant>,
@@ -67,7 +67,7 @@ impl Failures {
 
 impl Throttle {
     /// See [`crate::store::Store::admit_login`].
-    pub(in crate::store) fn admit(&mut self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> Admission {
+    pub(super) fn admit(&mut self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> Admission {
         let now = Instant::now();
         self.sweep(now);
         let counted = if self.is_known(attempt) { CountedAs::Known } else { CountedAs::Stranger };
@@ -98,12 +98,7 @@ impl Throttle {
     }
 
     /// Takes back that an admitted try was counted as a failure, as it was counted.
-    pub(in crate::store) fn take_back(
-        &mut self,
-        attempt: &LoginAttempt,
-        epoch: Option<LoginEpoch>,
-        counted: CountedAs,
-    ) {
+    pub(super) fn take_back(&mut self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>, counted: CountedAs) {
         for key in Count::with(counted, attempt, epoch) {
             if let Some(failures) = self.failures.get_mut(&key) {
                 failures.count -= 1;
@@ -121,7 +116,7 @@ impl Throttle {
     }
 
     /// See [`crate::store::Store::is_known`].
-    pub(in crate::store) fn is_known(&self, attempt: &LoginAttempt) -> bool {
+    pub(super) fn is_known(&self, attempt: &LoginAttempt) -> bool {
         self.known_until.get(attempt).is_some_and(|until| Instant::now() < *until)
     }
 

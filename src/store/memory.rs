@@ -11,14 +11,11 @@ use async_trait::async_trait;
 use secrecy::ExposeSecret;
 use tokio::time::Instant;
 
-pub(super) use self::throttle::Throttle;
 use super::{
     Admission, Authority, CountedAs, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, Page,
-    PasswordHash, Rotation, Store, StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserName,
-    UserUpdate, Watch,
+    PasswordHash, Rotation, Store, StoreError, StoreResult, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange,
+    UserName, UserUpdate, Watch, throttle::Throttle,
 };
-
-mod throttle;
 
 /// Users and tokens in one map behind one lock, and failed logins behind another. No operation waits while it holds one.
 #[derive(Debug, Default)]
@@ -62,7 +59,7 @@ impl Account {
 }
 
 /// Checks the authority of a write to the account of this name.
-fn check(accounts: &BTreeMap<UserName, Account>, by: &Authority, name: &UserName) -> Result<(), StoreError> {
+fn check(accounts: &BTreeMap<UserName, Account>, by: &Authority, name: &UserName) -> StoreResult<()> {
     let (asker, login) = match by {
         Authority::Login(login) => (name, login),
         Authority::Administrator { name, login } => (name, login),
@@ -82,7 +79,7 @@ fn account<'a>(
     accounts: &'a mut BTreeMap<UserName, Account>,
     by: &Authority,
     name: &UserName,
-) -> Result<Option<&'a mut Account>, StoreError> {
+) -> StoreResult<Option<&'a mut Account>> {
     check(accounts, by, name)?;
     Ok(accounts.get_mut(name))
 }
@@ -112,7 +109,7 @@ impl Store for MemoryStore {
         login: LoginEpoch,
         token: &Token,
         quota: usize,
-    ) -> Result<Creation, StoreError> {
+    ) -> StoreResult<Creation> {
         let mut accounts = self.accounts();
         let account = account(&mut accounts, &Authority::Login(login), owner)?.ok_or(StoreError::LoginEnded)?;
         let now = Instant::now();
@@ -124,13 +121,13 @@ impl Store for MemoryStore {
         Ok(Creation::Created)
     }
 
-    async fn find_token(&self, owner: &UserName, id: TokenId) -> Result<Option<LiveToken>, StoreError> {
+    async fn find_token(&self, owner: &UserName, id: TokenId) -> StoreResult<Option<LiveToken>> {
         let accounts = self.accounts();
         let entry = accounts.get(owner).and_then(|account| account.tokens.iter().find(|entry| entry.token.id == id));
         Ok(entry.and_then(|entry| entry.live(Instant::now())))
     }
 
-    async fn list_tokens(&self, owner: &UserName, page: Page) -> Result<Option<Listing<LiveToken>>, StoreError> {
+    async fn list_tokens(&self, owner: &UserName, page: Page) -> StoreResult<Option<Listing<LiveToken>>> {
         let accounts = self.accounts();
         let now = Instant::now();
         let entries = accounts.get(owner).map_or(&[][..], |account| &account.tokens);
@@ -145,7 +142,7 @@ impl Store for MemoryStore {
         Ok(Some(Listing { items: tokens, more }))
     }
 
-    async fn revoke_token(&self, by: &Authority, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
+    async fn revoke_token(&self, by: &Authority, owner: &UserName, id: TokenId) -> StoreResult<bool> {
         let mut accounts = self.accounts();
         let Some(account) = account(&mut accounts, by, owner)? else { return Ok(false) };
         let Some(index) = account.tokens.iter().position(|entry| entry.token.id == id) else { return Ok(false) };
@@ -158,7 +155,7 @@ impl Store for MemoryStore {
         id: TokenId,
         digest: TokenDigest,
         _is_ours: bool,
-    ) -> Result<bool, StoreError> {
+    ) -> StoreResult<bool> {
         let mut accounts = self.accounts();
         let Some(account) = accounts.get_mut(owner) else { return Ok(false) };
         let presented = |entry: &Entry| entry.token.id == id && entry.token.digest == digest;
@@ -166,12 +163,12 @@ impl Store for MemoryStore {
         Ok(account.tokens.remove(index).live(Instant::now()).is_some())
     }
 
-    async fn revoke_tokens(&self, by: &Authority, owner: &UserName) -> Result<u64, StoreError> {
+    async fn revoke_tokens(&self, by: &Authority, owner: &UserName) -> StoreResult<u64> {
         let mut accounts = self.accounts();
         Ok(account(&mut accounts, by, owner)?.map_or(0, Account::revoke_tokens))
     }
 
-    async fn confirm(&self, _owner: &UserName) -> Result<(), StoreError> {
+    async fn confirm(&self, _owner: &UserName) -> StoreResult<()> {
         Ok(())
     }
 
@@ -183,7 +180,7 @@ impl Store for MemoryStore {
         successor: &Token,
         overlap: Duration,
         quota: usize,
-    ) -> Result<Rotation, StoreError> {
+    ) -> StoreResult<Rotation> {
         let mut accounts = self.accounts();
         let account = account(&mut accounts, &Authority::Login(login), owner)?.ok_or(StoreError::LoginEnded)?;
         let now = Instant::now();
@@ -207,7 +204,7 @@ impl Store for MemoryStore {
         Ok(Rotation::Rotated)
     }
 
-    async fn create_user(&self, by: &Authority, user: &User) -> Result<bool, StoreError> {
+    async fn create_user(&self, by: &Authority, user: &User) -> StoreResult<bool> {
         let mut accounts = self.accounts();
         check(&accounts, by, &user.name)?;
         if accounts.contains_key(&user.name) {
@@ -217,15 +214,15 @@ impl Store for MemoryStore {
         Ok(true)
     }
 
-    async fn find_user(&self, name: &UserName) -> Result<Option<User>, StoreError> {
+    async fn find_user(&self, name: &UserName) -> StoreResult<Option<User>> {
         Ok(self.accounts().get(name).map(|account| account.user.clone()))
     }
 
-    async fn has_users(&self) -> Result<bool, StoreError> {
+    async fn has_users(&self) -> StoreResult<bool> {
         Ok(!self.accounts().is_empty())
     }
 
-    async fn list_users(&self, after: Option<&UserName>, limit: usize) -> Result<Listing<User>, StoreError> {
+    async fn list_users(&self, after: Option<&UserName>, limit: usize) -> StoreResult<Listing<User>> {
         let accounts = self.accounts();
         let behind = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
         let mut users = accounts.range::<UserName, _>(behind).map(|(_, account)| account.user.clone());
@@ -238,7 +235,7 @@ impl Store for MemoryStore {
         by: &Authority,
         name: &UserName,
         update: UserUpdate,
-    ) -> Result<UserChange<UpdatedUser>, StoreError> {
+    ) -> StoreResult<UserChange<UpdatedUser>> {
         let mut accounts = self.accounts();
         check(&accounts, by, name)?;
         if update.ends_administration() && is_last_admin(&accounts, name) {
@@ -258,7 +255,7 @@ impl Store for MemoryStore {
         name: &UserName,
         hash: &PasswordHash,
         revoke_tokens: bool,
-    ) -> Result<Option<u64>, StoreError> {
+    ) -> StoreResult<Option<u64>> {
         let mut accounts = self.accounts();
         let Some(account) = account(&mut accounts, by, name)? else { return Ok(None) };
         account.user.password_hash = hash.clone();
@@ -266,7 +263,7 @@ impl Store for MemoryStore {
         Ok(Some(if revoke_tokens { account.revoke_tokens() } else { 0 }))
     }
 
-    async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> Result<bool, StoreError> {
+    async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> StoreResult<bool> {
         let mut accounts = self.accounts();
         let account = accounts.get_mut(name);
         let Some(account) = account.filter(|found| found.user.password_hash.expose_secret() == old.expose_secret())
@@ -277,7 +274,7 @@ impl Store for MemoryStore {
         Ok(true)
     }
 
-    async fn remove_user(&self, by: &Authority, name: &UserName) -> Result<UserChange<u64>, StoreError> {
+    async fn remove_user(&self, by: &Authority, name: &UserName) -> StoreResult<UserChange<u64>> {
         let mut accounts = self.accounts();
         check(&accounts, by, name)?;
         if is_last_admin(&accounts, name) {
@@ -287,27 +284,22 @@ impl Store for MemoryStore {
         Ok(removed.map_or(UserChange::NoSuchUser, |mut account| UserChange::Done(account.revoke_tokens())))
     }
 
-    async fn admit_login(&self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> Result<Admission, StoreError> {
+    async fn admit_login(&self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> StoreResult<Admission> {
         Ok(self.throttle().admit(attempt, epoch))
     }
 
-    async fn excuse_login(
-        &self,
-        attempt: &LoginAttempt,
-        epoch: LoginEpoch,
-        counted: CountedAs,
-    ) -> Result<(), StoreError> {
+    async fn excuse_login(&self, attempt: &LoginAttempt, epoch: LoginEpoch, counted: CountedAs) -> StoreResult<()> {
         let mut throttle = self.throttle();
         throttle.take_back(attempt, Some(epoch), counted);
         throttle.make_known(attempt, epoch);
         Ok(())
     }
 
-    async fn is_known(&self, attempt: &LoginAttempt) -> Result<bool, StoreError> {
+    async fn is_known(&self, attempt: &LoginAttempt) -> StoreResult<bool> {
         Ok(self.throttle().is_known(attempt))
     }
 
-    async fn watch(&self) -> Result<Option<Box<dyn Watch>>, StoreError> {
+    async fn watch(&self) -> StoreResult<Option<Box<dyn Watch>>> {
         // To ask costs no more than to be told.
         Ok(None)
     }
@@ -317,7 +309,7 @@ impl Store for MemoryStore {
         None
     }
 
-    async fn check(&self) -> Result<Health, StoreError> {
+    async fn check(&self) -> StoreResult<Health> {
         Ok(Health::default())
     }
 }
