@@ -2,7 +2,7 @@
 
 use std::{future::pending, sync::Arc, time::Duration};
 
-use mayfly::http::server::{Serving, serve};
+use mayfly::server::{Serving, serve};
 use poem::{EndpointExt, IntoResponse, endpoint::make_sync};
 use tokio::net::TcpListener;
 

@@ -11,10 +11,8 @@ use tokio::{
 
 use crate::{
     config::{AdminConfig, AdminPassword, Config},
-    http::{
-        self, Services,
-        server::{Serving, tls::Certificate},
-    },
+    http::{self, Services},
+    server::{self, Serving, tls::Certificate},
     service::{
         Clock,
         followed_files::WATCH_INTERVAL,
@@ -86,7 +84,7 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
         refuse: Arc::new(http::refuse),
         grace: config.shutdown_grace,
     };
-    let result = http::server::serve(listener, endpoint, stopping, is_stopping, serving).await;
+    let result = server::serve(listener, endpoint, stopping, is_stopping, serving).await;
     watch.abort();
     following_files.abort();
     keeping_leases.abort();
@@ -127,7 +125,7 @@ pub async fn serve_metrics(listener: TcpListener, prometheus: Prometheus) -> io:
         refuse: Arc::new(http::refuse),
         grace: Duration::ZERO,
     };
-    http::server::serve(listener, http::metrics_endpoint(prometheus), pending(), || false, serving).await
+    server::serve(listener, http::metrics_endpoint(prometheus), pending(), || false, serving).await
 }
 
 /// Looks after the store.

@@ -28,7 +28,8 @@ use crate::{
         token::TokenRules,
         user::UserName,
     },
-    http::{BrowserAccess, HeaderValue, TrustedProxies, server::tls::Certificate},
+    http::{BrowserAccess, HeaderValue, TrustedProxies},
+    server::tls::Certificate,
     service::{Clock, signing_keys::SigningKeys},
     store::{
         Store,

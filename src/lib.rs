@@ -6,6 +6,7 @@
 //! # Layout
 //! - [`cli`]: the command line, one file a subcommand; [`config`]: every setting once.
 //! - [`app`]: puts the parts together and runs them.
+//! - [`server`]: accepts connections, with limits and deadlines. It alone knows hyper.
 //! - [`http`]: the only place that knows poem. One file a resource.
 //! - [`service`]: the use cases. They know neither poem nor Redis.
 //! - [`store`]: the [`store::Store`] trait, in memory and in Redis, and [`store::leased`], which remembers reads for a moment;
@@ -14,11 +15,12 @@
 //! - [`telemetry`]: what operators see, one file a subject: logs, audit events, metrics, traces. It alone knows
 //!   OpenTelemetry.
 //!
-//! Imports run one way: `main → cli → app → {http, service, store}`, `http → service → {domain, store}`,
+//! Imports run one way: `main → cli → app → {server, http, service, store}`, `http → {server, service}`,
+//! `service → {domain, store}`,
 //! `store → domain`; [`config`] knows the options of what it configures, and any of them tells `telemetry` what happened, in one line. `tests/architecture.rs` keeps it so.
 //!
 //! # The path of a request
-//! `http::server` accepts the connection and hyper reads the request; `http::envelope` names it, observes it and will turn
+//! [`server`] accepts the connection and hyper reads the request; `http::envelope` names it, observes it and will turn
 //! whatever fails into a problem; an operation in the file of its resource asks `http::auth` who is asking, calls one method of
 //! [`service`], which makes one call of the store, and converts the result.
 
@@ -41,6 +43,7 @@ pub mod cli;
 pub mod config;
 pub mod domain;
 pub mod http;
+pub mod server;
 pub mod service;
 pub mod store;
 pub mod telemetry;

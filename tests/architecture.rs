@@ -38,8 +38,14 @@ fn only(allowed: &[&str], words: &[&str]) {
 
 #[test]
 fn only_http_knows_poem() {
-    only(&["http"], &["poem::", "poem_openapi"]);
-    only(&["http", "telemetry/otlp.rs"], &["hyper"]);
+    only(&["http", "server"], &["poem::"]);
+    only(&["http"], &["poem_openapi"]);
+}
+
+#[test]
+fn only_the_server_knows_hyper() {
+    only(&["server", "telemetry/otlp.rs"], &["hyper"]);
+    only(&["server"], &["tokio_rustls::"]);
 }
 
 #[test]
@@ -60,7 +66,8 @@ fn imports_run_one_way() {
     only(&["main.rs", "lib.rs", "cli"], &["crate::cli", "mayfly::cli"]);
     only(&["cli", "app.rs"], &["crate::app", "crate::config", "telemetry::init"]);
     only(&["cli", "app.rs", "config.rs", "http"], &["crate::http", " http::"]);
-    only(&["cli", "app.rs", "config.rs", "http", "service"], &["crate::service", "service::"]);
+    only(&["cli", "app.rs", "config.rs", "http", "server"], &["crate::server", " server::"]);
+    only(&["cli", "app.rs", "config.rs", "http", "service", "server/tls.rs"], &["crate::service", "service::"]);
     only(&["cli", "app.rs", "http", "service", "store", "config.rs"], &["crate::store", "store::"]);
 }
 

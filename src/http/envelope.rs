@@ -20,13 +20,15 @@ use super::{
     oauth,
     payload::{FORM, JSON},
     problem::Problem,
-    server::Refusal,
     user,
     verify::{self, Verification},
 };
-use crate::telemetry::{
-    request::{Answered, Incoming, Observed},
-    traces::Caller,
+use crate::{
+    server::Refusal,
+    telemetry::{
+        request::{Answered, Incoming, Observed},
+        traces::Caller,
+    },
 };
 
 /// What names a request, in it and in its answer.

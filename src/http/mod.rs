@@ -1,6 +1,6 @@
 //! HTTP: the only place that knows poem.
 //!
-//! A request comes in through [`server`], passes `envelope`, is routed to an operation in the file of its resource
+//! A request comes from [`crate::server`], passes `envelope`, is routed to an operation in the file of its resource
 //! (`verify`, `token`, `user`, `oauth`, `health`, `docs`), which asks `auth` who is asking, calls one use case and converts
 //! its result. Whatever fails on the way becomes a `problem`.
 
@@ -34,7 +34,6 @@ mod param;
 mod path;
 mod payload;
 mod problem;
-pub mod server;
 mod token;
 mod user;
 mod user_token;

@@ -4,7 +4,8 @@ use std::{env, future::pending, sync::Arc, time::Duration};
 
 use mayfly::{
     domain::{keys::KeySet, life::Life, password::HashCost, token::TokenRules, user::Role},
-    http::{self, Services, server::Serving},
+    http::{self, Services},
+    server::{self, Serving},
     service::{
         Actor, Clock, hashing::Hashing, login::Login, readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens,
         users::Users,
@@ -39,7 +40,7 @@ pub(super) async fn serve(password: String, keys: String) {
     services.readiness.start(true);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("\nhttp://{}", listener.local_addr().unwrap());
-    http::server::serve(
+    server::serve(
         listener,
         http::endpoint(
             Arc::new(services),

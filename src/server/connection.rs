@@ -18,9 +18,9 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
+use poem::http::{HeaderValue, StatusCode, header, uri::Scheme};
 use poem::{
     Body, Endpoint, Request, Response,
-    http::{HeaderValue, StatusCode, header, uri::Scheme},
     web::{LocalAddr, RemoteAddr},
 };
 use tokio::{
@@ -333,7 +333,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::http::server::places::Places;
+    use crate::server::places::Places;
 
     /// A connection that is served, as its client has it, what stops it, and its end.
     async fn serving() -> (TcpStream, watch::Sender<bool>, JoinHandle<()>) {
