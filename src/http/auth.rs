@@ -1,6 +1,6 @@
 //! Who is asking: HTTP Basic (RFC 7617) and Bearer (RFC 6750).
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use poem::{
@@ -13,7 +13,12 @@ use poem_openapi::{
 };
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Services, client_address::ClientAddress, oauth, problem::Problem};
+use super::{
+    client_address::ClientAddress,
+    paths,
+    problem::{BEARER_CHALLENGE, Problem},
+    services::Services,
+};
 use crate::{
     domain::{
         password::Password,
@@ -25,8 +30,6 @@ use crate::{
 
 const INVALID_TOKEN: &str = "The token is not valid: it has expired, was revoked, or was not issued here.";
 
-const BASIC_CHALLENGE: HeaderValue = HeaderValue::from_static(r#"Basic realm="mayfly", charset="UTF-8""#);
-const BEARER_CHALLENGE: HeaderValue = HeaderValue::from_static(r#"Bearer realm="mayfly""#);
 const INVALID_TOKEN_CHALLENGE: HeaderValue =
     HeaderValue::from_static(r#"Bearer realm="mayfly", error="invalid_token", error_description="not a live token""#);
 const INSUFFICIENT_SCOPE_CHALLENGE: HeaderValue =
@@ -52,18 +55,8 @@ enum Credentials<'a> {
     Bearer(&'a str),
 }
 
-/// 401 for a name and a password that do not belong together, or a name that nobody has.
-pub(super) fn wrong_login() -> Problem {
-    unauthorized("The user name or the password is wrong.", BEARER_CHALLENGE)
-}
-
-/// 403 for a user who would have to be an administrator. Whether there is what the request is about, it does not say.
-pub(super) fn not_an_administrator() -> Problem {
-    Problem::new(StatusCode::FORBIDDEN, "Only an administrator may do this.")
-}
-
 fn invalid_token() -> Problem {
-    unauthorized(INVALID_TOKEN, INVALID_TOKEN_CHALLENGE)
+    Problem::unauthorized(INVALID_TOKEN, INVALID_TOKEN_CHALLENGE)
 }
 
 /// The answer where only a token lets anybody in: no challenge for a password, which would have a browser ask for one.
@@ -78,10 +71,23 @@ pub(super) fn bearer_only(error: Option<VerifyError>) -> Problem {
     Problem::new(StatusCode::UNAUTHORIZED, detail).with_header(header::WWW_AUTHENTICATE, challenge)
 }
 
-fn unauthorized(detail: &'static str, bearer: HeaderValue) -> Problem {
-    Problem::new(StatusCode::UNAUTHORIZED, detail)
-        .with_header(header::WWW_AUTHENTICATE, BASIC_CHALLENGE)
-        .with_header(header::WWW_AUTHENTICATE, bearer)
+impl From<LoginError> for Problem {
+    fn from(error: LoginError) -> Self {
+        match error {
+            LoginError::Refused => Self::wrong_login(),
+            LoginError::TooEarly(remaining) => too_many_failures(remaining),
+            LoginError::Busy(busy) => busy.into(),
+            LoginError::Store(error) => error.into(),
+        }
+    }
+}
+
+/// 429: the next login of this client is checked only after this time.
+fn too_many_failures(remaining: Duration) -> Problem {
+    let seconds = remaining.as_millis().div_ceil(1000);
+    let detail = format!("Too many failed logins. Try again in {seconds} seconds; tokens work as ever.");
+    let seconds = HeaderValue::try_from(seconds.to_string()).expect("a number is visible ASCII");
+    Problem::new(StatusCode::TOO_MANY_REQUESTS, detail).with_header(header::RETRY_AFTER, seconds)
 }
 
 impl From<VerifyError> for Problem {
@@ -111,13 +117,13 @@ impl<'a> Credentials<'a> {
     fn of(request: &'a Request) -> Result<Self, Problem> {
         match authorization(request)? {
             Some((Scheme::Basic, credentials)) => {
-                let is_oauth = request.uri().path().starts_with(oauth::PATH);
-                Self::basic(credentials, is_oauth).ok_or_else(wrong_login)
+                let is_oauth = request.uri().path().starts_with(paths::OAUTH);
+                Self::basic(credentials, is_oauth).ok_or_else(Problem::wrong_login)
             }
             Some((Scheme::Bearer, credentials)) => Ok(Self::Bearer(credentials)),
             None => {
                 let detail = "Log in with a user name and a password, or present a token.";
-                Err(unauthorized(detail, BEARER_CHALLENGE))
+                Err(Problem::unauthorized(detail, BEARER_CHALLENGE))
             }
         }
     }
@@ -215,7 +221,7 @@ impl<'a> ApiExtractor<'a> for Administrator {
         options: ExtractParamOptions<()>,
     ) -> Result<Self> {
         let BasicUser(user) = BasicUser::from_request(request, body, options).await?;
-        if user.administers() { Ok(Self(user)) } else { Err(not_an_administrator().into()) }
+        if user.administers() { Ok(Self(user)) } else { Err(Problem::administrators_only().into()) }
     }
 }
 

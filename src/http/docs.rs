@@ -20,13 +20,8 @@ use poem_openapi::{LicenseObject, OpenApiService};
 use serde_json::{Value, json};
 
 use super::{
-    browser,
-    health::HealthApi,
-    oauth::OAuthApi,
-    token::TokenApi,
-    user::{self, UserApi},
-    user_token::UserTokenApi,
-    verify,
+    browser, health::HealthApi, oauth::OAuthApi, paths::USERS, token::TokenApi, user::UserApi,
+    user_token::UserTokenApi, verify,
 };
 use crate::domain::{duration, token::Description, user::UserName};
 
@@ -71,11 +66,11 @@ pub fn document() -> Value {
                 let example = match parameter["name"].as_str() {
                     Some("limit") => json!(100),
                     Some("name") => json!("carol"),
-                    Some("after") if path == user::PATH => json!("carol"),
+                    Some("after") if path == USERS => json!("carol"),
                     _ => json!("b56929f3-54f1-4dc2-9984-9bba615e26e6"),
                 };
                 parameter["example"] = example;
-                if parameter["name"] == "after" && path == user::PATH {
+                if parameter["name"] == "after" && path == USERS {
                     parameter["schema"]["pattern"] = json!(UserName::PATTERN);
                 }
             }

@@ -17,10 +17,9 @@ use super::{
     allow::AllowedMethods,
     browser,
     client_address::{ClientAddress, TrustedProxies},
-    oauth,
+    paths,
     payload::{FORM, JSON},
     problem::Problem,
-    user,
     verify::{self, Verification},
 };
 use crate::{
@@ -100,8 +99,8 @@ impl<E: Endpoint> Enveloped<E> {
             .follow(pin!(caught(answer)))
             .await
             .flatten()
-            .unwrap_or_else(|problem| problem.into_response(request_id));
-        observed.end(Answered { route: Some(verify::PATH), status: response.status().as_u16() });
+            .unwrap_or_else(|problem| problem_response(problem, request_id));
+        observed.end(Answered { route: Some(paths::VERIFY), status: response.status().as_u16() });
         response
     }
 
@@ -163,7 +162,7 @@ pub fn refuse(refusal: Refusal, peer: SocketAddr) -> Response {
     // There is no method that could be told.
     let incoming = Incoming { method: "_OTHER", id: &id, client: &|| client, hot: false };
     let observed = Observed::begin(incoming, Caller::default);
-    let response = Problem::new(status, detail).into_response(&id);
+    let response = problem_response(Problem::new(status, detail), &id);
     observed.end(Answered { route: None, status: status.as_u16() });
     response.with_header(REQUEST_ID, &id).into_response()
 }
@@ -179,8 +178,8 @@ impl Envelope {
             return error.into_response();
         }
         let problem = error.downcast_ref::<Problem>().cloned().unwrap_or_else(|| self.problem_of(&error, path));
-        let problem = if path.starts_with(oauth::PATH) { problem.for_oauth() } else { problem };
-        problem.into_response(request_id)
+        let problem = if path.starts_with(paths::OAUTH) { problem.for_oauth() } else { problem };
+        problem_response(problem, request_id)
     }
 
     /// The problem that an error of the frameworks amounts to.
@@ -189,14 +188,14 @@ impl Envelope {
             Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path. /docs describes what there is.")
         } else if error.is::<ParsePathError>() {
             // A name that is not even text. What is named in paths are users, and tokens.
-            if user::is_missing_in(path) { Problem::no_such_user() } else { Problem::no_such_token() }
+            paths::not_found(path)
         } else if error.is::<MethodNotAllowedError>() {
             let allow = self.allowed.at(path);
             let detail = format!("This path answers to {allow} only.");
             let allow = HeaderValue::try_from(allow).expect("methods are visible ASCII");
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).with_header(header::ALLOW, allow)
         } else if error.is::<ContentTypeError>() {
-            let media_type = if path.starts_with(oauth::PATH) { FORM } else { JSON };
+            let media_type = if path.starts_with(paths::OAUTH) { FORM } else { JSON };
             let detail = format!("The body must be of another type: send it with Content-Type: {media_type}.");
             Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
         } else if error.status().is_client_error() {
@@ -206,6 +205,13 @@ impl Envelope {
             internal_error()
         }
     }
+}
+
+/// The answer to the request with this id, safe in a browser.
+fn problem_response(problem: Problem, request_id: &str) -> Response {
+    let mut response = problem.into_response(request_id);
+    browser::protect(response.headers_mut());
+    response
 }
 
 fn internal_error() -> Problem {

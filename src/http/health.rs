@@ -7,12 +7,13 @@ use poem_openapi::{Object, OpenApi, types::Example};
 use serde::Serialize;
 
 use super::{
-    Services, Tag,
     payload::Json,
     problem::{
         Problem, Refusals, Refused,
         refusal::{INTERNAL, LARGE_HEADERS},
     },
+    services::Services,
+    tags::Tag,
 };
 
 /// The operations for those who run the service.

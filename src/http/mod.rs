@@ -11,7 +11,6 @@ use poem::{
     http::Uri,
     middleware::{AddData, NormalizePath, TrailingSlash},
 };
-use poem_openapi::Tags;
 
 use self::{
     allow::AllowedMethods,
@@ -19,7 +18,6 @@ use self::{
     envelope::Envelope,
     verify::Verification,
 };
-use crate::service::{login::Login, readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens, users::Users};
 
 mod allow;
 mod auth;
@@ -31,9 +29,11 @@ mod health;
 mod metrics;
 mod oauth;
 mod param;
-mod path;
+mod paths;
 mod payload;
 mod problem;
+mod services;
+mod tags;
 mod token;
 mod user;
 mod user_token;
@@ -44,41 +44,7 @@ pub use docs::{document, document_yaml};
 pub use envelope::refuse;
 pub use metrics::metrics_endpoint;
 pub use poem::http::HeaderValue;
-
-/// The use cases that the operations call.
-pub struct Services {
-    /// Issue, inspect, list, revoke and verify.
-    pub tokens: Tokens,
-    /// Add, list, change and remove users.
-    pub users: Users,
-    /// Log in.
-    pub login: Login,
-    /// Whether requests can be sent here.
-    pub readiness: Readiness,
-    /// The keys, of which the public ones are for everybody.
-    pub keys: Arc<SigningKeys>,
-    /// The configured `iss`.
-    pub issuer: Option<String>,
-}
-
-impl Services {
-    fn of(request: &Request) -> &Self {
-        request.data::<Arc<Self>>().expect("`endpoint` adds the services to each request")
-    }
-}
-
-/// How the operations are grouped in the documentation.
-#[derive(Tags)]
-enum Tag {
-    /// The tokens of the user who logs in.
-    Tokens,
-    /// The users and their tokens, for administrators.
-    Users,
-    /// For the services that receive tokens.
-    Services,
-    /// For load balancers and Kubernetes.
-    Operations,
-}
+pub use services::Services;
 
 /// What the operator shows to browsers.
 #[derive(Debug, Clone)]
@@ -116,7 +82,7 @@ pub fn endpoint(
         .with(AddData::new(services))
         .with(AddData::new(Arc::clone(&proxies)))
         .with(NormalizePath::new(TrailingSlash::Trim))
-        .before(path::refuse_empty_names)
+        .before(paths::refuse_empty_names)
         .with(BrowserSafety { origins: origins.clone() })
         .with(Envelope { verification, allowed, proxies })
         .with_if(!origins.is_empty(), CrossOrigin { origins })

@@ -8,13 +8,15 @@ use poem_openapi::{ApiResponse, Object, OpenApi, types::Example};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Services, Tag, TrustedProxies,
     auth::BasicOrBearerUser,
+    client_address::TrustedProxies,
     payload::{Form, Json},
     problem::{
         Refusals, Refused,
         refusal::{INTERNAL, LARGE_BODY, LARGE_HEADERS, SLOW_BODY, THROTTLED, UNAVAILABLE, WRONG_LOGIN},
     },
+    services::Services,
+    tags::Tag,
 };
 #[cfg(doc)]
 use crate::domain::jwk;
@@ -22,9 +24,6 @@ use crate::{
     domain::jwk::PublicJwk,
     service::tokens::{Introspection, VerifyError},
 };
-
-/// What the paths begin with whose problems have an error code of OAuth.
-pub(super) const PATH: &str = "/oauth2/";
 
 /// Where the metadata are.
 pub(super) const METADATA_PATH: &str = "/.well-known/oauth-authorization-server";

@@ -1,6 +1,6 @@
 //! The one shape of every error: `application/problem+json` (RFC 9457).
 
-use std::{borrow::Cow, marker::PhantomData, time::Duration};
+use std::{borrow::Cow, marker::PhantomData};
 
 use poem::{
     Response,
@@ -14,19 +14,15 @@ use poem_openapi::{
 };
 use serde::Serialize;
 
-use super::browser;
-use crate::{
-    service::{
-        hashing::Busy,
-        login::LoginError,
-        tokens::{IssueError, RotateError},
-        users::UserError,
-    },
-    store::StoreError,
-};
+use crate::{service::hashing::Busy, store::StoreError};
 
 /// The media type of RFC 9457.
 const CONTENT_TYPE: &str = "application/problem+json";
+
+const BASIC_CHALLENGE: HeaderValue = HeaderValue::from_static(r#"Basic realm="mayfly", charset="UTF-8""#);
+
+/// The Bearer challenge for a request without a token.
+pub(super) const BEARER_CHALLENGE: HeaderValue = HeaderValue::from_static(r#"Bearer realm="mayfly""#);
 
 /// Seconds after which a client may try again where the server's own trouble was the cause.
 const RETRY_AFTER_SECONDS: u32 = 1;
@@ -84,19 +80,26 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "There is no such user.")
     }
 
-    /// 409: a user has as many tokens as allowed.
-    fn quota_reached(quota: usize) -> Self {
-        let detail = format!("You have {quota} live tokens, as many as allowed. Delete one or wait until one expires.");
+    /// 409: the request does not fit what there is.
+    pub fn conflict(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::CONFLICT, detail)
     }
 
-    /// 429: after too many failed logins, another one is looked at only after this time.
-    fn too_early(remaining: Duration) -> Self {
-        // Whole seconds, and not too few.
-        let seconds = remaining.as_millis().div_ceil(1000);
-        let detail = format!("Too many failed logins. Try again in {seconds} seconds; tokens work as ever.");
-        let seconds = HeaderValue::try_from(seconds.to_string()).expect("a number is visible ASCII");
-        Self::new(StatusCode::TOO_MANY_REQUESTS, detail).with_header(header::RETRY_AFTER, seconds)
+    /// 401 with the challenges of Basic and of Bearer (RFC 9110, section 11.6.1).
+    pub(super) fn unauthorized(detail: &'static str, bearer: HeaderValue) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, detail)
+            .with_header(header::WWW_AUTHENTICATE, BASIC_CHALLENGE)
+            .with_header(header::WWW_AUTHENTICATE, bearer)
+    }
+
+    /// 401 for an unknown user or a wrong password, with the same bytes.
+    pub fn wrong_login() -> Self {
+        Self::unauthorized("The user name or the password is wrong.", BEARER_CHALLENGE)
+    }
+
+    /// 403 for a user who is no administrator, whether or not the request names something that exists.
+    pub fn administrators_only() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "Only an administrator may do this.")
     }
 
     /// 503: the server's own trouble.
@@ -138,7 +141,6 @@ impl Problem {
             .content_type(CONTENT_TYPE)
             .header(header::CACHE_CONTROL, "no-store")
             .body(serde_json::to_vec(&body).expect("strings and numbers are JSON"));
-        browser::protect(response.headers_mut());
         for (name, value) in self.headers {
             response.headers_mut().append(name, value);
         }
@@ -168,8 +170,8 @@ impl ResponseError for Problem {
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::LoginEnded => return super::auth::wrong_login(),
-            StoreError::Forbidden => return super::auth::not_an_administrator(),
+            StoreError::LoginEnded => return Self::wrong_login(),
+            StoreError::Forbidden => return Self::administrators_only(),
             _ => {}
         }
         tracing::warn!(error = &error as &dyn std::error::Error, "the store failed");
@@ -180,59 +182,6 @@ impl From<StoreError> for Problem {
 impl From<Busy> for Problem {
     fn from(_: Busy) -> Self {
         Self::unavailable("Too many logins at once. Try again in a moment.")
-    }
-}
-
-impl From<LoginError> for Problem {
-    fn from(error: LoginError) -> Self {
-        match error {
-            LoginError::Refused => super::auth::wrong_login(),
-            LoginError::TooEarly(remaining) => Self::too_early(remaining),
-            LoginError::Busy(busy) => busy.into(),
-            LoginError::Store(error) => error.into(),
-        }
-    }
-}
-
-impl From<IssueError> for Problem {
-    fn from(error: IssueError) -> Self {
-        match error {
-            IssueError::Life(error) => Self::bad_request(format!("jwt_token_life: {error}.")),
-            IssueError::Description(error) => Self::bad_request(format!("jwt_token_description: {error}.")),
-            IssueError::QuotaReached(quota) => Self::quota_reached(quota),
-            IssueError::Store(error) => error.into(),
-        }
-    }
-}
-
-impl From<RotateError> for Problem {
-    fn from(error: RotateError) -> Self {
-        match error {
-            RotateError::Overlap(error) => Self::bad_request(format!("overlap: {error}.")),
-            RotateError::FractionOfOverlap => Self::bad_request(format!("overlap: {error}.")),
-            RotateError::NoSuchToken => Self::no_such_token(),
-            RotateError::AlreadyRotated(Some(successor)) => Self::new(
-                StatusCode::CONFLICT,
-                format!("This token was rotated before. Its successor is {successor}: rotate that."),
-            ),
-            RotateError::AlreadyRotated(None) => {
-                Self::new(StatusCode::CONFLICT, "This token was rotated in this moment. List the tokens to find out.")
-            }
-            RotateError::QuotaReached(quota) => Self::quota_reached(quota),
-            RotateError::Store(error) => error.into(),
-        }
-    }
-}
-
-impl From<UserError> for Problem {
-    fn from(error: UserError) -> Self {
-        match error {
-            UserError::NoSuchUser => Self::no_such_user(),
-            UserError::NameTaken => Self::new(StatusCode::CONFLICT, "There is a user of this name already."),
-            UserError::LastAdmin => Self::new(StatusCode::CONFLICT, refusal::LAST_ADMIN.1),
-            UserError::Busy(busy) => busy.into(),
-            UserError::Store(error) => error.into(),
-        }
     }
 }
 

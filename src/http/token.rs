@@ -14,9 +14,9 @@ use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Services, Tag,
     auth::{BasicUser, BearerToken},
     param::{All, Limit, Param},
+    paths::TOKENS,
     payload::{Json, OptionalJson},
     problem::{
         Problem, Refusals, Refused,
@@ -25,17 +25,19 @@ use super::{
             THROTTLED, TOKEN_INSTEAD_OF_LOGIN, TWO_LOGINS, UNAVAILABLE, WRONG_LOGIN,
         },
     },
+    services::Services,
+    tags::Tag,
 };
 use crate::{
     domain::{
         listing::{Listing, Page},
         token::{LiveToken, TokenId},
     },
-    service::{Actor, tokens::Issued},
+    service::{
+        Actor,
+        tokens::{IssueError, Issued, RotateError},
+    },
 };
-
-/// The path of all own tokens.
-pub(super) const PATH: &str = "/api/v1alpha/token";
 
 /// The operations on tokens.
 pub(super) struct TokenApi;
@@ -171,7 +173,7 @@ impl TokenApi {
     ) -> Result<IssueResponse, Refused<Issue>> {
         let Json(TokenRequest { jwt_token_description, jwt_token_life }) = request;
         let issued = services.tokens.issue(&user, &jwt_token_description, &jwt_token_life).await?;
-        let location = format!("{PATH}/{}", issued.token.id);
+        let location = format!("{TOKENS}/{}", issued.token.id);
         Ok(IssueResponse::Created(Json(issued.into()), location))
     }
 
@@ -192,7 +194,7 @@ impl TokenApi {
         let limit = limit.0.map(Param::parsed).transpose()?.map(|Limit(limit)| limit);
         let page = Page { after, limit };
         let listing = services.tokens.list(&user.name, page).await?.ok_or_else(no_such_cursor)?;
-        let link = next_page(PATH, &listing, page.limit);
+        let link = next_page(TOKENS, &listing, page.limit);
         Ok(ListResponse::Ok(Json(listing.into()), link))
     }
 
@@ -260,7 +262,7 @@ impl TokenApi {
         let OptionalJson(RotateRequest { overlap }) = request;
         let id = id.0.parsed()?;
         let issued = services.tokens.rotate(&user, id, overlap.as_deref()).await?;
-        let location = format!("{PATH}/{}", issued.token.id);
+        let location = format!("{TOKENS}/{}", issued.token.id);
         Ok(IssueResponse::Created(Json(issued.into()), location))
     }
 
@@ -381,6 +383,42 @@ impl Serialize for ListedId {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.id)
     }
+}
+
+impl From<IssueError> for Problem {
+    fn from(error: IssueError) -> Self {
+        match error {
+            IssueError::Life(error) => Self::bad_request(format!("jwt_token_life: {error}.")),
+            IssueError::Description(error) => Self::bad_request(format!("jwt_token_description: {error}.")),
+            IssueError::QuotaReached(quota) => quota_reached(quota),
+            IssueError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<RotateError> for Problem {
+    fn from(error: RotateError) -> Self {
+        match error {
+            RotateError::Overlap(error) => Self::bad_request(format!("overlap: {error}.")),
+            RotateError::FractionOfOverlap => Self::bad_request(format!("overlap: {error}.")),
+            RotateError::NoSuchToken => Self::no_such_token(),
+            RotateError::AlreadyRotated(Some(successor)) => {
+                Self::conflict(format!("This token was rotated before. Its successor is {successor}: rotate that."))
+            }
+            RotateError::AlreadyRotated(None) => {
+                Self::conflict("This token was rotated in this moment. List the tokens to find out.")
+            }
+            RotateError::QuotaReached(quota) => quota_reached(quota),
+            RotateError::Store(error) => error.into(),
+        }
+    }
+}
+
+/// 409: the user has as many live tokens as allowed.
+fn quota_reached(quota: usize) -> Problem {
+    Problem::conflict(format!(
+        "You have {quota} live tokens, as many as allowed. Delete one or wait until one expires."
+    ))
 }
 
 /// What issuing is refused with.

@@ -11,9 +11,9 @@ use poem_openapi::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Services, Tag,
-    auth::{Administrator, BasicUser, not_an_administrator},
+    auth::{Administrator, BasicUser},
     param::{Limit, Param},
+    paths::USERS,
     payload::{self, Json},
     problem::{
         Problem, Refusals, Refused,
@@ -22,6 +22,8 @@ use super::{
             TWO_LOGINS, UNAVAILABLE, WRONG_LOGIN,
         },
     },
+    services::Services,
+    tags::Tag,
 };
 use crate::{
     domain::{
@@ -29,11 +31,8 @@ use crate::{
         password::Password,
         user::{self, User, UserName, UserUpdate},
     },
-    service::Actor,
+    service::{Actor, users::UserError},
 };
-
-/// The path of all users.
-pub(super) const PATH: &str = "/api/v1alpha/user";
 
 /// How many users a page has unless the client says so.
 const DEFAULT_LIMIT: usize = 100;
@@ -215,7 +214,7 @@ impl UserApi {
         let Json(UserRequest { username, role, password }) = request;
         let name = username.parse().map_err(invalid("username"))?;
         let user = services.users.add(Actor::User(actor), name, role.into(), parse_password(&password)?).await?;
-        let location = format!("{PATH}/{}", user.name);
+        let location = format!("{USERS}/{}", user.name);
         Ok(AddResponse::Created(Json(UserDetails::new("User created", user)), location))
     }
 
@@ -267,7 +266,7 @@ impl UserApi {
     ) -> Result<Json<PasswordChanged>, Refused<ChangePassword>> {
         let is_own = name.0.is(&user.name);
         if !is_own && !user.administers() {
-            return Err(not_an_administrator().into());
+            return Err(Problem::administrators_only().into());
         }
         let Json(PasswordRequest { password, revoke_tokens }) = request;
         let (name, password) = (name.0.parsed()?, parse_password(&password)?);
@@ -292,12 +291,6 @@ impl UserApi {
     }
 }
 
-/// Whether a path, in which something is no text, is one of a user, and nobody can have the name.
-pub(super) fn is_missing_in(path: &str) -> bool {
-    let name = path.strip_prefix(PATH).and_then(|rest| rest.trim_start_matches('/').split('/').next());
-    name.is_some_and(|name| name.parse::<UserName>().is_err())
-}
-
 /// 400 for a field or parameter that cannot be read.
 fn invalid<E: std::error::Error>(what: &'static str) -> impl Fn(E) -> Problem {
     move |error| Problem::bad_request(format!("{what}: {error}."))
@@ -310,7 +303,7 @@ fn parse_password(text: &str) -> Result<Password, Problem> {
 fn next_page(limit: usize, last: &UserName) -> String {
     // A `+` in a query is a space unless it is escaped.
     let query = serde_urlencoded::to_string([("limit", &*limit.to_string()), ("after", last.as_str())]);
-    format!("<{PATH}?{}>; rel=\"next\"", query.expect("texts can be encoded"))
+    format!("<{USERS}?{}>; rel=\"next\"", query.expect("texts can be encoded"))
 }
 
 impl From<Role> for user::Role {
@@ -343,6 +336,18 @@ impl UserDetails {
     fn new(message: &str, user: User) -> Self {
         let UserSummary { username, role, disabled, created_at } = user.into();
         Self { message: message.into(), username, role, disabled, created_at }
+    }
+}
+
+impl From<UserError> for Problem {
+    fn from(error: UserError) -> Self {
+        match error {
+            UserError::NoSuchUser => Self::no_such_user(),
+            UserError::NameTaken => Self::conflict("There is a user of this name already."),
+            UserError::LastAdmin => Self::conflict(LAST_ADMIN.1),
+            UserError::Busy(busy) => busy.into(),
+            UserError::Store(error) => error.into(),
+        }
     }
 }
 

@@ -10,9 +10,9 @@ use poem_openapi::{
 };
 
 use super::{
-    Services, Tag,
     auth::Administrator,
     param::{All, Limit, Param},
+    paths::USERS,
     payload::Json,
     problem::{
         Problem, Refusals, Refused,
@@ -21,8 +21,9 @@ use super::{
             UNAVAILABLE, WRONG_LOGIN,
         },
     },
+    services::Services,
+    tags::Tag,
     token::{ListResponse, TokenDeleted, TokensDeleted, next_page, no_such_cursor},
-    user,
 };
 use crate::{
     domain::{listing::Page, token::TokenId, user::UserName},
@@ -54,7 +55,7 @@ impl UserTokenApi {
         let limit = limit.0.map(Param::parsed).transpose()?.map(|Limit(limit)| limit);
         let page = Page { after, limit };
         let listing = services.tokens.list(&name, page).await?.ok_or_else(no_such_cursor)?;
-        let link = next_page(&format!("{}/{name}/token", user::PATH), &listing, page.limit);
+        let link = next_page(&format!("{USERS}/{name}/token"), &listing, page.limit);
         Ok(ListResponse::Ok(Json(listing.into()), link))
     }
 

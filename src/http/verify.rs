@@ -12,13 +12,11 @@ use poem::{
 use serde_json::{Value, json};
 
 use super::{
-    Services,
     auth::{Scheme, authorization, bearer_only},
+    paths::VERIFY,
     problem::Problem,
+    services::Services,
 };
-
-/// The path; for proxies that append the one they were asked for, all below it, too.
-pub(super) const PATH: &str = "/api/v1alpha/verify";
 
 const USER: HeaderName = HeaderName::from_static("x-auth-user");
 const TOKEN_ID: HeaderName = HeaderName::from_static("x-auth-token-id");
@@ -26,14 +24,14 @@ const EXPIRES_IN: HeaderName = HeaderName::from_static("x-auth-expires-in");
 
 /// Whether a request of this path comes here. Doubled slashes count as one, as they do for poem's router.
 pub(super) fn is_at(path: &str) -> bool {
-    let is_exact = path.strip_prefix(PATH).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let is_exact = path.strip_prefix(VERIFY).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     is_exact || path.contains("//") && is_at_with_doubled_slashes(path)
 }
 
 fn is_at_with_doubled_slashes(path: &str) -> bool {
     let segments = |path: &'static str| path.split('/').filter(|segment| !segment.is_empty());
     let mut given = path.split('/').filter(|segment| !segment.is_empty());
-    segments(PATH).all(|segment| given.next() == Some(segment))
+    segments(VERIFY).all(|segment| given.next() == Some(segment))
 }
 
 /// Those above, and the few that each answer has.
@@ -94,5 +92,5 @@ pub(super) fn describe(document: &mut Value) {
         "responses": responses,
         "security": [{"Bearer": []}],
     });
-    document["paths"][PATH] = json!({ "get": operation });
+    document["paths"][VERIFY] = json!({ "get": operation });
 }

@@ -1,8 +1,28 @@
-//! Paths whose names are empty.
+//! Where the resources are, and the answers to paths that name none.
 
 use poem::{Request, Result};
 
-use super::{problem::Problem, token, user};
+use super::problem::Problem;
+use crate::domain::user::UserName;
+
+/// The tokens of the user who logs in.
+pub(super) const TOKENS: &str = "/api/v1alpha/token";
+
+/// All users.
+pub(super) const USERS: &str = "/api/v1alpha/user";
+
+/// Forward-auth. Proxies that append the path of the request they ask about use the paths below it.
+pub(super) const VERIFY: &str = "/api/v1alpha/verify";
+
+/// The prefix of the endpoints of OAuth, whose problems carry an error code of RFC 6749.
+pub(super) const OAUTH: &str = "/oauth2/";
+
+/// 404 for a path with a segment that is not UTF-8: no user can have such a name, and no token such an id.
+pub(super) fn not_found(path: &str) -> Problem {
+    let name = path.strip_prefix(USERS).and_then(|rest| rest.trim_start_matches('/').split('/').next());
+    let names_no_user = name.is_some_and(|name| name.parse::<UserName>().is_err());
+    if names_no_user { Problem::no_such_user() } else { Problem::no_such_token() }
+}
 
 /// Refuses a path whose name is empty: `/user//token` would otherwise become that of the user `token`. Other doubled
 /// slashes, and those at the end, make no difference.
@@ -13,9 +33,9 @@ pub(super) async fn refuse_empty_names(request: Request) -> Result<Request> {
         let is_next = |part| segments.find(|segment| !segment.is_empty()) == Some(part);
         base[1..].split('/').all(is_next) && segments.next() == Some("") && segments.any(|segment| !segment.is_empty())
     };
-    if has_empty_name(user::PATH) {
+    if has_empty_name(USERS) {
         Err(Problem::no_such_user().into())
-    } else if has_empty_name(token::PATH) {
+    } else if has_empty_name(TOKENS) {
         Err(Problem::no_such_token().into())
     } else {
         Ok(request)

@@ -1,0 +1,30 @@
+//! The use cases that the operations call.
+
+use std::sync::Arc;
+
+use poem::Request;
+
+use crate::service::{login::Login, readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens, users::Users};
+
+/// All use cases of the service.
+pub struct Services {
+    /// Issue, inspect, list, revoke and verify.
+    pub tokens: Tokens,
+    /// Add, list, change and remove users.
+    pub users: Users,
+    /// Log in.
+    pub login: Login,
+    /// Whether requests can be sent here.
+    pub readiness: Readiness,
+    /// The signing keys, whose public halves are published.
+    pub keys: Arc<SigningKeys>,
+    /// The configured `iss`.
+    pub issuer: Option<String>,
+}
+
+impl Services {
+    /// The use cases that `endpoint` added to each request.
+    pub(super) fn of(request: &Request) -> &Self {
+        request.data::<Arc<Self>>().expect("`endpoint` adds the services to each request")
+    }
+}
