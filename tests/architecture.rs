@@ -66,7 +66,7 @@ fn imports_run_one_way() {
     only(&["main.rs", "lib.rs", "cli"], &["crate::cli", "mayfly::cli"]);
     only(&["cli", "app.rs"], &["crate::app", "crate::config", "telemetry::init"]);
     only(&["cli", "app.rs", "config.rs", "http"], &["crate::http", " http::"]);
-    only(&["cli", "app.rs", "config.rs", "http", "server"], &["crate::server", " server::"]);
+    only(&["cli", "app.rs", "config.rs", "http", "server"], &["crate::server"]);
     only(&["cli", "app.rs", "config.rs", "http", "service", "server/tls.rs"], &["crate::service", "service::"]);
     only(&["cli", "app.rs", "http", "service", "store", "config.rs"], &["crate::store", "store::"]);
 }
