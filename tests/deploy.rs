@@ -7,7 +7,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-use mayfly::domain::throttle::AT_CLIENT;
+use mayfly::domain::throttle::PER_CLIENT_AND_USER;
 use serde_json::json;
 
 use crate::support::{Process, Service, eventually, free_port, run};
@@ -139,7 +139,7 @@ pub(crate) fn run_documented(below: &str, directory: &Path, stubs: &[(&str, Stri
 fn a_password_that_comes_to_all_replicas_at_once_is_not_slowed() {
     let most = &yaml("deploy/kubernetes/components/autoscaling/autoscaler.yaml")["spec"]["maxReplicas"];
     let surge = &yaml("deploy/kubernetes/base/deployment.yaml")["spec"]["strategy"]["rollingUpdate"]["maxSurge"];
-    assert!(most.as_u64().unwrap() + surge.as_u64().unwrap() < u64::from(AT_CLIENT.free));
+    assert!(most.as_u64().unwrap() + surge.as_u64().unwrap() < u64::from(PER_CLIENT_AND_USER.free_failures));
 }
 
 #[test]

@@ -13,7 +13,7 @@ use std::{
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
-use mayfly::domain::throttle::AT_CLIENT;
+use mayfly::domain::throttle::PER_CLIENT_AND_USER;
 use nix::sys::signal::Signal;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -240,7 +240,7 @@ async fn behind_the_load_balancer_clients_are_told_apart_by_their_real_addresses
     let mut guesses = 0;
     while log_in_from("127.0.0.2", &replicas, &format!("192.0.2.{guesses}"), "a guess").await == "401" {
         guesses += 1;
-        assert!(guesses < 2 * AT_CLIENT.free, "one can guess for ever");
+        assert!(guesses < 2 * PER_CLIENT_AND_USER.free_failures, "one can guess for ever");
     }
     assert_eq!(log_in_from("127.0.0.3", &replicas, "127.0.0.2", ADMIN_PASSWORD).await, "200");
 }

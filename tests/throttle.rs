@@ -15,7 +15,7 @@ use std::{
 use mayfly::{
     domain::{
         password::{HashCost, Password},
-        throttle::{AT_CLIENT, CountedAs, LoginAttempt, OF_USER},
+        throttle::{AttemptScope, LoginAttempt, PER_CLIENT_AND_USER, PER_USER},
         user::{LoginEpoch, Role, User},
     },
     service::{
@@ -62,7 +62,7 @@ fn behind_a_load_balancer(backend: Backend) -> Service {
 #[track_caller]
 fn guess_until_too_early(guess: impl Fn(u32) -> Answer) {
     let long = |answer: &Answer| answer.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds > 2);
-    for number in 0..5 * AT_CLIENT.free {
+    for number in 0..5 * PER_CLIENT_AND_USER.free_failures {
         let answer = guess(number);
         if answer.status == 429 && long(&answer) {
             return assert_too_early(&answer);
@@ -82,7 +82,8 @@ fn guesses_are_counted_on_all_replicas_together() {
     });
     replicas.iter().for_each(Service::wait_until_ready);
     // More than cost nothing, and on each replica less than that.
-    let strangers: Vec<_> = (0..OF_USER.free * 3 / 2).map(|stranger| format!("198.51.100.{stranger}")).collect();
+    let strangers: Vec<_> =
+        (0..PER_USER.free_failures * 3 / 2).map(|stranger| format!("198.51.100.{stranger}")).collect();
     // A name that nobody has is treated as one that somebody has.
     for user in ["admin", "nobody"] {
         for (index, stranger) in strangers.iter().enumerate() {
@@ -109,7 +110,7 @@ fn who_waits_is_let_in_and_starts_anew() {
     let service = Service::start(Backend::Redis);
     guess_until_too_early(|guess| try_password(&service, "admin", &format!("guess {guess}")));
     eventually("it is let in", || (try_password(&service, "admin", ADMIN_PASSWORD).status == 200).then_some(()));
-    for _ in 1..AT_CLIENT.free {
+    for _ in 1..PER_CLIENT_AND_USER.free_failures {
         try_password(&service, "admin", "a typo").problem(401);
     }
     assert_eq!(try_password(&service, "admin", ADMIN_PASSWORD).status, 200);
@@ -128,8 +129,8 @@ fn guesses_at_once_are_counted_one_by_one(#[values(Backend::Memory, Backend::Red
         threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>()
     });
     let looked_at = guesses.iter().filter(|status| **status == 401).count();
-    assert_eq!(looked_at, AT_CLIENT.free as usize, "{guesses:?}");
-    assert_eq!(service.hashes() - before, u64::from(AT_CLIENT.free));
+    assert_eq!(looked_at, PER_CLIENT_AND_USER.free_failures as usize, "{guesses:?}");
+    assert_eq!(service.hashes() - before, u64::from(PER_CLIENT_AND_USER.free_failures));
 }
 
 #[rstest]
@@ -138,7 +139,7 @@ fn a_stranger_keeps_nobody_out(#[values(Backend::Memory, Backend::Redis)] backen
     let (home, hotel) = ("192.0.2.1", "2001:db8::1");
     assert_eq!(try_from(&service, home, "admin", ADMIN_PASSWORD).status, 200);
     // As many as make each of them wait the longest.
-    let strangers: Vec<_> = (0..2 * OF_USER.free).map(|stranger| format!("198.51.100.{stranger}")).collect();
+    let strangers: Vec<_> = (0..2 * PER_USER.free_failures).map(|stranger| format!("198.51.100.{stranger}")).collect();
     for stranger in &strangers {
         try_from(&service, stranger, "admin", "a guess").problem(401);
     }
@@ -230,7 +231,7 @@ fn the_same_login_at_the_same_time_costs_one_hash(#[values(Backend::Memory, Back
     // The wrong one is remembered by nobody: who comes when the first have their answer costs another.
     let (statuses, hashes) = all("a typo");
     assert!(statuses.iter().all(|status| [401, 429].contains(status)), "{statuses:?}");
-    assert!((1..=u64::from(AT_CLIENT.free)).contains(&hashes), "{hashes} for {statuses:?}");
+    assert!((1..=u64::from(PER_CLIENT_AND_USER.free_failures)).contains(&hashes), "{hashes} for {statuses:?}");
 }
 
 #[test]
@@ -275,9 +276,9 @@ async fn where_strangers_take_all_places_the_known_have_theirs_and_nobody_is_cou
     );
     let [home, hotel] =
         [1, 2].map(|host| LoginAttempt { user: alice.name.clone(), client: IpAddr::from([192, 0, 2, host]).into() });
-    store.excuse_login(&home, alice.login_epoch, CountedAs::Stranger).await.unwrap();
+    store.login_succeeded(&home, alice.login_epoch, AttemptScope::AllCounters).await.unwrap();
     let strangers: Vec<_> = iter::from_fn(|| hashing.place(Lane::Stranger)).collect();
-    for _ in 0..2 * AT_CLIENT.free {
+    for _ in 0..2 * PER_CLIENT_AND_USER.free_failures {
         assert!(matches!(login.log_in(&hotel, std::slice::from_ref(&password)).await, Err(LoginError::Busy(_))));
     }
     let counts = redis.cli(&["KEYS", "mayfly:throttle:*"]);
@@ -389,7 +390,7 @@ fn what_redis_cannot_tell_is_no_failure() {
     let redis = service.redis.as_ref().unwrap();
     let hash = redis.cli(&["HGET", "mayfly:{admin}:user", "password"]);
     redis.cli(&["HSET", "mayfly:{admin}:user", "password", "no hash"]);
-    for _ in 0..2 * AT_CLIENT.free {
+    for _ in 0..2 * PER_CLIENT_AND_USER.free_failures {
         try_password(&service, "admin", ADMIN_PASSWORD).problem(503);
     }
     assert_eq!(redis.cli(&["KEYS", "mayfly:throttle:*"]), "");

@@ -75,7 +75,7 @@ impl From<LoginError> for Problem {
     fn from(error: LoginError) -> Self {
         match error {
             LoginError::Refused => Self::wrong_login(),
-            LoginError::TooEarly(remaining) => too_many_failures(remaining),
+            LoginError::RetryAfter(remaining) => too_many_failures(remaining),
             LoginError::Busy(busy) => busy.into(),
             LoginError::Store(error) => error.into(),
         }

@@ -10,7 +10,7 @@ use super::{
 use crate::{
     domain::{
         password::{Password, PasswordHash},
-        throttle::{Admission, CountedAs, LoginAttempt},
+        throttle::{AttemptScope, LoginAttempt, Reservation},
         user::{LoginEpoch, User, UserName},
     },
     store::{Store, StoreError, leased::LeasedStore},
@@ -47,7 +47,7 @@ enum Verdict {
     Right(LoginFingerprint),
     Wrong(LoginFailure),
     /// Nobody looked at it.
-    TooEarly(Duration),
+    RetryAfter(Duration),
 }
 
 /// Why somebody is not let in.
@@ -58,7 +58,7 @@ pub enum LoginError {
     Refused,
     /// After too many failures, this try came too early by so much. Nobody looked at the password.
     #[error("too many failed logins")]
-    TooEarly(Duration),
+    RetryAfter(Duration),
     /// More passwords to check than can be checked in good time.
     #[error(transparent)]
     Busy(#[from] Busy),
@@ -95,9 +95,9 @@ impl Login {
                     audit::login_failed(failure, attempt);
                     return Err(LoginError::Refused);
                 }
-                Verdict::TooEarly(remaining) => {
+                Verdict::RetryAfter(remaining) => {
                     audit::login_failed(LoginFailure::Throttled, attempt);
-                    return Err(LoginError::TooEarly(remaining));
+                    return Err(LoginError::RetryAfter(remaining));
                 }
             };
             // The check may be that of another who came earlier. If the user changed since, it says nothing.
@@ -141,11 +141,11 @@ impl Checks {
         // Asked for first: a store in trouble, which cannot tell, has counted nothing yet.
         let user = self.store.ask_for_user(&attempt.user).await?;
         let epoch = user.as_ref().map(|user| user.login_epoch);
-        let counted = match self.store.admit_login(&attempt, epoch).await? {
-            Admission::Admitted(counted) => counted,
-            Admission::TooEarly(remaining) => return Ok(Verdict::TooEarly(remaining)),
+        let scope = match self.store.reserve_attempt(&attempt, epoch).await? {
+            Reservation::Reserved(scope) => scope,
+            Reservation::RetryAfter(remaining) => return Ok(Verdict::RetryAfter(remaining)),
         };
-        if counted == CountedAs::Known
+        if scope == AttemptScope::KnownClient
             && let Some(known) = self.hashing.place(Lane::Known)
         {
             place = known;
@@ -155,7 +155,7 @@ impl Checks {
         let matching = self.hashing.find(place, hash, passwords).await;
         Ok(match (user, matching) {
             (Some(user), Some(password)) if !user.disabled => {
-                self.forgive(&attempt, user.login_epoch, counted).await;
+                self.forgive(&attempt, user.login_epoch, scope).await;
                 let hash = self.rehash(&user, &password).await;
                 let login = self.remembered.fingerprint(&password, Some(hash.as_ref().unwrap_or(&user.password_hash)));
                 self.remembered.remember(attempt, login);
@@ -173,14 +173,14 @@ impl Checks {
         if let Some(place) = self.hashing.place(Lane::Stranger) {
             return Ok(place);
         }
-        let known = self.store.is_known(attempt).await?;
+        let known = self.store.is_known_client(attempt).await?;
         let place = if known { self.hashing.place(Lane::Known) } else { None };
         Ok(place.ok_or_else(Busy::send_away)?)
     }
 
     /// Where that fails, the user has a failure more, which is forgotten in minutes.
-    async fn forgive(&self, attempt: &LoginAttempt, epoch: LoginEpoch, counted: CountedAs) {
-        if let Err(error) = self.store.excuse_login(attempt, epoch, counted).await {
+    async fn forgive(&self, attempt: &LoginAttempt, epoch: LoginEpoch, scope: AttemptScope) {
+        if let Err(error) = self.store.login_succeeded(attempt, epoch, scope).await {
             tracing::warn!(%error, "a login stays counted as failed");
         }
     }

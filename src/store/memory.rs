@@ -12,8 +12,8 @@ use secrecy::ExposeSecret;
 use tokio::time::Instant;
 
 use super::{
-    Admission, Authority, CountedAs, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, Page,
-    PasswordHash, Rotation, Store, StoreError, StoreResult, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange,
+    AttemptScope, Authority, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, Page, PasswordHash,
+    Reservation, Rotation, Store, StoreError, StoreResult, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange,
     UserName, UserUpdate, Watch, throttle::Throttle,
 };
 
@@ -284,19 +284,19 @@ impl Store for MemoryStore {
         Ok(removed.map_or(UserChange::NoSuchUser, |mut account| UserChange::Done(account.revoke_tokens())))
     }
 
-    async fn admit_login(&self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> StoreResult<Admission> {
-        Ok(self.throttle().admit(attempt, epoch))
+    async fn reserve_attempt(&self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> StoreResult<Reservation> {
+        Ok(self.throttle().reserve_attempt(attempt, epoch))
     }
 
-    async fn excuse_login(&self, attempt: &LoginAttempt, epoch: LoginEpoch, counted: CountedAs) -> StoreResult<()> {
+    async fn login_succeeded(&self, attempt: &LoginAttempt, epoch: LoginEpoch, scope: AttemptScope) -> StoreResult<()> {
         let mut throttle = self.throttle();
-        throttle.take_back(attempt, Some(epoch), counted);
+        throttle.refund_attempt(attempt, Some(epoch), scope);
         throttle.make_known(attempt, epoch);
         Ok(())
     }
 
-    async fn is_known(&self, attempt: &LoginAttempt) -> StoreResult<bool> {
-        Ok(self.throttle().is_known(attempt))
+    async fn is_known_client(&self, attempt: &LoginAttempt) -> StoreResult<bool> {
+        Ok(self.throttle().is_known_client(attempt))
     }
 
     async fn watch(&self) -> StoreResult<Option<Box<dyn Watch>>> {

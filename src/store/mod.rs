@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use crate::domain::{
     listing::{Listing, Page},
     password::PasswordHash,
-    throttle::{Admission, CountedAs, LoginAttempt},
+    throttle::{AttemptScope, LoginAttempt, Reservation},
     token::{LiveToken, Token, TokenDigest, TokenId},
     user::{LoginEpoch, User, UserName, UserUpdate},
 };
@@ -234,17 +234,16 @@ pub trait Store: Send + Sync {
     /// Removes a user, revokes all of the user's tokens, and returns their number.
     async fn remove_user(&self, by: &Authority, name: &UserName) -> StoreResult<UserChange<u64>>;
 
-    /// Counts a try to log in as a failure before its password is looked at, unless it comes too early, as the rules of
-    /// [`crate::domain::throttle`] say; by the clock of the store. `epoch` is that of the user, if there is one: with another
-    /// epoch, the counts of the user begin anew.
-    async fn admit_login(&self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> StoreResult<Admission>;
+    /// Counts this login attempt as a failure before its password is verified, unless it comes too early by the rules of
+    /// [`crate::domain::throttle`] and the store's clock. `epoch` is that of the user, if the user exists.
+    async fn reserve_attempt(&self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> StoreResult<Reservation>;
 
-    /// Takes back that an admitted try was counted as a failure, as it was counted, because it succeeded: the failures of the
-    /// client at the user are forgotten, and the user is known there.
-    async fn excuse_login(&self, attempt: &LoginAttempt, epoch: LoginEpoch, counted: CountedAs) -> StoreResult<()>;
+    /// Removes this attempt from the counters of its scope, resets the client's counter for this user, and makes the
+    /// client known to the user.
+    async fn login_succeeded(&self, attempt: &LoginAttempt, epoch: LoginEpoch, scope: AttemptScope) -> StoreResult<()>;
 
-    /// Whether the user of this try logged in at its client lately ([`KNOWN`](crate::domain::throttle::KNOWN)).
-    async fn is_known(&self, attempt: &LoginAttempt) -> StoreResult<bool>;
+    /// Whether the user logged in from this client in the last [`crate::domain::throttle::KNOWN_CLIENT_TTL`].
+    async fn is_known_client(&self, attempt: &LoginAttempt) -> StoreResult<bool>;
 
     /// Begins to watch for changes, and ends the watch before. `None`: this store tells of none.
     async fn watch(&self) -> StoreResult<Option<Box<dyn Watch>>>;

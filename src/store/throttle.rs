@@ -1,13 +1,13 @@
 //! Failed logins, counted.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, net::Ipv6Addr, time::Duration};
 
 use tokio::time::Instant;
 
 use crate::domain::{
     throttle::{
-        AT_CLIENT, Admission, Allowance, ClientNetwork, ClientSite, CountedAs, KNOWN, LoginAttempt, OF_CLIENT, OF_SITE,
-        OF_USER,
+        AttemptScope, Backoff, ClientNetwork, KNOWN_CLIENT_TTL, LoginAttempt, PER_CLIENT, PER_CLIENT_AND_USER,
+        PER_SITE, PER_USER, Reservation,
     },
     user::{LoginEpoch, UserName},
 };
@@ -29,26 +29,26 @@ enum Count {
     AtClient(LoginAttempt, Option<LoginEpoch>),
     OfUser(UserName, Option<LoginEpoch>),
     OfClient(ClientNetwork),
-    OfSite(ClientSite),
+    OfSite(Ipv6Addr),
 }
 
 impl Count {
-    /// Those that such a try is counted with, that of the client at the user first.
-    fn with(counted: CountedAs, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> Vec<Self> {
+    /// The counters of this scope, that of the client at the user first.
+    fn with(scope: AttemptScope, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> Vec<Self> {
         let mut counts = vec![Self::AtClient(attempt.clone(), epoch)];
-        if counted != CountedAs::Known {
+        if scope != AttemptScope::KnownClient {
             counts.extend([Self::OfUser(attempt.user.clone(), epoch), Self::OfClient(attempt.client)]);
             counts.extend(attempt.client.site().map(Self::OfSite));
         }
         counts
     }
 
-    fn allowance(&self) -> Allowance {
+    fn backoff(&self) -> Backoff {
         match self {
-            Self::AtClient(..) => AT_CLIENT,
-            Self::OfUser(..) => OF_USER,
-            Self::OfClient(_) => OF_CLIENT,
-            Self::OfSite(_) => OF_SITE,
+            Self::AtClient(..) => PER_CLIENT_AND_USER,
+            Self::OfUser(..) => PER_USER,
+            Self::OfClient(_) => PER_CLIENT,
+            Self::OfSite(_) => PER_SITE,
         }
     }
 }
@@ -60,22 +60,22 @@ struct Failures {
 }
 
 impl Failures {
-    fn are_of_interest(self, allowance: Allowance, now: Instant) -> bool {
-        now < self.last + allowance.memory(self.count)
+    fn are_retained(self, backoff: Backoff, now: Instant) -> bool {
+        now < self.last + backoff.retention(self.count)
     }
 }
 
 impl Throttle {
-    /// See [`crate::store::Store::admit_login`].
-    pub(super) fn admit(&mut self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> Admission {
+    /// See [`crate::store::Store::reserve_attempt`].
+    pub(super) fn reserve_attempt(&mut self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> Reservation {
         let now = Instant::now();
         self.sweep(now);
-        let counted = if self.is_known(attempt) { CountedAs::Known } else { CountedAs::Stranger };
-        let counts: Vec<_> = Count::with(counted, attempt, epoch)
+        let scope = if self.is_known_client(attempt) { AttemptScope::KnownClient } else { AttemptScope::AllCounters };
+        let counts: Vec<_> = Count::with(scope, attempt, epoch)
             .into_iter()
             .map(|count| {
                 let failures = self.failures.get(&count).copied();
-                let failures = failures.filter(|failures| failures.are_of_interest(count.allowance(), now));
+                let failures = failures.filter(|failures| failures.are_retained(count.backoff(), now));
                 (count, failures)
             })
             .collect();
@@ -85,21 +85,21 @@ impl Throttle {
             let failures = (*failures)?;
             // What others did at a user counts from the last try of this client there.
             let last = if matches!(count, Count::OfUser(..)) { last_at_user? } else { failures.last };
-            Some(last + count.allowance().delay(failures.count))
+            Some(last + count.backoff().delay(failures.count))
         });
         if let Some(free_at) = free_at.max().filter(|free_at| now < *free_at) {
-            return Admission::TooEarly(free_at - now);
+            return Reservation::RetryAfter(free_at - now);
         }
         for (count, failures) in counts {
             let failures = failures.map_or(0, |found| found.count).saturating_add(1);
             self.failures.insert(count, Failures { count: failures, last: now });
         }
-        Admission::Admitted(counted)
+        Reservation::Reserved(scope)
     }
 
-    /// Takes back that an admitted try was counted as a failure, as it was counted.
-    pub(super) fn take_back(&mut self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>, counted: CountedAs) {
-        for key in Count::with(counted, attempt, epoch) {
+    /// Removes this attempt from the counters of its scope.
+    pub(super) fn refund_attempt(&mut self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>, scope: AttemptScope) {
+        for key in Count::with(scope, attempt, epoch) {
             if let Some(failures) = self.failures.get_mut(&key) {
                 failures.count -= 1;
                 if failures.count == 0 {
@@ -112,17 +112,17 @@ impl Throttle {
     /// The user of this try logged in: the failures of the client at the user are forgotten, and the user is known there.
     pub(super) fn make_known(&mut self, attempt: &LoginAttempt, epoch: LoginEpoch) {
         self.failures.remove(&Count::AtClient(attempt.clone(), Some(epoch)));
-        self.known_until.insert(attempt.clone(), Instant::now() + KNOWN);
+        self.known_until.insert(attempt.clone(), Instant::now() + KNOWN_CLIENT_TTL);
     }
 
-    /// See [`crate::store::Store::is_known`].
-    pub(super) fn is_known(&self, attempt: &LoginAttempt) -> bool {
+    /// See [`crate::store::Store::is_known_client`].
+    pub(super) fn is_known_client(&self, attempt: &LoginAttempt) -> bool {
         self.known_until.get(attempt).is_some_and(|until| Instant::now() < *until)
     }
 
     fn sweep(&mut self, now: Instant) {
         if self.swept_at.is_none_or(|swept_at| swept_at + SWEEP_INTERVAL <= now) {
-            self.failures.retain(|count, failures| failures.are_of_interest(count.allowance(), now));
+            self.failures.retain(|count, failures| failures.are_retained(count.backoff(), now));
             self.known_until.retain(|_, until| now < *until);
             self.swept_at = Some(now);
         }

@@ -5,12 +5,12 @@
 //! secret, and nothing is text of a client's choice: names of users and ids have their own narrow alphabets.
 //! What happened is counted, too. `deploy/observability/README.md` lists them with their fields.
 
-use std::{sync::LazyLock, time::Duration};
+use std::{net::Ipv6Addr, sync::LazyLock, time::Duration};
 
 use super::{metrics, repetitions::Repetitions};
 use crate::domain::{
     life::Life,
-    throttle::{ClientNetwork, ClientSite, LoginAttempt},
+    throttle::{ClientNetwork, LoginAttempt},
     token::TokenId,
     user::{Role, UserName},
 };
@@ -89,7 +89,7 @@ impl Outcome<u64> {
 struct FailedLogin {
     why: LoginFailure,
     account: Option<UserName>,
-    client: Result<ClientSite, ClientNetwork>,
+    client: Result<Ipv6Addr, ClientNetwork>,
 }
 
 /// The only events that strangers cause, and as many as they like.

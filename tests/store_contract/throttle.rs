@@ -5,7 +5,9 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use futures_util::future::join_all;
 use mayfly::{
     domain::{
-        throttle::{AT_CLIENT, Admission, CountedAs, LoginAttempt, OF_CLIENT, OF_SITE, OF_USER},
+        throttle::{
+            AttemptScope, LoginAttempt, MAX_DELAY, PER_CLIENT, PER_CLIENT_AND_USER, PER_SITE, PER_USER, Reservation,
+        },
         user::LoginEpoch,
     },
     store::redis::{RedisOptions, RedisStore},
@@ -28,32 +30,34 @@ impl Fixture {
         Self { store: Arc::new(RedisStore::new(&options).unwrap()), _servers: Box::new(()) }
     }
 
-    async fn admit(&self, attempt: &LoginAttempt) -> Admission {
-        self.store.admit_login(attempt, Some(epoch())).await.unwrap()
+    async fn reserve_attempt(&self, attempt: &LoginAttempt) -> Reservation {
+        self.store.reserve_attempt(attempt, Some(epoch())).await.unwrap()
     }
 
     async fn admits(&self, attempt: &LoginAttempt) -> bool {
-        matches!(self.admit(attempt).await, Admission::Admitted(_))
+        matches!(self.reserve_attempt(attempt).await, Reservation::Reserved(_))
     }
 
     /// Logs in, where that is let through.
     async fn log_in(&self, attempt: &LoginAttempt) {
-        let Admission::Admitted(counted) = self.admit(attempt).await else { panic!("{attempt:?} has to wait") };
-        self.store.excuse_login(attempt, epoch(), counted).await.unwrap();
+        let Reservation::Reserved(scope) = self.reserve_attempt(attempt).await else {
+            panic!("{attempt:?} has to wait")
+        };
+        self.store.login_succeeded(attempt, epoch(), scope).await.unwrap();
     }
 
     /// What it has to wait, and where that is nothing, it fails.
     async fn remaining(&self, attempt: &LoginAttempt) -> Duration {
-        match self.admit(attempt).await {
-            Admission::TooEarly(remaining) => remaining,
-            Admission::Admitted(_) => Duration::ZERO,
+        match self.reserve_attempt(attempt).await {
+            Reservation::RetryAfter(remaining) => remaining,
+            Reservation::Reserved(_) => Duration::ZERO,
         }
     }
 
     /// Tries until it is let through, and says how often it was not.
     async fn wait_and_admit(&self, attempt: &LoginAttempt) -> usize {
         let mut refused = 0;
-        while let Admission::TooEarly(remaining) = self.admit(attempt).await {
+        while let Reservation::RetryAfter(remaining) = self.reserve_attempt(attempt).await {
             assert!(remaining > Duration::ZERO);
             refused += 1;
             sleep(remaining).await;
@@ -77,18 +81,19 @@ async fn a_client_has_free_tries_and_then_waits(
     let fixture = Fixture::new(kind);
     let alice = attempt("alice", "192.0.2.1");
     // Whether she exists, it does not ask. However many come at once, each is counted before the next.
-    let tries = join_all((0..50).map(|_| fixture.admit(&alice))).await;
-    let refused: Vec<_> = tries.into_iter().filter(|admission| !matches!(admission, Admission::Admitted(_))).collect();
-    assert_eq!(50 - refused.len(), AT_CLIENT.free as usize);
+    let tries = join_all((0..50).map(|_| fixture.reserve_attempt(&alice))).await;
+    let refused: Vec<_> =
+        tries.into_iter().filter(|admission| !matches!(admission, Reservation::Reserved(_))).collect();
+    assert_eq!(50 - refused.len(), PER_CLIENT_AND_USER.free_failures as usize);
     for admission in refused {
-        let Admission::TooEarly(remaining) = admission else { unreachable!() };
-        assert!(remaining > Duration::ZERO && remaining <= AT_CLIENT.first, "{remaining:?}");
+        let Reservation::RetryAfter(remaining) = admission else { unreachable!() };
+        assert!(remaining > Duration::ZERO && remaining <= PER_CLIENT_AND_USER.first_delay, "{remaining:?}");
     }
     // Others are not slowed, nor is she elsewhere. What was refused was not counted, what is let through is.
     assert!(fixture.admits(&attempt("bob", "192.0.2.1")).await && fixture.admits(&attempt("alice", "192.0.2.2")).await);
     assert!(fixture.wait_and_admit(&alice).await > 0);
-    let Admission::TooEarly(remaining) = fixture.admit(&alice).await else { panic!("another at once") };
-    assert!(remaining <= AT_CLIENT.first * 2, "{remaining:?}");
+    let Reservation::RetryAfter(remaining) = fixture.reserve_attempt(&alice).await else { panic!("another at once") };
+    assert!(remaining <= PER_CLIENT_AND_USER.first_delay * 2, "{remaining:?}");
 }
 
 #[rstest]
@@ -99,13 +104,13 @@ async fn strangers_keep_nobody_out(
     let fixture = Fixture::new(kind);
     let (home, hotel) = (attempt("alice", "192.0.2.1"), attempt("alice", "192.0.2.2"));
     fixture.log_in(&home).await;
-    fixture.fail_from_everywhere("alice", OF_USER.free).await;
+    fixture.fail_from_everywhere("alice", PER_USER.free_failures).await;
     assert!(!fixture.admits(&attempt("alice", "198.51.100.0")).await, "the second try of a stranger");
     // A client that has not failed for her has one try, wherever it is. Where she is known, only her own failures count.
     assert!(fixture.admits(&hotel).await);
     // Then one each time that it waited as long as it was told.
     assert_eq!(fixture.wait_and_admit(&hotel).await, 1);
-    for _ in 0..AT_CLIENT.free {
+    for _ in 0..PER_CLIENT_AND_USER.free_failures {
         assert!(fixture.admits(&home).await);
     }
     assert!(!fixture.admits(&home).await);
@@ -121,7 +126,7 @@ async fn a_client_that_tries_many_users_waits(
     let office = "2001:db8:1:2::7";
     let alice = attempt("alice", office);
     fixture.log_in(&alice).await;
-    for user in 0..OF_CLIENT.free {
+    for user in 0..PER_CLIENT.free_failures {
         // Any address of the network is the same client.
         let user = attempt(&format!("user{user}"), &format!("2001:db8:1:2::{user:x}"));
         assert!(fixture.admits(&user).await);
@@ -139,13 +144,13 @@ async fn a_site_that_tries_from_many_networks_waits(
     let fixture = Fixture::new(kind);
     let alice = attempt("alice", "2001:db8:1:0::7");
     fixture.log_in(&alice).await;
-    let from_everywhere =
-        (0..2 * OF_SITE.free).map(|network| attempt(&format!("user{network}"), &format!("2001:db8:1:{network:x}::1")));
+    let from_everywhere = (0..2 * PER_SITE.free_failures)
+        .map(|network| attempt(&format!("user{network}"), &format!("2001:db8:1:{network:x}::1")));
     let mut refused = 0;
     for attempt in from_everywhere {
         refused += u32::from(!fixture.admits(&attempt).await);
     }
-    assert!(refused > 0 && refused <= OF_SITE.free, "{refused}");
+    assert!(refused > 0 && refused <= PER_SITE.free_failures, "{refused}");
     assert!(fixture.admits(&attempt("carol", "2001:db8:2::1")).await, "another site");
     assert!(fixture.admits(&alice).await, "she is known there");
 }
@@ -157,12 +162,12 @@ async fn another_password_has_no_failures_yet(
 ) {
     let fixture = Fixture::new(kind);
     let admit = async |attempt: &LoginAttempt, epoch: LoginEpoch| {
-        let admission = fixture.store.admit_login(attempt, Some(epoch)).await.unwrap();
-        matches!(admission, Admission::Admitted(_))
+        let admission = fixture.store.reserve_attempt(attempt, Some(epoch)).await.unwrap();
+        matches!(admission, Reservation::Reserved(_))
     };
     let (old, new) = (LoginEpoch::begin(), LoginEpoch::begin());
     let (home, office) = (attempt("alice", "192.0.2.1"), attempt("alice", "192.0.2.2"));
-    for stranger in 0..OF_USER.free {
+    for stranger in 0..PER_USER.free_failures {
         assert!(admit(&attempt("alice", &format!("198.51.100.{stranger}")), old).await);
     }
     for client in [&home, &office] {
@@ -170,7 +175,7 @@ async fn another_password_has_no_failures_yet(
         assert!(admit(client, new).await && !admit(client, old).await);
     }
     // What a client did at all users, it did.
-    for user in 0..2 * OF_CLIENT.free {
+    for user in 0..2 * PER_CLIENT.free_failures {
         admit(&attempt(&format!("user{user}"), "192.0.2.1"), old).await;
     }
     assert!(!admit(&home, LoginEpoch::begin()).await);
@@ -184,11 +189,11 @@ async fn a_user_is_known_where_a_login_succeeded(
 ) {
     let fixture = Fixture::new(kind);
     let (home, hotel) = (attempt("alice", "192.0.2.1"), attempt("alice", "192.0.2.2"));
-    assert!(fixture.admits(&home).await && !fixture.store.is_known(&home).await.unwrap());
+    assert!(fixture.admits(&home).await && !fixture.store.is_known_client(&home).await.unwrap());
     fixture.log_in(&home).await;
-    assert!(fixture.store.is_known(&home).await.unwrap());
-    assert!(!fixture.store.is_known(&hotel).await.unwrap());
-    assert!(!fixture.store.is_known(&attempt("bob", "192.0.2.1")).await.unwrap());
+    assert!(fixture.store.is_known_client(&home).await.unwrap());
+    assert!(!fixture.store.is_known_client(&hotel).await.unwrap());
+    assert!(!fixture.store.is_known_client(&attempt("bob", "192.0.2.1")).await.unwrap());
 }
 
 #[rstest]
@@ -199,27 +204,27 @@ async fn what_was_no_failure_is_taken_back(
     let fixture = Fixture::new(kind);
     let alice = attempt("alice", "192.0.2.1");
     // A login forgets the failures at this client, and no others; but where she is known, only those were counted.
-    for counted in [CountedAs::Stranger, CountedAs::Known] {
-        for _ in 0..AT_CLIENT.free {
-            assert_eq!(fixture.admit(&alice).await, Admission::Admitted(counted));
+    for scope in [AttemptScope::AllCounters, AttemptScope::KnownClient] {
+        for _ in 0..PER_CLIENT_AND_USER.free_failures {
+            assert_eq!(fixture.reserve_attempt(&alice).await, Reservation::Reserved(scope));
         }
         assert!(!fixture.admits(&alice).await);
-        fixture.store.excuse_login(&alice, epoch(), counted).await.unwrap();
+        fixture.store.login_succeeded(&alice, epoch(), scope).await.unwrap();
     }
     // Whoever logs in is let in as often as they like.
-    for _ in 0..OF_CLIENT.free + OF_USER.free {
+    for _ in 0..PER_CLIENT.free_failures + PER_USER.free_failures {
         fixture.log_in(&alice).await;
     }
-    fixture.fail_from_everywhere("alice", OF_USER.free - (AT_CLIENT.free - 1)).await;
+    fixture.fail_from_everywhere("alice", PER_USER.free_failures - (PER_CLIENT_AND_USER.free_failures - 1)).await;
     assert!(!fixture.admits(&attempt("alice", "198.51.100.0")).await);
     // One that was under way when another made her known is taken back as it was counted.
     let [bob, other] = ["192.0.2.1", "192.0.2.2"].map(|address| attempt("bob", address));
-    let tries = [fixture.admit(&bob).await, fixture.admit(&bob).await];
-    assert_eq!(tries, [Admission::Admitted(CountedAs::Stranger); 2]);
+    let tries = [fixture.reserve_attempt(&bob).await, fixture.reserve_attempt(&bob).await];
+    assert_eq!(tries, [Reservation::Reserved(AttemptScope::AllCounters); 2]);
     for _ in tries {
-        fixture.store.excuse_login(&bob, epoch(), CountedAs::Stranger).await.unwrap();
+        fixture.store.login_succeeded(&bob, epoch(), AttemptScope::AllCounters).await.unwrap();
     }
-    fixture.fail_from_everywhere("bob", OF_USER.free - 2).await;
+    fixture.fail_from_everywhere("bob", PER_USER.free_failures - 2).await;
     assert!(fixture.admits(&other).await && fixture.admits(&other).await && !fixture.admits(&other).await);
 }
 
@@ -232,7 +237,7 @@ async fn logins_of_a_known_user_keep_no_count_alive(
     let [alice, mallory] = ["alice", "mallory"].map(|user| attempt(user, "192.0.2.1"));
     fixture.log_in(&alice).await;
     // The last failure is the one that delays are counted from, and when a count is forgotten.
-    for user in 0..OF_CLIENT.free {
+    for user in 0..PER_CLIENT.free_failures {
         assert!(fixture.admits(&attempt(&format!("user{user}"), "192.0.2.1")).await);
     }
     let before = fixture.remaining(&mallory).await;
@@ -248,30 +253,30 @@ async fn a_full_redis_lets_log_in_and_is_filled_by_nobody() {
     let redis = RedisServer::start();
     let fixture = Fixture::on(&redis);
     let [alice, bob] = ["192.0.2.1", "192.0.2.2"].map(|address| attempt("alice", address));
-    for _ in 0..AT_CLIENT.free {
+    for _ in 0..PER_CLIENT_AND_USER.free_failures {
         assert!(fixture.admits(&alice).await);
     }
     redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     let before = redis.cli(&["DBSIZE"]);
     // What was counted before is weighed, and what comes now is counted here.
     assert!(!fixture.admits(&alice).await);
-    for _ in 0..AT_CLIENT.free {
-        assert_eq!(fixture.admit(&bob).await, Admission::Admitted(CountedAs::StrangerHere));
+    for _ in 0..PER_CLIENT_AND_USER.free_failures {
+        assert_eq!(fixture.reserve_attempt(&bob).await, Reservation::Reserved(AttemptScope::ThisReplica));
     }
     assert!(!fixture.admits(&bob).await);
-    fixture.fail_from_everywhere("carol", OF_USER.free).await;
+    fixture.fail_from_everywhere("carol", PER_USER.free_failures).await;
     assert!(!fixture.admits(&attempt("carol", "198.51.100.0")).await, "the second try of a stranger");
     // Whoever logs in is let in as often as they like.
     let dave = attempt("dave", "192.0.2.3");
-    for _ in 0..2 * OF_CLIENT.free {
+    for _ in 0..2 * PER_CLIENT.free_failures {
         fixture.log_in(&dave).await;
     }
     assert_eq!(redis.cli(&["DBSIZE"]), before);
     // A login forgets what was counted in Redis, too.
-    fixture.store.excuse_login(&alice, epoch(), CountedAs::StrangerHere).await.unwrap();
+    fixture.store.login_succeeded(&alice, epoch(), AttemptScope::ThisReplica).await.unwrap();
     assert!(fixture.admits(&alice).await);
     redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
-    assert_eq!(fixture.admit(&dave).await, Admission::Admitted(CountedAs::Stranger));
+    assert_eq!(fixture.reserve_attempt(&dave).await, Reservation::Reserved(AttemptScope::AllCounters));
 }
 
 /// Whatever the clock of Redis does, a failure that is free costs nothing, and one that is not, its delay at most.
@@ -286,14 +291,14 @@ async fn a_clock_that_steps_keeps_nobody_waiting(#[case] step_ms: i64) {
     let fixture = Fixture::on(&redis);
     let [alice, bob] = ["alice", "bob"].map(|user| attempt(user, "192.0.2.1"));
     assert!(fixture.admits(&alice).await);
-    for _ in 0..AT_CLIENT.free {
+    for _ in 0..PER_CLIENT_AND_USER.free_failures {
         assert!(fixture.admits(&bob).await);
     }
-    fixture.fail_from_everywhere("carol", 2 * OF_USER.free).await;
+    fixture.fail_from_everywhere("carol", 2 * PER_USER.free_failures).await;
     clock.set(step_ms);
     assert_eq!(fixture.remaining(&alice).await, Duration::ZERO);
     let carol = attempt("carol", "198.51.100.0");
-    for (attempt, longest) in [(&bob, AT_CLIENT.first), (&carol, OF_USER.longest)] {
+    for (attempt, longest) in [(&bob, PER_CLIENT_AND_USER.first_delay), (&carol, MAX_DELAY)] {
         let remaining = fixture.remaining(attempt).await;
         assert!(remaining <= longest, "{remaining:?} for {attempt:?}");
         if step_ms < 0 {

@@ -81,9 +81,9 @@ fn a_trace_goes_from_the_caller_down_to_redis() {
     // The user is read, the login counted, the password hashed, the count taken back, and the user read again; then the token
     // and its life are read at once.
     for (name, operation) in [
-        ("EVALSHA admit_login", Some("EVALSHA")),
+        ("EVALSHA reserve_attempt", Some("EVALSHA")),
         ("hash password", None),
-        ("EVALSHA excuse_login", Some("EVALSHA")),
+        ("EVALSHA login_succeeded", Some("EVALSHA")),
         ("PIPELINE", Some("PIPELINE")),
     ] {
         let span = named(name);

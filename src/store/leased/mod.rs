@@ -20,9 +20,9 @@ use tokio::time::{Instant, sleep};
 
 use self::leases::Leases;
 use super::{
-    Admission, Authority, Changes, CountedAs, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, Page,
-    PasswordHash, Rotation, Store, StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserName,
-    UserUpdate, Watch,
+    AttemptScope, Authority, Changes, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, Page,
+    PasswordHash, Reservation, Rotation, Store, StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange,
+    UserName, UserUpdate, Watch,
 };
 use crate::{
     domain::token::{PresentedJwt, SignedToken},
@@ -288,21 +288,25 @@ impl Store for LeasedStore {
         Ok(removed)
     }
 
-    async fn admit_login(&self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> Result<Admission, StoreError> {
-        self.store.admit_login(attempt, epoch).await
+    async fn reserve_attempt(
+        &self,
+        attempt: &LoginAttempt,
+        epoch: Option<LoginEpoch>,
+    ) -> Result<Reservation, StoreError> {
+        self.store.reserve_attempt(attempt, epoch).await
     }
 
-    async fn excuse_login(
+    async fn login_succeeded(
         &self,
         attempt: &LoginAttempt,
         epoch: LoginEpoch,
-        counted: CountedAs,
+        scope: AttemptScope,
     ) -> Result<(), StoreError> {
-        self.store.excuse_login(attempt, epoch, counted).await
+        self.store.login_succeeded(attempt, epoch, scope).await
     }
 
-    async fn is_known(&self, attempt: &LoginAttempt) -> Result<bool, StoreError> {
-        self.store.is_known(attempt).await
+    async fn is_known_client(&self, attempt: &LoginAttempt) -> Result<bool, StoreError> {
+        self.store.is_known_client(attempt).await
     }
 
     async fn watch(&self) -> Result<Option<Box<dyn Watch>>, StoreError> {

@@ -24,11 +24,11 @@ use self::{
     write::Write,
 };
 use super::{
-    Admission, Authority, CountedAs, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, Page,
-    PasswordHash, Rotation, Store, StoreError, StoreResult, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange,
+    AttemptScope, Authority, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, Page, PasswordHash,
+    Reservation, Rotation, Store, StoreError, StoreResult, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange,
     UserName, UserUpdate, Watch, throttle::Throttle,
 };
-use crate::domain::throttle::{self, Allowance};
+use crate::domain::throttle::{self, Backoff};
 
 mod address;
 mod admins;
@@ -283,42 +283,42 @@ impl Store for RedisStore {
         Ok(removed)
     }
 
-    async fn admit_login(&self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> StoreResult<Admission> {
+    async fn reserve_attempt(&self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> StoreResult<Reservation> {
         let LoginCounts { known, failures } = keys::login_counts(attempt, epoch);
-        let rules = [throttle::AT_CLIENT, throttle::OF_USER, throttle::OF_CLIENT, throttle::OF_SITE];
-        let mut script = self.scripts.admit_login.prepare_invoke();
-        script.key(known).arg(milliseconds(throttle::FORGOTTEN_AFTER));
-        for (key, Allowance { free, first, step, longest }) in failures.into_iter().zip(rules) {
-            script.key(key).arg(free).arg(milliseconds(first)).arg(step).arg(milliseconds(longest));
+        let backoffs = [throttle::PER_CLIENT_AND_USER, throttle::PER_USER, throttle::PER_CLIENT, throttle::PER_SITE];
+        let mut script = self.scripts.reserve_attempt.prepare_invoke();
+        script.key(known).arg(milliseconds(throttle::MAX_RETENTION)).arg(milliseconds(throttle::MAX_DELAY));
+        for (key, Backoff { free_failures, first_delay, failures_per_doubling }) in failures.into_iter().zip(backoffs) {
+            script.key(key).arg(free_failures).arg(milliseconds(first_delay)).arg(failures_per_doubling);
         }
         match self.connection.run_script(&script).await? {
-            -2 => Ok(match self.throttle_here().admit(attempt, epoch) {
-                Admission::Admitted(_) => Admission::Admitted(CountedAs::StrangerHere),
-                too_early @ Admission::TooEarly(_) => too_early,
+            -2 => Ok(match self.throttle_here().reserve_attempt(attempt, epoch) {
+                Reservation::Reserved(_) => Reservation::Reserved(AttemptScope::ThisReplica),
+                retry_after @ Reservation::RetryAfter(_) => retry_after,
             }),
-            -1 => Ok(Admission::Admitted(CountedAs::Known)),
-            0 => Ok(Admission::Admitted(CountedAs::Stranger)),
-            remaining_ms => Ok(Admission::TooEarly(Duration::from_millis(i64::unsigned_abs(remaining_ms)))),
+            -1 => Ok(Reservation::Reserved(AttemptScope::KnownClient)),
+            0 => Ok(Reservation::Reserved(AttemptScope::AllCounters)),
+            remaining_ms => Ok(Reservation::RetryAfter(Duration::from_millis(i64::unsigned_abs(remaining_ms)))),
         }
     }
 
-    async fn excuse_login(&self, attempt: &LoginAttempt, epoch: LoginEpoch, counted: CountedAs) -> StoreResult<()> {
+    async fn login_succeeded(&self, attempt: &LoginAttempt, epoch: LoginEpoch, scope: AttemptScope) -> StoreResult<()> {
         let LoginCounts { known, mut failures } = keys::login_counts(attempt, Some(epoch));
-        match counted {
-            CountedAs::Stranger => {}
-            CountedAs::Known => failures.truncate(1),
-            CountedAs::StrangerHere => {
-                self.throttle_here().take_back(attempt, Some(epoch), CountedAs::Stranger);
+        match scope {
+            AttemptScope::AllCounters => {}
+            AttemptScope::KnownClient => failures.truncate(1),
+            AttemptScope::ThisReplica => {
+                self.throttle_here().refund_attempt(attempt, Some(epoch), AttemptScope::AllCounters);
                 // To be known takes memory; to be forgiven gives some back.
                 return self.connection.command(&Cmd::del(&failures[0])).await;
             }
         }
-        let mut script = self.scripts.excuse_login.prepare_invoke();
-        script.key(known).key(failures).arg(milliseconds(throttle::KNOWN));
+        let mut script = self.scripts.login_succeeded.prepare_invoke();
+        script.key(known).key(failures).arg(milliseconds(throttle::KNOWN_CLIENT_TTL));
         self.connection.run_script(&script).await
     }
 
-    async fn is_known(&self, attempt: &LoginAttempt) -> StoreResult<bool> {
+    async fn is_known_client(&self, attempt: &LoginAttempt) -> StoreResult<bool> {
         self.connection.command(&Cmd::exists(keys::known(attempt))).await
     }
 

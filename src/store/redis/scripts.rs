@@ -50,8 +50,8 @@ scripts!(
     remove_name,
     mark;
     others: list_tokens,
-    admit_login,
-    excuse_login,
+    reserve_attempt,
+    login_succeeded,
     probe,
     time
 );

@@ -10,7 +10,7 @@ use mayfly::{
         keys::KeySet,
         life::Life,
         password::{HashCost, PasswordHash},
-        throttle::FORGOTTEN_AFTER,
+        throttle::MAX_RETENTION,
         token::{Token, TokenDigest, TokenRules},
         user::{LoginEpoch, Role, User},
     },
@@ -86,7 +86,7 @@ impl InProcess {
 
     /// Lets so much time go by that no failed login counts any more.
     pub fn forget_failures(&self) {
-        self.run(tokio::time::advance(FORGOTTEN_AFTER));
+        self.run(tokio::time::advance(MAX_RETENTION));
     }
 
     /// The `Authorization` of this name and password, with a colon between them.
