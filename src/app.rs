@@ -44,7 +44,7 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
         users: Users::new(Arc::clone(&store), clock.clone(), Arc::clone(&hashing)),
         tokens: Tokens::new(Arc::clone(&store), Arc::clone(&keys), clock, config.rules.clone()),
         login: Login::new(Arc::clone(&store), hashing),
-        readiness: Readiness::new(Arc::clone(&store) as _, config.unready_after),
+        readiness: Readiness::new(Arc::clone(&store), config.unready_after),
         keys,
         issuer: config.rules.issuer,
     });

@@ -32,7 +32,7 @@ use crate::{
     server::tls::Certificate,
     service::{Clock, signing_keys::SigningKeys},
     store::{
-        Store,
+        StrictWrites,
         leased::LEASE,
         memory::MemoryStore,
         redis::{AddressError, RedisOptions, RedisStore, TlsFiles},
@@ -488,7 +488,7 @@ impl StoreConfig {
     ///
     /// # Panics
     /// Not where the settings were checked.
-    pub fn open(&self) -> Arc<dyn Store> {
+    pub fn open(&self) -> Arc<dyn StrictWrites> {
         match self {
             Self::Memory => Arc::new(MemoryStore::default()),
             Self::Redis(options) => Arc::new(RedisStore::new(options).expect("the options were checked")),

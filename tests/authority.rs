@@ -10,7 +10,7 @@ use mayfly::{
         user::{LoginEpoch, Role, User, UserName, UserUpdate},
     },
     store::{
-        Authority, Store, StoreError,
+        Authority, Store, StoreError, StrictWrites,
         leased::LEASE,
         redis::{RedisOptions, RedisStore},
     },

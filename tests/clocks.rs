@@ -12,7 +12,7 @@ use mayfly::{
         user::{LoginEpoch, Role, User, UserUpdate},
     },
     store::{
-        Authority, Store,
+        Authority, Store, StrictWrites,
         leased::LEASE,
         redis::{RedisOptions, RedisStore},
     },

@@ -11,8 +11,7 @@ use mayfly::{
         user::{LoginEpoch, Role, User, UserName, UserUpdate},
     },
     store::{
-        Authority, Changes, Creation, Rotation, Store, StoreError, UpdatedUser, UserChange,
-        leased::{LEASE, LeasedStore},
+        Authority, Changes, Creation, Rotation, Store, StoreError, StrictWrites, UpdatedUser, UserChange,
         memory::MemoryStore,
         redis::{RedisOptions, RedisStore},
     },
@@ -45,18 +44,17 @@ enum Kind {
     Sentinel,
     /// Three primaries.
     Cluster,
-    Leased,
 }
 
 /// A store, and what it needs to live.
 struct Fixture {
-    store: Arc<dyn Store>,
+    store: Arc<dyn StrictWrites>,
     _servers: Box<dyn Any>,
 }
 
 impl Fixture {
     fn new(kind: Kind) -> Self {
-        let with = |store: Arc<dyn Store>, servers: Box<dyn Any>| Self { store, _servers: servers };
+        let with = |store: Arc<dyn StrictWrites>, servers: Box<dyn Any>| Self { store, _servers: servers };
         let in_redis = |url: &str, wait_replicas: u32, servers: Box<dyn Any>| {
             // Longer than any operation takes on the slowest machine.
             let options = RedisOptions {
@@ -81,7 +79,6 @@ impl Fixture {
                 let cluster = Cluster::start(false);
                 in_redis(&cluster.url(), 0, Box::new(cluster))
             }
-            Kind::Leased => with(Arc::new(LeasedStore::new(Arc::new(MemoryStore::default()), LEASE)), Box::new(())),
         }
     }
 
@@ -137,7 +134,7 @@ fn token(life_seconds: u64) -> Token {
 #[rstest]
 #[tokio::test]
 async fn a_token_is_found_as_it_was_created(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let token = token(3600);
@@ -153,9 +150,7 @@ async fn a_token_is_found_as_it_was_created(
 
 #[rstest]
 #[tokio::test]
-async fn a_watch_tells_what_changed(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
-) {
+async fn a_watch_tells_what_changed(#[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let (bob, carol): (UserName, UserName) = ("bob".parse().unwrap(), "carol".parse().unwrap());
     for name in [&bob, &carol] {
@@ -169,7 +164,7 @@ async fn a_watch_tells_what_changed(
     let watch = fixture.store.watch().await.unwrap();
     let Some(mut watch) = watch else {
         // Where it costs nothing to ask, and where nobody could tell of all.
-        assert!(matches!(kind, Kind::Memory | Kind::Leased | Kind::Cluster));
+        assert!(matches!(kind, Kind::Memory | Kind::Cluster));
         return;
     };
     assert_eq!(watch.changes().await.unwrap(), Changes::default());
@@ -253,9 +248,7 @@ async fn a_watch_ends_where_redis_refuses_and_begins_again() {
 
 #[rstest]
 #[tokio::test]
-async fn a_token_belongs_to_its_owner(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
-) {
+async fn a_token_belongs_to_its_owner(#[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     fixture.store.create_user(&operator(), &user("bob")).await.unwrap();
     let bob = "bob".parse().unwrap();
@@ -270,9 +263,7 @@ async fn a_token_belongs_to_its_owner(
 
 #[rstest]
 #[tokio::test]
-async fn a_revoked_token_is_gone(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
-) {
+async fn a_revoked_token_is_gone(#[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let (first, second) = (token(3600), token(3600));
     fixture.store.create_token(&alice, epoch(), &first, QUOTA).await.unwrap();
@@ -286,7 +277,7 @@ async fn a_revoked_token_is_gone(
 #[rstest]
 #[tokio::test]
 async fn a_presented_token_is_revoked_by_its_digest_only(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let (first, second) = (token(3600), token(3600));
@@ -303,7 +294,7 @@ async fn a_presented_token_is_revoked_by_its_digest_only(
 #[rstest]
 #[tokio::test]
 async fn all_tokens_of_one_user_are_revoked(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     fixture.store.create_user(&operator(), &user("bob")).await.unwrap();
@@ -320,7 +311,7 @@ async fn all_tokens_of_one_user_are_revoked(
 #[rstest]
 #[tokio::test]
 async fn a_rotated_token_lives_on_for_the_overlap(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let rotate = async |old: &Token, new: &Token, overlap: u64| {
@@ -352,9 +343,7 @@ async fn a_rotated_token_lives_on_for_the_overlap(
 
 #[rstest]
 #[tokio::test]
-async fn a_rotation_keeps_to_the_quota(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
-) {
+async fn a_rotation_keeps_to_the_quota(#[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let (first, second) = (token(3600), token(3600));
     fixture.store.create_token(&alice, epoch(), &first, 1).await.unwrap();
@@ -375,7 +364,7 @@ async fn a_rotation_keeps_to_the_quota(
 #[rstest]
 #[tokio::test]
 async fn a_token_dies_at_the_end_of_its_life(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let (short, long) = (token(1), token(3600));
@@ -395,7 +384,7 @@ async fn a_token_dies_at_the_end_of_its_life(
 #[rstest]
 #[tokio::test]
 async fn tokens_are_listed_newest_first_in_pages(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let mut created = Vec::new();
@@ -423,7 +412,7 @@ async fn tokens_are_listed_newest_first_in_pages(
 #[rstest]
 #[tokio::test]
 async fn a_quota_is_exact_and_counts_the_living(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let short = token(3);
@@ -450,7 +439,7 @@ async fn a_quota_is_exact_and_counts_the_living(
 #[rstest]
 #[tokio::test]
 async fn only_users_who_may_log_in_get_tokens(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let fixture = Fixture::new(kind);
     let nobody = "nobody".parse().unwrap();
@@ -467,7 +456,7 @@ async fn only_users_who_may_log_in_get_tokens(
 #[rstest]
 #[tokio::test]
 async fn a_user_is_found_as_created_and_created_once(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let fixture = Fixture::new(kind);
     let alice = "alice".parse().unwrap();
@@ -485,7 +474,7 @@ async fn a_user_is_found_as_created_and_created_once(
 #[rstest]
 #[tokio::test]
 async fn users_are_listed_by_name_in_pages(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let fixture = Fixture::new(kind);
     let list = async |after: Option<&str>, limit| {
@@ -511,9 +500,7 @@ async fn users_are_listed_by_name_in_pages(
 
 #[rstest]
 #[tokio::test]
-async fn a_password_is_changed(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
-) {
+async fn a_password_is_changed(#[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let password: Password = "new".parse().unwrap();
     let hash = PasswordHash::of(&password, HashCost::default());
@@ -540,7 +527,7 @@ async fn a_password_is_changed(
 #[rstest]
 #[tokio::test]
 async fn a_login_from_before_all_tokens_were_revoked_leads_to_none(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let create = async |login| fixture.store.create_token(&alice, login, &token(3600), QUOTA).await;
@@ -565,9 +552,7 @@ async fn a_login_from_before_all_tokens_were_revoked_leads_to_none(
 
 #[rstest]
 #[tokio::test]
-async fn a_user_is_changed(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
-) {
+async fn a_user_is_changed(#[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     fixture.store.create_user(&operator(), &admin("admin")).await.unwrap();
     let change = async |update| match fixture.store.update_user(&operator(), &alice, update).await.unwrap() {
@@ -613,7 +598,7 @@ async fn a_user_is_changed(
 #[rstest]
 #[tokio::test]
 async fn the_last_enabled_administrator_stays(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let (fixture, bob) = Fixture::with_user(kind, "bob").await;
     let alice: UserName = "alice".parse().unwrap();
@@ -710,7 +695,7 @@ async fn administrators_who_change_each_other_leave_one(
 #[rstest]
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn two_administrators_who_remove_each_other_do_not_both_succeed(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let fixture = Fixture::new(kind);
     for _ in 0..10 {
@@ -859,7 +844,7 @@ async fn a_full_redis_still_takes_rights_away() {
 #[rstest]
 #[tokio::test]
 async fn a_hash_is_replaced_only_while_it_is_the_same(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let hash = |cost: &str| PasswordHash::dummy(cost.parse().unwrap());
@@ -878,7 +863,7 @@ async fn a_hash_is_replaced_only_while_it_is_the_same(
 #[rstest]
 #[tokio::test]
 async fn a_removed_user_leaves_no_tokens(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let tokens = [token(3600), token(3600)];

@@ -13,7 +13,7 @@ use crate::{
         throttle::{AttemptScope, LoginAttempt, Reservation},
         user::{LoginEpoch, User, UserName},
     },
-    store::{Store, StoreError, leased::LeasedStore},
+    store::{StoreError, leased::LeasedStore},
     telemetry::{
         audit::{self, LoginFailure},
         logs,
@@ -113,7 +113,7 @@ impl Login {
 
     /// The user with this name, who may log in, for one whose token said who it is.
     pub async fn find(&self, name: &UserName) -> Result<Option<User>, StoreError> {
-        let user = self.checks.store.find_user(name).await?.filter(|user| !user.disabled);
+        let user = self.checks.store.cached_user(name).await?.filter(|user| !user.disabled);
         if let Some(user) = &user {
             logs::user(&user.name);
         }
@@ -128,7 +128,7 @@ impl Checks {
         attempt: &LoginAttempt,
         passwords: &[Password],
     ) -> Result<Option<(User, Vec<LoginFingerprint>)>, StoreError> {
-        let user = self.store.find_user(&attempt.user).await?.filter(|user| !user.disabled);
+        let user = self.store.cached_user(&attempt.user).await?.filter(|user| !user.disabled);
         Ok(user.map(|user| {
             let login = |password| self.remembered.fingerprint(password, Some(&user.password_hash));
             let logins = passwords.iter().map(login).collect();
@@ -138,8 +138,9 @@ impl Checks {
 
     async fn check(self: Arc<Self>, attempt: LoginAttempt, passwords: Vec<Password>) -> Result<Verdict, LoginError> {
         let mut place = self.place(&attempt).await?;
-        // Asked for first: a store in trouble, which cannot tell, has counted nothing yet.
-        let user = self.store.ask_for_user(&attempt.user).await?;
+        // Always asks the store: a cache hit would reveal by its timing that the user exists. Asked before the attempt is
+        // counted, so that a store in trouble has counted nothing yet.
+        let user = self.store.find_user(&attempt.user).await?;
         let epoch = user.as_ref().map(|user| user.login_epoch);
         let scope = match self.store.reserve_attempt(&attempt, epoch).await? {
             Reservation::Reserved(scope) => scope,
@@ -193,7 +194,7 @@ impl Checks {
             return None;
         }
         let hash = self.hashing.hash(password.clone()).await.ok()?;
-        match self.store.replace_hash(&user.name, &user.password_hash, &hash).await {
+        match self.store.write(|store| store.replace_hash(&user.name, &user.password_hash, &hash)).await {
             Ok(replaced) => replaced.then_some(hash),
             Err(error) => {
                 tracing::warn!(%error, "a password keeps its old hash");

@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use crate::{
     domain::user::{User, UserName},
-    store::{Authority, Store, leased::LeasedStore},
+    store::{Authority, leased::LeasedStore},
     telemetry::traces,
 };
 

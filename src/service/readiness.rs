@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    store::{Health, Store, Warning},
+    store::{Health, Warning, leased::LeasedStore},
     telemetry::metrics,
 };
 
@@ -20,7 +20,7 @@ use crate::{
 /// A short outage leaves it ready: all replicas notice it at the same time, and a load balancer without any replica
 /// could answer nothing, where each of them answers 503 with `Retry-After`.
 pub struct Readiness {
-    store: Arc<dyn Store>,
+    store: Arc<LeasedStore>,
     patience: Duration,
     started: AtomicBool,
     stopping: AtomicBool,
@@ -39,7 +39,7 @@ struct Seen {
 
 impl Readiness {
     /// Not ready yet. Once it is, the store may be away for `patience`.
-    pub fn new(store: Arc<dyn Store>, patience: Duration) -> Self {
+    pub fn new(store: Arc<LeasedStore>, patience: Duration) -> Self {
         Self {
             store,
             patience,

@@ -20,7 +20,7 @@ use crate::{
         user::{User, UserName},
     },
     store::{
-        Creation, Rotation, Store, StoreError,
+        Creation, Rotation, StoreError,
         leased::{LeasedStore, Presented},
     },
     telemetry::{
@@ -164,7 +164,7 @@ impl Tokens {
             Some(token) if token.successor.is_none() => token,
             // Another try may have rotated it, and may have been told that it failed.
             rotated => {
-                self.store.confirm(&owner).await?;
+                self.store.write(|store| store.confirm(&owner)).await?;
                 let successor = rotated.and_then(|token| token.successor);
                 return Err(successor.map_or(RotateError::NoSuchToken, |id| RotateError::AlreadyRotated(Some(id))));
             }
@@ -172,7 +172,8 @@ impl Tokens {
         let issued = self.sign(&owner, token.description.clone(), token.life);
         let (store, quota) = (Arc::clone(&self.store), self.rules.quota);
         let rotation = async move {
-            let rotated = store.rotate_token(&owner, login, &token, &issued.token, overlap, quota).await;
+            let rotated =
+                store.write(|store| store.rotate_token(&owner, login, &token, &issued.token, overlap, quota)).await;
             if let Some(outcome) = outcome(&rotated, |rotation| *rotation == Rotation::Rotated) {
                 audit::token_rotated(&owner, id, issued.token.id, overlap, outcome.map(|_| ()));
             }
@@ -209,7 +210,8 @@ impl Tokens {
     pub async fn revoke(&self, by: Actor, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
         let (store, owner) = (Arc::clone(&self.store), owner.clone());
         let revocation = async move {
-            let revoked = store.revoke_token(&by.authority_over(&owner), &owner, id).await;
+            let by = by.authority_over(&owner);
+            let revoked = store.write(|store| store.revoke_token(&by, &owner, id)).await;
             if let Some(outcome) = outcome(&revoked, |revoked| *revoked) {
                 audit::token_revoked(&owner, id, outcome.map(|_| ()));
             }
@@ -222,7 +224,8 @@ impl Tokens {
     pub async fn revoke_all(&self, by: Actor, owner: &UserName) -> Result<u64, StoreError> {
         let (store, owner) = (Arc::clone(&self.store), owner.clone());
         let revocation = async move {
-            let revoked = store.revoke_tokens(&by.authority_over(&owner), &owner).await;
+            let by = by.authority_over(&owner);
+            let revoked = store.write(|store| store.revoke_tokens(&by, &owner)).await;
             if let Some(outcome) = outcome(&revoked, |_| true) {
                 audit::tokens_revoked(&owner, outcome.map(|revoked| *revoked));
             }
@@ -247,7 +250,7 @@ impl Tokens {
         };
         let store = Arc::clone(&self.store);
         let revocation = async move {
-            let revoked = store.revoke_presented(&owner, id, digest, is_ours).await;
+            let revoked = store.write(|store| store.revoke_presented(&owner, id, digest, is_ours)).await;
             if let Some(outcome) = outcome(&revoked, |revoked| *revoked) {
                 audit::token_revoked(&owner, id, outcome.map(|_| ()));
             }

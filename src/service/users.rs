@@ -19,7 +19,7 @@ use crate::{
         user::{LoginEpoch, Role, User, UserName, UserUpdate},
     },
     store::{
-        Authority, Store, StoreError, UpdatedUser, UserChange,
+        Authority, StoreError, UpdatedUser, UserChange,
         leased::{LEASE, LeasedStore},
     },
     telemetry::audit::{self, Outcome},
@@ -140,7 +140,7 @@ impl Users {
 
     /// A user, disabled or not.
     pub async fn find(&self, name: &UserName) -> Result<Option<User>, StoreError> {
-        self.store.find_user(name).await
+        self.store.cached_user(name).await
     }
 
     /// At most `limit` users, by name, beginning behind `after`, who need not exist.
@@ -152,7 +152,8 @@ impl Users {
     pub async fn update(&self, by: Actor, name: &UserName, update: UserUpdate) -> Result<UpdatedUser, UserError> {
         let (store, name) = (Arc::clone(&self.store), name.clone());
         let change = async move {
-            let changed = store.update_user(&by.authority(), &name, update).await;
+            let by = by.authority();
+            let changed = store.write(|store| store.update_user(&by, &name, update)).await;
             let changed = changed.map_err(UserError::from).and_then(Result::from);
             if let Some(outcome) = outcome(&changed) {
                 if let Some(role) = update.role {
@@ -181,7 +182,7 @@ impl Users {
         let (store, name) = (Arc::clone(&self.store), name.clone());
         let change = async move {
             let by = by.authority_over(&name);
-            let revoked = store.set_password(&by, &name, &hash, revoke_tokens).await;
+            let revoked = store.write(|store| store.set_password(&by, &name, &hash, revoke_tokens)).await;
             let changed = revoked.map_err(UserError::from).and_then(|revoked| revoked.ok_or(UserError::NoSuchUser));
             if let Some(outcome) = outcome(&changed) {
                 audit::password_changed(&name, outcome.map(|revoked| *revoked));
@@ -195,7 +196,8 @@ impl Users {
     pub async fn remove(&self, by: Actor, name: &UserName) -> Result<u64, UserError> {
         let (store, name) = (Arc::clone(&self.store), name.clone());
         let removal = async move {
-            let removed = store.remove_user(&by.authority(), &name).await;
+            let by = by.authority();
+            let removed = store.write(|store| store.remove_user(&by, &name)).await;
             let removed = removed.map_err(UserError::from).and_then(Result::from);
             if let Some(outcome) = outcome(&removed) {
                 audit::user_removed(&name, outcome.map(|revoked| *revoked));

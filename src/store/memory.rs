@@ -13,8 +13,8 @@ use tokio::time::Instant;
 
 use super::{
     AttemptScope, Authority, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, Page, PasswordHash,
-    Reservation, Rotation, Store, StoreError, StoreResult, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange,
-    UserName, UserUpdate, Watch, throttle::Throttle,
+    Reservation, Rotation, Store, StoreError, StoreResult, StrictWrites, Token, TokenDigest, TokenId, UpdatedUser,
+    User, UserChange, UserName, UserUpdate, Watch, throttle::Throttle,
 };
 
 /// Users and tokens in one map behind one lock, and failed logins behind another. No operation waits while it holds one.
@@ -142,6 +142,64 @@ impl Store for MemoryStore {
         Ok(Some(Listing { items: tokens, more }))
     }
 
+    async fn create_user(&self, by: &Authority, user: &User) -> StoreResult<bool> {
+        let mut accounts = self.accounts();
+        check(&accounts, by, &user.name)?;
+        if accounts.contains_key(&user.name) {
+            return Ok(false);
+        }
+        accounts.insert(user.name.clone(), Account { user: user.clone(), tokens: Vec::new() });
+        Ok(true)
+    }
+
+    async fn find_user(&self, name: &UserName) -> StoreResult<Option<User>> {
+        Ok(self.accounts().get(name).map(|account| account.user.clone()))
+    }
+
+    async fn has_users(&self) -> StoreResult<bool> {
+        Ok(!self.accounts().is_empty())
+    }
+
+    async fn list_users(&self, after: Option<&UserName>, limit: usize) -> StoreResult<Listing<User>> {
+        let accounts = self.accounts();
+        let behind = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let mut users = accounts.range::<UserName, _>(behind).map(|(_, account)| account.user.clone());
+        let items = users.by_ref().take(limit).collect();
+        Ok(Listing { items, more: users.next().is_some() })
+    }
+
+    async fn reserve_attempt(&self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> StoreResult<Reservation> {
+        Ok(self.throttle().reserve_attempt(attempt, epoch))
+    }
+
+    async fn login_succeeded(&self, attempt: &LoginAttempt, epoch: LoginEpoch, scope: AttemptScope) -> StoreResult<()> {
+        let mut throttle = self.throttle();
+        throttle.refund_attempt(attempt, Some(epoch), scope);
+        throttle.make_known(attempt, epoch);
+        Ok(())
+    }
+
+    async fn is_known_client(&self, attempt: &LoginAttempt) -> StoreResult<bool> {
+        Ok(self.throttle().is_known_client(attempt))
+    }
+
+    async fn watch(&self) -> StoreResult<Option<Box<dyn Watch>>> {
+        // To ask costs no more than to be told.
+        Ok(None)
+    }
+
+    fn time(&self) -> Option<Duration> {
+        // A token expires by the clock of this process, which the service falls back to.
+        None
+    }
+
+    async fn check(&self) -> StoreResult<Health> {
+        Ok(Health::default())
+    }
+}
+
+#[async_trait]
+impl StrictWrites for MemoryStore {
     async fn revoke_token(&self, by: &Authority, owner: &UserName, id: TokenId) -> StoreResult<bool> {
         let mut accounts = self.accounts();
         let Some(account) = account(&mut accounts, by, owner)? else { return Ok(false) };
@@ -204,32 +262,6 @@ impl Store for MemoryStore {
         Ok(Rotation::Rotated)
     }
 
-    async fn create_user(&self, by: &Authority, user: &User) -> StoreResult<bool> {
-        let mut accounts = self.accounts();
-        check(&accounts, by, &user.name)?;
-        if accounts.contains_key(&user.name) {
-            return Ok(false);
-        }
-        accounts.insert(user.name.clone(), Account { user: user.clone(), tokens: Vec::new() });
-        Ok(true)
-    }
-
-    async fn find_user(&self, name: &UserName) -> StoreResult<Option<User>> {
-        Ok(self.accounts().get(name).map(|account| account.user.clone()))
-    }
-
-    async fn has_users(&self) -> StoreResult<bool> {
-        Ok(!self.accounts().is_empty())
-    }
-
-    async fn list_users(&self, after: Option<&UserName>, limit: usize) -> StoreResult<Listing<User>> {
-        let accounts = self.accounts();
-        let behind = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
-        let mut users = accounts.range::<UserName, _>(behind).map(|(_, account)| account.user.clone());
-        let items = users.by_ref().take(limit).collect();
-        Ok(Listing { items, more: users.next().is_some() })
-    }
-
     async fn update_user(
         &self,
         by: &Authority,
@@ -282,34 +314,5 @@ impl Store for MemoryStore {
         }
         let removed = accounts.remove(name);
         Ok(removed.map_or(UserChange::NoSuchUser, |mut account| UserChange::Done(account.revoke_tokens())))
-    }
-
-    async fn reserve_attempt(&self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> StoreResult<Reservation> {
-        Ok(self.throttle().reserve_attempt(attempt, epoch))
-    }
-
-    async fn login_succeeded(&self, attempt: &LoginAttempt, epoch: LoginEpoch, scope: AttemptScope) -> StoreResult<()> {
-        let mut throttle = self.throttle();
-        throttle.refund_attempt(attempt, Some(epoch), scope);
-        throttle.make_known(attempt, epoch);
-        Ok(())
-    }
-
-    async fn is_known_client(&self, attempt: &LoginAttempt) -> StoreResult<bool> {
-        Ok(self.throttle().is_known_client(attempt))
-    }
-
-    async fn watch(&self) -> StoreResult<Option<Box<dyn Watch>>> {
-        // To ask costs no more than to be told.
-        Ok(None)
-    }
-
-    fn time(&self) -> Option<Duration> {
-        // A token expires by the clock of this process, which the service falls back to.
-        None
-    }
-
-    async fn check(&self) -> StoreResult<Health> {
-        Ok(Health::default())
     }
 }

@@ -166,6 +166,45 @@ pub trait Store: Send + Sync {
     /// The live tokens of this owner. `None`: there is no live token that is `page.after`.
     async fn list_tokens(&self, owner: &UserName, page: Page) -> StoreResult<Option<Listing<LiveToken>>>;
 
+    /// Creates a user. `false`: the name is taken, and nothing changed.
+    async fn create_user(&self, by: &Authority, user: &User) -> StoreResult<bool>;
+
+    /// A user, disabled or not.
+    async fn find_user(&self, name: &UserName) -> StoreResult<Option<User>>;
+
+    /// Whether there is any user.
+    async fn has_users(&self) -> StoreResult<bool>;
+
+    /// At most `limit` users, by name, beginning behind `after`, who need not exist.
+    async fn list_users(&self, after: Option<&UserName>, limit: usize) -> StoreResult<Listing<User>>;
+
+    /// Counts this login attempt as a failure before its password is verified, unless it comes too early by the rules of
+    /// [`crate::domain::throttle`] and the store's clock. `epoch` is that of the user, if the user exists.
+    async fn reserve_attempt(&self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> StoreResult<Reservation>;
+
+    /// Removes this attempt from the counters of its scope, resets the client's counter for this user, and makes the
+    /// client known to the user.
+    async fn login_succeeded(&self, attempt: &LoginAttempt, epoch: LoginEpoch, scope: AttemptScope) -> StoreResult<()>;
+
+    /// Whether the user logged in from this client in the last [`crate::domain::throttle::KNOWN_CLIENT_TTL`].
+    async fn is_known_client(&self, attempt: &LoginAttempt) -> StoreResult<bool>;
+
+    /// Begins to watch for changes, and ends the watch before. `None`: this store tells of none.
+    async fn watch(&self) -> StoreResult<Option<Box<dyn Watch>>>;
+
+    /// The time since the Unix epoch by the store's clock, as far as it is known without asking; `None`: it is not known yet.
+    fn time(&self) -> Option<Duration>;
+
+    /// Answers if the store does, and says how it is set up.
+    async fn check(&self) -> StoreResult<Health>;
+}
+
+/// Writes that take something away: a token, a right, a password.
+///
+/// A replica may still hold a leased copy of it, so the answer to such a write has to wait until all leases have lapsed. The
+/// service can reach these writes only through [`leased::LeasedStore::write`], which waits.
+#[async_trait]
+pub trait StrictWrites: Store {
     /// Revokes a token. `false`: there was none.
     async fn revoke_token(&self, by: &Authority, owner: &UserName, id: TokenId) -> StoreResult<bool>;
 
@@ -198,18 +237,6 @@ pub trait Store: Send + Sync {
         quota: usize,
     ) -> StoreResult<Rotation>;
 
-    /// Creates a user. `false`: the name is taken, and nothing changed.
-    async fn create_user(&self, by: &Authority, user: &User) -> StoreResult<bool>;
-
-    /// A user, disabled or not.
-    async fn find_user(&self, name: &UserName) -> StoreResult<Option<User>>;
-
-    /// Whether there is any user.
-    async fn has_users(&self) -> StoreResult<bool>;
-
-    /// At most `limit` users, by name, beginning behind `after`, who need not exist.
-    async fn list_users(&self, after: Option<&UserName>, limit: usize) -> StoreResult<Listing<User>>;
-
     /// Changes a user; disabling one revokes all of the user's tokens.
     async fn update_user(
         &self,
@@ -233,26 +260,6 @@ pub trait Store: Send + Sync {
 
     /// Removes a user, revokes all of the user's tokens, and returns their number.
     async fn remove_user(&self, by: &Authority, name: &UserName) -> StoreResult<UserChange<u64>>;
-
-    /// Counts this login attempt as a failure before its password is verified, unless it comes too early by the rules of
-    /// [`crate::domain::throttle`] and the store's clock. `epoch` is that of the user, if the user exists.
-    async fn reserve_attempt(&self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> StoreResult<Reservation>;
-
-    /// Removes this attempt from the counters of its scope, resets the client's counter for this user, and makes the
-    /// client known to the user.
-    async fn login_succeeded(&self, attempt: &LoginAttempt, epoch: LoginEpoch, scope: AttemptScope) -> StoreResult<()>;
-
-    /// Whether the user logged in from this client in the last [`crate::domain::throttle::KNOWN_CLIENT_TTL`].
-    async fn is_known_client(&self, attempt: &LoginAttempt) -> StoreResult<bool>;
-
-    /// Begins to watch for changes, and ends the watch before. `None`: this store tells of none.
-    async fn watch(&self) -> StoreResult<Option<Box<dyn Watch>>>;
-
-    /// The time since the Unix epoch by the store's clock, as far as it is known without asking; `None`: it is not known yet.
-    fn time(&self) -> Option<Duration>;
-
-    /// Answers if the store does, and says how it is set up.
-    async fn check(&self) -> StoreResult<Health>;
 }
 
 /// Tells of what changes in a store: from before [`Store::watch`] answered, and for all reads of the store that were sent since.

@@ -17,7 +17,7 @@ async fn after_a_password_change(kind: Kind) -> (Fixture, UserName, Token, Login
 #[rstest]
 #[tokio::test]
 async fn a_login_that_has_ended_writes_nothing(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let (fixture, alice, live, ended) = after_a_password_change(kind).await;
     let (store, by) = (&fixture.store, &Authority::Login(ended));
@@ -40,7 +40,7 @@ async fn a_login_that_has_ended_writes_nothing(
 #[rstest]
 #[tokio::test]
 async fn a_right_that_has_lapsed_writes_nothing(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let (fixture, alice, live, _) = after_a_password_change(kind).await;
     let store = &fixture.store;
@@ -69,7 +69,7 @@ async fn a_right_that_has_lapsed_writes_nothing(
 #[rstest]
 #[tokio::test]
 async fn an_administrator_who_is_none_any_more_writes_nothing(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let (fixture, alice, live, _) = after_a_password_change(kind).await;
     let store = &fixture.store;

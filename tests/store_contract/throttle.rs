@@ -76,7 +76,7 @@ impl Fixture {
 #[rstest]
 #[tokio::test]
 async fn a_client_has_free_tries_and_then_waits(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let fixture = Fixture::new(kind);
     let alice = attempt("alice", "192.0.2.1");
@@ -98,9 +98,7 @@ async fn a_client_has_free_tries_and_then_waits(
 
 #[rstest]
 #[tokio::test]
-async fn strangers_keep_nobody_out(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
-) {
+async fn strangers_keep_nobody_out(#[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind) {
     let fixture = Fixture::new(kind);
     let (home, hotel) = (attempt("alice", "192.0.2.1"), attempt("alice", "192.0.2.2"));
     fixture.log_in(&home).await;
@@ -120,7 +118,7 @@ async fn strangers_keep_nobody_out(
 #[rstest]
 #[tokio::test]
 async fn a_client_that_tries_many_users_waits(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let fixture = Fixture::new(kind);
     let office = "2001:db8:1:2::7";
@@ -139,7 +137,7 @@ async fn a_client_that_tries_many_users_waits(
 #[rstest]
 #[tokio::test]
 async fn a_site_that_tries_from_many_networks_waits(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let fixture = Fixture::new(kind);
     let alice = attempt("alice", "2001:db8:1:0::7");
@@ -158,7 +156,7 @@ async fn a_site_that_tries_from_many_networks_waits(
 #[rstest]
 #[tokio::test]
 async fn another_password_has_no_failures_yet(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let fixture = Fixture::new(kind);
     let admit = async |attempt: &LoginAttempt, epoch: LoginEpoch| {
@@ -185,7 +183,7 @@ async fn another_password_has_no_failures_yet(
 #[rstest]
 #[tokio::test]
 async fn a_user_is_known_where_a_login_succeeded(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let fixture = Fixture::new(kind);
     let (home, hotel) = (attempt("alice", "192.0.2.1"), attempt("alice", "192.0.2.2"));
@@ -199,7 +197,7 @@ async fn a_user_is_known_where_a_login_succeeded(
 #[rstest]
 #[tokio::test]
 async fn what_was_no_failure_is_taken_back(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let fixture = Fixture::new(kind);
     let alice = attempt("alice", "192.0.2.1");
@@ -231,7 +229,7 @@ async fn what_was_no_failure_is_taken_back(
 #[rstest]
 #[tokio::test]
 async fn logins_of_a_known_user_keep_no_count_alive(
-    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster, Kind::Leased)] kind: Kind,
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let fixture = Fixture::new(kind);
     let [alice, mallory] = ["alice", "mallory"].map(|user| attempt(user, "192.0.2.1"));

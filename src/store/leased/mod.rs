@@ -13,17 +13,13 @@
 //! Two things follow. A replica with leases switched off waits all the same, since another may have them on. And what is
 //! done in Redis behind the service's back takes up to one lease to be seen.
 
-use std::{mem, sync::Arc, time::Duration};
+use std::{mem, ops::Deref, sync::Arc, time::Duration};
 
-use async_trait::async_trait;
+use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep};
 
 use self::leases::Leases;
-use super::{
-    AttemptScope, Authority, Changes, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, Page,
-    PasswordHash, Reservation, Rotation, Store, StoreError, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange,
-    UserName, UserUpdate, Watch,
-};
+use super::{Changes, LiveToken, Store, StoreError, StrictWrites, TokenId, User, UserName, Watch};
 use crate::{
     domain::token::{PresentedJwt, SignedToken},
     telemetry::metrics::Leased,
@@ -48,9 +44,9 @@ const WATCH_PAUSE: Duration = Duration::from_millis(250);
 /// A store whose reads are leased.
 ///
 /// Two questions are answered under a lease: whose is this JWT ([`LeasedStore::find_presented`]), and what of this user
-/// ([`Store::find_user`])? All other operations ask the store behind it each time.
+/// ([`LeasedStore::cached_user`])? All other operations ask the store behind it each time.
 pub struct LeasedStore {
-    store: Arc<dyn Store>,
+    store: Arc<dyn StrictWrites>,
     tokens: Arc<Leases<PresentedJwt, TokenId, Presented>>,
     users: Arc<Leases<UserName, UserName, User>>,
 }
@@ -82,7 +78,7 @@ impl LeasedStore {
     ///
     /// # Panics
     /// Where the lease is longer than [`LEASE`], which other replicas do not wait for.
-    pub fn new(store: Arc<dyn Store>, lease: Duration) -> Self {
+    pub fn new(store: Arc<dyn StrictWrites>, lease: Duration) -> Self {
         assert!(lease <= LEASE, "no replica waits longer than {LEASE:?}");
         let tokens = Leases::new(Leased::Token, lease, Presented::ends_at);
         Self { store, tokens, users: Leases::new(Leased::User, lease, |_| None) }
@@ -109,10 +105,23 @@ impl LeasedStore {
         self.tokens.read(jwt, id, read).await
     }
 
-    /// A user, disabled or not, asked for without a lease: so that it takes as long for one whom a lease would find and for one
-    /// who does not exist.
-    pub async fn ask_for_user(&self, name: &UserName) -> Result<Option<User>, StoreError> {
-        self.store.find_user(name).await
+    /// A user, disabled or not, under a lease.
+    pub async fn cached_user(&self, name: &UserName) -> Result<Option<User>, StoreError> {
+        let (store, owned) = (Arc::clone(&self.store), name.clone());
+        let read = async move { store.find_user(&owned).await };
+        self.users.read(name.clone(), name.clone(), read).await
+    }
+
+    /// Runs a write, and returns its result once every copy that was read before the write has lapsed, on all replicas.
+    ///
+    /// A write that finds nothing to do waits, too: the one that did it may have been answered with an error.
+    pub async fn write<'a, T>(
+        &'a self,
+        write: impl FnOnce(&'a dyn StrictWrites) -> BoxFuture<'a, Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let result = write(&*self.store).await?;
+        sleep(WAIT).await;
+        Ok(result)
     }
 
     /// Renews leases before they lapse, for ever: all on what did not change, with one question to the store.
@@ -161,163 +170,52 @@ impl LeasedStore {
     }
 }
 
-/// Every copy read before this was called has lapsed when it returns.
-async fn wait_out_leases() {
-    sleep(WAIT).await;
+/// Everything else goes to the store itself: reads without a lease, and writes that take nothing away.
+impl Deref for LeasedStore {
+    type Target = dyn Store;
+
+    fn deref(&self) -> &Self::Target {
+        &*self.store
+    }
 }
 
-#[async_trait]
-impl Store for LeasedStore {
-    async fn create_token(
-        &self,
-        owner: &UserName,
-        login: LoginEpoch,
-        token: &Token,
-        quota: usize,
-    ) -> Result<Creation, StoreError> {
-        self.store.create_token(owner, login, token, quota).await
-    }
+#[cfg(test)]
+mod tests {
+    use tokio::time::pause;
 
-    async fn find_token(&self, owner: &UserName, id: TokenId) -> Result<Option<LiveToken>, StoreError> {
-        self.store.find_token(owner, id).await
-    }
+    use super::*;
+    use crate::{
+        domain::{
+            password::{HashCost, PasswordHash},
+            user::{LoginEpoch, Role, UserUpdate},
+        },
+        store::{Authority, UserChange, memory::MemoryStore},
+    };
 
-    async fn list_tokens(&self, owner: &UserName, page: Page) -> Result<Option<Listing<LiveToken>>, StoreError> {
-        self.store.list_tokens(owner, page).await
-    }
+    #[tokio::test]
+    async fn a_write_returns_once_every_earlier_read_has_lapsed_even_if_it_changes_nothing() {
+        pause();
+        let store = LeasedStore::new(Arc::new(MemoryStore::default()), LEASE);
+        let by = Authority::Until(Instant::now() + Duration::from_hours(1));
+        let alice = User {
+            name: "alice".parse().unwrap(),
+            role: Role::User,
+            password_hash: PasswordHash::dummy(HashCost::default()),
+            disabled: false,
+            login_epoch: LoginEpoch::begin(),
+            created_at: 0,
+        };
+        assert!(store.create_user(&by, &alice).await.unwrap());
+        assert!(!store.cached_user(&alice.name).await.unwrap().unwrap().disabled);
 
-    // A deletion that finds nothing waits, too: the one that did the work may have been told that it failed.
+        let begun = Instant::now();
+        let update = UserUpdate { role: None, disabled: Some(true) };
+        let changed = store.write(|store| store.update_user(&by, &alice.name, update)).await.unwrap();
+        assert!(matches!(changed, UserChange::Done(_)) && begun.elapsed() > LEASE);
+        assert!(store.cached_user(&alice.name).await.unwrap().unwrap().disabled);
 
-    async fn revoke_token(&self, by: &Authority, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
-        let revoked = self.store.revoke_token(by, owner, id).await?;
-        wait_out_leases().await;
-        Ok(revoked)
-    }
-
-    async fn revoke_presented(
-        &self,
-        owner: &UserName,
-        id: TokenId,
-        digest: TokenDigest,
-        is_ours: bool,
-    ) -> Result<bool, StoreError> {
-        let revoked = self.store.revoke_presented(owner, id, digest, is_ours).await?;
-        wait_out_leases().await;
-        Ok(revoked)
-    }
-
-    async fn confirm(&self, owner: &UserName) -> Result<(), StoreError> {
-        self.store.confirm(owner).await?;
-        wait_out_leases().await;
-        Ok(())
-    }
-
-    async fn revoke_tokens(&self, by: &Authority, owner: &UserName) -> Result<u64, StoreError> {
-        let revoked = self.store.revoke_tokens(by, owner).await?;
-        wait_out_leases().await;
-        Ok(revoked)
-    }
-
-    async fn rotate_token(
-        &self,
-        owner: &UserName,
-        login: LoginEpoch,
-        token: &Token,
-        successor: &Token,
-        overlap: Duration,
-        quota: usize,
-    ) -> Result<Rotation, StoreError> {
-        let rotation = self.store.rotate_token(owner, login, token, successor, overlap, quota).await?;
-        if rotation == Rotation::Rotated {
-            wait_out_leases().await;
-        }
-        Ok(rotation)
-    }
-
-    async fn create_user(&self, by: &Authority, user: &User) -> Result<bool, StoreError> {
-        self.store.create_user(by, user).await
-    }
-
-    async fn find_user(&self, name: &UserName) -> Result<Option<User>, StoreError> {
-        let (store, owned) = (Arc::clone(&self.store), name.clone());
-        let read = async move { store.find_user(&owned).await };
-        self.users.read(name.clone(), name.clone(), read).await
-    }
-
-    async fn has_users(&self) -> Result<bool, StoreError> {
-        self.store.has_users().await
-    }
-
-    async fn list_users(&self, after: Option<&UserName>, limit: usize) -> Result<Listing<User>, StoreError> {
-        self.store.list_users(after, limit).await
-    }
-
-    async fn update_user(
-        &self,
-        by: &Authority,
-        name: &UserName,
-        update: UserUpdate,
-    ) -> Result<UserChange<UpdatedUser>, StoreError> {
-        let change = self.store.update_user(by, name, update).await?;
-        wait_out_leases().await;
-        Ok(change)
-    }
-
-    async fn set_password(
-        &self,
-        by: &Authority,
-        name: &UserName,
-        hash: &PasswordHash,
-        revoke_tokens: bool,
-    ) -> Result<Option<u64>, StoreError> {
-        let changed = self.store.set_password(by, name, hash, revoke_tokens).await?;
-        wait_out_leases().await;
-        Ok(changed)
-    }
-
-    async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> Result<bool, StoreError> {
-        let replaced = self.store.replace_hash(name, old, new).await?;
-        // Who still goes by the old one lets in whom the new one lets in, but only after hashing.
-        wait_out_leases().await;
-        Ok(replaced)
-    }
-
-    async fn remove_user(&self, by: &Authority, name: &UserName) -> Result<UserChange<u64>, StoreError> {
-        let removed = self.store.remove_user(by, name).await?;
-        wait_out_leases().await;
-        Ok(removed)
-    }
-
-    async fn reserve_attempt(
-        &self,
-        attempt: &LoginAttempt,
-        epoch: Option<LoginEpoch>,
-    ) -> Result<Reservation, StoreError> {
-        self.store.reserve_attempt(attempt, epoch).await
-    }
-
-    async fn login_succeeded(
-        &self,
-        attempt: &LoginAttempt,
-        epoch: LoginEpoch,
-        scope: AttemptScope,
-    ) -> Result<(), StoreError> {
-        self.store.login_succeeded(attempt, epoch, scope).await
-    }
-
-    async fn is_known_client(&self, attempt: &LoginAttempt) -> Result<bool, StoreError> {
-        self.store.is_known_client(attempt).await
-    }
-
-    async fn watch(&self) -> Result<Option<Box<dyn Watch>>, StoreError> {
-        self.store.watch().await
-    }
-
-    fn time(&self) -> Option<Duration> {
-        self.store.time()
-    }
-
-    async fn check(&self) -> Result<Health, StoreError> {
-        self.store.check().await
+        let begun = Instant::now();
+        assert!(!store.write(|store| store.revoke_token(&by, &alice.name, TokenId::random())).await.unwrap());
+        assert!(begun.elapsed() > LEASE);
     }
 }

@@ -25,8 +25,8 @@ use self::{
 };
 use super::{
     AttemptScope, Authority, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, Page, PasswordHash,
-    Reservation, Rotation, Store, StoreError, StoreResult, Token, TokenDigest, TokenId, UpdatedUser, User, UserChange,
-    UserName, UserUpdate, Watch, throttle::Throttle,
+    Reservation, Rotation, Store, StoreError, StoreResult, StrictWrites, Token, TokenDigest, TokenId, UpdatedUser,
+    User, UserChange, UserName, UserUpdate, Watch, throttle::Throttle,
 };
 use crate::domain::throttle::{self, Backoff};
 
@@ -119,63 +119,6 @@ impl Store for RedisStore {
         Ok(Some(Listing { items: tokens, more }))
     }
 
-    async fn revoke_token(&self, by: &Authority, owner: &UserName, id: TokenId) -> StoreResult<bool> {
-        // An id is never used again: a second run does nothing where the first one ran.
-        let write = Write::to_user(&self.scripts.revoke_token, owner, by).repeatable();
-        self.connection.delete(revocation(write, owner, id, None)).await
-    }
-
-    async fn revoke_presented(
-        &self,
-        owner: &UserName,
-        id: TokenId,
-        digest: TokenDigest,
-        is_ours: bool,
-    ) -> StoreResult<bool> {
-        let write = Write::to_shown(&self.scripts.revoke_token, owner).repeatable();
-        self.connection.write_for_stranger(revocation(write, owner, id, Some(digest)), is_ours).await
-    }
-
-    async fn confirm(&self, owner: &UserName) -> StoreResult<()> {
-        if self.connection.waits_for_replicas() {
-            let mut write = Write::to_shown(&self.scripts.mark, owner).repeatable();
-            write.key(keys::user(owner));
-            let _unchanged: u8 = self.connection.write(write).await?;
-        }
-        Ok(())
-    }
-
-    async fn revoke_tokens(&self, by: &Authority, owner: &UserName) -> StoreResult<u64> {
-        // Not after its answer: tokens that were created since then are not meant.
-        let mut write = Write::to_user(&self.scripts.revoke_tokens, owner, by).until(self.connection.deadline());
-        write.key(keys::token_index(owner)).arg(keys::token_prefix(owner));
-        self.connection.write(write).await
-    }
-
-    async fn rotate_token(
-        &self,
-        owner: &UserName,
-        login: LoginEpoch,
-        token: &Token,
-        successor: &Token,
-        overlap: Duration,
-        quota: usize,
-    ) -> StoreResult<Rotation> {
-        let rotated = Token { successor: Some(successor.id), ..token.clone() };
-        let mut write = self.creation(owner, login, successor, quota).until(self.connection.deadline());
-        write
-            .key(keys::token(owner, token.id))
-            .arg(token.id.to_string())
-            .arg(records::encode_token(&rotated))
-            .arg(milliseconds(overlap));
-        match self.connection.write(write).await? {
-            1 => Ok(Rotation::Rotated),
-            0 => Ok(Rotation::QuotaReached),
-            -3 => Ok(Rotation::AlreadyRotated),
-            _ => Ok(Rotation::NoSuchToken),
-        }
-    }
-
     async fn create_user(&self, by: &Authority, user: &User) -> StoreResult<bool> {
         // The set of names lives in a slot of its own. Whatever breaks off, nobody exists whose name it misses.
         self.change_name(&self.scripts.add_name, by, &user.name).await?;
@@ -244,45 +187,6 @@ impl Store for RedisStore {
         }
     }
 
-    async fn update_user(
-        &self,
-        by: &Authority,
-        name: &UserName,
-        update: UserUpdate,
-    ) -> StoreResult<UserChange<UpdatedUser>> {
-        self.change_user(by, name, update).await
-    }
-
-    async fn set_password(
-        &self,
-        by: &Authority,
-        name: &UserName,
-        hash: &PasswordHash,
-        revoke_tokens: bool,
-    ) -> StoreResult<Option<u64>> {
-        let ends = if revoke_tokens { Ends::LoginsAndTokens } else { Ends::Logins };
-        let write = self.updating(by, name, None, ends, &records::password_field(hash));
-        let (ended, _): Reply = self.connection.write(write).await?;
-        Ok(u64::try_from(ended).ok())
-    }
-
-    async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> StoreResult<bool> {
-        let [field, old] = records::password_field(old);
-        let [_, new] = records::password_field(new);
-        // The old hash is the right: nobody replaces it but whoever knows the password.
-        let mut write = Write::to_shown(&self.scripts.replace_hash, name).repeatable();
-        write.key(keys::user(name)).arg(field).arg(old).arg(new);
-        self.connection.write(write).await
-    }
-
-    async fn remove_user(&self, by: &Authority, name: &UserName) -> StoreResult<UserChange<u64>> {
-        let removed = self.delete_user(by, name).await?;
-        if removed != UserChange::LastAdmin {
-            self.finish_removal(name).await.map_err(StoreError::in_the_middle)?;
-        }
-        Ok(removed)
-    }
-
     async fn reserve_attempt(&self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> StoreResult<Reservation> {
         let LoginCounts { known, failures } = keys::login_counts(attempt, epoch);
         let backoffs = [throttle::PER_CLIENT_AND_USER, throttle::PER_USER, throttle::PER_CLIENT, throttle::PER_SITE];
@@ -346,6 +250,105 @@ impl Store for RedisStore {
         let mut health = Health { holds_users: Some(holds_users), ..seen };
         health.warnings.extend((clock.difference() >= CLOCK_DIFFERENCE).then_some(server::CLOCK));
         Ok(health)
+    }
+}
+
+#[async_trait]
+impl StrictWrites for RedisStore {
+    async fn revoke_token(&self, by: &Authority, owner: &UserName, id: TokenId) -> StoreResult<bool> {
+        // An id is never used again: a second run does nothing where the first one ran.
+        let write = Write::to_user(&self.scripts.revoke_token, owner, by).repeatable();
+        self.connection.delete(revocation(write, owner, id, None)).await
+    }
+
+    async fn revoke_presented(
+        &self,
+        owner: &UserName,
+        id: TokenId,
+        digest: TokenDigest,
+        is_ours: bool,
+    ) -> StoreResult<bool> {
+        let write = Write::to_shown(&self.scripts.revoke_token, owner).repeatable();
+        self.connection.write_for_stranger(revocation(write, owner, id, Some(digest)), is_ours).await
+    }
+
+    async fn confirm(&self, owner: &UserName) -> StoreResult<()> {
+        if self.connection.waits_for_replicas() {
+            let mut write = Write::to_shown(&self.scripts.mark, owner).repeatable();
+            write.key(keys::user(owner));
+            let _unchanged: u8 = self.connection.write(write).await?;
+        }
+        Ok(())
+    }
+
+    async fn revoke_tokens(&self, by: &Authority, owner: &UserName) -> StoreResult<u64> {
+        // Not after its answer: tokens that were created since then are not meant.
+        let mut write = Write::to_user(&self.scripts.revoke_tokens, owner, by).until(self.connection.deadline());
+        write.key(keys::token_index(owner)).arg(keys::token_prefix(owner));
+        self.connection.write(write).await
+    }
+
+    async fn rotate_token(
+        &self,
+        owner: &UserName,
+        login: LoginEpoch,
+        token: &Token,
+        successor: &Token,
+        overlap: Duration,
+        quota: usize,
+    ) -> StoreResult<Rotation> {
+        let rotated = Token { successor: Some(successor.id), ..token.clone() };
+        let mut write = self.creation(owner, login, successor, quota).until(self.connection.deadline());
+        write
+            .key(keys::token(owner, token.id))
+            .arg(token.id.to_string())
+            .arg(records::encode_token(&rotated))
+            .arg(milliseconds(overlap));
+        match self.connection.write(write).await? {
+            1 => Ok(Rotation::Rotated),
+            0 => Ok(Rotation::QuotaReached),
+            -3 => Ok(Rotation::AlreadyRotated),
+            _ => Ok(Rotation::NoSuchToken),
+        }
+    }
+
+    async fn update_user(
+        &self,
+        by: &Authority,
+        name: &UserName,
+        update: UserUpdate,
+    ) -> StoreResult<UserChange<UpdatedUser>> {
+        self.change_user(by, name, update).await
+    }
+
+    async fn set_password(
+        &self,
+        by: &Authority,
+        name: &UserName,
+        hash: &PasswordHash,
+        revoke_tokens: bool,
+    ) -> StoreResult<Option<u64>> {
+        let ends = if revoke_tokens { Ends::LoginsAndTokens } else { Ends::Logins };
+        let write = self.updating(by, name, None, ends, &records::password_field(hash));
+        let (ended, _): Reply = self.connection.write(write).await?;
+        Ok(u64::try_from(ended).ok())
+    }
+
+    async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> StoreResult<bool> {
+        let [field, old] = records::password_field(old);
+        let [_, new] = records::password_field(new);
+        // The old hash is the right: nobody replaces it but whoever knows the password.
+        let mut write = Write::to_shown(&self.scripts.replace_hash, name).repeatable();
+        write.key(keys::user(name)).arg(field).arg(old).arg(new);
+        self.connection.write(write).await
+    }
+
+    async fn remove_user(&self, by: &Authority, name: &UserName) -> StoreResult<UserChange<u64>> {
+        let removed = self.delete_user(by, name).await?;
+        if removed != UserChange::LastAdmin {
+            self.finish_removal(name).await.map_err(StoreError::in_the_middle)?;
+        }
+        Ok(removed)
     }
 }
 

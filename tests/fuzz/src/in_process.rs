@@ -19,7 +19,7 @@ use mayfly::{
         Clock, hashing::Hashing, login::Login, readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens,
         users::Users,
     },
-    store::{Authority, Store, leased::LeasedStore, memory::MemoryStore},
+    store::{Authority, leased::LeasedStore, memory::MemoryStore},
 };
 use poem::{
     Endpoint, EndpointExt, Request, Response,
