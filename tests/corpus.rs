@@ -1,6 +1,6 @@
-//! The inputs that `make fuzz` found worth keeping, tried once more, without its compiler.
+//! Replays the inputs that `make fuzz` collected, with the stable compiler: one archive a target in `tests/fuzz/corpus`.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
 use rstest::rstest;
 
@@ -15,13 +15,18 @@ mod fuzz;
 #[case::jwk_set("jwk_set", fuzz::jwk_set::check)]
 #[case::life("life", fuzz::life::check)]
 #[case::token("token", fuzz::token::check)]
-fn what_must_hold_holds_for_the_corpus(#[case] target: &str, #[case] check: fn(&[u8])) {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/corpus").join(target);
-    let mut inputs: Vec<_> = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+fn each_input_of_the_corpus_passes(#[case] target: &str, #[case] check: fn(&[u8])) {
+    let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fuzz/corpus/{target}.tar.gz"));
+    let unpacked = tempfile::tempdir().unwrap();
+    let tar = Command::new("tar").arg("-xzf").arg(&archive).arg("-C").arg(unpacked.path()).status().unwrap();
+    assert!(tar.success());
+
+    let mut inputs: Vec<_> = fs::read_dir(&unpacked).unwrap().map(|entry| entry.unwrap().path()).collect();
     inputs.sort();
     assert!(!inputs.is_empty());
     for input in inputs {
         let bytes = fs::read(&input).unwrap();
-        std::panic::catch_unwind(|| check(&bytes)).unwrap_or_else(|_| panic!("{}", input.display()));
+        let name = input.file_name().unwrap().display();
+        std::panic::catch_unwind(|| check(&bytes)).unwrap_or_else(|_| panic!("{name} of {}", archive.display()));
     }
 }

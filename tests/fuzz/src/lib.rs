@@ -1,6 +1,6 @@
 //! What must hold for every input, however odd: one module a target, each with a `check` that panics where it does not.
 //!
-//! `make fuzz` looks for inputs, and `tests/corpus.rs` tries again those that it found.
+//! `make fuzz` searches for inputs, and `tests/corpus.rs` replays those that it kept.
 
 pub mod authorization;
 pub mod basic;
