@@ -15,7 +15,6 @@ use crate::{
     server::{self, Serving, tls::Certificate},
     service::{
         Clock,
-        followed_files::WATCH_INTERVAL,
         hashing::Hashing,
         login::Login,
         readiness::Readiness,
@@ -24,6 +23,7 @@ use crate::{
     },
     store::leased::LeasedStore,
     telemetry::metrics::Prometheus,
+    watched_files::{CHECK_INTERVAL, Reload},
 };
 
 /// How often the store is asked how it is. It also keeps a connection from hanging unnoticed while nobody needs it.
@@ -53,7 +53,7 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
         async move { store.keep_leases().await }
     });
     let hangup = signal(SignalKind::hangup())?;
-    let following_files = tokio::spawn(follow_files(Arc::clone(&services), config.certificate.clone(), hangup));
+    let file_reloads = tokio::spawn(reload_files(Arc::clone(&services), config.certificate.clone(), hangup));
 
     // A store that is there is prepared before the first request; one that is not keeps nobody waiting.
     let mut keeper = StoreKeeper { services: Arc::clone(&services), admin: config.admin, failed: false };
@@ -86,32 +86,27 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     };
     let result = server::serve(listener, endpoint, stopping, is_stopping, serving).await;
     watch.abort();
-    following_files.abort();
+    file_reloads.abort();
     keeping_leases.abort();
     result
 }
 
-/// Keeps the signing keys and the certificate those of their files: looks for new ones each second, and reads the files
-/// at once on SIGHUP. The files are read on a thread that may block, for a network's file system may.
-async fn follow_files(services: Arc<Services>, certificate: Option<Arc<Certificate>>, mut hangup: Signal) {
-    let mut look = interval(WATCH_INTERVAL);
-    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+/// Reloads the signing keys and the certificate: within a second when their files change, and at once on SIGHUP. Files are
+/// read on a thread that may block, since a network file system may.
+async fn reload_files(services: Arc<Services>, certificate: Option<Arc<Certificate>>, mut hangup: Signal) {
+    let mut checks = interval(CHECK_INTERVAL);
+    checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let is_ordered = tokio::select! {
-            _ = look.tick() => false,
-            _ = hangup.recv() => true,
+        let when = tokio::select! {
+            _ = checks.tick() => Reload::IfChanged,
+            _ = hangup.recv() => Reload::Always,
         };
         let (keys, certificate) = (Arc::clone(&services.keys), certificate.clone());
         let reading = spawn_blocking(move || {
-            if is_ordered {
-                keys.reload();
-                certificate.inspect(|certificate| certificate.reload());
-            } else {
-                keys.follow_file();
-                certificate.inspect(|certificate| certificate.follow_files());
-            }
+            keys.reload(when);
+            certificate.inspect(|certificate| certificate.reload(when));
         });
-        // A panic is in the log, and the next look may succeed.
+        // A panic is in the log, and the next reload may succeed.
         let _ = reading.await;
     }
 }

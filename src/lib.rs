@@ -12,6 +12,7 @@
 //! - [`store`]: the [`store::Store`] trait, in memory and in Redis, and [`store::leased`], which remembers reads for a moment;
 //!   `store::redis` alone knows Redis.
 //! - [`domain`]: values and rules, without any of the above.
+//! - [`watched_files`]: files that are read again when they change, for signing keys and certificates.
 //! - [`telemetry`]: what operators see, one file a subject: logs, audit events, metrics, traces. It alone knows
 //!   OpenTelemetry.
 //!
@@ -47,3 +48,4 @@ pub mod server;
 pub mod service;
 pub mod store;
 pub mod telemetry;
+pub mod watched_files;

@@ -18,7 +18,7 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
-use crate::service::followed_files::{FollowedFiles, read_regular};
+use crate::watched_files::{Reload, WatchedFiles, read_regular_file};
 
 /// The one protocol that is spoken in it (RFC 7301), for clients who ask.
 const ALPN: &[u8] = b"http/1.1";
@@ -28,7 +28,7 @@ const ALPN: &[u8] = b"http/1.1";
 pub struct Certificate {
     chain: PathBuf,
     key: PathBuf,
-    versions: FollowedFiles,
+    files: WatchedFiles,
     current: ArcSwap<ServerConfig>,
 }
 
@@ -47,9 +47,9 @@ impl Certificate {
     /// The certificate, with those of its authorities after it, of one file of PEM, and the key of the other.
     pub fn open(chain: &Path, key: &Path) -> Result<Self, CertificateError> {
         let (chain, key) = (chain.to_owned(), key.to_owned());
-        let versions = FollowedFiles::new([chain.clone(), key.clone()]);
+        let files = WatchedFiles::new([chain.clone(), key.clone()]);
         let current = ArcSwap::from_pointee(read(&chain, &key)?);
-        Ok(Self { chain, key, versions, current })
+        Ok(Self { chain, key, files, current })
     }
 
     /// The file with the certificate.
@@ -57,14 +57,9 @@ impl Certificate {
         &self.chain
     }
 
-    /// Reads the files if one is another than before. A mistake in them is logged, once a version. Blocks.
-    pub fn follow_files(&self) {
-        self.versions.if_changed(|| self.load());
-    }
-
-    /// Reads the files again, changed or not. Blocks.
-    pub fn reload(&self) {
-        self.versions.anyway(|| self.load());
+    /// Reads the files again. A mistake in them is logged, once a version. Blocks.
+    pub fn reload(&self, when: Reload) {
+        self.files.reload(when, || self.load());
     }
 
     fn load(&self) {
@@ -89,7 +84,7 @@ fn read(chain: &Path, key: &Path) -> Result<ServerConfig, CertificateError> {
         let file = file.to_owned();
         move |error| CertificateError::Read(file, error)
     };
-    let text = |file: &Path| read_regular(file).map_err(pem::Error::Io).map_err(unreadable(file));
+    let text = |file: &Path| read_regular_file(file).map_err(pem::Error::Io).map_err(unreadable(file));
     let certificates =
         CertificateDer::pem_slice_iter(&text(chain)?).collect::<Result<_, _>>().map_err(unreadable(chain))?;
     let private_key = PrivateKeyDer::from_pem_slice(&text(key)?).map_err(unreadable(key))?;

@@ -17,7 +17,6 @@ use crate::{
     telemetry::traces,
 };
 
-pub mod followed_files;
 pub mod hashing;
 pub mod login;
 pub mod readiness;

@@ -18,13 +18,11 @@ use rustix::{
 use secrecy::{ExposeSecret, SecretString};
 use tokio::{sync::Mutex, task::spawn_blocking};
 
-use super::{
-    Clock,
-    followed_files::{FollowedFiles, read_regular},
-};
+use super::Clock;
 use crate::{
     domain::{jwk::JwkSetError, keys::KeySet},
     telemetry::audit,
+    watched_files::{Reload, WatchedFiles, read_regular_file},
 };
 
 /// The keys that sign and verify. They follow their file: a new one is read when it appears, and as long as it is
@@ -45,7 +43,7 @@ pub struct KeysInForce {
 
 struct KeyFile {
     path: PathBuf,
-    versions: FollowedFiles,
+    watched: WatchedFiles,
     /// When [`SigningKeys::look`] last began to.
     last_look: Mutex<Option<Instant>>,
     signed: sync::Mutex<Signed>,
@@ -104,10 +102,10 @@ impl SigningKeys {
 
     /// The keys of this file.
     pub fn open(path: &Path) -> Result<Self, KeyFileError> {
-        let versions = FollowedFiles::new([path.to_owned()]);
+        let watched = WatchedFiles::new([path.to_owned()]);
         let signed = Signed { since: Clock::system().unix_seconds(), ..Signed::default() };
         let (path_of_file, signed) = (path.to_owned(), sync::Mutex::new(signed));
-        let file = KeyFile { path: path_of_file, versions, last_look: Mutex::default(), signed };
+        let file = KeyFile { path: path_of_file, watched, last_look: Mutex::default(), signed };
         Ok(Self { file: Some(file), ..Self::fixed(read(path)?) })
     }
 
@@ -128,14 +126,9 @@ impl SigningKeys {
         self.current.load()
     }
 
-    /// Reads the file if it is another than before. A mistake in it is logged, once a version. Blocks.
-    pub fn follow_file(&self) {
-        self.file.as_ref().inspect(|file| _ = file.versions.if_changed(|| self.load(file)));
-    }
-
-    /// Reads the file again, changed or not. Blocks.
-    pub fn reload(&self) {
-        self.file.as_ref().inspect(|file| file.versions.anyway(|| self.load(file)));
+    /// Reads the file again. A mistake in it is logged, once a version. Blocks.
+    pub fn reload(&self, when: Reload) {
+        self.file.as_ref().inspect(|file| file.watched.reload(when, || self.load(file)));
     }
 
     /// Follows the file on a thread that may block, and returns whether the keys in force are others than those of
@@ -148,7 +141,7 @@ impl SigningKeys {
             *last_look = Some(Instant::now());
             let keys = Arc::clone(self);
             // A panic of it is logged, and is no new key.
-            let _ = spawn_blocking(move || keys.follow_file()).await;
+            let _ = spawn_blocking(move || keys.reload(Reload::IfChanged)).await;
         }
         self.current().generation != generation
     }
@@ -195,7 +188,7 @@ fn read(path: &Path) -> Result<KeySet, KeyFileError> {
     }
     let text =
         |bytes| String::from_utf8(bytes).map_err(|_| io::Error::new(io::ErrorKind::InvalidData, "it is no text"));
-    let json = read_regular(path).and_then(text).map_err(|error| KeyFileError::Read(path.to_owned(), error))?;
+    let json = read_regular_file(path).and_then(text).map_err(|error| KeyFileError::Read(path.to_owned(), error))?;
     let json = SecretString::from(json);
     KeySet::parse(json.expose_secret()).map_err(|error| KeyFileError::Keys(path.to_owned(), error))
 }
