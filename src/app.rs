@@ -32,19 +32,19 @@ const STORE_CHECK: Duration = Duration::from_millis(500);
 /// Connections at once to where Prometheus scrapes.
 pub const MAX_METRICS_CONNECTIONS: usize = 64;
 
-/// Runs the service on `listener` until `shutdown` completes, then turns unready, goes on for `config.shutdown_delay`,
+/// Runs the service on `listener` until `shutdown` completes, then turns unready, goes on for `config.lifecycle.shutdown_delay`,
 /// and finishes the requests in flight.
 pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
     let store = Arc::new(LeasedStore::new(config.store.open(), config.lease));
     let clock = Clock::of(Arc::clone(&store));
-    let keys = Arc::new(config.keys);
+    let keys = config.keys;
     keys.warn_if_exposed();
     let hashing = Arc::new(Hashing::new(config.hash_cost));
     let services = Arc::new(Services {
         users: Users::new(Arc::clone(&store), clock.clone(), Arc::clone(&hashing)),
         tokens: Tokens::new(Arc::clone(&store), Arc::clone(&keys), clock, config.rules.clone()),
         login: Login::new(Arc::clone(&store), hashing),
-        readiness: Readiness::new(Arc::clone(&store), config.unready_after),
+        readiness: Readiness::new(Arc::clone(&store), config.lifecycle.unready_after),
         keys,
         issuer: config.rules.issuer,
     });
@@ -69,9 +69,9 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     let stopping = async {
         shutdown.await;
         services.readiness.stop();
-        sleep(config.shutdown_delay).await;
+        sleep(config.lifecycle.shutdown_delay).await;
     };
-    let proxies = Arc::new(config.trusted_proxies);
+    let proxies = config.network.trusted_proxies;
     let endpoint = http::endpoint(Arc::clone(&services), config.browser, Arc::clone(&proxies));
     let is_stopping = {
         let services = Arc::clone(&services);
@@ -79,10 +79,10 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     };
     let serving = Serving {
         certificate: config.certificate,
-        max_connections: config.max_connections,
+        max_connections: config.network.max_connections,
         network: Arc::new(move |peer| proxies.network(peer)),
         refuse: Arc::new(http::refuse),
-        grace: config.shutdown_grace,
+        grace: config.lifecycle.shutdown_grace,
     };
     let result = server::serve(listener, endpoint, stopping, is_stopping, serving).await;
     watch.abort();

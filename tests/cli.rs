@@ -377,22 +377,42 @@ fn a_variable_that_makes_no_sense_is_named_with_all_others_in_our_own_words() {
     }
     let (code, _, stderr) = mayfly(&["healthcheck"], &[("MAYFLY_LISTEN", "nowhere")], "");
     assert_eq!(code, 2);
-    assert!(stderr.contains("MAYFLY_LISTEN (--listen): \"nowhere\" is no address"), "{stderr}");
+    assert!(stderr.contains("MAYFLY_LISTEN (--listen): \"nowhere\" is not an address"), "{stderr}");
 }
 
 #[test]
-fn settings_of_the_store_stand_before_or_after_what_to_do_with_users() {
+fn settings_stand_before_or_after_the_names_of_commands() {
     let redis = RedisServer::start();
     let url = redis.url();
-    // What nobody reaches, so that the flag goes first wherever it stands.
+    // Nothing listens there: the flag overrides the variable wherever it stands.
     let elsewhere = [("MAYFLY_REDIS_URL", "redis://127.0.0.1:1")];
     for arguments in [
         &["user", "--redis-url", &*url, "list"][..],
         &["user", "list", "--redis-url", &*url],
         &["user", "list", "--redis-url", &*url, "--redis-timeout=5s"],
         &["user", "--redis-timeout=5s", "list", "--redis-url", &*url],
+        &["--redis-url", &*url, "user", "list"],
+        &["--redis-timeout=5s", "--redis-url", &*url, "user", "list"],
+        &["--redis-timeout=5s", "user", "--redis-url", &*url, "list"],
+        // A setting that the command does not have is ignored, as its variable is.
+        &["--listen", "nowhere", "--redis-url", &*url, "user", "list"],
     ] {
         assert_eq!(mayfly(arguments, &elsewhere, ""), (0, String::new(), String::new()), "{arguments:?}");
+    }
+    for arguments in [&["--redis-url", &*url, "key", "generate"][..], &["--redis-timeout=never", "openapi"]] {
+        assert_eq!(mayfly(arguments, &[], "").0, 0, "{arguments:?}");
+    }
+    for arguments in [&["--listen", "nowhere", "serve"][..], &["serve", "--listen", "nowhere"]] {
+        let (code, _, stderr) = mayfly(arguments, &[], "");
+        assert_eq!(code, 2);
+        assert!(stderr.contains("MAYFLY_LISTEN (--listen): \"nowhere\""), "{arguments:?}: {stderr}");
+    }
+    for arguments in
+        [&["--no-such-flag", "user", "list"][..], &["--redis-url"], &["user", "list", "--listen=x"], &["usr"]]
+    {
+        let (code, _, stderr) = mayfly(arguments, &[], "");
+        assert_eq!(code, 2);
+        assert!(stderr.starts_with("error: "), "{arguments:?}: {stderr}");
     }
     let add = ["user", "add", "bob", "--password-cost=m=64,t=1,p=1", "--password-stdin", "--redis-url", &*url];
     assert_eq!(mayfly(&add, &elsewhere, "secret").1, "added user bob\n");

@@ -3,7 +3,6 @@
 use std::{
     io::{self, BufRead, BufReader, Read, Write},
     net::{SocketAddr, TcpStream},
-    path::PathBuf,
     sync::{Arc, mpsc},
     thread,
     time::Duration,
@@ -18,25 +17,20 @@ use rustls::{
 };
 
 use super::{Failure, serve::reachable};
-use crate::config::{environment, load_listen};
+use crate::config::{ConfigErrors, ListenSettings};
 
 /// How long the service may take for its answer, from the connection to the end of the first line.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Args)]
 pub(super) struct Healthcheck {
-    /// Where it listens
-    #[arg(long, env = "MAYFLY_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:25441")]
-    listen: String,
-
-    /// Its certificate, where it has one: it is asked with TLS then
-    #[arg(long, env = "MAYFLY_TLS_CERT", value_name = "FILE")]
-    tls_cert: Option<PathBuf>,
+    #[command(flatten)]
+    service: ListenSettings,
 }
 
 impl Healthcheck {
-    pub(super) fn run(self) -> Result<(), Failure> {
-        let address = reachable(load_listen::<Self>(&self.listen, &environment())?);
+    pub(super) fn run(self, errors: ConfigErrors) -> Result<(), Failure> {
+        let address = reachable(errors.or(Some(self.service.listen))?);
         let (sender, checked) = mpsc::channel();
         // Whatever it waits for then ends with the process.
         thread::spawn(move || sender.send(self.check(address)));
@@ -46,7 +40,7 @@ impl Healthcheck {
     fn check(self, address: SocketAddr) -> Result<(), Failure> {
         let connection = TcpStream::connect(address)
             .map_err(|error| Failure::Runtime(format!("cannot connect to {address}: {error}")))?;
-        let status = match self.tls_cert {
+        let status = match self.service.tls_cert {
             None => ask(connection, address)?,
             Some(_) => ask(with_tls(connection, address)?, address)?,
         };

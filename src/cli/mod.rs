@@ -1,17 +1,19 @@
 //! The command line: one file a subcommand.
 
 use std::{
+    env,
+    ffi::OsString,
     io::{self, Write},
     process::ExitCode,
 };
 
-use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use clap::{Args as _, CommandFactory, FromArgMatches, Parser, Subcommand};
 use futures_util::future::select_all;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::Instrument;
 
 use crate::{
-    config::{HELP_OF_SECRETS, Mistakes, without_unusable_variables},
+    config::{self, ConfigErrors, SECRETS_HELP, Settings},
     telemetry::{self, logs},
 };
 
@@ -25,12 +27,9 @@ mod user;
 ///
 /// Without a command, `serve` runs. Every setting is a flag and a variable; a flag goes first.
 #[derive(Parser)]
-#[command(name = "mayfly", version, after_help = HELP_OF_SECRETS, after_long_help = HELP_OF_SECRETS)]
-#[command(args_conflicts_with_subcommands = true, max_term_width = 120)]
+#[command(name = "mayfly", version, after_help = SECRETS_HELP, after_long_help = SECRETS_HELP)]
+#[command(max_term_width = 120)]
 struct Cli {
-    #[command(flatten)]
-    serve: serve::Serve,
-
     #[command(subcommand)]
     command: Option<Command>,
 }
@@ -39,8 +38,8 @@ struct Cli {
 #[expect(clippy::large_enum_variant, reason = "there is one of them")]
 enum Command {
     /// Run the service (what happens without a command, too)
-    #[command(after_help = HELP_OF_SECRETS, after_long_help = HELP_OF_SECRETS)]
-    Serve(serve::Serve),
+    #[command(after_help = SECRETS_HELP, after_long_help = SECRETS_HELP)]
+    Serve(Settings),
     /// Add, list, change and remove users, in Redis and while the service runs
     User(user::User),
     /// Make, rotate and prune the keys that sign tokens
@@ -61,9 +60,9 @@ enum Failure {
     Signal(u8),
 }
 
-impl From<Mistakes> for Failure {
-    fn from(mistakes: Mistakes) -> Self {
-        Self::Usage(mistakes.to_string())
+impl From<ConfigErrors> for Failure {
+    fn from(errors: ConfigErrors) -> Self {
+        Self::Usage(errors.to_string())
     }
 }
 
@@ -106,19 +105,24 @@ async fn audited(command: impl Future<Output = Result<(), Failure>>) -> Result<(
     result
 }
 
-/// Runs what the command line says. Exits with 0 on success, 1 on failure and 2 where it was told wrongly.
+/// Runs the command line. Exits with 0 on success, 1 on failure, and 2 where an argument or a setting is wrong.
 pub fn run() -> ExitCode {
-    let command = without_unusable_variables(Cli::command())
-        // The settings of the store may follow what to do with users.
+    let command = Cli::command()
+        // The settings of the store may follow the name of the subcommand, too.
         .mut_subcommand("user", |user| user.mut_args(|setting| setting.global(true)));
-    let cli = Cli::from_arg_matches(&command.get_matches()).unwrap_or_else(|error| error.exit());
-    let result = match cli.command {
-        None => cli.serve.run(),
-        Some(Command::Serve(serve)) => serve.run(),
-        Some(Command::User(user)) => user.run(),
-        Some(Command::Key(key)) => key.run(),
-        Some(Command::Healthcheck(healthcheck)) => healthcheck.run(),
-        Some(Command::Openapi(openapi)) => openapi.run(),
+    let (command, arguments) = place_settings(command, env::args_os());
+    let (matches, errors) = config::parse(command, arguments);
+    let command = match Cli::from_arg_matches(&matches) {
+        Ok(Cli { command: Some(command) }) => Ok(command),
+        Ok(Cli { command: None }) => Settings::from_arg_matches(&matches).map(Command::Serve),
+        Err(error) => Err(error),
+    };
+    let result = match command.unwrap_or_else(|error| error.exit()) {
+        Command::Serve(settings) => serve::run(settings, errors),
+        Command::User(user) => user.run(errors),
+        Command::Key(key) => key.run(),
+        Command::Healthcheck(healthcheck) => healthcheck.run(errors),
+        Command::Openapi(openapi) => openapi.run(),
     };
     let (message, code) = match result {
         Ok(()) => return ExitCode::SUCCESS,
@@ -129,4 +133,32 @@ pub fn run() -> ExitCode {
     // Where nobody reads it, the exit code still says it.
     let _ = writeln!(io::stderr(), "mayfly: {message}");
     code
+}
+
+/// Moves settings in front of a subcommand behind its name, where clap takes them: `mayfly --redis-url URL user list`.
+/// Settings that the subcommand does not have are dropped, as their variables are ignored.
+fn place_settings(command: clap::Command, arguments: impl Iterator<Item = OsString>) -> (clap::Command, Vec<OsString>) {
+    let settings = Settings::augment_args(clap::Command::new(""));
+    let service = command.clone().args(settings.get_arguments());
+    let mut arguments = arguments.peekable();
+    let mut placed: Vec<_> = arguments.next().into_iter().collect();
+    let mut settings = Vec::new();
+    let flag = |argument: &OsString| Some(argument.to_str()?.strip_prefix("--")?.split('=').next()?.to_owned());
+    let has =
+        |command: &clap::Command, flag: &str| command.get_arguments().any(|setting| setting.get_long() == Some(flag));
+    while let Some(flag) = arguments.peek().and_then(flag).filter(|flag| has(&service, flag)) {
+        let mut setting: Vec<_> = arguments.next().into_iter().collect();
+        if !setting[0].to_string_lossy().contains('=') {
+            setting.extend(arguments.next());
+        }
+        settings.push((flag, setting));
+    }
+    let subcommand = arguments.peek().and_then(|name| command.find_subcommand(name));
+    if let Some(subcommand) = subcommand {
+        placed.extend(arguments.next());
+        settings.retain(|(flag, _)| has(subcommand, flag));
+    }
+    let is_service = subcommand.is_none();
+    placed.extend(settings.into_iter().flat_map(|(_, setting)| setting).chain(arguments));
+    (if is_service { service } else { command }, placed)
 }

@@ -7,7 +7,6 @@ use std::{
     thread,
 };
 
-use clap::Args;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use secrecy::ExposeSecret;
 use tokio::{
@@ -18,7 +17,7 @@ use tokio::{
 use super::Failure;
 use crate::{
     app,
-    config::{AdminPassword, Config, Settings, StoreConfig, environment},
+    config::{AdminPassword, Config, ConfigErrors, Settings, StoreConfig, environment},
     telemetry::{self, metrics::Prometheus},
 };
 
@@ -26,44 +25,36 @@ use crate::{
 /// read in between.
 const OTHER_OPEN_FILES: usize = 64 + app::MAX_METRICS_CONNECTIONS;
 
-#[derive(Args)]
-pub(super) struct Serve {
-    #[command(flatten)]
-    settings: Settings,
-}
+#[tokio::main]
+pub(super) async fn run(settings: Settings, errors: ConfigErrors) -> Result<(), Failure> {
+    let mut config = Config::load(settings, &environment(), errors)?;
+    let prometheus = config.network.metrics_listen.map(|address| (address, Prometheus::default()));
+    let telemetry = telemetry::init(&config.telemetry, prometheus.as_ref().map(|(_, prometheus)| prometheus));
 
-impl Serve {
-    #[tokio::main]
-    pub(super) async fn run(self) -> Result<(), Failure> {
-        let config = Config::load(&self.settings, &environment())?;
-        let prometheus = config.metrics_listen.map(|address| (address, Prometheus::default()));
-        let telemetry = telemetry::init(&config.telemetry, prometheus.as_ref().map(|(_, prometheus)| prometheus));
-
-        let config = Config { max_connections: fit_into_open_files(config.max_connections)?, ..config };
-        let listener = listen("MAYFLY_LISTEN", config.listen).await?;
-        let metrics = match prometheus {
-            Some((address, prometheus)) => Some((listen("MAYFLY_METRICS_LISTEN", address).await?, prometheus)),
-            None => None,
-        };
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let shutdown = async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            tracing::info!("shutting down");
-        };
-        let metrics_address = metrics.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?;
-        greet(greeting(&config, listener.local_addr()?, metrics_address));
-        let metrics = metrics.map(|(listener, prometheus)| tokio::spawn(app::serve_metrics(listener, prometheus)));
-        let result = app::serve(config, listener, shutdown).await;
-        if let Some(task) = metrics {
-            task.abort();
+    config.network.max_connections = fit_into_open_files(config.network.max_connections)?;
+    let listener = listen("MAYFLY_LISTEN", config.network.endpoint.listen).await?;
+    let metrics = match prometheus {
+        Some((address, prometheus)) => Some((listen("MAYFLY_METRICS_LISTEN", address).await?, prometheus)),
+        None => None,
+    };
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let shutdown = async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
         }
-        telemetry.shutdown().await;
-        Ok(result?)
+        tracing::info!("shutting down");
+    };
+    let metrics_address = metrics.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?;
+    greet(greeting(&config, listener.local_addr()?, metrics_address));
+    let metrics = metrics.map(|(listener, prometheus)| tokio::spawn(app::serve_metrics(listener, prometheus)));
+    let result = app::serve(config, listener, shutdown).await;
+    if let Some(task) = metrics {
+        task.abort();
     }
+    telemetry.shutdown().await;
+    Ok(result?)
 }
 
 async fn listen(variable: &str, address: SocketAddr) -> Result<TcpListener, Failure> {

@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::Failure;
 use crate::{
-    config::{PasswordSettings, StoreConfig, StoreSettings, environment, secret_line},
+    config::{ConfigErrors, PasswordSettings, StoreConfig, StoreSettings, secret_line},
     domain::{
         listing::Listing,
         password::{Password, PasswordError},
@@ -107,12 +107,13 @@ const PAGE: usize = 500;
 
 impl User {
     #[tokio::main(flavor = "current_thread")]
-    pub(super) async fn run(self) -> Result<(), Failure> {
-        super::audited(super::until_signal(self.change())).await
+    pub(super) async fn run(self, errors: ConfigErrors) -> Result<(), Failure> {
+        super::audited(super::until_signal(self.change(errors))).await
     }
 
-    async fn change(self) -> Result<(), Failure> {
-        let (store, hash_cost) = (self.store.load(&environment())?, self.passwords.load(&environment())?);
+    async fn change(self, mut errors: ConfigErrors) -> Result<(), Failure> {
+        let store = self.store.load(&mut errors);
+        let store = errors.or(Some(store))?;
         if let StoreConfig::Memory = store {
             let why = "MAYFLY_REDIS_URL (--redis-url) is missing. Users of the embedded store live in the memory of the \
                        service that runs: no other process can reach them";
@@ -120,7 +121,7 @@ impl User {
         }
         // Its writes wait until no replica goes by what it read before.
         let store = LeasedStore::new(store.open(), Duration::ZERO);
-        let users = Users::new(Arc::new(store), Clock::system(), Arc::new(Hashing::new(hash_cost)));
+        let users = Users::new(Arc::new(store), Clock::system(), Arc::new(Hashing::new(self.passwords.password_cost)));
         match self.command {
             Command::Add { name, role, password } => {
                 let password = password.read().await?;

@@ -1,0 +1,31 @@
+//! The settings of the log.
+
+use clap::Args;
+use tracing_subscriber::EnvFilter;
+
+use super::values::text;
+use crate::telemetry::LogFormat;
+
+/// The settings of the log.
+#[derive(Clone, Args)]
+#[command(next_help_heading = "Log")]
+pub(super) struct LogSettings {
+    /// Set the least level to log: error, warn, info, debug or trace
+    ///
+    /// Or directives of tracing, such as info,mayfly::request=debug. Audit events are logged at every level; audit=off turns
+    /// them off.
+    #[arg(long, env = "MAYFLY_LOG", value_name = "FILTER", default_value = "info", value_parser = text(filter))]
+    pub log: String,
+
+    /// Set the format of the log: text, json, or auto (text on a terminal, else json)
+    #[arg(long, env = "MAYFLY_LOG_FORMAT", value_name = "FORMAT", default_value = "auto")]
+    #[arg(value_parser = text(str::parse::<LogFormat>))]
+    pub log_format: LogFormat,
+}
+
+fn filter(text: &str) -> Result<String, String> {
+    match EnvFilter::try_new(text) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(error) => Err(format!("{text:?} is not a filter such as info or mayfly=debug: {error}")),
+    }
+}

@@ -1,0 +1,346 @@
+//! Every setting once: its flag, its variable, its default, its bounds and its help, in one file a subject.
+//!
+//! clap parses the values, each by its own parser; [`parse`] makes it report all errors instead of the first.
+//! [`Config::load`] adds what depends on several settings.
+
+use std::{env, error::Error as _, ffi::OsString, sync::Arc, time::Duration};
+
+use clap::{
+    Arg, ArgMatches, Args, Command,
+    builder::Resettable,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
+
+pub use self::{
+    environment::{Environment, environment},
+    errors::ConfigErrors,
+    lifecycle::LifecycleSettings,
+    network::{ListenSettings, NetworkSettings},
+    passwords::{AdminConfig, AdminPassword, PasswordSettings},
+    store::{StoreConfig, StoreSettings},
+    values::secret_line,
+};
+use crate::{
+    domain::{password::HashCost, token::TokenRules},
+    http::BrowserAccess,
+    server::tls::Certificate,
+    service::signing_keys::SigningKeys,
+    telemetry::{self, Otlp},
+};
+
+mod environment;
+mod errors;
+mod lifecycle;
+mod logging;
+mod network;
+mod passwords;
+mod store;
+mod tokens;
+mod values;
+
+/// Printed under the help of all settings.
+pub const SECRETS_HELP: &str = "\
+Set secrets by a variable or a file, never by an argument, which every user of the machine can see:
+      MAYFLY_ADMIN_PASSWORD
+          The password of the first administrator
+
+Set OpenTelemetry's variables to send traces, metrics and logs to a collector:
+      OTEL_EXPORTER_OTLP_ENDPOINT
+          The collector, such as http://localhost:4318 (OTLP over HTTP)";
+
+/// The settings of the service, each valid by itself.
+#[derive(Clone, Args)]
+pub struct Settings {
+    #[command(flatten)]
+    network: NetworkSettings,
+    #[command(flatten)]
+    browser: network::BrowserSettings,
+    #[command(flatten)]
+    store: StoreSettings,
+    #[command(flatten)]
+    tokens: tokens::TokenSettings,
+    #[command(flatten)]
+    passwords: PasswordSettings,
+    #[command(flatten)]
+    admin: passwords::AdminSettings,
+    #[command(flatten)]
+    lifecycle: LifecycleSettings,
+    #[command(flatten)]
+    log: logging::LogSettings,
+}
+
+/// The settings, checked against each other, with what was made from them.
+pub struct Config {
+    /// Listening and proxies.
+    pub network: NetworkSettings,
+    /// The certificate of the service, where it speaks TLS.
+    pub certificate: Option<Arc<Certificate>>,
+    /// Readiness and shutdown.
+    pub lifecycle: LifecycleSettings,
+    /// Where users and tokens are kept.
+    pub store: StoreConfig,
+    /// The keys that sign tokens.
+    pub keys: Arc<SigningKeys>,
+    /// How long a value read from the store may be served again.
+    pub lease: Duration,
+    /// The limits of tokens, and their issuer.
+    pub rules: TokenRules,
+    /// The first administrator.
+    pub admin: AdminConfig,
+    /// The cost of a password's hash.
+    pub hash_cost: HashCost,
+    /// What browsers may see.
+    pub browser: BrowserAccess,
+    /// The log and the collector.
+    pub telemetry: telemetry::Settings,
+}
+
+/// Parses the arguments and variables. Returns the errors of all settings, each of which has its default instead; clap by
+/// itself reports only the first. Exits as clap does where the arguments are wrong otherwise, or ask for help.
+///
+/// Empty variables count as unset.
+pub fn parse(command: Command, mut arguments: Vec<OsString>) -> (ArgMatches, ConfigErrors) {
+    let is_empty = |setting: &Arg| setting.get_env().and_then(env::var_os).is_some_and(|value| value.is_empty());
+    let mut command = ignore_variables(command, &mut |setting| is_empty(setting));
+    let mut errors = ConfigErrors::default();
+    loop {
+        let error = match command.clone().try_get_matches_from(&arguments) {
+            Ok(matches) => return (matches, errors),
+            Err(error) => error,
+        };
+        let flag = match error.get(ContextKind::InvalidArg) {
+            Some(ContextValue::String(usage)) if error.kind() == ErrorKind::ValueValidation => {
+                usage.split(' ').next().unwrap_or_default()
+            }
+            _ => error.exit(),
+        };
+        let mut variable = None;
+        command = ignore_variables(command, &mut |setting| {
+            let is_wrong = flag.strip_prefix("--").is_some_and(|flag| setting.get_long() == Some(flag));
+            if is_wrong {
+                variable = setting.get_env().map(|name| name.to_string_lossy().into_owned());
+            }
+            is_wrong
+        });
+        let (Some(variable), Some(source)) = (variable, error.source()) else { error.exit() };
+        errors.add(&variable, source);
+        remove_flag(&mut arguments, flag);
+    }
+}
+
+/// Has clap ignore the variables of those settings that `ignored` selects.
+fn ignore_variables(command: Command, ignored: &mut impl FnMut(&Arg) -> bool) -> Command {
+    let command = command.mut_args(|argument| {
+        if argument.get_env().is_some() && ignored(&argument) { argument.env(Resettable::Reset) } else { argument }
+    });
+    command.mut_subcommands(|subcommand| ignore_variables(subcommand, ignored))
+}
+
+/// Removes each `--flag value` and `--flag=value`.
+fn remove_flag(arguments: &mut Vec<OsString>, flag: &str) {
+    let is_flag = |argument: &OsString| argument.to_string_lossy().split('=').next() == Some(flag);
+    while let Some(index) = arguments.iter().position(is_flag) {
+        let length = if arguments[index] == flag { 2 } else { 1 };
+        arguments.drain(index..(index + length).min(arguments.len()));
+    }
+}
+
+impl Config {
+    /// Checks the settings against each other, and adds the secrets of the environment. `errors` are those of [`parse`].
+    pub fn load(settings: Settings, environment: &Environment, mut errors: ConfigErrors) -> Result<Self, ConfigErrors> {
+        let Settings { network, browser, store, tokens, passwords, admin, lifecycle, log } = settings;
+        let known = Settings::augment_args(Command::new(""));
+        let is_known =
+            |name: &str| known.get_arguments().any(|setting| setting.get_env().is_some_and(|env| env == name));
+        for name in environment::unknown_variables(environment, is_known) {
+            errors.add_variable(name, "there is no such setting");
+        }
+        let certificate = network.certificate(&mut errors);
+        let store = store.load(&mut errors);
+        let is_embedded = matches!(store, StoreConfig::Memory);
+        let keys = errors.check("MAYFLY_JWT_KEYS_FILE", tokens.keys(!is_embedded));
+        let admin_password = admin.password(is_embedded, environment, &mut errors);
+        let otlp = environment.iter().filter(|(name, _)| name.starts_with("OTEL_"));
+        let otlp = otlp.map(|(name, value)| (name.clone(), value.to_string_lossy().into_owned())).collect();
+        let telemetry = telemetry::Settings { log: log.log, log_format: log.log_format, otlp: Otlp::load(&otlp) };
+        let config = certificate.zip(keys).map(|(certificate, keys)| Self {
+            browser: BrowserAccess { docs: browser.docs, cors_origins: browser.cors_origins },
+            network,
+            certificate,
+            lifecycle,
+            store,
+            keys,
+            lease: tokens.lease,
+            rules: TokenRules { max_life: tokens.token_max_life, quota: tokens.token_quota, issuer: tokens.jwt_issuer },
+            admin: AdminConfig { name: admin.admin_name, password: admin_password },
+            hash_cost: passwords.password_cost,
+            telemetry,
+        });
+        errors.or(config)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::FromArgMatches;
+
+    use super::*;
+
+    fn load(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Config, ConfigErrors> {
+        let arguments = ["mayfly"].iter().chain(arguments).map(Into::into).collect();
+        let (matches, errors) = parse(Settings::augment_args(Command::new("mayfly")), arguments);
+        let settings = Settings::from_arg_matches(&matches).unwrap();
+        let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), value.into())).collect();
+        Config::load(settings, &environment, errors)
+    }
+
+    #[test]
+    fn nothing_set_is_a_good_configuration() {
+        let config = load(&[], &[]).unwrap();
+        assert_eq!(config.network.endpoint.listen.to_string(), "127.0.0.1:25441");
+        assert!(matches!(config.store, StoreConfig::Memory));
+        assert!(matches!(config.admin.password, AdminPassword::Generated(_)));
+        assert_eq!((config.rules.quota, config.rules.max_life.seconds()), (1000, 31_557_600));
+    }
+
+    #[test]
+    fn all_errors_are_reported_at_once() {
+        let errors = load(
+            &[
+                "--listen=here",
+                "--tls-cert=/nowhere",
+                "--max-connections=0",
+                "--redis-url=http://user:hunter2@redis",
+                "--redis-timeout=0s",
+                "--redis-wait-replicas=-1",
+                "--redis-wait-timeout=x",
+                "--redis-password-file=/nowhere",
+                "--redis-ca-file=/nowhere",
+                "--redis-cert-file=/nowhere",
+                "--unready-after=0s",
+                "--shutdown-delay=soon",
+                "--token-max-life=1M",
+                "--token-quota=0",
+                "--lease=251ms",
+                "--docs=maybe",
+                "--password-cost=m=1",
+                "--cors-origins=https://console.example, console.example/",
+                "--trusted-proxies=10.0.0.0/8, load-balancer",
+                "--admin-name=a:b",
+                "--admin-password-file=/nowhere",
+                "--jwt-issuer=",
+                "--log=a=b=c",
+                "--shutdown-grace=soon",
+                "--metrics-listen=there",
+                "--log-format=xml",
+            ],
+            &[
+                ("MAYFLY_TOKEN_QOUTA", "5"),
+                ("MAYFLY_LISTEN_PORT", "80"),
+                ("MAYFLY_PORT", "tcp://10.0.0.1:80"),
+                ("MAYFLY_SERVICE_HOST", "10.0.0.1"),
+            ],
+        )
+        .err()
+        .unwrap()
+        .to_string();
+        for variable in [
+            "MAYFLY_LISTEN (--listen)",
+            "MAYFLY_TLS_CERT (--tls-cert): goes with MAYFLY_TLS_KEY",
+            "MAYFLY_MAX_CONNECTIONS",
+            "MAYFLY_REDIS_URL",
+            "MAYFLY_REDIS_TIMEOUT",
+            "MAYFLY_REDIS_WAIT_REPLICAS",
+            "MAYFLY_REDIS_WAIT_TIMEOUT",
+            "MAYFLY_REDIS_PASSWORD_FILE",
+            "MAYFLY_REDIS_CA_FILE",
+            "MAYFLY_REDIS_CERT_FILE",
+            "MAYFLY_UNREADY_AFTER",
+            "MAYFLY_SHUTDOWN_DELAY",
+            "MAYFLY_JWT_KEYS_FILE",
+            "MAYFLY_TOKEN_MAX_LIFE",
+            "MAYFLY_TOKEN_QUOTA",
+            "MAYFLY_LEASE",
+            "MAYFLY_DOCS",
+            "MAYFLY_PASSWORD_COST",
+            "MAYFLY_CORS_ORIGINS (--cors-origins): \"console.example/\"",
+            "MAYFLY_TRUSTED_PROXIES (--trusted-proxies): \"load-balancer\"",
+            "MAYFLY_ADMIN_NAME",
+            "MAYFLY_ADMIN_PASSWORD_FILE",
+            "MAYFLY_JWT_ISSUER",
+            "MAYFLY_LOG (",
+            "MAYFLY_SHUTDOWN_GRACE",
+            "MAYFLY_METRICS_LISTEN (--metrics-listen)",
+            "MAYFLY_LOG_FORMAT",
+            "MAYFLY_TOKEN_QOUTA: there is no such setting",
+            "MAYFLY_LISTEN_PORT: there is no such setting",
+        ] {
+            assert!(errors.contains(variable), "{variable} in:\n{errors}");
+        }
+        assert_eq!(errors.lines().count(), 31, "{errors}");
+        assert!(!errors.contains("hunter2"), "{errors}");
+    }
+
+    #[test]
+    fn every_kind_of_redis_has_a_url() {
+        let load = |arguments: &[&str]| {
+            let errors = load(arguments, &[]).err().unwrap().to_string();
+            errors.lines().find(|line| line.contains("MAYFLY_REDIS")).map(str::to_owned)
+        };
+        for url in [
+            "redis://redis",
+            "redis://user:p%40ss@[::1]:6379/1",
+            "rediss://redis:6380",
+            "unix:///run/redis.sock?db=1&user=a&pass=b",
+            "redis+sentinel://a:26379,b:26379,c/tokens",
+            "rediss+sentinel://user:password@a:26379/tokens/1",
+            "redis+cluster://a:6379,b:6379",
+            "rediss+cluster://user:password@a:6379/",
+        ] {
+            assert_eq!(load(&[&format!("--redis-url={url}")]), None, "{url}");
+        }
+        for url in [
+            "redis",
+            "http://redis",
+            "redis://",
+            "redis+sentinel://a:26379,b:26379",
+            "redis+sentinel://a:26379/",
+            "redis+sentinel://,b/tokens",
+            "redis+sentinel://a/tokens/one",
+            "redis+cluster://",
+            "redis+cluster://a:port",
+            "redis+unknown://a",
+        ] {
+            let error = load(&[&format!("--redis-url={url}")]).expect(url);
+            assert!(error.contains("MAYFLY_REDIS_URL (--redis-url): not a URL such as"), "{url}: {error}");
+        }
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let file = file.path().display();
+        let (password, authorities) = (format!("--redis-password-file={file}"), format!("--redis-ca-file={file}"));
+        for (arguments, expected) in [
+            (["--redis-url=redis://:hunter2@redis", &password], "the URL holds a password already"),
+            (["--redis-url=redis://redis", &authorities], "certificates are for rediss:// URLs"),
+            (["--redis-url=rediss+cluster://redis", &authorities], "SSL_CERT_FILE adds one"),
+            (["--redis-url=redis://redis", "--redis-wait-timeout=1s"], "not less than MAYFLY_REDIS_TIMEOUT"),
+            (["--redis-url=redis://redis", "--redis-key-file=x"], "neither without the other"),
+        ] {
+            let error = load(&arguments).unwrap();
+            assert!(error.contains(expected), "{error}");
+            assert!(!error.contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn redis_needs_a_key_file() {
+        let errors = load(&["--redis-url=redis://127.0.0.1"], &[]).err().unwrap().to_string();
+        assert!(errors.contains("`mayfly key generate --out keys.json` makes one"), "{errors}");
+    }
+
+    #[test]
+    fn the_password_comes_from_one_place() {
+        let both = load(&["--admin-password-file=/nowhere"], &[("MAYFLY_ADMIN_PASSWORD", "hunter2")]);
+        assert!(both.err().unwrap().to_string().contains("not both"));
+        let variable = load(&["--lease=0"], &[("MAYFLY_ADMIN_PASSWORD", "hunter2")]).unwrap();
+        assert!(matches!(variable.admin.password, AdminPassword::Variable(_)));
+    }
+}
