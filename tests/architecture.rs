@@ -44,7 +44,7 @@ fn only_http_knows_poem() {
 
 #[test]
 fn only_the_server_knows_hyper() {
-    only(&["server", "telemetry/otlp.rs"], &["hyper"]);
+    only(&["server"], &["hyper"]);
     only(&["server"], &["tokio_rustls::"]);
 }
 

@@ -1,6 +1,6 @@
 //! The settings of the log.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use super::values::text;
@@ -19,8 +19,12 @@ pub(super) struct LogSettings {
 
     /// Set the format of the log: text, json, or auto (text on a terminal, else json)
     #[arg(long, env = "MAYFLY_LOG_FORMAT", value_name = "FORMAT", default_value = "auto")]
-    #[arg(value_parser = text(str::parse::<LogFormat>))]
+    #[arg(value_parser = text(log_format))]
     pub log_format: LogFormat,
+}
+
+fn log_format(text: &str) -> Result<LogFormat, String> {
+    LogFormat::from_str(text, false).map_err(|_| format!("{text:?} is not one of auto, text and json"))
 }
 
 fn filter(text: &str) -> Result<String, String> {

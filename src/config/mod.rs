@@ -25,7 +25,7 @@ use crate::{
     http::BrowserAccess,
     server::tls::Certificate,
     service::signing_keys::SigningKeys,
-    telemetry::{self, Otlp},
+    telemetry::{self, otlp},
 };
 
 mod environment;
@@ -162,7 +162,7 @@ impl Config {
         let admin_password = admin.password(is_embedded, environment, &mut errors);
         let otlp = environment.iter().filter(|(name, _)| name.starts_with("OTEL_"));
         let otlp = otlp.map(|(name, value)| (name.clone(), value.to_string_lossy().into_owned())).collect();
-        let telemetry = telemetry::Settings { log: log.log, log_format: log.log_format, otlp: Otlp::load(&otlp) };
+        let telemetry = telemetry::Settings { log: log.log, log_format: log.log_format, otlp: otlp::Variables(otlp) };
         let config = certificate.zip(keys).map(|(certificate, keys)| Self {
             browser: BrowserAccess { docs: browser.docs, cors_origins: browser.cors_origins },
             network,

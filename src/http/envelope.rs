@@ -25,16 +25,13 @@ use super::{
 use crate::{
     server::Refusal,
     telemetry::{
-        request::{Answered, Incoming, Observed},
-        traces::Caller,
+        events::{RequestInfo, ResponseInfo},
+        request::ObservedRequest,
     },
 };
 
 /// What names a request, in it and in its answer.
 pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// The most bytes of all names and values of a request's headers.
 pub(super) const MAX_HEADER_BYTES: usize = 16 * 1024;
@@ -87,8 +84,9 @@ impl<E: Endpoint> Enveloped<E> {
         // Found out for those who ask: here nobody does, as a rule. (A proxy that is not trusted is warned of at
         // others.)
         let client = || self.envelope.proxies.client(request);
-        let incoming = Incoming { method: known(request.method()), id: request_id, client: &client, hot: true };
-        let observed = Observed::begin(incoming, || caller(request.headers()));
+        let info =
+            RequestInfo { method: known(request.method()), id: request_id, client: &client, is_verification: true };
+        let observed = ObservedRequest::begin(info, |name| only(request.headers(), name));
         let answer = async {
             check_headers(request)?;
             self.envelope.verification.answer(request).await
@@ -100,7 +98,7 @@ impl<E: Endpoint> Enveloped<E> {
             .await
             .flatten()
             .unwrap_or_else(|problem| problem_response(problem, request_id));
-        observed.end(Answered { route: Some(paths::VERIFY), status: response.status().as_u16() });
+        observed.end(ResponseInfo { route: Some(paths::VERIFY), status: response.status().as_u16() });
         response
     }
 
@@ -111,10 +109,11 @@ impl<E: Endpoint> Enveloped<E> {
             request.set_data(ClientAddress(client));
         }
         let of_a_script = browser::is_of_a_script(request.headers());
-        let incoming = Incoming { method: known(request.method()), id: request_id, client: &|| client, hot: false };
-        let observed = Observed::begin(incoming, || caller(request.headers()));
+        let info =
+            RequestInfo { method: known(request.method()), id: request_id, client: &|| client, is_verification: false };
+        let observed = ObservedRequest::begin(info, |name| only(request.headers(), name));
         let (mut response, route) = observed.follow(self.route(request, request_id)).await;
-        observed.end(Answered { route, status: response.status().as_u16() });
+        observed.end(ResponseInfo { route, status: response.status().as_u16() });
         if of_a_script {
             browser::without_dialog(response.headers_mut());
         }
@@ -160,10 +159,10 @@ pub fn refuse(refusal: Refusal, peer: SocketAddr) -> Response {
     let id = Uuid::new_v4().to_string();
     let client = Some(peer.ip().to_canonical());
     // There is no method that could be told.
-    let incoming = Incoming { method: "_OTHER", id: &id, client: &|| client, hot: false };
-    let observed = Observed::begin(incoming, Caller::default);
+    let info = RequestInfo { method: "_OTHER", id: &id, client: &|| client, is_verification: false };
+    let observed = ObservedRequest::begin(info, |_| None);
     let response = problem_response(Problem::new(status, detail), &id);
-    observed.end(Answered { route: None, status: status.as_u16() });
+    observed.end(ResponseInfo { route: None, status: status.as_u16() });
     response.with_header(REQUEST_ID, &id).into_response()
 }
 
@@ -252,16 +251,11 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
     })
 }
 
-/// The caller's trace. More than one is none (W3C Trace Context, section 3.2).
-fn caller(headers: &HeaderMap) -> Caller<'_> {
-    let only = |name: HeaderName| {
-        let mut values = headers.get_all(name).iter();
-        values.next().filter(|_| values.next().is_none()).and_then(|value| value.to_str().ok())
-    };
-    only(TRACEPARENT).map_or_else(Caller::default, |traceparent| Caller {
-        traceparent: Some(traceparent),
-        tracestate: only(TRACESTATE),
-    })
+/// The value of a header that is there once and is text. A second `traceparent` makes both invalid (W3C Trace Context,
+/// section 3.2).
+fn only<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+    let mut values = headers.get_all(name).iter();
+    values.next().filter(|_| values.next().is_none()).and_then(|value| value.to_str().ok())
 }
 
 /// The method, if it is one of HTTP's: others are texts of the client.

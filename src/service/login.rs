@@ -14,10 +14,7 @@ use crate::{
         user::{LoginEpoch, User, UserName},
     },
     store::{StoreError, leased::LeasedStore},
-    telemetry::{
-        audit::{self, LoginFailure},
-        logs,
-    },
+    telemetry::{audit, events::LoginFailure, logs},
 };
 
 /// How often a login is checked whose user changes meanwhile. Nobody's password does so often.

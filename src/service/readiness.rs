@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     store::{Health, Warning, leased::LeasedStore},
-    telemetry::metrics,
+    telemetry::metrics::Counter,
 };
 
 /// Ready from the first contact with the store on, until a shutdown begins, the store was away for too long, or it is set
@@ -108,7 +108,7 @@ impl Readiness {
         let Some(holds_users) = holds_users else { return };
         if mem::replace(&mut seen.held_users, holds_users) && !holds_users {
             tracing::error!("the store came back empty: all users and tokens are gone");
-            metrics::store_emptied();
+            Counter::StoreEmptied.add(1);
             self.started.store(false, Ordering::Release);
         }
     }

@@ -25,7 +25,8 @@ use crate::{
     },
     telemetry::{
         audit::{self, Outcome},
-        metrics::{self, Verification},
+        events::Verification,
+        metrics,
     },
 };
 

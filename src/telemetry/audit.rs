@@ -1,13 +1,19 @@
-//! Audit events: who did what to whose tokens, users and keys.
+//! Audit events: who changed which tokens, users and keys.
 //!
-//! One event each, at `info`, on the target `audit`, with the span of the request around it: its id, the client's address
-//! and the user who logged in. `MAYFLY_LOG` leaves them on unless it says otherwise (`audit=off`). Nothing in them is a
-//! secret, and nothing is text of a client's choice: names of users and ids have their own narrow alphabets.
-//! What happened is counted, too. `deploy/observability/README.md` lists them with their fields.
+//! Each is one line at `info` on the target `audit`, within the span of the request: its id, the client's address and the
+//! user who logged in. No field is a secret or a client's free text. `deploy/observability/README.md` lists the events.
 
 use std::{net::Ipv6Addr, sync::LazyLock, time::Duration};
 
-use super::{metrics, repetitions::Repetitions};
+use parking_lot::Mutex;
+use tokio::time::{Instant, interval};
+use tracing::info;
+
+use super::{
+    events::{AUDIT, LoginFailure},
+    metrics::{self, Counter},
+    repetitions::{INTERVAL, Repetitions},
+};
 use crate::domain::{
     life::Life,
     throttle::{ClientNetwork, LoginAttempt},
@@ -15,46 +21,18 @@ use crate::domain::{
     user::{Role, UserName},
 };
 
-/// The target of all audit events.
-pub const TARGET: &str = "audit";
-
-/// Why somebody was not let in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum LoginFailure {
-    /// Nobody has this name. It is not written down: people type passwords into the field for names.
-    UnknownUser,
-    /// The user exists and has another password.
-    WrongPassword,
-    /// The right password of a user who is disabled.
-    Disabled,
-    /// After too many failures, it came too early. Whether there is such a user, nobody asked.
-    Throttled,
-}
-
-impl LoginFailure {
-    /// The word for it in events and metrics.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::UnknownUser => "unknown_user",
-            Self::WrongPassword => "wrong_password",
-            Self::Disabled => "disabled",
-            Self::Throttled => "throttled",
-        }
-    }
-}
-
-/// What became of a change.
+/// The outcome of a change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome<T = ()> {
-    /// It took place, with this result.
+    /// The change took place, with this result.
     Done(T),
-    /// The store failed in the middle of it, or too few replicas have it: it took place, or it did not, or a failover undoes
-    /// it. Who asked for it knows no more.
+    /// The store failed during the change, or too few replicas acknowledged it: it took place, it did not, or a failover
+    /// will undo it. The client was answered with 503.
     Unconfirmed,
 }
 
 impl<T> Outcome<T> {
-    /// The same with another result.
+    /// The same outcome with another result.
     pub fn map<U>(self, result: impl FnOnce(T) -> U) -> Outcome<U> {
         match self {
             Self::Done(done) => Outcome::Done(result(done)),
@@ -62,133 +40,137 @@ impl<T> Outcome<T> {
         }
     }
 
-    /// The word for it in events.
-    fn as_str(&self) -> &'static str {
+    /// The value of the event's field `outcome`, and the result if the change took place.
+    fn split(self) -> (&'static str, Option<T>) {
         match self {
-            Self::Done(_) => "done",
-            Self::Unconfirmed => "unconfirmed",
+            Self::Done(done) => ("done", Some(done)),
+            Self::Unconfirmed => ("unconfirmed", None),
         }
     }
 }
 
 impl Outcome<u64> {
-    /// How many tokens are known to be revoked with it.
-    fn tokens(self) -> Option<u64> {
-        match self {
-            Self::Done(tokens) => {
-                metrics::tokens_revoked(tokens);
-                Some(tokens)
-            }
-            Self::Unconfirmed => None,
-        }
+    /// [`Outcome::split`] for a number of revoked tokens, which are counted.
+    fn split_revoked(self) -> (&'static str, Option<u64>) {
+        let (outcome, tokens) = self.split();
+        Counter::TokensRevoked.add(tokens.unwrap_or(0));
+        (outcome, tokens)
     }
 }
 
-/// A failed login, as its event says it.
+/// A failed login as its event describes it.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct FailedLogin {
-    why: LoginFailure,
+    reason: LoginFailure,
     account: Option<UserName>,
+    /// The site of an IPv6 client, the network of another.
     client: Result<Ipv6Addr, ClientNetwork>,
 }
 
-/// The only events that strangers cause, and as many as they like.
-static FAILED_LOGINS: LazyLock<Repetitions<FailedLogin>> =
-    LazyLock::new(|| Repetitions::new(|failure, repeated| failure.write(Some(repeated))));
+/// Repeated failed logins: the only events that strangers can cause at will.
+static FAILED_LOGINS: LazyLock<Mutex<Repetitions<FailedLogin>>> = LazyLock::new(Mutex::default);
 
 impl FailedLogin {
     fn write(&self, repeated: Option<u64>) {
         let account = self.account.as_ref().map(tracing::field::display);
-        tracing::info!(target: TARGET, reason = self.why.as_str(), account, repeated, "login.failed");
+        info!(target: AUDIT, reason = self.reason.label(), account, repeated, "login.failed");
     }
 }
 
-/// Somebody was not let in. The same failure of the same client (or its site) is written once, and then counted: a line a
-/// minute says how often it was repeated.
-pub fn login_failed(why: LoginFailure, attempt: &LoginAttempt) {
-    metrics::login_failed(why);
-    let exists = matches!(why, LoginFailure::WrongPassword | LoginFailure::Disabled);
-    let account = exists.then(|| attempt.user.clone());
-    let failure = FailedLogin { why, account, client: attempt.client.site().ok_or(attempt.client) };
-    if FAILED_LOGINS.is_first(&failure) {
+/// Records a failed login. The same failure of the same client (or its site) is written once and then counted: one line a
+/// minute has the number of repetitions.
+pub fn login_failed(reason: LoginFailure, attempt: &LoginAttempt) {
+    metrics::login_failed(reason);
+    let user_exists = matches!(reason, LoginFailure::WrongPassword | LoginFailure::Disabled);
+    let account = user_exists.then(|| attempt.user.clone());
+    let failure = FailedLogin { reason, account, client: attempt.client.site().ok_or(attempt.client) };
+    let is_first = FAILED_LOGINS.lock().is_first(&failure);
+    if is_first {
         failure.write(None);
     }
 }
 
-/// Writes the events that were counted and not written yet.
-pub(super) fn write_repetitions() {
-    FAILED_LOGINS.write_all();
+/// Writes each minute how often each failed login was repeated, for ever.
+pub(super) async fn write_repetitions() {
+    let mut seconds = interval(Duration::from_secs(1));
+    loop {
+        write_repetitions_due(seconds.tick().await);
+    }
 }
 
-/// A token was issued.
+/// Writes the repetitions that were counted and not yet written.
+pub(super) fn write_last_repetitions() {
+    write_repetitions_due(Instant::now() + INTERVAL);
+}
+
+fn write_repetitions_due(now: Instant) {
+    let due = FAILED_LOGINS.lock().take_due(now);
+    for (failure, repeated, span) in due {
+        span.in_scope(|| failure.write(Some(repeated)));
+    }
+}
+
+/// Records that a token was issued.
 pub fn token_issued(owner: &UserName, id: TokenId, life: Life, outcome: Outcome) {
-    let (outcome, is_done) = (outcome.as_str(), outcome == Outcome::Done(()));
-    is_done.then(metrics::token_issued);
-    tracing::info!(target: TARGET, %owner, token_id = %id, life_seconds = life.seconds(), outcome, "token.issued");
+    let (outcome, done) = outcome.split();
+    Counter::TokensIssued.add(done.map_or(0, |()| 1));
+    info!(target: AUDIT, %owner, token_id = %id, life_seconds = life.seconds(), outcome, "token.issued");
 }
 
-/// A token got a successor, and lives no longer than the overlap.
+/// Records that a token got a successor and expires after the overlap at the latest.
 pub fn token_rotated(owner: &UserName, id: TokenId, successor: TokenId, overlap: Duration, outcome: Outcome) {
-    let (outcome, is_done) = (outcome.as_str(), outcome == Outcome::Done(()));
-    is_done.then(metrics::token_rotated);
-    tracing::info!(
-        target: TARGET,
-        %owner,
-        token_id = %id,
-        successor_id = %successor,
-        overlap_seconds = overlap.as_secs(),
-        outcome,
-        "token.rotated"
-    );
+    let (outcome, done) = outcome.split();
+    Counter::TokensRotated.add(done.map_or(0, |()| 1));
+    let overlap_seconds = overlap.as_secs();
+    info!(target: AUDIT, %owner, token_id = %id, successor_id = %successor, overlap_seconds, outcome, "token.rotated");
 }
 
-/// A token was revoked: by the user of the span, or, where nobody logged in, by whoever held it.
+/// Records that a token was revoked: by the user of the span, or by its bearer where no user logged in.
 pub fn token_revoked(owner: &UserName, id: TokenId, outcome: Outcome) {
-    let outcome = outcome.map(|()| 1);
-    let (outcome, _) = (outcome.as_str(), outcome.tokens());
-    tracing::info!(target: TARGET, %owner, token_id = %id, outcome, "token.revoked");
+    let (outcome, _) = outcome.map(|()| 1).split_revoked();
+    info!(target: AUDIT, %owner, token_id = %id, outcome, "token.revoked");
 }
 
-/// All tokens of a user were revoked, so many of them.
+/// Records that all tokens of a user were revoked, and their number.
 pub fn tokens_revoked(owner: &UserName, tokens: Outcome<u64>) {
-    let (outcome, tokens) = (tokens.as_str(), tokens.tokens());
-    tracing::info!(target: TARGET, %owner, tokens, outcome, "tokens.revoked");
+    let (outcome, tokens) = tokens.split_revoked();
+    info!(target: AUDIT, %owner, tokens, outcome, "tokens.revoked");
 }
 
-/// A user was added.
+/// Records that a user was added.
 pub fn user_added(name: &UserName, role: Role, outcome: Outcome) {
-    tracing::info!(target: TARGET, account = %name, role = role.as_str(), outcome = outcome.as_str(), "user.added");
+    info!(target: AUDIT, account = %name, role = role.as_str(), outcome = outcome.split().0, "user.added");
 }
 
-/// A user has this role from now on.
+/// Records that a user has this role from now on.
 pub fn role_changed(name: &UserName, role: Role, outcome: Outcome) {
-    tracing::info!(target: TARGET, account = %name, role = role.as_str(), outcome = outcome.as_str(), "user.role_changed");
+    info!(target: AUDIT, account = %name, role = role.as_str(), outcome = outcome.split().0, "user.role_changed");
 }
 
-/// A user was disabled, and so many tokens were revoked with it.
+/// Records that a user was disabled, and the number of tokens revoked with it.
 pub fn user_disabled(name: &UserName, tokens: Outcome<u64>) {
-    let (outcome, tokens) = (tokens.as_str(), tokens.tokens());
-    tracing::info!(target: TARGET, account = %name, tokens, outcome, "user.disabled");
+    let (outcome, tokens) = tokens.split_revoked();
+    info!(target: AUDIT, account = %name, tokens, outcome, "user.disabled");
 }
 
-/// A user may log in again.
+/// Records that a user may log in again.
 pub fn user_enabled(name: &UserName, outcome: Outcome) {
-    tracing::info!(target: TARGET, account = %name, outcome = outcome.as_str(), "user.enabled");
+    info!(target: AUDIT, account = %name, outcome = outcome.split().0, "user.enabled");
 }
 
-/// A user has another password, and so many tokens were revoked with the old one.
+/// Records that a user has another password, and the number of tokens revoked with the old one.
 pub fn password_changed(name: &UserName, tokens: Outcome<u64>) {
-    let (outcome, tokens) = (tokens.as_str(), tokens.tokens());
-    tracing::info!(target: TARGET, account = %name, tokens, outcome, "user.password_changed");
+    let (outcome, tokens) = tokens.split_revoked();
+    info!(target: AUDIT, account = %name, tokens, outcome, "user.password_changed");
 }
 
-/// A user was removed, with all tokens, of which there were so many.
+/// Records that a user was removed, and the number of tokens removed with it.
 pub fn user_removed(name: &UserName, tokens: Outcome<u64>) {
-    let (outcome, tokens) = (tokens.as_str(), tokens.tokens());
-    tracing::info!(target: TARGET, account = %name, tokens, outcome, "user.removed");
+    let (outcome, tokens) = tokens.split_revoked();
+    info!(target: AUDIT, account = %name, tokens, outcome, "user.removed");
 }
 
-/// The keys that sign and verify tokens were read anew; these are their `kid`s.
+/// Records that the keys that sign and verify tokens were read again, and their `kid`s.
 pub fn keys_changed(ids: &[String]) {
-    tracing::info!(target: TARGET, keys = ids.join(" "), "keys.changed");
+    info!(target: AUDIT, keys = ids.join(" "), "keys.changed");
 }

@@ -1,17 +1,16 @@
-//! OTLP: what the standard `OTEL_` variables ask for, and the way to the collector.
+//! OTLP: export to a collector, as the standard `OTEL_` variables ask for it.
 //!
 //! A signal (traces, metrics, logs) is on where it has an endpoint (`OTEL_EXPORTER_OTLP_ENDPOINT`, or one of its own) or
-//! an exporter (such as `OTEL_TRACES_EXPORTER=otlp`), and off, at no cost, without. Everything else is read by the SDK
-//! itself: protocol, compression, headers, limits, intervals, attributes of the resource. A value that is unknown or not
-//! built in is ignored with a warning, and its case does not matter, as the specification of these variables asks.
+//! an exporter (such as `OTEL_TRACES_EXPORTER=otlp`). The SDK reads the other variables: compression, headers, limits,
+//! intervals, attributes of the resource. Values that it would not use are reported and ignored, and their case does not
+//! matter, as the specification of these variables asks.
 
-use std::{collections::BTreeMap, iter::successors, sync::Arc, time::Duration};
+use std::{cell::LazyCell, collections::BTreeMap, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
-use hyper_rustls::HttpsConnectorBuilder;
 use opentelemetry::KeyValue;
 use opentelemetry_appender_tracing::layer::{OpenTelemetryTracingBridge, TracingSpanAttributes};
-use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response, hyper::HyperClient};
+use opentelemetry_http::{Bytes, HttpClient, HttpError, Request, Response};
 use opentelemetry_otlp::{ExporterBuildError, LogExporter, MetricExporter, SpanExporter, WithHttpConfig};
 use opentelemetry_sdk::{
     Resource,
@@ -20,242 +19,187 @@ use opentelemetry_sdk::{
     resource::{EnvResourceDetector, TelemetryResourceDetector},
     trace::{Sampler, SdkTracerProvider},
 };
-use tokio::runtime::Handle;
 use tracing::Subscriber;
 use tracing_subscriber::{Layer, filter::FilterFn, registry::LookupSpan};
+use ureq::{
+    Agent,
+    tls::{Certificate, RootCerts, TlsConfig},
+};
 use uuid::Uuid;
 
 use super::metrics::Prometheus;
 
-/// How long a collector may take to answer; `OTEL_EXPORTER_OTLP_TIMEOUT` ends attempts and their repetitions earlier.
+/// Time for one request to the collector. The SDK repeats failed requests until `OTEL_EXPORTER_OTLP_TIMEOUT` is over.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Whose lines the collector is not sent: they would be about the sending, and beget each other.
-const NOT_SENT: [&str; 5] = ["opentelemetry", "hyper", "h2", "rustls", "tokio_rustls"];
+/// Crates whose log lines are not exported: exporting causes them, so that they would never end.
+const NOT_EXPORTED: [&str; 3] = ["opentelemetry", "ureq", "rustls"];
 
-const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+/// The supported values of the variables with these endings.
+const SUPPORTED: [(&str, &[&str]); 6] = [
+    ("_SDK_DISABLED", &["true", "false"]),
+    ("_EXPORTER", &["otlp", "none"]),
+    ("_PROTOCOL", &["http/protobuf"]),
+    ("_COMPRESSION", &["gzip", "none"]),
+    ("_PROPAGATORS", &["tracecontext", "baggage"]),
+    ("_SAMPLER", &SAMPLERS),
+];
 
-/// What to send to a collector.
-#[derive(Debug, Clone)]
-pub struct Otlp {
-    traces: Option<Transport>,
-    metrics: Option<Transport>,
-    logs: Option<Transport>,
-    /// Which requests are traced.
-    pub(super) sampler: Sampler,
-    resource: Resource,
-    /// Variables that are ignored, and why.
-    ignored: Vec<(String, &'static str)>,
+const SAMPLERS: [&str; 6] = [
+    "always_on",
+    "always_off",
+    "traceidratio",
+    "parentbased_always_on",
+    "parentbased_always_off",
+    "parentbased_traceidratio",
+];
+
+/// The variables of the environment that begin with `OTEL_`.
+#[derive(Debug, Clone, Default)]
+pub struct Variables(pub BTreeMap<String, String>);
+
+/// The SDK's providers of the signals that are on.
+#[derive(Default)]
+pub(super) struct Providers {
+    pub(super) traces: Option<SdkTracerProvider>,
+    /// On for `Prometheus`, too.
+    pub(super) metrics: Option<SdkMeterProvider>,
+    pub(super) logs: Option<SdkLoggerProvider>,
 }
 
-/// How to get to a collector.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Transport {
-    /// `http://`
-    Plain,
-    /// `https://`, with the certificates that the system trusts.
-    Tls,
-}
-
-/// The variables of the environment, and which of them are ignored.
-struct Variables<'a> {
-    values: &'a BTreeMap<String, String>,
-    ignored: Vec<(String, &'static str)>,
-}
-
-impl Default for Otlp {
-    /// Sends nothing.
-    fn default() -> Self {
-        Self::load(&BTreeMap::new())
-    }
-}
-
-impl Otlp {
-    /// Reads the variables that begin with `OTEL_`.
-    pub fn load(environment: &BTreeMap<String, String>) -> Self {
-        let mut variables = Variables { values: environment, ignored: Vec::new() };
-        let is_on = !variables.is_disabled();
-        let mut transport = |signal| variables.transport(signal).filter(|_| is_on);
-        let (traces, metrics, logs) = (transport("TRACES"), transport("METRICS"), transport("LOGS"));
-        let sampler = variables.sampler();
-        variables.check_support();
-        let resource = resource(variables.get("OTEL_SERVICE_NAME"));
-        Self { traces, metrics, logs, sampler, resource, ignored: variables.ignored }
+impl Variables {
+    /// The value of a variable in lower case; empty where it is not set.
+    fn get(&self, name: &str) -> String {
+        self.0.get(name).map_or_else(String::new, |value| value.trim().to_ascii_lowercase())
     }
 
-    /// Warns of the variables that are ignored.
-    pub(super) fn warn(&self) {
-        for (variable, why) in &self.ignored {
-            tracing::warn!(variable, "a variable of OpenTelemetry is ignored: {why}");
+    /// Starts to export the signals that are on. Pushes to `problems` the variables for which that fails, and why.
+    ///
+    /// Meanwhile no log may be set up: the SDK warns of one variable once for each signal.
+    pub(super) fn providers(&self, prometheus: Option<&Prometheus>, problems: &mut Vec<(String, String)>) -> Providers {
+        let resource = self.resource();
+        let client = LazyCell::new(Client::new);
+        let traces = self.exporter("TRACES", problems, || {
+            SpanExporter::builder().with_http().with_http_client(client.clone()).build()
+        });
+        let metrics = self.exporter("METRICS", problems, || {
+            MetricExporter::builder().with_http().with_http_client(client.clone()).build()
+        });
+        let logs = self
+            .exporter("LOGS", problems, || LogExporter::builder().with_http().with_http_client(client.clone()).build());
+        Providers {
+            // Requests are sampled before they get a span.
+            traces: traces.map(|exporter| {
+                let provider = SdkTracerProvider::builder().with_sampler(Sampler::AlwaysOn);
+                provider.with_resource(resource.clone()).with_batch_exporter(exporter).build()
+            }),
+            metrics: (metrics.is_some() || prometheus.is_some()).then(|| {
+                let mut provider = SdkMeterProvider::builder().with_resource(resource.clone());
+                if let Some(prometheus) = prometheus {
+                    provider = provider.with_reader(prometheus.reader());
+                }
+                if let Some(exporter) = metrics {
+                    provider = provider.with_periodic_exporter(exporter);
+                }
+                provider.build()
+            }),
+            logs: logs.map(|exporter| {
+                SdkLoggerProvider::builder().with_resource(resource).with_batch_exporter(exporter).build()
+            }),
         }
     }
 
-    /// Where spans go, if anywhere.
-    pub(super) fn tracer_provider(&self) -> Option<SdkTracerProvider> {
-        let build = |client| SpanExporter::builder().with_http().with_http_client(client).build();
-        let exporter = export("traces", self.traces, build)?;
-        // A span is begun for a request that is to be traced, and for no other.
-        let provider = SdkTracerProvider::builder()
-            .with_sampler(Sampler::AlwaysOn)
-            .with_resource(self.resource.clone())
-            .with_batch_exporter(exporter);
-        Some(provider.build())
-    }
-
-    /// Where measurements go, if anywhere: to be scraped, to a collector, or both.
-    pub(super) fn meter_provider(&self, scraped: Option<&Prometheus>) -> Option<SdkMeterProvider> {
-        let build = |client| MetricExporter::builder().with_http().with_http_client(client).build();
-        let exporter = export("metrics", self.metrics, build);
-        if exporter.is_none() && scraped.is_none() {
+    /// The exporter of a signal that is on.
+    fn exporter<E>(
+        &self,
+        signal: &str,
+        problems: &mut Vec<(String, String)>,
+        build: impl FnOnce() -> Result<E, ExporterBuildError>,
+    ) -> Option<E> {
+        if !self.is_on(signal) {
             return None;
         }
-        let mut provider = SdkMeterProvider::builder().with_resource(self.resource.clone());
-        if let Some(prometheus) = scraped {
-            provider = provider.with_reader(prometheus.reader());
-        }
-        if let Some(exporter) = exporter {
-            provider = provider.with_periodic_exporter(exporter);
-        }
-        Some(provider.build())
+        build().inspect_err(|error| problems.push((format!("OTEL_{signal}_EXPORTER"), error.to_string()))).ok()
     }
 
-    /// Where lines of the log go besides standard error, if anywhere.
-    pub(super) fn logger_provider(&self) -> Option<SdkLoggerProvider> {
-        let build = |client| LogExporter::builder().with_http().with_http_client(client).build();
-        let exporter = export("logs", self.logs, build)?;
-        let provider = SdkLoggerProvider::builder().with_resource(self.resource.clone()).with_batch_exporter(exporter);
-        Some(provider.build())
-    }
-}
-
-/// The exporter of a signal that is on. One that cannot be made is warned of, and sends nothing.
-fn export<E>(
-    signal: &str,
-    transport: Option<Transport>,
-    build: impl FnOnce(Client) -> Result<E, ExporterBuildError>,
-) -> Option<E> {
-    let exporter = Client::new(transport?).and_then(build);
-    exporter.inspect_err(|error| tracing::warn!(%error, signal, "a signal is not sent to the collector")).ok()
-}
-
-impl Variables<'_> {
-    /// The value of a variable. One that is empty counts as unset, as the specification wants it.
-    fn get(&self, name: &str) -> Option<&str> {
-        self.values.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
+    fn is_on(&self, signal: &str) -> bool {
+        let exporters = self.get(&format!("OTEL_{signal}_EXPORTER"));
+        let endpoints = [format!("OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"), "OTEL_EXPORTER_OTLP_ENDPOINT".to_owned()];
+        let endpoint = endpoints.iter().map(|name| self.get(name)).find(|endpoint| !endpoint.is_empty());
+        let is_wanted = exporters.split(',').any(|name| name.trim() == "otlp");
+        self.get("OTEL_SDK_DISABLED") != "true"
+            && (is_wanted || exporters != "none" && endpoint.is_some())
+            && endpoint.is_none_or(|endpoint| is_url(&endpoint))
     }
 
-    /// The names that a variable lists, in lower case.
-    fn names(&self, name: &str) -> Vec<String> {
-        let value = self.get(name).unwrap_or_default().to_ascii_lowercase();
-        value.split(',').map(|name| name.trim().to_owned()).filter(|name| !name.is_empty()).collect()
-    }
-
-    fn ignore(&mut self, name: impl Into<String>, why: &'static str) {
-        self.ignored.push((name.into(), why));
-    }
-
-    fn is_disabled(&mut self) -> bool {
-        const DISABLED: &str = "OTEL_SDK_DISABLED";
-        match self.names(DISABLED).join(",").as_str() {
-            "true" => return true,
-            "" | "false" => {}
-            _ => self.ignore(DISABLED, "it is neither true nor false"),
-        }
-        false
-    }
-
-    /// How to send a signal, if it is to be sent.
-    fn transport(&mut self, signal: &str) -> Option<Transport> {
-        let exporter = format!("OTEL_{signal}_EXPORTER");
-        let endpoints = [format!("OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"), ENDPOINT.to_owned()];
-        let endpoint = endpoints.into_iter().find_map(|name| Some((self.get(&name)?.to_ascii_lowercase(), name)));
-        let exporters = self.names(&exporter);
-        let wanted = match &exporters[..] {
-            names if names.iter().any(|name| name == "otlp") => true,
-            [none] if none == "none" => false,
-            _ => endpoint.is_some(),
-        };
-        if exporters.iter().any(|name| !["otlp", "none"].contains(&&**name)) {
-            self.ignore(exporter, "otlp and none are what is built in");
-        }
-        if !wanted {
-            return None;
-        }
-        // What a URL is beyond its scheme, the SDK checks.
-        match endpoint {
-            None => Some(Transport::Plain),
-            Some((url, _)) if url.starts_with("http://") => Some(Transport::Plain),
-            Some((url, _)) if url.starts_with("https://") => Some(Transport::Tls),
-            Some((_, name)) => {
-                self.ignore(name, "it is no URL such as http://localhost:4318, so that nothing is sent there");
-                None
-            }
-        }
-    }
-
-    /// Which requests are traced. The SDK's own reading of these variables minds the case.
-    fn sampler(&mut self) -> Sampler {
-        const SAMPLER: &str = "OTEL_TRACES_SAMPLER";
-        const ARGUMENT: &str = "OTEL_TRACES_SAMPLER_ARG";
-        let argument = self.get(ARGUMENT).map_or(Ok(1.0), str::parse);
-        let ratio = argument.ok().filter(|ratio| (0.0..=1.0).contains(ratio));
-        if ratio.is_none() {
-            self.ignore(ARGUMENT, "it is no number from 0 to 1");
-        }
-        let name = self.names(SAMPLER).join(",");
-        let root = match name.strip_prefix("parentbased_").unwrap_or(&name) {
-            "always_on" | "" => Sampler::AlwaysOn,
+    /// The sampler of requests. The SDK's own reading of these variables depends on their case.
+    pub(super) fn sampler(&self) -> Sampler {
+        let ratio = self.get("OTEL_TRACES_SAMPLER_ARG").parse().ok().filter(|ratio| is_ratio(*ratio)).unwrap_or(1.0);
+        let name = self.get("OTEL_TRACES_SAMPLER");
+        let root = match name.trim_start_matches("parentbased_") {
             "always_off" => Sampler::AlwaysOff,
-            "traceidratio" => Sampler::TraceIdRatioBased(ratio.unwrap_or(1.0)),
-            _ => {
-                self.ignore(SAMPLER, "it is not built in; parentbased_traceidratio is");
-                return Sampler::ParentBased(Box::new(Sampler::AlwaysOn));
-            }
+            "traceidratio" => Sampler::TraceIdRatioBased(ratio),
+            _ => Sampler::AlwaysOn,
         };
-        let is_alone = !name.is_empty() && !name.starts_with("parentbased_");
-        if is_alone { root } else { Sampler::ParentBased(Box::new(root)) }
+        let is_without_parent = ["always_on", "always_off", "traceidratio"].contains(&&*name);
+        if is_without_parent { root } else { Sampler::ParentBased(Box::new(root)) }
     }
 
-    /// Notes what the SDK, as it is built, does not do and would not say.
-    fn check_support(&mut self) {
-        if self.names("OTEL_PROPAGATORS").iter().any(|name| !["tracecontext", "baggage"].contains(&&**name)) {
-            self.ignore("OTEL_PROPAGATORS", "tracecontext is what is built in");
-        }
-        for (name, value) in self.values.iter().filter(|(_, value)| !value.trim().is_empty()) {
-            let is_number =
-                ["_DELAY", "_INTERVAL", "_LIMIT", "_SIZE", "_TIMEOUT"].iter().any(|end| name.ends_with(end));
-            if is_number && value.parse::<u64>().is_err() {
-                self.ignored.push((name.clone(), "it is no whole number"));
-            }
-            if name.ends_with("_CERTIFICATE") || name.ends_with("_CLIENT_KEY") {
-                self.ignored.push((name.clone(), "it is not built in; SSL_CERT_FILE names the certificates to trust"));
-            }
-        }
-    }
-}
-
-/// Who sends: `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME` go before what is known here.
-fn resource(service_name: Option<&str>) -> Resource {
-    let resource = Resource::builder_empty()
-        .with_attributes([
+    /// The attributes of this process: `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME` override the defaults.
+    fn resource(&self) -> Resource {
+        let name = self.0.get("OTEL_SERVICE_NAME").map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
+        let defaults = [
             KeyValue::new("service.name", env!("CARGO_PKG_NAME")),
             KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
             KeyValue::new("service.instance.id", Uuid::new_v4().to_string()),
-        ])
-        .with_detector(Box::new(TelemetryResourceDetector))
-        .with_detector(Box::new(EnvResourceDetector::new()));
-    match service_name {
-        Some(name) => resource.with_service_name(name.to_owned()).build(),
-        None => resource.build(),
+        ];
+        Resource::builder_empty()
+            .with_attributes(defaults)
+            .with_detectors(&[Box::new(TelemetryResourceDetector), Box::new(EnvResourceDetector::new())])
+            .with_attributes(name.map(|name| KeyValue::new("service.name", name)))
+            .build()
+    }
+
+    /// The variables whose values are ignored, each with the reason.
+    pub(super) fn problems(&self) -> Vec<(String, String)> {
+        let problem = |name: &String| Some((name.clone(), problem(name, &self.get(name))?));
+        self.0.keys().filter_map(problem).collect()
     }
 }
 
-/// Drops what the SDK says of samplers: it reads these variables, too, and does not know them in upper case.
-pub(super) fn without_sampler_warnings() -> FilterFn {
-    FilterFn::new(|metadata| !metadata.name().starts_with("TracerProvider.Config."))
+/// Why the value of a variable, in lower case, is ignored.
+fn problem(name: &str, value: &str) -> Option<String> {
+    let is_one_of = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
+    let mut items = value.split(',').map(str::trim).filter(|item| !item.is_empty());
+    let supported = SUPPORTED.iter().find(|(ending, _)| name.ends_with(ending)).map(|(_, values)| *values);
+    let reason = match supported {
+        _ if value.is_empty() => return None,
+        Some(values) if !items.all(|item| values.contains(&item)) => {
+            return Some(format!("supported: {}", values.join(", ")));
+        }
+        None if is_one_of(&["_CERTIFICATE", "_CLIENT_KEY"]) => {
+            "it is not supported; SSL_CERT_FILE names the certificates to trust"
+        }
+        None if is_one_of(&["_ENDPOINT"]) && !is_url(value) => "it is no URL such as http://localhost:4318",
+        None if is_one_of(&["_SAMPLER_ARG"]) && !value.parse().is_ok_and(is_ratio) => "it is no number from 0 to 1",
+        None if is_one_of(&["_DELAY", "_INTERVAL", "_LIMIT", "_SIZE", "_TIMEOUT"]) && value.parse::<u64>().is_err() => {
+            "it is no whole number"
+        }
+        _ => return None,
+    };
+    Some(reason.to_owned())
 }
 
-/// Sends lines of the log to where this provider sends them, with the fields of the request's span.
+/// Whether an endpoint has a scheme of HTTP. The SDK checks the rest of it.
+fn is_url(endpoint: &str) -> bool {
+    endpoint.starts_with("http://") || endpoint.starts_with("https://")
+}
+
+fn is_ratio(number: f64) -> bool {
+    (0.0..=1.0).contains(&number)
+}
+
+/// Exports the lines of the log, with the fields of their spans.
 pub(super) fn log_layer<S>(provider: &SdkLoggerProvider) -> impl Layer<S> + use<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
@@ -263,47 +207,31 @@ where
     let bridge = OpenTelemetryTracingBridge::builder(provider)
         .with_tracing_span_attributes(TracingSpanAttributes::all())
         .build();
-    bridge.with_filter(FilterFn::new(|metadata| {
-        let origin = metadata.target().split("::").next().unwrap_or_default();
-        !NOT_SENT.iter().any(|prefix| origin.starts_with(prefix))
-    }))
+    bridge.with_filter(FilterFn::new(|metadata| !NOT_EXPORTED.iter().any(|name| metadata.target().starts_with(name))))
 }
 
-/// Sends, on the runtime, what the SDK's own threads hand over: those have no runtime, and hyper needs one.
-#[derive(Debug)]
-struct Client {
-    runtime: Handle,
-    inner: Arc<dyn HttpClient>,
-}
+/// The HTTP client of the exporters, which the SDK calls on threads of its own.
+#[derive(Debug, Clone)]
+struct Client(Agent);
 
 impl Client {
-    fn new(transport: Transport) -> Result<Self, ExporterBuildError> {
-        let inner: Arc<dyn HttpClient> = match transport {
-            Transport::Plain => Arc::new(HyperClient::with_default_connector(TIMEOUT, None)),
-            Transport::Tls => {
-                let connector = HttpsConnectorBuilder::new()
-                    .with_provider_and_native_roots(rustls::crypto::aws_lc_rs::default_provider())
-                    .map_err(|error| ExporterBuildError::InternalFailure(error.to_string()))?
-                    .https_only()
-                    .enable_http1()
-                    .build();
-                Arc::new(HyperClient::new(connector, TIMEOUT, None))
-            }
-        };
-        Ok(Self { runtime: Handle::current(), inner })
+    fn new() -> Self {
+        let trusted = rustls_native_certs::load_native_certs().certs;
+        let trusted = trusted.iter().map(|certificate| Certificate::from_der(certificate).to_owned());
+        let tls = TlsConfig::builder()
+            .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+            .root_certs(RootCerts::from(trusted));
+        let config = Agent::config_builder().tls_config(tls.build()).timeout_global(Some(TIMEOUT));
+        // The SDK handles statuses.
+        Self(config.http_status_as_error(false).proxy(None).build().into())
     }
 }
 
 #[async_trait]
 impl HttpClient for Client {
     async fn send_bytes(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let client = Arc::clone(&self.inner);
-        let answer = self.runtime.spawn(async move { client.send_bytes(request).await }).await?;
-        // hyper names the cause, such as a certificate that nobody trusts, only as such.
-        answer.map_err(|error| match successors(error.source(), |error| error.source()).last() {
-            Some(cause) => format!("{error}: {cause}").into(),
-            None => error,
-        })
+        let (parts, mut body) = self.0.run(request.map(Vec::from))?.into_parts();
+        Ok(Response::from_parts(parts, body.read_to_vec()?.into()))
     }
 }
 
@@ -311,35 +239,41 @@ impl HttpClient for Client {
 mod tests {
     use super::*;
 
-    fn load(variables: &[(&str, &str)]) -> Otlp {
-        Otlp::load(&variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect())
+    const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+
+    fn load(variables: &[(&str, &str)]) -> Variables {
+        Variables(variables.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect())
+    }
+
+    fn signals(variables: &Variables) -> [bool; 3] {
+        ["TRACES", "METRICS", "LOGS"].map(|signal| variables.is_on(signal))
     }
 
     #[test]
-    fn signals_are_off_unless_asked_for() {
+    fn a_signal_is_on_with_an_endpoint_or_an_exporter() {
         for (variables, expected) in [
             (&[][..], [false; 3]),
             (&[("OTEL_SERVICE_NAME", "x")], [false; 3]),
-            (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "")], [false; 3]),
-            (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318")], [true; 3]),
-            (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318"), ("OTEL_LOGS_EXPORTER", "NONE")], [true, true, false]),
-            (&[("OTEL_EXPORTER_OTLP_ENDPOINT", "HTTP://c:4318"), ("OTEL_SDK_DISABLED", "True")], [false; 3]),
+            (&[(ENDPOINT, "")], [false; 3]),
+            (&[(ENDPOINT, "http://c:4318")], [true; 3]),
+            (&[(ENDPOINT, "http://c:4318"), ("OTEL_LOGS_EXPORTER", "NONE")], [true, true, false]),
+            (&[(ENDPOINT, "HTTP://c:4318"), ("OTEL_SDK_DISABLED", "True")], [false; 3]),
             (&[("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://c/v1/traces")], [true, false, false]),
             (&[("OTEL_METRICS_EXPORTER", "Otlp")], [false, true, false]),
         ] {
-            let otlp = load(variables);
-            let on = [otlp.traces, otlp.metrics, otlp.logs].map(|transport| transport.is_some());
-            assert_eq!((on, otlp.ignored.len()), (expected, 0), "{variables:?}");
+            let variables = load(variables);
+            assert_eq!((signals(&variables), &*variables.problems()), (expected, &[][..]), "{variables:?}");
         }
     }
 
     #[test]
-    fn what_is_not_built_in_is_ignored_and_said() {
-        let endpoint = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://c:4318");
+    fn unsupported_values_are_reported_and_ignored() {
         for (name, value, expected) in [
             ("OTEL_METRICS_EXPORTER", "prometheus", [true; 3]),
             ("OTEL_METRICS_EXPORTER", "otlp,prometheus", [true; 3]),
             ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "collector:4318", [false, true, true]),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc", [true; 3]),
+            ("OTEL_EXPORTER_OTLP_METRICS_COMPRESSION", "zstd", [true; 3]),
             ("OTEL_TRACES_SAMPLER", "jaeger_remote", [true; 3]),
             ("OTEL_TRACES_SAMPLER_ARG", "1.5", [true; 3]),
             ("OTEL_PROPAGATORS", "b3,tracecontext", [true; 3]),
@@ -348,10 +282,9 @@ mod tests {
             ("OTEL_BLRP_MAX_QUEUE_SIZE", "-1", [true; 3]),
             ("OTEL_SDK_DISABLED", "yes", [true; 3]),
         ] {
-            let otlp = load(&[endpoint, (name, value)]);
-            let on = [otlp.traces, otlp.metrics, otlp.logs].map(|transport| transport.is_some());
-            let ignored: Vec<_> = otlp.ignored.iter().map(|(name, _)| name.as_str()).collect();
-            assert_eq!((on, &*ignored), (expected, &[name][..]), "{value}");
+            let variables = load(&[(ENDPOINT, "http://c:4318"), (name, value)]);
+            let reported: Vec<_> = variables.problems().into_iter().map(|(name, _)| name).collect();
+            assert_eq!((signals(&variables), &*reported), (expected, &[name.to_owned()][..]), "{value}");
         }
     }
 
@@ -366,16 +299,16 @@ mod tests {
             ("ALWAYS_OFF", "", "AlwaysOff"),
             ("xray", "", "ParentBased(AlwaysOn)"),
         ] {
-            let otlp = load(&[("OTEL_TRACES_SAMPLER", sampler), ("OTEL_TRACES_SAMPLER_ARG", argument)]);
-            assert_eq!(format!("{:?}", otlp.sampler), expected, "{sampler} {argument}");
+            let variables = load(&[("OTEL_TRACES_SAMPLER", sampler), ("OTEL_TRACES_SAMPLER_ARG", argument)]);
+            assert_eq!(format!("{:?}", variables.sampler()), expected, "{sampler} {argument}");
         }
     }
 
     #[test]
-    fn the_resource_says_who_sends() {
-        let resource = load(&[("OTEL_SERVICE_NAME", "tokens")]).resource;
+    fn the_resource_names_the_service() {
+        let resource = load(&[("OTEL_SERVICE_NAME", "Tokens")]).resource();
         let get = |key: &'static str| resource.get(&key.into()).unwrap().to_string();
-        assert_eq!((get("service.name"), get("service.version")), ("tokens".into(), env!("CARGO_PKG_VERSION").into()));
+        assert_eq!((get("service.name"), get("service.version")), ("Tokens".into(), env!("CARGO_PKG_VERSION").into()));
         assert!(Uuid::parse_str(&get("service.instance.id")).is_ok());
     }
 }

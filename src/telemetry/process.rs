@@ -1,68 +1,40 @@
-//! What the kernel says of this process: on Linux, all that is asked here; elsewhere, nothing.
+//! Metrics of the process, as Linux counts them.
 
-use opentelemetry::metrics::Meter;
+use std::time::Instant;
 
-/// The user of the operating system that runs the process.
-#[cfg(target_os = "linux")]
-pub(super) fn uid() -> Option<u32> {
-    procfs::process::Process::myself().and_then(|process| process.uid()).ok()
-}
+use opentelemetry::{KeyValue, metrics::Meter};
+use procfs::{WithCurrentSystemInfo, process::Process};
 
-#[cfg(not(target_os = "linux"))]
-pub(super) fn uid() -> Option<u32> {
-    None
-}
-
-/// Measures CPU, memory, file descriptors and age whenever somebody wants to know.
-#[cfg(target_os = "linux")]
+/// Measures CPU time, memory, file descriptors and uptime whenever metrics are read.
 pub(super) fn observe(meter: &Meter) {
-    use opentelemetry::KeyValue;
-    use procfs::{WithCurrentSystemInfo, process::Process};
-
     let stat = || Process::myself().and_then(|process| process.stat());
     let ticks_per_second = procfs::ticks_per_second();
-    meter
-        .f64_observable_counter("process.cpu.time")
-        .with_unit("s")
+    let cpu_time = meter.f64_observable_counter("process.cpu.time").with_unit("s");
+    cpu_time
         .with_description("CPU time of the process.")
         .with_callback(move |observer| {
-            if let Ok(stat) = stat() {
-                for (mode, ticks) in [("user", stat.utime), ("system", stat.stime)] {
-                    #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 ticks")]
-                    observer.observe(ticks as f64 / ticks_per_second as f64, &[KeyValue::new("cpu.mode", mode)]);
-                }
+            let Ok(stat) = stat() else { return };
+            for (mode, ticks) in [("user", stat.utime), ("system", stat.stime)] {
+                #[expect(clippy::cast_precision_loss, reason = "exact up to 2^53 ticks")]
+                observer.observe(ticks as f64 / ticks_per_second as f64, &[KeyValue::new("cpu.mode", mode)]);
             }
         })
         .build();
-    meter
-        .u64_observable_gauge("process.memory.usage")
-        .with_unit("By")
-        .with_description("Resident memory of the process.")
-        .with_callback(move |observer| {
-            if let Ok(stat) = stat() {
-                observer.observe(stat.rss_bytes().get(), &[]);
-            }
-        })
-        .build();
-    // The conventions say `process.unix.file_descriptor.count`, and promtool that only a histogram may end so.
-    meter
-        .u64_observable_gauge("mayfly.process.file_descriptors")
-        .with_unit("{file_descriptor}")
-        .with_description("Open file descriptors of the process.")
-        .with_callback(|observer| {
-            if let Ok(open) = Process::myself().and_then(|process| process.fd_count()) {
-                observer.observe(open as u64, &[]);
-            }
-        })
-        .build();
-    let started = std::time::Instant::now();
-    meter
-        .f64_observable_gauge("process.uptime")
-        .with_unit("s")
+    let gauge = |name: &'static str, unit: &'static str, description: &'static str, read: fn() -> Option<u64>| {
+        let gauge = meter.u64_observable_gauge(name).with_unit(unit).with_description(description);
+        gauge.with_callback(move |observer| read().into_iter().for_each(|value| observer.observe(value, &[]))).build()
+    };
+    gauge("process.memory.usage", "By", "Resident memory of the process.", || {
+        Some(Process::myself().ok()?.stat().ok()?.rss_bytes().get())
+    });
+    // The conventions say `process.unix.file_descriptor.count`; promtool allows `_count` for histograms only.
+    gauge("mayfly.process.file_descriptors", "{file_descriptor}", "Open file descriptors of the process.", || {
+        Some(Process::myself().ok()?.fd_count().ok()? as u64)
+    });
+    let started = Instant::now();
+    let uptime = meter.f64_observable_gauge("process.uptime").with_unit("s");
+    uptime
         .with_description("Time since the process began to measure.")
         .with_callback(move |observer| observer.observe(started.elapsed().as_secs_f64(), &[]))
         .build();
 }
-
-#[cfg(not(target_os = "linux"))]
-pub(super) fn observe(_: &Meter) {}

@@ -1,4 +1,4 @@
-//! What Redis is asked: a span and a duration for each round trip, as the semantic conventions of databases say.
+//! Round trips to Redis: a span and a duration for each, by the semantic conventions of databases.
 
 use std::time::Instant;
 
@@ -9,29 +9,36 @@ use opentelemetry::{
 
 use super::{metrics, traces};
 
-/// A round trip: one command, or several at once.
+/// One command, or several in one pipeline.
 #[derive(Debug, Clone, Copy)]
 pub struct RoundTrip {
-    /// The command, in capitals, or `PIPELINE`.
+    /// The command in capitals, or `PIPELINE`.
     pub command: &'static str,
-    /// The script that it runs, if it does.
+    /// The name of the script that an `EVALSHA` runs.
     pub script: Option<&'static str>,
-    /// How many commands.
+    /// The number of commands.
     pub commands: usize,
 }
 
+/// Records the duration of a round trip when it is dropped, so that a cancelled one counts, too.
+struct Timer {
+    command: &'static str,
+    error_type: Option<&'static str>,
+    begun: Instant,
+}
+
 impl RoundTrip {
-    /// Observes `call`, which makes this round trip; `error_type` has a word for what goes wrong. A call that is given up
-    /// is observed, too: as `cancelled`.
+    /// Observes `call`, which makes this round trip. `error_type` names the kind of an error; a call that is dropped
+    /// before it ends is recorded as `cancelled`.
     pub async fn observe<T, E>(
         self,
         error_type: impl Fn(&E) -> &'static str,
         call: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
-        let mut measured = Measured { command: self.command, error_type: Some("cancelled"), begun: Instant::now() };
+        let mut timer = Timer { command: self.command, error_type: Some("cancelled"), begun: Instant::now() };
         let error_type = |result: &Result<T, E>| result.as_ref().err().map(&error_type);
-        let result = traces::below(|| self.span(), error_type, call).await;
-        measured.error_type = error_type(&result);
+        let result = traces::child(|| self.span(), error_type, call).await;
+        timer.error_type = error_type(&result);
         result
     }
 
@@ -47,15 +54,8 @@ impl RoundTrip {
     }
 }
 
-/// Records a duration when it is dropped, however that comes about.
-struct Measured {
-    command: &'static str,
-    error_type: Option<&'static str>,
-    begun: Instant,
-}
-
-impl Drop for Measured {
+impl Drop for Timer {
     fn drop(&mut self) {
-        metrics::redis_round_trip(self.command, self.error_type, self.begun.elapsed());
+        metrics::Duration::RoundTrip(self.command, self.error_type).record(self.begun.elapsed());
     }
 }

@@ -1,69 +1,38 @@
-//! A request, as operators see it: a span for what is logged on its way, a line, a duration, a trace.
+//! The observation of a request: a span for the log, a line of the log, a duration, a trace.
 
-use std::{
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use tracing::{Instrument, Span};
 
 use super::{
+    events::{REQUEST, RequestInfo, ResponseInfo},
     logs,
-    metrics::{self, Counted},
-    traces::{Caller, RequestTrace},
+    metrics::{self, Level, LevelGuard},
+    traces::RequestTrace,
 };
 
-/// What is known of a request from the start.
-pub struct Incoming<'a> {
-    /// Its method: one of those of HTTP, or `_OTHER`.
-    pub method: &'static str,
-    /// The id that the log has it under.
-    pub id: &'a str,
-    /// Finds out who sent it.
-    pub client: &'a (dyn Fn() -> Option<IpAddr> + Sync),
-    /// Whether it comes before each request of every protected service. Then it has no span in the log, and a line only
-    /// at `debug`, or where the service fails it.
-    pub hot: bool,
-}
-
-/// What became of it.
-#[derive(Clone, Copy)]
-pub struct Answered {
-    /// The path's template, if there is such a path.
-    pub route: Option<&'static str>,
-    /// The status of the answer.
-    pub status: u16,
-}
-
-impl Answered {
-    /// Whether the server is to blame.
-    pub(super) fn is_failure(self) -> bool {
-        self.status >= 500
-    }
-}
-
 /// A request that is being observed.
-pub struct Observed<'a> {
-    request: Incoming<'a>,
+pub struct ObservedRequest<'a> {
+    info: RequestInfo<'a>,
     begun: Instant,
     span: Span,
     trace: Option<RequestTrace>,
-    _in_progress: Counted,
+    _active: LevelGuard,
 }
 
-impl<'a> Observed<'a> {
-    /// Begins to observe a request, within the trace of its caller.
-    pub fn begin<'c>(request: Incoming<'a>, caller: impl FnOnce() -> Caller<'c>) -> Self {
+impl<'a> ObservedRequest<'a> {
+    /// Begins to observe a request. `header` finds the value of a header by its name, to continue the caller's trace.
+    pub fn begin<'h>(info: RequestInfo<'a>, header: impl Fn(&str) -> Option<&'h str>) -> Self {
         Self {
             begun: Instant::now(),
-            span: if request.hot { Span::none() } else { logs::request_span(request.id, (request.client)()) },
-            trace: RequestTrace::begin(caller),
-            _in_progress: metrics::http_request_in_progress(),
-            request,
+            span: if info.is_verification { Span::none() } else { logs::request_span(info.id, (info.client)()) },
+            trace: RequestTrace::begin(header),
+            _active: Level::ActiveRequests.raise(),
+            info,
         }
     }
 
-    /// Does what the request asks for.
+    /// Runs `work` within the span and the trace of the request.
     pub async fn follow<F: Future>(&self, work: F) -> F::Output {
         match &self.trace {
             Some(trace) => trace.follow(work.instrument(self.span.clone())).await,
@@ -72,43 +41,38 @@ impl<'a> Observed<'a> {
         }
     }
 
-    /// The request was answered.
-    pub fn end(self, answered: Answered) {
+    /// Ends the observation with the response.
+    pub fn end(self, response: ResponseInfo) {
         let duration = self.begun.elapsed();
-        metrics::http_request(self.request.method, answered, duration);
+        metrics::Duration::Request(self.info.method, response).record(duration);
         match &self.trace {
             Some(trace) => {
-                trace.within(|| self.log(answered, duration));
-                trace.end(&self.request, answered);
+                trace.within(|| self.log(response, duration));
+                trace.end(&self.info, response);
             }
-            None => self.log(answered, duration),
+            None => self.log(response, duration),
         }
     }
 
-    fn log(&self, Answered { route, status }: Answered, duration: Duration) {
-        let Incoming { method, id: request_id, client, hot, .. } = self.request;
+    fn log(&self, ResponseInfo { route, status }: ResponseInfo, duration: Duration) {
+        let RequestInfo { method, id: request_id, client, is_verification } = self.info;
         let duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
-        if !hot {
-            self.span.in_scope(|| {
-                // A login that comes too early has an audit event, which is counted up where it repeats.
-                if status == 429 {
-                    tracing::debug!(target: logs::REQUESTS, method, route, status, duration_us, "request");
-                } else {
-                    tracing::info!(target: logs::REQUESTS, method, route, status, duration_us, "request");
-                }
-            });
+        macro_rules! line {
+            ($level:ident $(, $field:ident = $value:expr)*) => {
+                tracing::$level!(target: REQUEST, $($field = $value,)* method, route, status, duration_us, "request")
+            };
+        }
+        if is_verification {
+            // The client's address is found only where the line is wanted.
+            let client = || client().map(tracing::field::display);
+            if status < 500 {
+                line!(debug, request_id = request_id, client = client());
+            } else {
+                line!(warn, request_id = request_id, client = client());
+            }
             return;
         }
-        // Found out only where the line is wanted.
-        let client = || client().map(tracing::field::display);
-        if status < 500 {
-            tracing::debug!(
-                target: logs::REQUESTS, request_id, client = client(), method, route, status, duration_us, "request"
-            );
-        } else {
-            tracing::warn!(
-                target: logs::REQUESTS, request_id, client = client(), method, route, status, duration_us, "request"
-            );
-        }
+        // A throttled login has an audit event, whose repetitions are counted instead of written.
+        self.span.in_scope(|| if status == 429 { line!(debug) } else { line!(info) });
     }
 }

@@ -1,7 +1,7 @@
-//! Traces: a span for each request that is to be traced, and one below it for each thing that it waits for.
+//! Traces: a span for each traced request, and child spans for the round trips and the password hash that it waits for.
 //!
-//! Whether to trace is decided before anything is made, so that a request that is not traced costs a look at its headers
-//! and nothing more: even a span that is not recorded would cost more than a microsecond.
+//! The sampler decides before a span is made. A request that is not traced costs a look at its headers; an unsampled span
+//! would cost 1.2 µs.
 
 use std::sync::OnceLock;
 
@@ -17,9 +17,9 @@ use opentelemetry_sdk::{
 };
 use tracing::Instrument;
 
-use super::request::{Answered, Incoming};
+use super::events::{RequestInfo, ResponseInfo};
 
-/// What begins spans, once and if there are any.
+/// Set by [`start`]; without it, nothing is traced.
 static TRACING: OnceLock<Tracing> = OnceLock::new();
 
 struct Tracing {
@@ -27,8 +27,8 @@ struct Tracing {
     sampler: Sampler,
 }
 
-/// Whether a request is traced whose caller's trace, if it has one, is in `context`.
-fn wants(sampler: &Sampler, context: &Context) -> bool {
+/// Whether the sampler takes a request; `context` holds the caller's trace, if there is one.
+fn is_sampled(sampler: &Sampler, context: &Context) -> bool {
     let span = context.span();
     let parent = Some(span.span_context()).filter(|parent| parent.is_valid());
     let trace_id = parent.map_or_else(|| RandomIdGenerator::default().new_trace_id(), SpanContext::trace_id);
@@ -36,96 +36,85 @@ fn wants(sampler: &Sampler, context: &Context) -> bool {
     result.decision == SamplingDecision::RecordAndSample
 }
 
-/// Traces from now on.
+/// Traces requests from now on.
 pub(super) fn start(provider: &SdkTracerProvider, sampler: Sampler) {
     let _ = TRACING.set(Tracing { tracer: provider.tracer(env!("CARGO_PKG_NAME")), sampler });
 }
 
-/// The headers of a caller's trace (W3C Trace Context).
-#[derive(Clone, Copy, Default)]
-pub struct Caller<'a> {
-    /// `traceparent`
-    pub traceparent: Option<&'a str>,
-    /// `tracestate`
-    pub tracestate: Option<&'a str>,
-}
+/// The headers of a request, as the propagator of W3C Trace Context reads them.
+struct Headers<'a, 'h>(&'a dyn Fn(&str) -> Option<&'h str>);
 
-impl Extractor for Caller<'_> {
+impl Extractor for Headers<'_, '_> {
     fn get(&self, key: &str) -> Option<&str> {
-        match key {
-            "traceparent" => self.traceparent,
-            "tracestate" => self.tracestate,
-            _ => None,
-        }
+        (self.0)(key)
     }
 
     fn keys(&self) -> Vec<&str> {
-        vec!["traceparent", "tracestate"]
+        Vec::new()
     }
 }
 
-/// The span of a request that is traced.
+/// The span of a traced request.
 pub(super) struct RequestTrace(Context);
 
 impl RequestTrace {
-    /// The trace of a request, continuing that of `caller`; `None`: this request is not traced.
-    pub(super) fn begin<'a>(caller: impl FnOnce() -> Caller<'a>) -> Option<Self> {
+    /// The trace of a request, which continues that of the caller, or `None` where the request is not traced.
+    pub(super) fn begin<'h>(header: impl Fn(&str) -> Option<&'h str>) -> Option<Self> {
         let Tracing { tracer, sampler } = TRACING.get()?;
-        let caller = caller();
-        let context = match caller.traceparent {
-            Some(_) => TraceContextPropagator::new().extract_with_context(&Context::new(), &caller),
+        let context = match header("traceparent") {
+            Some(_) => TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(&header)),
             None => Context::new(),
         };
-        if !wants(sampler, &context) {
+        if !is_sampled(sampler, &context) {
             return None;
         }
-        // It is named at the end: which operation it is, the router knows.
+        // The span gets its name at the end: the router finds the operation.
         let span = tracer.build_with_context(SpanBuilder::from_name("request").with_kind(SpanKind::Server), &context);
         Some(Self(context.with_span(span)))
     }
 
-    /// Puts what `future` does into the trace.
+    /// Runs `future` within the trace.
     pub(super) async fn follow<F: Future>(&self, future: F) -> F::Output {
         future.with_context(self.0.clone()).await
     }
 
-    /// Runs `body` within the trace, so that what it logs belongs to it.
+    /// Runs `body` within the trace, so that the lines that it logs belong to the trace.
     pub(super) fn within<T>(&self, body: impl FnOnce() -> T) -> T {
         let _attached = self.0.clone().attach();
         body()
     }
 
-    /// Ends the span, named and described as the semantic conventions of HTTP say. The path itself is left out: what a
-    /// client writes there is its own business.
-    pub(super) fn end(&self, request: &Incoming, answered: Answered) {
+    /// Ends the span, named and described by the semantic conventions of HTTP, but without the path: a client may write
+    /// secrets there.
+    pub(super) fn end(&self, request: &RequestInfo, response: ResponseInfo) {
         let span = self.0.span();
-        let (method, route) = (request.method, answered.route);
-        span.update_name(route.map_or_else(|| method.to_owned(), |route| format!("{method} {route}")));
+        let (method, status) = (request.method, response.status);
+        span.update_name(response.route.map_or_else(|| method.to_owned(), |route| format!("{method} {route}")));
         let request_id = Array::String(vec![StringValue::from(request.id.to_owned())]);
         span.set_attributes([
             KeyValue::new("http.request.method", method),
-            KeyValue::new("http.response.status_code", i64::from(answered.status)),
+            KeyValue::new("http.response.status_code", i64::from(status)),
             KeyValue::new("http.response.header.x-request-id", Value::Array(request_id)),
             KeyValue::new("url.scheme", "http"),
         ]);
-        span.set_attributes(route.map(|route| KeyValue::new("http.route", route)));
+        span.set_attributes(response.route.map(|route| KeyValue::new("http.route", route)));
         span.set_attributes((request.client)().map(|client| KeyValue::new("client.address", client.to_string())));
-        if answered.is_failure() {
-            span.set_attribute(KeyValue::new("error.type", answered.status.to_string()));
+        if status >= 500 {
+            span.set_attribute(KeyValue::new("error.type", status.to_string()));
             span.set_status(Status::error(""));
         }
         span.end();
     }
 }
 
-/// The same work, within the log span and the trace of this task, whichever task runs it.
+/// `work` within the log's span and the trace of the current task, whichever task runs it.
 pub fn in_current_context<W: Future>(work: W) -> impl Future<Output = W::Output> {
     work.in_current_span().with_current_context()
 }
 
-/// A span below that of the request which is being worked on, around `future`. `describe` is asked where there is one;
-/// `error_type` says of a result whether, and how, it failed.
-pub(super) async fn below<T>(
+/// Runs `future` in a child of the current span. Without a current span, `describe` is not called.
+/// `error_type` names the kind of failure in a result, if it is one.
+pub(super) async fn child<T>(
     describe: impl FnOnce() -> SpanBuilder,
     error_type: impl FnOnce(&T) -> Option<&'static str>,
     future: impl Future<Output = T>,
@@ -151,12 +140,12 @@ mod tests {
 
     fn parent(flags: &str) -> Context {
         let traceparent = format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}");
-        let caller = Caller { traceparent: Some(&traceparent), tracestate: None };
-        TraceContextPropagator::new().extract_with_context(&Context::new(), &caller)
+        let header = |name: &str| (name == "traceparent").then_some(&*traceparent);
+        TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(&header))
     }
 
     #[test]
-    fn the_caller_decides_unless_told_otherwise() {
+    fn a_parent_based_sampler_follows_the_caller() {
         let parent_based = |root: Sampler| Sampler::ParentBased(Box::new(root));
         for (sampler, flags, expected) in [
             (parent_based(Sampler::AlwaysOff), Some("01"), true),
@@ -167,20 +156,20 @@ mod tests {
             (Sampler::AlwaysOn, Some("00"), true),
         ] {
             let context = flags.map_or_else(Context::new, parent);
-            assert_eq!(wants(&sampler, &context), expected, "{sampler:?} {flags:?}");
+            assert_eq!(is_sampled(&sampler, &context), expected, "{sampler:?} {flags:?}");
         }
     }
 
     #[test]
-    fn a_ratio_is_kept() {
+    fn a_ratio_samples_its_share_of_requests() {
         let sampler = Sampler::ParentBased(Box::new(Sampler::TraceIdRatioBased(0.25)));
-        let picked = (0..10_000).filter(|_| wants(&sampler, &Context::new())).count();
-        assert!((2_000..3_000).contains(&picked), "{picked}");
+        let traced = (0..10_000).filter(|_| is_sampled(&sampler, &Context::new())).count();
+        assert!((2_000..3_000).contains(&traced), "{traced}");
     }
 
     #[tokio::test]
-    async fn nothing_is_traced_unless_asked_for() {
-        assert!(RequestTrace::begin(Caller::default).is_none());
-        assert_eq!(below(|| unreachable!(), |_| None, async { 7 }).await, 7);
+    async fn nothing_is_traced_before_the_start() {
+        assert!(RequestTrace::begin(|_| None).is_none());
+        assert_eq!(child(|| unreachable!(), |_| None, async { 7 }).await, 7);
     }
 }

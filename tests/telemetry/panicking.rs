@@ -11,14 +11,14 @@ use mayfly::{
         users::Users,
     },
     store::{leased::LeasedStore, memory::MemoryStore},
-    telemetry::{self, LogFormat, Otlp},
+    telemetry::{self, LogFormat, otlp},
 };
 use tokio::net::TcpListener;
 
 /// Serves until the process ends. Prints where.
 #[tokio::main]
 pub(super) async fn serve(password: String, keys: String) {
-    let otlp = Otlp::load(&env::vars().filter(|(name, _)| name.starts_with("OTEL_")).collect());
+    let otlp = otlp::Variables(env::vars().filter(|(name, _)| name.starts_with("OTEL_")).collect());
     let settings = telemetry::Settings { log: "trace".into(), log_format: LogFormat::Json, otlp };
     let _telemetry = telemetry::init(&settings, None);
 

@@ -23,7 +23,10 @@ use tokio::{
 use self::thread::{HashThread, Manners, Work};
 use crate::{
     domain::password::{HashCost, Password, PasswordHash},
-    telemetry::{self, metrics},
+    telemetry::{
+        self,
+        metrics::{Counter, Level},
+    },
 };
 
 mod metronome;
@@ -110,7 +113,7 @@ pub struct Busy;
 impl Busy {
     /// Counts that somebody is sent away.
     pub(super) fn send_away() -> Self {
-        metrics::password_hash_refused();
+        Counter::PasswordHashRefusals.add(1);
         Self
     }
 }
@@ -168,7 +171,7 @@ impl Hashing {
 
     /// Works when it is its turn, on a thread that does nothing else: the threads that answer requests keep their priority.
     async fn on_a_core<T: Send + 'static>(&self, place: Place, work: impl Fn() -> T + Send + Sync + 'static) -> T {
-        let waiting = metrics::password_hash_waiting();
+        let waiting = Level::PasswordHashWaiting.raise();
         let core = {
             // One of each lane at a time, and a semaphore lets in whoever came first: so the lanes take turns.
             let _head = self.lanes[place.lane as usize].head.lock().await;

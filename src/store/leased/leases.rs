@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::{
     store::StoreError,
-    telemetry::metrics::{self, Leased},
+    telemetry::{events::LeaseKind, metrics},
 };
 
 /// At most so many reads are kept; further ones are asked for each time. A token takes some 450 bytes here, and the owner's name.
@@ -45,7 +45,7 @@ type Read<V> = Shared<BoxFuture<'static, Result<Option<V>, StoreError>>>;
 ///
 /// A change names its subject `S`, of which there may be several keys.
 pub(super) struct Leases<K, S, V> {
-    kind: Leased,
+    kind: LeaseKind,
     lease: Duration,
     /// When a value ends by itself, which no lease on it outlives.
     ends_at: fn(&V) -> Option<Instant>,
@@ -105,7 +105,7 @@ where
     S: Send + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    pub(super) fn new(kind: Leased, lease: Duration, ends_at: fn(&V) -> Option<Instant>) -> Arc<Self> {
+    pub(super) fn new(kind: LeaseKind, lease: Duration, ends_at: fn(&V) -> Option<Instant>) -> Arc<Self> {
         let shard = || Mutex::new(Shard { leases: HashMap::default(), renewal: None, swept_at: Instant::now() });
         Arc::new(Self {
             kind,
@@ -266,7 +266,7 @@ mod tests {
     type Counted = Leases<u32, u32, usize>;
 
     fn leases() -> Arc<Counted> {
-        Leases::new(Leased::Token, LEASE, |_| None)
+        Leases::new(LeaseKind::Token, LEASE, |_| None)
     }
 
     /// Reads how many reads there were.
@@ -328,8 +328,9 @@ mod tests {
     #[tokio::test]
     async fn absence_failure_and_the_dead_are_not_held() {
         pause();
-        let leases =
-            Leases::<u32, u32, usize>::new(Leased::Token, LEASE, |_| Some(Instant::now() + Duration::from_millis(10)));
+        let leases = Leases::<u32, u32, usize>::new(LeaseKind::Token, LEASE, |_| {
+            Some(Instant::now() + Duration::from_millis(10))
+        });
         assert_eq!(leases.read(0, 0, async { Ok(None) }).await.unwrap(), None);
         leases.read(0, 0, async { Err(StoreError::Timeout) }).await.unwrap_err();
         assert_eq!(leases.recall(&0), None);
@@ -357,7 +358,7 @@ mod tests {
 
     #[tokio::test]
     async fn without_a_lease_the_store_is_asked_each_time() {
-        let (leases, reads) = (Leases::new(Leased::Token, Duration::ZERO, |_| None), Arc::new(AtomicUsize::new(0)));
+        let (leases, reads) = (Leases::new(LeaseKind::Token, Duration::ZERO, |_| None), Arc::new(AtomicUsize::new(0)));
         assert_eq!(count(&leases, 0, &reads).await, Some(0));
         assert_eq!(count(&leases, 0, &reads).await, Some(1));
         assert_eq!(leases.recall(&0), None);
@@ -414,7 +415,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_renewed_is_read_again_at_times_and_outlives_no_life() {
         pause();
-        let leases = Leases::<u32, u32, Option<Instant>>::new(Leased::Token, LEASE, |ends_at| *ends_at);
+        let leases = Leases::<u32, u32, Option<Instant>>::new(LeaseKind::Token, LEASE, |ends_at| *ends_at);
         leases.renew(7, Instant::now(), NOTHING);
         let ends_at = Instant::now() + LEASE * 3 / 2;
         leases.read(0, 0, async move { Ok(Some(Some(ends_at))) }).await.unwrap();

@@ -22,7 +22,7 @@ use self::leases::Leases;
 use super::{Changes, LiveToken, Store, StoreError, StrictWrites, TokenId, User, UserName, Watch};
 use crate::{
     domain::token::{PresentedJwt, SignedToken},
-    telemetry::metrics::Leased,
+    telemetry::events::LeaseKind,
 };
 
 mod leases;
@@ -80,8 +80,8 @@ impl LeasedStore {
     /// Where the lease is longer than [`LEASE`], which other replicas do not wait for.
     pub fn new(store: Arc<dyn StrictWrites>, lease: Duration) -> Self {
         assert!(lease <= LEASE, "no replica waits longer than {LEASE:?}");
-        let tokens = Leases::new(Leased::Token, lease, Presented::ends_at);
-        Self { store, tokens, users: Leases::new(Leased::User, lease, |_| None) }
+        let tokens = Leases::new(LeaseKind::Token, lease, Presented::ends_at);
+        Self { store, tokens, users: Leases::new(LeaseKind::User, lease, |_| None) }
     }
 
     /// The token of this JWT, if a lease on it holds.

@@ -38,7 +38,7 @@ use super::{
 };
 use crate::{
     store::{StoreError, StoreResult, leased::LEASE},
-    telemetry::metrics,
+    telemetry::metrics::Level,
 };
 
 /// Writes that wait for replicas at the same time; more of them queue.
@@ -441,7 +441,7 @@ impl Connection {
         deadline: Deadline,
         script: &ScriptInvocation<'_>,
     ) -> Result<T, Failure> {
-        let pending = metrics::redis_connection_pending();
+        let pending = Level::RedisConnectionsPending.raise();
         let mut link = match timeout_at(deadline, self.pool.get()).await {
             Ok(Ok(link)) => link,
             Ok(Err(PoolError::Backend(error))) => return Err(Failure::Unconnected(error)),
@@ -452,7 +452,7 @@ impl Connection {
             }
         };
         drop(pending);
-        let _reserved = metrics::redis_connection_reserved();
+        let _reserved = Level::RedisConnectionsReserved.raise();
         let mut request = pipe();
         request.invoke_script(script).add_command(
             cmd("WAIT").arg(self.replicas).arg(u64::try_from(self.wait_timeout.as_millis()).unwrap()).take(),

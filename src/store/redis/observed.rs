@@ -6,7 +6,7 @@ use deadpool_redis::redis::{Arg, Cmd, Pipeline, RedisError, RedisFuture, Value, 
 
 use super::scripts;
 use crate::telemetry::{
-    metrics::{self, Counted},
+    metrics::{Level, LevelGuard},
     redis::RoundTrip,
 };
 
@@ -14,13 +14,13 @@ use crate::telemetry::{
 #[derive(Clone)]
 pub(super) struct Observed<C> {
     connection: C,
-    _open: Arc<Counted>,
+    _open: Arc<LevelGuard>,
 }
 
 impl<C> Observed<C> {
     /// Observes a connection that was just opened.
     pub(super) fn new(connection: C) -> Self {
-        Self { connection, _open: Arc::new(metrics::redis_connection_open()) }
+        Self { connection, _open: Arc::new(Level::RedisConnectionsOpen.raise()) }
     }
 
     /// The connection, to ask what it is.

@@ -1,0 +1,88 @@
+//! The words that logs, metrics and traces share: targets of the log, labels, and the facts about a request.
+
+use std::net::IpAddr;
+
+/// The target of audit events, and of the spans that say who caused them.
+pub(super) const AUDIT: &str = "audit";
+
+/// The target of the line that each request leaves in the log.
+pub(super) const REQUEST: &str = "mayfly::request";
+
+/// Why a login failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum LoginFailure {
+    /// No user has this name. The name is not logged: people type passwords into the field for names.
+    UnknownUser,
+    /// The user exists and has another password.
+    WrongPassword,
+    /// The password is right, and the user is disabled.
+    Disabled,
+    /// The attempt came too early after too many failures. Neither the name nor the password was looked at.
+    Throttled,
+}
+
+impl LoginFailure {
+    /// The labels of all reasons, in their order.
+    pub(super) const LABELS: [&str; 4] = ["unknown_user", "wrong_password", "disabled", "throttled"];
+
+    /// This reason in audit events.
+    pub(super) fn label(self) -> &'static str {
+        Self::LABELS[self as usize]
+    }
+}
+
+/// The result of verifying a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verification {
+    /// The token is valid.
+    Active,
+    /// Mayfly signed the token, and its `exp` has passed.
+    Expired,
+    /// Mayfly signed the token, and the store has no such token: usually, it was revoked.
+    Revoked,
+    /// Mayfly never issued the token.
+    Invalid,
+    /// The store does not answer, so that the token may be valid or not.
+    Unavailable,
+}
+
+impl Verification {
+    /// The labels of all results, in their order.
+    pub(super) const LABELS: [&str; 5] = ["active", "expired", "revoked", "invalid", "unavailable"];
+}
+
+/// The kinds of records that are cached under a lease.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseKind {
+    /// A token.
+    Token,
+    /// A user.
+    User,
+}
+
+impl LeaseKind {
+    /// The labels of both kinds, in their order.
+    pub(super) const LABELS: [&str; 2] = ["token", "user"];
+}
+
+/// The facts about a request that are known when it arrives.
+pub struct RequestInfo<'a> {
+    /// One of HTTP's own methods, or `_OTHER`.
+    pub method: &'static str,
+    /// The request id.
+    pub id: &'a str,
+    /// Finds the client's address.
+    pub client: &'a (dyn Fn() -> Option<IpAddr> + Sync),
+    /// Set for verifications, which precede each request to every protected service: they have no span in the log, and
+    /// their line is at `debug`, or at `warn` with a status of 500 and above.
+    pub is_verification: bool,
+}
+
+/// The facts about the response to a request.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct ResponseInfo {
+    /// The template of the request's path, or `None` for an unknown path.
+    pub route: Option<&'static str>,
+    /// The HTTP status.
+    pub status: u16,
+}
