@@ -30,8 +30,8 @@ pub struct WatchedFiles {
     versions: Mutex<Vec<Option<Version>>>,
 }
 
-/// Tells one version of a file from the next without reading it. A new version of a mounted Kubernetes secret is another
-/// inode behind the same symbolic links.
+/// Tells one version of a file from the next without reading it. A new version of a mounted Kubernetes secret is
+/// another inode behind the same symbolic links.
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Version {
     device: u64,
@@ -77,8 +77,8 @@ impl Version {
     }
 }
 
-/// The bytes of a regular file; symbolic links are followed. Anything else is an error: a pipe would block until somebody
-/// writes to it, and a device may have no end.
+/// The bytes of a regular file; symbolic links are followed. Anything else is an error: a pipe would block until
+/// somebody writes to it, and a device may have no end.
 pub fn read_regular_file(path: &Path) -> io::Result<Vec<u8>> {
     let without_blocking = OFlags::NONBLOCK.bits().cast_signed();
     let mut file = OpenOptions::new().read(true).custom_flags(without_blocking).open(path)?;

@@ -359,28 +359,50 @@ fn a_key_file_that_others_can_read_is_warned_of() {
 }
 
 #[test]
-fn a_lost_key_that_signed_is_said_to_be_gone_until_it_is_back() {
+fn the_loss_of_a_key_is_logged_if_it_signed_or_verified_tokens() {
+    let logs = [Log::new(), Log::new()];
+    let service = Service::start_with(Backend::Redis, |command| {
+        command.stderr(logs[0].stdio());
+    });
+    let replica = Service::launch(Some(&service.redis.as_ref().unwrap().url()), |command| {
+        command.env("MAYFLY_JWT_KEYS_FILE", &service.keys_file).stderr(logs[1].stdio());
+    });
+    let (_, jwt) = service.admin().issue("x", "1h");
+    assert_eq!(replica.client().with_bearer(&jwt).get(VERIFY).send().status, 200);
+    let file = &service.keys_file;
+    let good = fs::read_to_string(file).unwrap();
+    // A second `mayfly key generate > keys.json`.
+    fs::write(file, key(&["generate"])).unwrap();
+    for log in &logs {
+        let line = log.wait_for("ERROR", "a key that signed tokens is gone");
+        assert_eq!(line["kid"], kid(&jwt), "{line}");
+    }
+    // The key in between signed nothing, nor does one that is removed before its time.
+    fs::write(file, &good).unwrap();
+    for log in &logs {
+        let line = log.wait_for("INFO", "a key that signed tokens is back");
+        assert_eq!(line["kid"], kid(&jwt), "{line}");
+    }
+    key(&["rotate", file.to_str().unwrap(), "--delay", "1h"]);
+    let log = &logs[0];
+    eventually("the new key is read", || (log.count("read the signing keys") == 3).then_some(()));
+    fs::write(file, &good).unwrap();
+    eventually("the old file is read", || (log.count("read the signing keys") == 4).then_some(()));
+    assert_eq!(log.count("a key that signed tokens is gone"), 1);
+}
+
+#[test]
+fn keys_have_not_changed_when_only_the_permissions_of_their_file_did() {
     let log = Log::new();
     let service = Service::start_with(Backend::Memory, |command| {
         command.stderr(log.stdio());
     });
-    let file = &service.keys_file;
-    let good = fs::read_to_string(file).unwrap();
-    let signing = kids(file)[0].clone();
-    // As who pastes `mayfly key generate > keys.json` a second time.
-    fs::write(file, key(&["generate"])).unwrap();
-    let line = log.wait_for("ERROR", "a key that signed tokens is gone");
-    assert!(line.to_string().contains(&signing), "{line}");
-    fs::write(file, &good).unwrap();
-    let line = log.wait_for("INFO", "a key that signed tokens is back");
-    assert!(line.to_string().contains(&signing), "{line}");
-    // The one in between signed, too, as far as anybody knows.
-    assert_eq!(log.count("a key that signed tokens is gone"), 2);
-
-    // A key that goes before it ever signed takes nothing along.
-    key(&["rotate", file.to_str().unwrap(), "--delay", "1h"]);
-    eventually("it is read", || (log.count("read the signing keys") == 3).then_some(()));
-    fs::write(file, &good).unwrap();
-    eventually("it is read", || (log.count("read the signing keys") == 4).then_some(()));
-    assert_eq!(log.count("a key that signed tokens is gone"), 2);
+    let reads = |count| (log.count("read the signing keys") == count).then_some(());
+    fs::set_permissions(&service.keys_file, Permissions::from_mode(0o640)).unwrap();
+    eventually("the file is read", || reads(1));
+    service.process.signal(Signal::SIGHUP);
+    eventually("the file is read again", || reads(2));
+    assert_eq!(log.count("keys.changed"), 0);
+    fs::write(&service.keys_file, key(&["generate"])).unwrap();
+    log.wait_for("INFO", "keys.changed");
 }

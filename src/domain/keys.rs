@@ -1,6 +1,9 @@
 //! The keys that sign and verify tokens, in memory.
 
-use std::{collections::HashMap, fmt};
+use std::{
+    fmt,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::crypto;
@@ -23,16 +26,20 @@ pub enum InvalidToken {
     Refused,
 }
 
-/// The keys of a service: the first one signs (but for one whose time has not come), all verify.
-pub struct KeySet {
-    /// From when on which key signs, in the order of the set.
-    signing: Vec<(u64, String)>,
-    /// By the encoded header that a token signed with the key begins with. Looking up the exact bytes leaves an
-    /// attacker no header to play with: no other `alg`, `kid`, `typ`, `crit`, `jku`, `x5u`, `jwk` or `b64` is ever
-    /// parsed (RFC 8725, sections 3.1 to 3.10).
-    keys: HashMap<String, LoadedKey>,
-    /// The `kid` of each, in the order of the set.
-    ids: Vec<String>,
+/// The keys of a service, in the order of their file: the first one that is due signs, all verify.
+pub struct KeySet(Vec<Key>);
+
+struct Key {
+    id: String,
+    /// When the key begins to sign, in seconds since the epoch.
+    signs_from: u64,
+    /// The encoded header of a token that is signed with this key. The header of a presented token must equal one of
+    /// these bytes, so no other `alg`, `kid`, `typ`, `crit`, `jku`, `x5u`, `jwk` or `b64` is ever parsed (RFC 8725,
+    /// sections 3.1 to 3.10).
+    header: String,
+    loaded: LoadedKey,
+    /// Set once the key signed a token or verified one.
+    was_used: AtomicBool,
 }
 
 /// The header of our tokens, written in this order.
@@ -47,43 +54,35 @@ impl KeySet {
     /// Reads a JWK Set.
     pub fn parse(json: &str) -> Result<Self, JwkSetError> {
         let set = JwkSet::parse(json)?;
-        let mut signing = Vec::new();
-        let mut keys = HashMap::new();
-        for (index, jwk) in set.keys.iter().enumerate() {
+        let mut keys = Vec::<Key>::new();
+        for (index, jwk) in set.keys.into_iter().enumerate() {
             let fail = |error| JwkSetError::Key(index + 1, error);
-            let key = jwk.load().map_err(fail)?;
-            if set.keys[..index].iter().any(|other| other.kid == jwk.kid) {
+            let loaded = jwk.load().map_err(fail)?;
+            if keys.iter().any(|key| key.id == jwk.kid) {
                 return Err(fail(JwkError::DuplicateId));
             }
-            let header = encode(&Header { typ: "JWT", alg: key.algorithm.as_str(), kid: &jwk.kid });
-            signing.push((jwk.signs_from().unwrap_or(0), header.clone()));
-            keys.insert(header, key);
+            keys.push(Key {
+                signs_from: jwk.signs_from().unwrap_or(0),
+                header: encode(&Header { typ: "JWT", alg: loaded.algorithm.as_str(), kid: &jwk.kid }),
+                id: jwk.kid,
+                loaded,
+                was_used: AtomicBool::new(false),
+            });
         }
-        let ids = set.keys.into_iter().map(|jwk| jwk.kid).collect();
-        if keys.is_empty() { Err(JwkSetError::Empty) } else { Ok(Self { signing, keys, ids }) }
+        if keys.is_empty() { Err(JwkSetError::Empty) } else { Ok(Self(keys)) }
     }
 
-    /// The signed JWT of these claims: header, payload and signature, each in base64url, with dots between.
+    /// Signs a JWT with these claims: header, payload and signature, each in base64url, with dots between.
     ///
     /// # Panics
-    /// Where the cryptographic library fails on a key that it loaded.
+    /// If the cryptographic library fails with a key that it loaded.
     pub fn sign(&self, claims: &Claims) -> SecretString {
-        let (_, header) = &self.signing[self.due(claims.iat)];
-        let key = &self.keys[header];
-        let message = format!("{header}.{}", encode(claims));
-        let signature =
-            crypto::sign(message.as_bytes(), &key.signing, key.algorithm.into()).expect("a loaded key signs");
+        let key = self.0.iter().find(|key| key.signs_from <= claims.iat).unwrap_or(&self.0[0]);
+        key.was_used.store(true, Relaxed);
+        let message = format!("{}.{}", key.header, encode(claims));
+        let signature = crypto::sign(message.as_bytes(), &key.loaded.signing, key.loaded.algorithm.into())
+            .expect("a loaded key signs");
         format!("{message}.{signature}").into()
-    }
-
-    /// The place of the key that signs at this moment, in seconds since the epoch.
-    fn due(&self, at: u64) -> usize {
-        self.signing.iter().position(|(from, _)| *from <= at).unwrap_or(0)
-    }
-
-    /// The `kid` of the key that signs at this moment, in seconds since the epoch.
-    pub fn signing_id(&self, at: u64) -> &str {
-        &self.ids[self.due(at)]
     }
 
     /// The claims of a token that one of these keys signed. Says nothing of whether it still lives.
@@ -93,28 +92,33 @@ impl KeySet {
         }
         let (message, signature) = jwt.rsplit_once('.').ok_or(InvalidToken::Refused)?;
         let (header, _) = message.split_once('.').ok_or(InvalidToken::Refused)?;
-        let key = self.keys.get(header).ok_or(InvalidToken::UnknownKey)?;
-        match crypto::verify(signature, message.as_bytes(), &key.verifying, key.algorithm.into()) {
-            Ok(true) => {}
+        let key = self.0.iter().find(|key| key.header == header).ok_or(InvalidToken::UnknownKey)?;
+        match crypto::verify(signature, message.as_bytes(), &key.loaded.verifying, key.loaded.algorithm.into()) {
+            Ok(true) => key.was_used.store(true, Relaxed),
             Ok(false) | Err(_) => return Err(InvalidToken::Refused),
         }
         Claims::unverified(jwt).ok_or(InvalidToken::Refused)
     }
 
     /// The `kid` of each key, in the order of the set.
-    pub fn ids(&self) -> &[String] {
-        &self.ids
+    pub fn ids(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|key| &*key.id)
     }
 
-    /// The keys that anybody may know, in the order of the set: none of the symmetric ones.
+    /// The `kid` of each key that signed a token or verified one.
+    pub fn used_ids(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter(|key| key.was_used.load(Relaxed)).map(|key| &*key.id)
+    }
+
+    /// The public keys, in the order of the set: none for a symmetric key.
     pub fn public(&self) -> Vec<PublicJwk> {
-        self.signing.iter().filter_map(|(_, header)| self.keys[header].public.clone()).collect()
+        self.0.iter().filter_map(|key| key.loaded.public.clone()).collect()
     }
 }
 
 impl fmt::Debug for KeySet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "KeySet({} keys)", self.keys.len())
+        write!(f, "KeySet({} keys)", self.0.len())
     }
 }
 

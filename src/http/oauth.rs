@@ -188,7 +188,7 @@ impl OAuthApi {
     /// not among them.
     #[oai(path = "/.well-known/jwks.json", method = "get", operation_id = "publicKeys")]
     async fn public_keys(&self, services: Data<&Arc<Services>>) -> Result<KeysResponse, Refused<Public>> {
-        let keys = services.keys.current().set.public().into_iter().map(Into::into).collect();
+        let keys = services.keys.current_keys().set.public().into_iter().map(Into::into).collect();
         Ok(KeysResponse::Ok(Json(PublicKeys { keys }), KEYS_CACHE_CONTROL.into()))
     }
 

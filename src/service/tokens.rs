@@ -192,7 +192,7 @@ impl Tokens {
         let id = TokenId::random();
         let issued_at = self.clock.unix_seconds();
         let claims = Claims::new(owner, id, &description, life, issued_at, self.rules.issuer.clone());
-        let jwt = self.keys.current().set.sign(&claims);
+        let jwt = self.keys.current_keys().set.sign(&claims);
         let digest = TokenDigest::of(jwt.expose_secret());
         Issued { jwt, token: Token { id, description, life, digest, successor: None } }
     }
@@ -297,7 +297,7 @@ impl Tokens {
             return Err(VerifyError::Invalid);
         }
         let digest = TokenDigest::of(jwt);
-        let key_generation = self.keys.current().generation;
+        let key_generation = self.keys.current_keys().generation;
         match self.store.recall_token(&PresentedJwt { digest, key_generation }) {
             Some(presented) if presented.signed.is_expired(self.clock.unix_seconds()) => Err(VerifyError::Expired),
             Some(presented) => Ok(presented),
@@ -337,7 +337,7 @@ impl Tokens {
     /// What this JWT of this digest says, if one of our keys signed it for us and it has not expired. That it
     /// was issued and still lives, only the store knows.
     async fn check(&self, jwt: &str, digest: TokenDigest) -> Result<(PresentedJwt, SignedToken), VerifyError> {
-        let presented = PresentedJwt { digest, key_generation: self.keys.current().generation };
+        let presented = PresentedJwt { digest, key_generation: self.keys.current_keys().generation };
         let (presented, signed) = match self.checked.get(&presented) {
             Some(signed) => (presented, signed),
             None => self.check_signature(jwt, digest).await?,
@@ -353,12 +353,12 @@ impl Tokens {
         digest: TokenDigest,
     ) -> Result<(PresentedJwt, SignedToken), VerifyError> {
         let verify = || {
-            let keys = self.keys.current();
+            let keys = self.keys.current_keys();
             (keys.generation, keys.set.verify(jwt))
         };
         let (key_generation, claims) = match verify() {
             // Another replica may have read a new key before this one did.
-            (generation, Err(InvalidToken::UnknownKey)) if self.keys.look(generation).await => verify(),
+            (generation, Err(InvalidToken::UnknownKey)) if self.keys.changed_since(generation).await => verify(),
             verified => verified,
         };
         let claims = claims.map_err(|_: InvalidToken| VerifyError::Invalid)?;

@@ -170,7 +170,7 @@ pub fn user_removed(name: &UserName, tokens: Outcome<u64>) {
     info!(target: AUDIT, account = %name, tokens, outcome, "user.removed");
 }
 
-/// Records that the keys that sign and verify tokens were read again, and their `kid`s.
-pub fn keys_changed(ids: &[String]) {
-    info!(target: AUDIT, keys = ids.join(" "), "keys.changed");
+/// Records that other keys sign and verify tokens, and their `kid`s.
+pub fn keys_changed<'a>(ids: impl Iterator<Item = &'a str>) {
+    info!(target: AUDIT, keys = ids.collect::<Vec<_>>().join(" "), "keys.changed");
 }

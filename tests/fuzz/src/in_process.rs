@@ -131,7 +131,7 @@ async fn services() -> (Arc<Services>, String) {
     let (owner, id) = ("alice".parse().unwrap(), "b56929f3-54f1-4dc2-9984-9bba615e26e6".parse().unwrap());
     let (description, life) = ("Token specter".parse().unwrap(), Life::parse("999 years").unwrap());
     let claims = Claims::new(&owner, id, &description, life, NOW, None);
-    let jwt = keys.current().set.sign(&claims).expose_secret().to_owned();
+    let jwt = keys.current_keys().set.sign(&claims).expose_secret().to_owned();
     let token = Token { id, description, life, digest: TokenDigest::of(&jwt), successor: None };
     store.create_token(&owner, login_epoch, &token, 1).await.unwrap();
 

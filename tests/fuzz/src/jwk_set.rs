@@ -22,20 +22,21 @@ pub fn check(input: &[u8]) {
 
     let rotated = KeySet::parse(rotated.unwrap().expose_secret()).unwrap();
     check_signing(&rotated);
-    assert_eq!(rotated.ids()[1..], *keys.ids());
+    assert!(rotated.ids().skip(1).eq(keys.ids()));
     let known = rotated.verify(keys.sign(&claims()).expose_secret());
     assert_eq!(known, Ok(claims()));
 
     let (pruned, gone) = pruned.unwrap();
     let pruned = KeySet::parse(pruned.expose_secret()).unwrap();
     check_signing(&pruned);
-    assert_eq!(pruned.ids().len() + gone.len(), keys.ids().len());
-    assert!(pruned.ids().iter().all(|id| keys.ids().contains(id) && !gone.contains(id)));
+    let kept: Vec<_> = pruned.ids().collect();
+    assert!(keys.ids().all(|id| kept.contains(&id) != gone.iter().any(|gone| gone == id)));
+    assert_eq!(kept.len() + gone.len(), keys.ids().count());
 }
 
 fn check_signing(keys: &KeySet) {
     assert_eq!(keys.verify(keys.sign(&claims()).expose_secret()), Ok(claims()));
-    assert!(keys.public().len() <= keys.ids().len());
+    assert!(keys.public().len() <= keys.ids().count());
 }
 
 fn claims() -> Claims {
