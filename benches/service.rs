@@ -26,7 +26,7 @@ use mayfly::{
         user::{LoginEpoch, Role, User, UserName},
     },
     store::{
-        Authority, Creation, Store,
+        Authority, Creation, NewToken, Store,
         redis::{RedisOptions, RedisStore},
     },
 };
@@ -315,7 +315,13 @@ async fn fill(store: &RedisStore, users: usize, tokens_each: usize) {
                 digest: TokenDigest::of(&id.to_string()),
                 successor: None,
             };
-            assert_eq!(store.create_token(owner, login_epoch, &token, usize::MAX).await.unwrap(), Creation::Created);
+            assert_eq!(
+                store
+                    .create_token(NewToken { owner, login: login_epoch, token: &token, quota: usize::MAX })
+                    .await
+                    .unwrap(),
+                Creation::Created
+            );
         })
         .await;
 }

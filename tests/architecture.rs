@@ -58,7 +58,7 @@ fn only_telemetry_knows_opentelemetry() {
 
 #[test]
 fn only_the_redis_store_knows_redis() {
-    only(&["store/redis"], &["deadpool_redis"]);
+    only(&["store/redis"], &["deadpool", "use redis::"]);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use mayfly::{
         user::{LoginEpoch, Role, User, UserName, UserUpdate},
     },
     store::{
-        Authority, Store, StoreError, StrictWrites,
+        Authority, NewToken, Store, StoreError, StrictWrites,
         leased::LEASE,
         redis::{RedisOptions, RedisStore},
     },
@@ -194,7 +194,10 @@ async fn an_administrators_write_that_is_on_its_way_does_not_run_after_the_lease
         digest: TokenDigest::of("x"),
         successor: None,
     };
-    direct.create_token(&alice.name, alice.login_epoch, &token, 1).await.unwrap();
+    direct
+        .create_token(NewToken { owner: &alice.name, login: alice.login_epoch, token: &token, quota: 1 })
+        .await
+        .unwrap();
     // Redis knows the scripts from now on, as it does after the first use of each.
     if deed != Deed::Create {
         let bob = user("bob", Role::User);

@@ -11,7 +11,7 @@ use mayfly::{
         user::{LoginEpoch, Role, User, UserName, UserUpdate},
     },
     store::{
-        Authority, Changes, Creation, Rotation, Store, StoreError, StrictWrites, UpdatedUser, UserChange,
+        Authority, Changes, Creation, NewToken, Rotation, Store, StoreError, StrictWrites, UpdatedUser, UserChange,
         memory::MemoryStore,
         redis::{RedisOptions, RedisStore},
     },
@@ -131,6 +131,10 @@ fn token(life_seconds: u64) -> Token {
     }
 }
 
+fn new_token<'a>(owner: &'a UserName, login: LoginEpoch, token: &'a Token) -> NewToken<'a> {
+    NewToken { owner, login, token, quota: QUOTA }
+}
+
 #[rstest]
 #[tokio::test]
 async fn a_token_is_found_as_it_was_created(
@@ -139,7 +143,7 @@ async fn a_token_is_found_as_it_was_created(
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let token = token(3600);
     assert_eq!(fixture.store.find_token(&alice, token.id).await.unwrap(), None);
-    assert_eq!(fixture.store.create_token(&alice, epoch(), &token, QUOTA).await.unwrap(), Creation::Created);
+    assert_eq!(fixture.store.create_token(new_token(&alice, epoch(), &token)).await.unwrap(), Creation::Created);
     let live = fixture.store.find_token(&alice, token.id).await.unwrap().unwrap();
     assert_eq!(live.token, token);
     assert!(live.remaining <= Duration::from_hours(1) && live.remaining > Duration::from_secs(3500));
@@ -159,7 +163,7 @@ async fn a_watch_tells_what_changed(#[values(Kind::Memory, Kind::Redis, Kind::Se
     let (left, revoked, rotated, brief) = (token(3600), token(3600), token(3600), token(1));
     let tokens = [&left, &revoked, &rotated, &brief];
     for token in tokens {
-        fixture.store.create_token(&alice, epoch(), token, QUOTA).await.unwrap();
+        fixture.store.create_token(new_token(&alice, epoch(), token)).await.unwrap();
     }
     let watch = fixture.store.watch().await.unwrap();
     let Some(mut watch) = watch else {
@@ -177,7 +181,7 @@ async fn a_watch_tells_what_changed(#[values(Kind::Memory, Kind::Redis, Kind::Se
 
     let successor = token(3600);
     fixture.store.revoke_token(&operator(), &alice, revoked.id).await.unwrap();
-    fixture.store.rotate_token(&alice, epoch(), &rotated, &successor, Duration::from_mins(1), QUOTA).await.unwrap();
+    fixture.store.rotate_token(&rotated, Duration::from_mins(1), new_token(&alice, epoch(), &successor)).await.unwrap();
     fixture.store.update_user(&operator(), &bob, DISABLED).await.unwrap();
     fixture.store.remove_user(&operator(), &carol).await.unwrap();
     let mut told = watch.changes().await.unwrap();
@@ -209,7 +213,7 @@ async fn a_watch_tells_of_each_change_before_the_question(#[case] server: RedisS
     let mut watch = asking.watch().await.unwrap().unwrap();
     for _ in 0..50 {
         let token = token(3600);
-        other.create_token(&alice, epoch(), &token, QUOTA).await.unwrap();
+        other.create_token(new_token(&alice, epoch(), &token)).await.unwrap();
         assert!(watch.changes().await.unwrap().tokens.contains(&token.id));
         // So that it works off what both send now at once.
         server.cli(&["CLIENT", "PAUSE", "20", "WRITE"]);
@@ -253,7 +257,7 @@ async fn a_token_belongs_to_its_owner(#[values(Kind::Memory, Kind::Redis, Kind::
     fixture.store.create_user(&operator(), &user("bob")).await.unwrap();
     let bob = "bob".parse().unwrap();
     let token = token(3600);
-    fixture.store.create_token(&alice, epoch(), &token, QUOTA).await.unwrap();
+    fixture.store.create_token(new_token(&alice, epoch(), &token)).await.unwrap();
     assert_eq!(fixture.store.find_token(&bob, token.id).await.unwrap(), None);
     assert!(!fixture.store.revoke_token(&operator(), &bob, token.id).await.unwrap());
     assert_eq!(fixture.ids(&bob, Page::ALL).await, Some(vec![]));
@@ -266,8 +270,8 @@ async fn a_token_belongs_to_its_owner(#[values(Kind::Memory, Kind::Redis, Kind::
 async fn a_revoked_token_is_gone(#[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let (first, second) = (token(3600), token(3600));
-    fixture.store.create_token(&alice, epoch(), &first, QUOTA).await.unwrap();
-    fixture.store.create_token(&alice, epoch(), &second, QUOTA).await.unwrap();
+    fixture.store.create_token(new_token(&alice, epoch(), &first)).await.unwrap();
+    fixture.store.create_token(new_token(&alice, epoch(), &second)).await.unwrap();
     assert!(fixture.store.revoke_token(&operator(), &alice, first.id).await.unwrap());
     assert!(!fixture.store.revoke_token(&operator(), &alice, first.id).await.unwrap());
     assert_eq!(fixture.store.find_token(&alice, first.id).await.unwrap(), None);
@@ -282,7 +286,7 @@ async fn a_presented_token_is_revoked_by_its_digest_only(
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let (first, second) = (token(3600), token(3600));
     for token in [&first, &second] {
-        fixture.store.create_token(&alice, epoch(), token, QUOTA).await.unwrap();
+        fixture.store.create_token(new_token(&alice, epoch(), token)).await.unwrap();
     }
     assert!(!fixture.store.revoke_presented(&alice, first.id, second.digest, true).await.unwrap());
     assert_eq!(fixture.ids(&alice, Page::ALL).await.unwrap().len(), 2);
@@ -300,7 +304,7 @@ async fn all_tokens_of_one_user_are_revoked(
     fixture.store.create_user(&operator(), &user("bob")).await.unwrap();
     let bob = "bob".parse().unwrap();
     for owner in [&alice, &alice, &bob] {
-        fixture.store.create_token(owner, epoch(), &token(3600), QUOTA).await.unwrap();
+        fixture.store.create_token(new_token(owner, epoch(), &token(3600))).await.unwrap();
     }
     assert_eq!(fixture.store.revoke_tokens(&operator(), &alice).await.unwrap(), 2);
     assert_eq!(fixture.store.revoke_tokens(&operator(), &alice).await.unwrap(), 0);
@@ -316,12 +320,12 @@ async fn a_rotated_token_lives_on_for_the_overlap(
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let rotate = async |old: &Token, new: &Token, overlap: u64| {
         let overlap = Duration::from_secs(overlap);
-        fixture.store.rotate_token(&alice, epoch(), old, new, overlap, QUOTA).await.unwrap()
+        fixture.store.rotate_token(old, overlap, new_token(&alice, epoch(), new)).await.unwrap()
     };
     let find = async |id| fixture.store.find_token(&alice, id).await.unwrap();
     let (first, second, third, fourth) = (token(3600), token(3600), token(3600), token(3600));
     assert_eq!(rotate(&first, &second, 60).await, Rotation::NoSuchToken);
-    fixture.store.create_token(&alice, epoch(), &first, QUOTA).await.unwrap();
+    fixture.store.create_token(new_token(&alice, epoch(), &first)).await.unwrap();
 
     assert_eq!(rotate(&first, &second, 60).await, Rotation::Rotated);
     let old = find(first.id).await.unwrap();
@@ -346,16 +350,24 @@ async fn a_rotated_token_lives_on_for_the_overlap(
 async fn a_rotation_keeps_to_the_quota(#[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let (first, second) = (token(3600), token(3600));
-    fixture.store.create_token(&alice, epoch(), &first, 1).await.unwrap();
+    fixture.store.create_token(NewToken { quota: 1, ..new_token(&alice, epoch(), &first) }).await.unwrap();
     let overlap = Duration::from_mins(1);
     assert_eq!(
-        fixture.store.rotate_token(&alice, epoch(), &first, &second, overlap, 1).await.unwrap(),
+        fixture
+            .store
+            .rotate_token(&first, overlap, NewToken { quota: 1, ..new_token(&alice, epoch(), &second) })
+            .await
+            .unwrap(),
         Rotation::QuotaReached
     );
     assert_eq!(fixture.store.find_token(&alice, first.id).await.unwrap().unwrap().token, first);
     let at_once = Duration::ZERO;
     assert_eq!(
-        fixture.store.rotate_token(&alice, epoch(), &first, &second, at_once, 1).await.unwrap(),
+        fixture
+            .store
+            .rotate_token(&first, at_once, NewToken { quota: 1, ..new_token(&alice, epoch(), &second) })
+            .await
+            .unwrap(),
         Rotation::Rotated
     );
     assert_eq!(fixture.ids(&alice, Page::ALL).await.unwrap(), [second.id]);
@@ -368,8 +380,8 @@ async fn a_token_dies_at_the_end_of_its_life(
 ) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let (short, long) = (token(1), token(3600));
-    fixture.store.create_token(&alice, epoch(), &short, QUOTA).await.unwrap();
-    fixture.store.create_token(&alice, epoch(), &long, QUOTA).await.unwrap();
+    fixture.store.create_token(new_token(&alice, epoch(), &short)).await.unwrap();
+    fixture.store.create_token(new_token(&alice, epoch(), &long)).await.unwrap();
     let gone = async {
         while fixture.store.find_token(&alice, short.id).await.unwrap().is_some() {
             sleep(Duration::from_millis(5)).await;
@@ -390,7 +402,7 @@ async fn tokens_are_listed_newest_first_in_pages(
     let mut created = Vec::new();
     for life in [300, 100, 500, 200, 400] {
         let token = token(life);
-        fixture.store.create_token(&alice, epoch(), &token, QUOTA).await.unwrap();
+        fixture.store.create_token(new_token(&alice, epoch(), &token)).await.unwrap();
         created.insert(0, token.id);
     }
     assert_eq!(fixture.ids(&alice, Page::ALL).await.unwrap(), created);
@@ -416,10 +428,10 @@ async fn a_quota_is_exact_and_counts_the_living(
 ) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let short = token(3);
-    fixture.store.create_token(&alice, epoch(), &short, QUOTA).await.unwrap();
+    fixture.store.create_token(new_token(&alice, epoch(), &short)).await.unwrap();
     let attempts = (1..=QUOTA).map(|_| {
         let (store, alice) = (Arc::clone(&fixture.store), alice.clone());
-        tokio::spawn(async move { store.create_token(&alice, epoch(), &token(3600), QUOTA).await.unwrap() })
+        tokio::spawn(async move { store.create_token(new_token(&alice, epoch(), &token(3600))).await.unwrap() })
     });
     let mut created = 0;
     for attempt in attempts.collect::<Vec<_>>() {
@@ -427,12 +439,15 @@ async fn a_quota_is_exact_and_counts_the_living(
     }
     assert_eq!(created, QUOTA - 1);
     let refilled = async {
-        while fixture.store.create_token(&alice, epoch(), &token(3600), QUOTA).await.unwrap() != Creation::Created {
+        while fixture.store.create_token(new_token(&alice, epoch(), &token(3600))).await.unwrap() != Creation::Created {
             sleep(Duration::from_millis(5)).await;
         }
     };
     timeout(Duration::from_secs(30), refilled).await.expect("a dead token leaves its place");
-    assert_eq!(fixture.store.create_token(&alice, epoch(), &token(3600), QUOTA).await.unwrap(), Creation::QuotaReached);
+    assert_eq!(
+        fixture.store.create_token(new_token(&alice, epoch(), &token(3600))).await.unwrap(),
+        Creation::QuotaReached
+    );
     assert_eq!(fixture.ids(&alice, Page::ALL).await.unwrap().len(), QUOTA);
 }
 
@@ -444,12 +459,15 @@ async fn only_users_who_may_log_in_get_tokens(
     let fixture = Fixture::new(kind);
     let nobody = "nobody".parse().unwrap();
     assert!(matches!(
-        fixture.store.create_token(&nobody, epoch(), &token(60), QUOTA).await,
+        fixture.store.create_token(new_token(&nobody, epoch(), &token(60))).await,
         Err(StoreError::LoginEnded)
     ));
     fixture.store.create_user(&operator(), &User { disabled: true, ..user("eve") }).await.unwrap();
     let eve = "eve".parse().unwrap();
-    assert!(matches!(fixture.store.create_token(&eve, epoch(), &token(60), QUOTA).await, Err(StoreError::LoginEnded)));
+    assert!(matches!(
+        fixture.store.create_token(new_token(&eve, epoch(), &token(60))).await,
+        Err(StoreError::LoginEnded)
+    ));
     assert_eq!(fixture.ids(&eve, Page::ALL).await, Some(vec![]));
 }
 
@@ -505,7 +523,7 @@ async fn a_password_is_changed(#[values(Kind::Memory, Kind::Redis, Kind::Sentine
     let password: Password = "new".parse().unwrap();
     let hash = PasswordHash::of(&password, HashCost::default());
     for _ in 0..2 {
-        fixture.store.create_token(&alice, epoch(), &token(3600), QUOTA).await.unwrap();
+        fixture.store.create_token(new_token(&alice, epoch(), &token(3600))).await.unwrap();
     }
     for revoke_tokens in [false, true] {
         let nobody = "nobody".parse().unwrap();
@@ -515,7 +533,7 @@ async fn a_password_is_changed(#[values(Kind::Memory, Kind::Redis, Kind::Sentine
     assert_eq!(fixture.store.set_password(&operator(), &alice, &hash, false).await.unwrap(), Some(0));
     assert!(fixture.store.find_user(&alice).await.unwrap().unwrap().password_hash.verify(&password));
     assert_eq!(fixture.ids(&alice, Page::ALL).await.unwrap().len(), 2);
-    let login_before = fixture.store.create_token(&alice, epoch(), &token(3600), QUOTA).await;
+    let login_before = fixture.store.create_token(new_token(&alice, epoch(), &token(3600))).await;
     assert!(matches!(login_before, Err(StoreError::LoginEnded)), "{login_before:?}");
 
     let other = PasswordHash::dummy(HashCost::default());
@@ -530,7 +548,7 @@ async fn a_login_from_before_all_tokens_were_revoked_leads_to_none(
     #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
-    let create = async |login| fixture.store.create_token(&alice, login, &token(3600), QUOTA).await;
+    let create = async |login| fixture.store.create_token(new_token(&alice, login, &token(3600))).await;
     let log_in = async || fixture.store.find_user(&alice).await.unwrap().unwrap().login_epoch;
     let first = log_in().await;
     assert_eq!(create(first).await.unwrap(), Creation::Created);
@@ -566,7 +584,7 @@ async fn a_user_is_changed(#[values(Kind::Memory, Kind::Redis, Kind::Sentinel, K
     };
     let tokens = [token(3600), token(3600)];
     for token in &tokens {
-        fixture.store.create_token(&alice, epoch(), token, QUOTA).await.unwrap();
+        fixture.store.create_token(new_token(&alice, epoch(), token)).await.unwrap();
     }
     assert_eq!(change(UserUpdate::default()).await, (Role::User, false, 0));
     assert_eq!(change(ADMIN).await, (Role::Admin, false, 0));
@@ -581,9 +599,12 @@ async fn a_user_is_changed(#[values(Kind::Memory, Kind::Redis, Kind::Sentinel, K
         assert_eq!(fixture.store.find_token(&alice, token.id).await.unwrap(), None);
     }
     let login = fixture.store.find_user(&alice).await.unwrap().unwrap().login_epoch;
-    assert!(matches!(fixture.store.create_token(&alice, login, &token(60), QUOTA).await, Err(StoreError::LoginEnded)));
+    assert!(matches!(
+        fixture.store.create_token(new_token(&alice, login, &token(60))).await,
+        Err(StoreError::LoginEnded)
+    ));
     assert_eq!(change(ENABLED).await, (Role::Introspector, false, 0));
-    assert_eq!(fixture.store.create_token(&alice, login, &token(60), QUOTA).await.unwrap(), Creation::Created);
+    assert_eq!(fixture.store.create_token(new_token(&alice, login, &token(60))).await.unwrap(), Creation::Created);
 
     let nobody = "nobody".parse().unwrap();
     for update in [UserUpdate::default(), ADMIN, USER, DISABLED, ENABLED] {
@@ -613,7 +634,7 @@ async fn the_last_enabled_administrator_stays(
         assert!(fixture.store.find_user(name).await.unwrap().unwrap().administers());
     };
     let token = token(3600);
-    fixture.store.create_token(&alice, epoch(), &token, QUOTA).await.unwrap();
+    fixture.store.create_token(new_token(&alice, epoch(), &token)).await.unwrap();
     stays(&alice).await;
     assert!(fixture.store.find_token(&alice, token.id).await.unwrap().is_some(), "nothing changed");
     // What makes no difference is no matter, nor are others.
@@ -812,11 +833,11 @@ async fn a_user_without_an_epoch_of_logins_logs_in() {
     store.create_user(&operator(), &user("alice")).await.unwrap();
     redis.cli(&["HDEL", "mayfly:{alice}:user", "epoch"]);
     let login = store.find_user(&alice).await.unwrap().unwrap().login_epoch;
-    assert!(matches!(store.create_token(&alice, epoch(), &token(60), QUOTA).await, Err(StoreError::LoginEnded)));
-    assert_eq!(store.create_token(&alice, login, &token(60), QUOTA).await.unwrap(), Creation::Created);
+    assert!(matches!(store.create_token(new_token(&alice, epoch(), &token(60))).await, Err(StoreError::LoginEnded)));
+    assert_eq!(store.create_token(new_token(&alice, login, &token(60))).await.unwrap(), Creation::Created);
     assert!(matches!(store.update_user(&operator(), &alice, DISABLED).await.unwrap(), UserChange::Done(_)));
     assert!(matches!(store.update_user(&operator(), &alice, ENABLED).await.unwrap(), UserChange::Done(_)));
-    assert!(matches!(store.create_token(&alice, login, &token(60), QUOTA).await, Err(StoreError::LoginEnded)));
+    assert!(matches!(store.create_token(new_token(&alice, login, &token(60))).await, Err(StoreError::LoginEnded)));
 }
 
 #[tokio::test]
@@ -828,7 +849,7 @@ async fn a_full_redis_still_takes_rights_away() {
     }
     let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| name.parse::<UserName>().unwrap());
     let token = token(3600);
-    store.create_token(&alice, epoch(), &token, QUOTA).await.unwrap();
+    store.create_token(new_token(&alice, epoch(), &token)).await.unwrap();
     redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     assert_eq!(
         store.set_password(&operator(), &alice, &PasswordHash::dummy(HashCost::default()), true).await.unwrap(),
@@ -868,13 +889,13 @@ async fn a_removed_user_leaves_no_tokens(
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     let tokens = [token(3600), token(3600)];
     for token in &tokens {
-        fixture.store.create_token(&alice, epoch(), token, QUOTA).await.unwrap();
+        fixture.store.create_token(new_token(&alice, epoch(), token)).await.unwrap();
     }
     assert_eq!(fixture.store.remove_user(&operator(), &alice).await.unwrap(), UserChange::Done(2));
     assert_eq!(fixture.store.remove_user(&operator(), &alice).await.unwrap(), UserChange::NoSuchUser);
     assert!(!fixture.store.has_users().await.unwrap());
     assert!(matches!(
-        fixture.store.create_token(&alice, epoch(), &token(60), QUOTA).await,
+        fixture.store.create_token(new_token(&alice, epoch(), &token(60))).await,
         Err(StoreError::LoginEnded)
     ));
     fixture.store.create_user(&operator(), &user("alice")).await.unwrap();
@@ -893,23 +914,23 @@ async fn what_redis_did_without_our_knowing_is_not_done_again() {
     store.create_user(&operator(), &user("alice")).await.unwrap();
     // So that the scripts are known.
     let (known, lost) = (token(3600), token(3600));
-    store.create_token(&alice, epoch(), &known, QUOTA).await.unwrap();
+    store.create_token(new_token(&alice, epoch(), &known)).await.unwrap();
     store.revoke_token(&operator(), &alice, known.id).await.unwrap();
 
     proxy.lose_an_answer();
-    store.create_token(&alice, epoch(), &lost, QUOTA).await.unwrap_err();
+    store.create_token(new_token(&alice, epoch(), &lost)).await.unwrap_err();
     assert!(store.find_token(&alice, lost.id).await.unwrap().is_some(), "it was created nevertheless");
     // Whoever deleted it meanwhile must not see it again: it was asked for once.
     store.revoke_token(&operator(), &alice, lost.id).await.unwrap();
     assert_eq!(store.find_token(&alice, lost.id).await.unwrap(), None);
 
-    store.create_token(&alice, epoch(), &lost, QUOTA).await.unwrap();
+    store.create_token(new_token(&alice, epoch(), &lost)).await.unwrap();
     proxy.lose_an_answer();
     store.revoke_token(&operator(), &alice, lost.id).await.expect_err("nobody knows who deleted it");
     assert!(!store.revoke_token(&operator(), &alice, lost.id).await.unwrap());
 
     // A connection that broke while nobody used it costs no deletion its answer.
-    store.create_token(&alice, epoch(), &lost, QUOTA).await.unwrap();
+    store.create_token(new_token(&alice, epoch(), &lost)).await.unwrap();
     redis.cli(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
     assert!(store.revoke_token(&operator(), &alice, lost.id).await.unwrap());
 }
@@ -932,13 +953,13 @@ async fn what_a_cluster_did_without_our_knowing_is_not_done_again() {
     store.create_user(&operator(), &user("alice")).await.unwrap();
     // So that the scripts are known.
     let (known, lost) = (token(3600), token(3600));
-    store.create_token(&alice, epoch(), &known, QUOTA).await.unwrap();
+    store.create_token(new_token(&alice, epoch(), &known)).await.unwrap();
     store.revoke_token(&operator(), &alice, known.id).await.unwrap();
 
     // The token is created, its creator is not told, and somebody who sees it revokes it. Then the connection breaks, and
     // redis-rs sends the script again.
     proxy.stall(Direction::ToClient, true);
-    let creating = store.create_token(&alice, epoch(), &lost, QUOTA);
+    let creating = store.create_token(new_token(&alice, epoch(), &lost));
     let revoking = async {
         while other.find_token(&alice, lost.id).await.unwrap().is_none() {
             tokio::task::yield_now().await;

@@ -20,7 +20,7 @@ use crate::{
         user::{User, UserName},
     },
     store::{
-        Creation, Rotation, StoreError,
+        Creation, NewToken, Rotation, StoreError,
         leased::{LeasedStore, Presented},
     },
     telemetry::{
@@ -138,7 +138,7 @@ impl Tokens {
         let (store, login, quota) = (Arc::clone(&self.store), owner.login_epoch, self.rules.quota);
         let owner = owner.name.clone();
         let creation = async move {
-            let created = store.create_token(&owner, login, &issued.token, quota).await;
+            let created = store.create_token(NewToken { owner: &owner, login, token: &issued.token, quota }).await;
             if let Some(outcome) = outcome(&created, |creation| *creation == Creation::Created) {
                 audit::token_issued(&owner, issued.token.id, life, outcome.map(|_| ()));
             }
@@ -173,8 +173,11 @@ impl Tokens {
         let issued = self.sign(&owner, token.description.clone(), token.life);
         let (store, quota) = (Arc::clone(&self.store), self.rules.quota);
         let rotation = async move {
-            let rotated =
-                store.write(|store| store.rotate_token(&owner, login, &token, &issued.token, overlap, quota)).await;
+            let rotated = store
+                .write(|store| {
+                    store.rotate_token(&token, overlap, NewToken { owner: &owner, login, token: &issued.token, quota })
+                })
+                .await;
             if let Some(outcome) = outcome(&rotated, |rotation| *rotation == Rotation::Rotated) {
                 audit::token_rotated(&owner, id, issued.token.id, overlap, outcome.map(|_| ()));
             }

@@ -1,65 +1,66 @@
-//! The embedded store: everything in the memory of this process, to try the service without a Redis.
+//! The embedded store: everything in the memory of this process, to try the service without Redis.
 
-use std::{
-    collections::BTreeMap,
-    ops::Bound,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, ops::Bound, time::Duration};
 
 use async_trait::async_trait;
+use parking_lot::{Mutex, MutexGuard};
 use secrecy::ExposeSecret;
 use tokio::time::Instant;
 
 use super::{
-    AttemptScope, Authority, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, Page, PasswordHash,
-    Reservation, Rotation, Store, StoreError, StoreResult, StrictWrites, Token, TokenDigest, TokenId, UpdatedUser,
-    User, UserChange, UserName, UserUpdate, Watch, throttle::Throttle,
+    AttemptScope, Authority, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, NewToken, Page,
+    PasswordHash, Reservation, Rotation, Store, StoreError, StoreResult, StrictWrites, Token, TokenDigest, TokenId,
+    UpdatedUser, User, UserChange, UserName, UserUpdate, Watch, throttle::Throttle,
 };
 
-/// Users and tokens in one map behind one lock, and failed logins behind another. No operation waits while it holds one.
+type Accounts = BTreeMap<UserName, Account>;
+
+/// Accounts behind one lock, and failed logins behind another. No operation waits while it holds a lock.
 #[derive(Debug, Default)]
 pub struct MemoryStore {
-    accounts: Mutex<BTreeMap<UserName, Account>>,
+    accounts: Mutex<Accounts>,
     throttle: Mutex<Throttle>,
 }
 
 #[derive(Debug)]
 struct Account {
     user: User,
-    /// In the order of their creation. The quota bounds it: the dead are dropped before a token is added.
+    /// In the order of creation. Expired tokens are dropped before one is added, so the quota bounds the number.
     tokens: Vec<Entry>,
 }
 
 #[derive(Debug)]
 struct Entry {
     token: Token,
-    dies_at: Instant,
+    expires_at: Instant,
 }
 
 impl Entry {
+    fn new(token: &Token, now: Instant) -> Self {
+        Self { token: token.clone(), expires_at: now + token.life.duration() }
+    }
+
     fn live(&self, now: Instant) -> Option<LiveToken> {
-        let remaining = self.dies_at.checked_duration_since(now).filter(|left| !left.is_zero())?;
+        let remaining = self.expires_at.checked_duration_since(now).filter(|left| !left.is_zero())?;
         Some(LiveToken { token: self.token.clone(), remaining })
     }
 }
 
 impl Account {
-    /// Ends all tokens, and says how many lived.
-    fn revoke_tokens(&mut self) -> u64 {
-        let now = Instant::now();
-        self.tokens.drain(..).filter(|entry| entry.live(now).is_some()).map(|_| 1).sum()
+    fn drop_expired(&mut self, now: Instant) {
+        self.tokens.retain(|entry| entry.live(now).is_some());
     }
 
-    /// Ends all tokens, and those that logins under way would lead to.
-    fn end_logins(&mut self) -> u64 {
-        self.user.login_epoch = LoginEpoch::begin();
-        self.revoke_tokens()
+    /// Revokes the tokens that match, and returns how many were live.
+    fn revoke(&mut self, matches: impl Fn(&Token) -> bool) -> u64 {
+        let now = Instant::now();
+        let revoked = self.tokens.extract_if(.., |entry| matches(&entry.token));
+        revoked.filter(|entry| entry.live(now).is_some()).map(|_| 1).sum()
     }
 }
 
 /// Checks the authority of a write to the account of this name.
-fn check(accounts: &BTreeMap<UserName, Account>, by: &Authority, name: &UserName) -> StoreResult<()> {
+fn check(accounts: &Accounts, by: &Authority, name: &UserName) -> StoreResult<()> {
     let (asker, login) = match by {
         Authority::Login(login) => (name, login),
         Authority::Administrator { name, login } => (name, login),
@@ -74,61 +75,43 @@ fn check(accounts: &BTreeMap<UserName, Account>, by: &Authority, name: &UserName
     }
 }
 
-/// The account of this name, for a write to it; `None`: there is none.
-fn account<'a>(
-    accounts: &'a mut BTreeMap<UserName, Account>,
-    by: &Authority,
-    name: &UserName,
-) -> StoreResult<Option<&'a mut Account>> {
-    check(accounts, by, name)?;
-    Ok(accounts.get_mut(name))
-}
-
-/// Whether nobody but this user is an enabled administrator, and this user is one.
-fn is_last_admin(accounts: &BTreeMap<UserName, Account>, name: &UserName) -> bool {
+/// Whether this user is the only enabled administrator.
+fn is_last_admin(accounts: &Accounts, name: &UserName) -> bool {
     let mut admins = accounts.values().map(|account| &account.user).filter(|user| user.administers());
     admins.next().is_some_and(|user| user.name == *name) && admins.next().is_none()
 }
 
 impl MemoryStore {
-    fn accounts(&self) -> MutexGuard<'_, BTreeMap<UserName, Account>> {
-        // No operation leaves the map half changed, so that one which panicked has spoilt nothing.
-        self.accounts.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn throttle(&self) -> MutexGuard<'_, Throttle> {
-        self.throttle.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The accounts, for a write to the account of this name, if it has authority.
+    fn authorized(&self, by: &Authority, name: &UserName) -> StoreResult<MutexGuard<'_, Accounts>> {
+        let accounts = self.accounts.lock();
+        check(&accounts, by, name)?;
+        Ok(accounts)
     }
 }
 
 #[async_trait]
 impl Store for MemoryStore {
-    async fn create_token(
-        &self,
-        owner: &UserName,
-        login: LoginEpoch,
-        token: &Token,
-        quota: usize,
-    ) -> StoreResult<Creation> {
-        let mut accounts = self.accounts();
-        let account = account(&mut accounts, &Authority::Login(login), owner)?.ok_or(StoreError::LoginEnded)?;
+    async fn create_token(&self, NewToken { owner, login, token, quota }: NewToken<'_>) -> StoreResult<Creation> {
+        let mut accounts = self.authorized(&Authority::Login(login), owner)?;
+        let account = accounts.get_mut(owner).ok_or(StoreError::LoginEnded)?;
         let now = Instant::now();
-        account.tokens.retain(|entry| entry.live(now).is_some());
+        account.drop_expired(now);
         if account.tokens.len() >= quota {
             return Ok(Creation::QuotaReached);
         }
-        account.tokens.push(Entry { token: token.clone(), dies_at: now + token.life.duration() });
+        account.tokens.push(Entry::new(token, now));
         Ok(Creation::Created)
     }
 
     async fn find_token(&self, owner: &UserName, id: TokenId) -> StoreResult<Option<LiveToken>> {
-        let accounts = self.accounts();
+        let accounts = self.accounts.lock();
         let entry = accounts.get(owner).and_then(|account| account.tokens.iter().find(|entry| entry.token.id == id));
         Ok(entry.and_then(|entry| entry.live(Instant::now())))
     }
 
     async fn list_tokens(&self, owner: &UserName, page: Page) -> StoreResult<Option<Listing<LiveToken>>> {
-        let accounts = self.accounts();
+        let accounts = self.accounts.lock();
         let now = Instant::now();
         let entries = accounts.get(owner).map_or(&[][..], |account| &account.tokens);
         let mut live = entries.iter().rev().filter_map(|entry| entry.live(now));
@@ -137,14 +120,12 @@ impl Store for MemoryStore {
         {
             return Ok(None);
         }
-        let tokens = live.by_ref().take(page.limit.unwrap_or(usize::MAX)).collect();
-        let more = live.next().is_some();
-        Ok(Some(Listing { items: tokens, more }))
+        let items = live.by_ref().take(page.limit.unwrap_or(usize::MAX)).collect();
+        Ok(Some(Listing { items, more: live.next().is_some() }))
     }
 
     async fn create_user(&self, by: &Authority, user: &User) -> StoreResult<bool> {
-        let mut accounts = self.accounts();
-        check(&accounts, by, &user.name)?;
+        let mut accounts = self.authorized(by, &user.name)?;
         if accounts.contains_key(&user.name) {
             return Ok(false);
         }
@@ -153,43 +134,43 @@ impl Store for MemoryStore {
     }
 
     async fn find_user(&self, name: &UserName) -> StoreResult<Option<User>> {
-        Ok(self.accounts().get(name).map(|account| account.user.clone()))
+        Ok(self.accounts.lock().get(name).map(|account| account.user.clone()))
     }
 
     async fn has_users(&self) -> StoreResult<bool> {
-        Ok(!self.accounts().is_empty())
+        Ok(!self.accounts.lock().is_empty())
     }
 
     async fn list_users(&self, after: Option<&UserName>, limit: usize) -> StoreResult<Listing<User>> {
-        let accounts = self.accounts();
-        let behind = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
-        let mut users = accounts.range::<UserName, _>(behind).map(|(_, account)| account.user.clone());
+        let accounts = self.accounts.lock();
+        let range = (after.map_or(Bound::Unbounded, Bound::Excluded), Bound::Unbounded);
+        let mut users = accounts.range::<UserName, _>(range).map(|(_, account)| account.user.clone());
         let items = users.by_ref().take(limit).collect();
         Ok(Listing { items, more: users.next().is_some() })
     }
 
     async fn reserve_attempt(&self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> StoreResult<Reservation> {
-        Ok(self.throttle().reserve_attempt(attempt, epoch))
+        Ok(self.throttle.lock().reserve_attempt(attempt, epoch))
     }
 
     async fn login_succeeded(&self, attempt: &LoginAttempt, epoch: LoginEpoch, scope: AttemptScope) -> StoreResult<()> {
-        let mut throttle = self.throttle();
+        let mut throttle = self.throttle.lock();
         throttle.refund_attempt(attempt, Some(epoch), scope);
         throttle.make_known(attempt, epoch);
         Ok(())
     }
 
     async fn is_known_client(&self, attempt: &LoginAttempt) -> StoreResult<bool> {
-        Ok(self.throttle().is_known_client(attempt))
+        Ok(self.throttle.lock().is_known_client(attempt))
     }
 
     async fn watch(&self) -> StoreResult<Option<Box<dyn Watch>>> {
-        // To ask costs no more than to be told.
+        // A read costs no more than a report of changes.
         Ok(None)
     }
 
     fn time(&self) -> Option<Duration> {
-        // A token expires by the clock of this process, which the service falls back to.
+        // Tokens expire by the clock of this process, which the service uses by default.
         None
     }
 
@@ -201,10 +182,8 @@ impl Store for MemoryStore {
 #[async_trait]
 impl StrictWrites for MemoryStore {
     async fn revoke_token(&self, by: &Authority, owner: &UserName, id: TokenId) -> StoreResult<bool> {
-        let mut accounts = self.accounts();
-        let Some(account) = account(&mut accounts, by, owner)? else { return Ok(false) };
-        let Some(index) = account.tokens.iter().position(|entry| entry.token.id == id) else { return Ok(false) };
-        Ok(account.tokens.remove(index).live(Instant::now()).is_some())
+        let mut accounts = self.authorized(by, owner)?;
+        Ok(accounts.get_mut(owner).is_some_and(|account| account.revoke(|token| token.id == id) > 0))
     }
 
     async fn revoke_presented(
@@ -214,36 +193,25 @@ impl StrictWrites for MemoryStore {
         digest: TokenDigest,
         _is_ours: bool,
     ) -> StoreResult<bool> {
-        let mut accounts = self.accounts();
-        let Some(account) = accounts.get_mut(owner) else { return Ok(false) };
-        let presented = |entry: &Entry| entry.token.id == id && entry.token.digest == digest;
-        let Some(index) = account.tokens.iter().position(presented) else { return Ok(false) };
-        Ok(account.tokens.remove(index).live(Instant::now()).is_some())
-    }
-
-    async fn revoke_tokens(&self, by: &Authority, owner: &UserName) -> StoreResult<u64> {
-        let mut accounts = self.accounts();
-        Ok(account(&mut accounts, by, owner)?.map_or(0, Account::revoke_tokens))
+        let is_presented = |token: &Token| token.id == id && token.digest == digest;
+        Ok(self.accounts.lock().get_mut(owner).is_some_and(|account| account.revoke(is_presented) > 0))
     }
 
     async fn confirm(&self, _owner: &UserName) -> StoreResult<()> {
         Ok(())
     }
 
-    async fn rotate_token(
-        &self,
-        owner: &UserName,
-        login: LoginEpoch,
-        token: &Token,
-        successor: &Token,
-        overlap: Duration,
-        quota: usize,
-    ) -> StoreResult<Rotation> {
-        let mut accounts = self.accounts();
-        let account = account(&mut accounts, &Authority::Login(login), owner)?.ok_or(StoreError::LoginEnded)?;
+    async fn revoke_tokens(&self, by: &Authority, owner: &UserName) -> StoreResult<u64> {
+        Ok(self.authorized(by, owner)?.get_mut(owner).map_or(0, |account| account.revoke(|_| true)))
+    }
+
+    async fn rotate_token(&self, old: &Token, overlap: Duration, new: NewToken<'_>) -> StoreResult<Rotation> {
+        let NewToken { owner, login, token: successor, quota } = new;
+        let mut accounts = self.authorized(&Authority::Login(login), owner)?;
+        let account = accounts.get_mut(owner).ok_or(StoreError::LoginEnded)?;
         let now = Instant::now();
-        account.tokens.retain(|entry| entry.live(now).is_some());
-        let Some(index) = account.tokens.iter().position(|entry| entry.token.id == token.id) else {
+        account.drop_expired(now);
+        let Some(index) = account.tokens.iter().position(|entry| entry.token.id == old.id) else {
             return Ok(Rotation::NoSuchToken);
         };
         if account.tokens[index].token.successor.is_some() {
@@ -256,9 +224,9 @@ impl StrictWrites for MemoryStore {
         } else {
             let entry = &mut account.tokens[index];
             entry.token.successor = Some(successor.id);
-            entry.dies_at = entry.dies_at.min(now + overlap);
+            entry.expires_at = entry.expires_at.min(now + overlap);
         }
-        account.tokens.push(Entry { token: successor.clone(), dies_at: now + successor.life.duration() });
+        account.tokens.push(Entry::new(successor, now));
         Ok(Rotation::Rotated)
     }
 
@@ -268,17 +236,20 @@ impl StrictWrites for MemoryStore {
         name: &UserName,
         update: UserUpdate,
     ) -> StoreResult<UserChange<UpdatedUser>> {
-        let mut accounts = self.accounts();
-        check(&accounts, by, name)?;
+        let mut accounts = self.authorized(by, name)?;
         if update.ends_administration() && is_last_admin(&accounts, name) {
             return Ok(UserChange::LastAdmin);
         }
         let Some(account) = accounts.get_mut(name) else { return Ok(UserChange::NoSuchUser) };
+        let mut tokens_revoked = 0;
+        if update.disabled == Some(true) {
+            account.user.login_epoch = LoginEpoch::begin();
+            tokens_revoked = account.revoke(|_| true);
+        }
         let user = &mut account.user;
         user.role = update.role.unwrap_or(user.role);
         user.disabled = update.disabled.unwrap_or(user.disabled);
-        let tokens_revoked = if update.disabled == Some(true) { account.end_logins() } else { 0 };
-        Ok(UserChange::Done(UpdatedUser { user: account.user.clone(), tokens_revoked }))
+        Ok(UserChange::Done(UpdatedUser { user: user.clone(), tokens_revoked }))
     }
 
     async fn set_password(
@@ -288,31 +259,26 @@ impl StrictWrites for MemoryStore {
         hash: &PasswordHash,
         revoke_tokens: bool,
     ) -> StoreResult<Option<u64>> {
-        let mut accounts = self.accounts();
-        let Some(account) = account(&mut accounts, by, name)? else { return Ok(None) };
+        let mut accounts = self.authorized(by, name)?;
+        let Some(account) = accounts.get_mut(name) else { return Ok(None) };
         account.user.password_hash = hash.clone();
         account.user.login_epoch = LoginEpoch::begin();
-        Ok(Some(if revoke_tokens { account.revoke_tokens() } else { 0 }))
+        Ok(Some(account.revoke(|_| revoke_tokens)))
     }
 
     async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> StoreResult<bool> {
-        let mut accounts = self.accounts();
-        let account = accounts.get_mut(name);
-        let Some(account) = account.filter(|found| found.user.password_hash.expose_secret() == old.expose_secret())
-        else {
-            return Ok(false);
-        };
-        account.user.password_hash = new.clone();
-        Ok(true)
+        let mut accounts = self.accounts.lock();
+        let hash = accounts.get_mut(name).map(|account| &mut account.user.password_hash);
+        let hash = hash.filter(|hash| hash.expose_secret() == old.expose_secret());
+        Ok(hash.map(|hash| *hash = new.clone()).is_some())
     }
 
     async fn remove_user(&self, by: &Authority, name: &UserName) -> StoreResult<UserChange<u64>> {
-        let mut accounts = self.accounts();
-        check(&accounts, by, name)?;
+        let mut accounts = self.authorized(by, name)?;
         if is_last_admin(&accounts, name) {
             return Ok(UserChange::LastAdmin);
         }
         let removed = accounts.remove(name);
-        Ok(removed.map_or(UserChange::NoSuchUser, |mut account| UserChange::Done(account.revoke_tokens())))
+        Ok(removed.map_or(UserChange::NoSuchUser, |mut account| UserChange::Done(account.revoke(|_| true))))
     }
 }

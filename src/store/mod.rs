@@ -1,7 +1,7 @@
-//! Where tokens and users are kept: the seam between the use cases and what remembers for them.
+//! The store of tokens and users: the boundary between the use cases and the backends.
 //!
-//! A method of [`Store`] is one atomic operation of the domain, never a get or a set, so that every backend can make it
-//! whole in its own way. `tests/store_contract` holds all of them to the same promises.
+//! A method of [`Store`] is one atomic operation of the domain, never a get or a set, so that each backend can make it atomic in
+//! its own way. `tests/store_contract` holds all backends to the same promises.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -21,30 +21,29 @@ pub mod memory;
 pub mod redis;
 mod throttle;
 
-/// Why an operation has no result. Except for [`StoreError::LoginEnded`] and [`StoreError::Forbidden`], the caller may conclude
-/// nothing about a token or a user from it.
+/// Why an operation has no result. Only [`StoreError::LoginEnded`] and [`StoreError::Forbidden`] say something about a user; no
+/// error says anything about a token.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
-    /// The store could not be reached, or refused the work (loading, read-only, out of memory): nothing changed.
+    /// The store could not be reached or rejected the operation (loading, read-only, out of memory): nothing changed.
     #[error("the store is unavailable: {0}")]
     Refused(#[source] Arc<dyn std::error::Error + Send + Sync>),
-    /// The store hung up in the middle of the operation, or too few replicas acknowledged it: it may have taken place.
+    /// The connection broke during the operation, or too few replicas acknowledged it: it may have taken place.
     #[error("the store is unavailable: {0}")]
     Unavailable(#[source] Arc<dyn std::error::Error + Send + Sync>),
     /// A write reached the store after its [`Authority`] had lapsed: nothing changed. It can be repeated.
     #[error("the write reached the store too late")]
     TooLate,
-    /// The login on whose strength a user asked for a write has ended: nothing changed. The user was removed or disabled, or
-    /// has another password.
+    /// The login that the write rests on has ended: nothing changed. The user was removed or disabled, or has another password.
     #[error("the login has ended")]
     LoginEnded,
-    /// The user who asked for a write is no administrator (any more): nothing changed.
+    /// The user who asked for the write is not an administrator (any more): nothing changed.
     #[error("the user who asked is no administrator")]
     Forbidden,
-    /// It did not answer in time.
+    /// The store did not answer in time: the operation may have taken place.
     #[error("the store did not answer in time")]
     Timeout,
-    /// What it holds is not what was written.
+    /// A record in the store cannot be read.
     #[error("the store holds a corrupt {0}")]
     Corrupt(&'static str),
 }
@@ -58,7 +57,7 @@ impl StoreError {
         }
     }
 
-    /// The error of an operation of several steps, of which an earlier one took place.
+    /// The error of an operation of several steps, an earlier one of which took place.
     fn in_the_middle(self) -> Self {
         match self {
             Self::Refused(cause) => Self::Unavailable(cause),
@@ -68,114 +67,120 @@ impl StoreError {
     }
 }
 
-/// By what right a write runs. The store checks it in the same atomic step as the write, so that a write that was delayed
-/// on its way never uses a right that was lost meanwhile.
+/// The result of an operation of the store.
+pub type StoreResult<T> = Result<T, StoreError>;
+
+/// The right that a write rests on. The store checks it in the same atomic step as the write, so that a delayed write never
+/// uses a right that was lost in the meantime.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Authority {
-    /// The right of users over their own account: it lapses with their login epoch.
+    /// The right of a user over the user's own account. It lapses with the login epoch.
     Login(LoginEpoch),
-    /// The right of an administrator over all accounts: it lapses with the login epoch and with the role.
+    /// The right of an administrator over all accounts. It lapses with the login epoch and with the role.
     Administrator {
-        /// Who it is.
+        /// The administrator's name.
         name: UserName,
         /// The login that the administrator asked with.
         login: LoginEpoch,
     },
-    /// A right that lapses at this moment: the operator's, or one that nobody can have lost before.
+    /// A right that lapses at this moment: the operator's, or one that cannot be lost before.
     Until(Instant),
 }
 
-/// What became of a token that was to be created.
+/// A token to create.
+#[derive(Debug, Clone, Copy)]
+pub struct NewToken<'a> {
+    /// The user whom the token belongs to.
+    pub owner: &'a UserName,
+    /// The login that asked for the token. If it has ended, no token is created.
+    pub login: LoginEpoch,
+    /// The token. Its life begins when the store creates it.
+    pub token: &'a Token,
+    /// The most live tokens that the owner may have.
+    pub quota: usize,
+}
+
+/// The result of creating a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Creation {
     /// The token was stored and is live.
     Created,
-    /// Its owner has as many live tokens as allowed. Nothing changed.
+    /// The owner has as many live tokens as the quota allows. Nothing changed.
     QuotaReached,
 }
 
-/// What became of a token that another was to take the place of.
+/// The result of rotating a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rotation {
-    /// The successor is live, and the rotated token lives no longer than the overlap.
+    /// The successor is live, and the old token lives no longer than the overlap.
     Rotated,
-    /// It has a successor already. Nothing changed.
+    /// The old token has a successor already. Nothing changed.
     AlreadyRotated,
-    /// Its owner has as many live tokens as allowed. Nothing changed.
+    /// The owner has as many live tokens as the quota allows. Nothing changed.
     QuotaReached,
-    /// The token is not live (any more). Nothing changed.
+    /// The old token is not live (any more). Nothing changed.
     NoSuchToken,
 }
 
-/// What became of a change that must leave an enabled administrator.
+/// The result of a change that must leave an enabled administrator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UserChange<T> {
-    /// It took place.
+    /// The change took place.
     Done(T),
     /// There is no such user. Nothing changed.
     NoSuchUser,
-    /// It would take the last enabled administrator away. Nothing changed.
+    /// The change would leave no enabled administrator. Nothing changed.
     LastAdmin,
 }
 
-/// A user who was changed.
+/// A user after a change.
 #[derive(Debug, Clone)]
 pub struct UpdatedUser {
     /// The user as changed.
     pub user: User,
-    /// How many tokens ended with it.
+    /// The number of tokens that the change revoked.
     pub tokens_revoked: u64,
 }
 
-/// The result of an operation of the store.
-pub type StoreResult<T> = Result<T, StoreError>;
-
-/// What is wrong with how the store is set up, and what mends it: a sentence for its operator.
+/// A fault in the store's setup and its remedy: a sentence for the operator.
 pub type Warning = &'static str;
 
-/// How a store that answers is set up, and what it holds.
+/// The setup of a reachable store, and whether it holds data.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Health {
-    /// Why no request should be sent to this service: the promises do not hold on a store that is set up like this.
+    /// Why this service is not ready: with this setup of the store, the promises do not hold.
     pub fault: Option<Warning>,
-    /// What its operator should put right.
+    /// What the operator should mend.
     pub warnings: Vec<Warning>,
-    /// Whether there ever was an administrator, as far as the store knows; `None`: it does not say.
+    /// Whether there ever was an administrator; `None`: this store does not say.
     pub holds_users: Option<bool>,
 }
 
-/// Keeps tokens and users.
+/// Stores tokens and users.
 ///
-/// "Not there" is an `Option` or a `bool`; an error means that the store could not tell. A token is gone by itself once
-/// its life is over, by the clock of the store and by no other.
+/// "Not there" is an `Option` or a `bool`; an error means that the store could not tell. A token expires at the end of its life
+/// by the clock of the store, and by no other.
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// Creates a token whose life begins now, if its owner has fewer than `quota` live ones and the login has not ended: a
-    /// login that is under way while the password is changed creates no token afterwards.
-    async fn create_token(
-        &self,
-        owner: &UserName,
-        login: LoginEpoch,
-        token: &Token,
-        quota: usize,
-    ) -> StoreResult<Creation>;
+    /// Creates a token, unless its owner has reached the quota.
+    async fn create_token(&self, new: NewToken<'_>) -> StoreResult<Creation>;
 
-    /// A live token of this owner.
+    /// Finds a live token of this owner.
     async fn find_token(&self, owner: &UserName, id: TokenId) -> StoreResult<Option<LiveToken>>;
 
-    /// The live tokens of this owner. `None`: there is no live token that is `page.after`.
+    /// Lists live tokens of this owner. `None`: `page.after` is not a live token.
     async fn list_tokens(&self, owner: &UserName, page: Page) -> StoreResult<Option<Listing<LiveToken>>>;
 
     /// Creates a user. `false`: the name is taken, and nothing changed.
     async fn create_user(&self, by: &Authority, user: &User) -> StoreResult<bool>;
 
-    /// A user, disabled or not.
+    /// Finds a user, disabled or not.
     async fn find_user(&self, name: &UserName) -> StoreResult<Option<User>>;
 
     /// Whether there is any user.
     async fn has_users(&self) -> StoreResult<bool>;
 
-    /// At most `limit` users, by name, beginning behind `after`, who need not exist.
+    /// Lists at most `limit` users by name. They come after the name `after`, which need not exist.
     async fn list_users(&self, after: Option<&UserName>, limit: usize) -> StoreResult<Listing<User>>;
 
     /// Counts this login attempt as a failure before its password is verified, unless it comes too early by the rules of
@@ -189,13 +194,13 @@ pub trait Store: Send + Sync {
     /// Whether the user logged in from this client in the last [`crate::domain::throttle::KNOWN_CLIENT_TTL`].
     async fn is_known_client(&self, attempt: &LoginAttempt) -> StoreResult<bool>;
 
-    /// Begins to watch for changes, and ends the watch before. `None`: this store tells of none.
+    /// Begins a watch for changes and ends the one before. `None`: this store reports no changes.
     async fn watch(&self) -> StoreResult<Option<Box<dyn Watch>>>;
 
-    /// The time since the Unix epoch by the store's clock, as far as it is known without asking; `None`: it is not known yet.
+    /// The time since the Unix epoch by the store's clock, from an earlier reading; `None`: there is none yet.
     fn time(&self) -> Option<Duration>;
 
-    /// Answers if the store does, and says how it is set up.
+    /// Answers if the store does, and reports its setup.
     async fn check(&self) -> StoreResult<Health>;
 }
 
@@ -208,8 +213,8 @@ pub trait StrictWrites: Store {
     /// Revokes a token. `false`: there was none.
     async fn revoke_token(&self, by: &Authority, owner: &UserName, id: TokenId) -> StoreResult<bool>;
 
-    /// Revokes a token for whoever presents its JWT, which has this digest. `false`: there was none. `is_ours`: whether the JWT
-    /// is known to be one that was issued here, and may therefore cost more.
+    /// Revokes a token for the holder of its JWT, which has this digest. `false`: there was none. `is_ours`: whether the JWT is
+    /// known to have been issued here. Holders of others share fewer connections.
     async fn revoke_presented(
         &self,
         owner: &UserName,
@@ -218,26 +223,18 @@ pub trait StrictWrites: Store {
         is_ours: bool,
     ) -> StoreResult<bool>;
 
-    /// Returns once what was written to this account is where an answer needs it to be: for an answer that rests on what was
-    /// read, and says that something is gone.
+    /// Returns once as many replicas as configured have all earlier writes to this account: for an answer that rests on a read
+    /// and says that something is gone.
     async fn confirm(&self, owner: &UserName) -> StoreResult<()>;
 
-    /// Revokes all tokens of this owner, and returns their number.
+    /// Revokes all tokens of this owner and returns their number.
     async fn revoke_tokens(&self, by: &Authority, owner: &UserName) -> StoreResult<u64>;
 
-    /// Creates `successor`, if the login has not ended, and lets `token`, as it was found, live no longer than `overlap`:
-    /// where that is zero, it is revoked and leaves its place in the quota.
-    async fn rotate_token(
-        &self,
-        owner: &UserName,
-        login: LoginEpoch,
-        token: &Token,
-        successor: &Token,
-        overlap: Duration,
-        quota: usize,
-    ) -> StoreResult<Rotation>;
+    /// Creates the successor of a token. The old token lives no longer than `overlap`; with none, it is revoked and does not
+    /// count towards the quota.
+    async fn rotate_token(&self, old: &Token, overlap: Duration, new: NewToken<'_>) -> StoreResult<Rotation>;
 
-    /// Changes a user; disabling one revokes all of the user's tokens.
+    /// Changes a user. Disabling a user revokes all of the user's tokens.
     async fn update_user(
         &self,
         by: &Authority,
@@ -245,8 +242,8 @@ pub trait StrictWrites: Store {
         update: UserUpdate,
     ) -> StoreResult<UserChange<UpdatedUser>>;
 
-    /// Gives a user another password, ends all logins with the old one and, where asked to, revokes all of the user's tokens.
-    /// Returns their number; `None`: no such user.
+    /// Gives a user a new password and ends all logins with the old one. Returns the number of tokens revoked: all, if
+    /// `revoke_tokens`. `None`: no such user.
     async fn set_password(
         &self,
         by: &Authority,
@@ -255,27 +252,27 @@ pub trait StrictWrites: Store {
         revoke_tokens: bool,
     ) -> StoreResult<Option<u64>>;
 
-    /// Gives a user, who still has the old hash of the password, a new hash of the same password. `false`: who has not.
+    /// Replaces the hash of a user's password by a new hash of the same password. `false`: the user has another hash than `old`.
     async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> StoreResult<bool>;
 
     /// Removes a user, revokes all of the user's tokens, and returns their number.
     async fn remove_user(&self, by: &Authority, name: &UserName) -> StoreResult<UserChange<u64>>;
 }
 
-/// Tells of what changes in a store: from before [`Store::watch`] answered, and for all reads of the store that were sent since.
+/// Reports changes in a store. It covers all reads of the store that were sent after [`Store::watch`] was called.
 #[async_trait]
 pub trait Watch: Send {
-    /// Everything that changed up to the moment at which this was called, and was not told yet, whoever changed it. An error
-    /// ends the watch: nobody knows what changed since the answer before.
+    /// Everything that changed, by any replica, since the last call and before this one. An error ends the watch: some changes
+    /// may never be reported.
     async fn changes(&mut self) -> StoreResult<Changes>;
 }
 
-/// What may have changed in a store: it lives no longer, or is another.
+/// The tokens and users that may have changed in a store, or no longer exist.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
-    /// All that there was.
+    /// All tokens and users.
     pub everything: bool,
-    /// These tokens, whosever they are.
+    /// These tokens, of any owner.
     pub tokens: HashSet<TokenId>,
     /// These users.
     pub users: HashSet<UserName>,

@@ -10,7 +10,7 @@ async fn after_a_password_change(kind: Kind) -> (Fixture, UserName, Token, Login
     fixture.store.set_password(&Authority::Login(ended), &alice, &hash, false).await.unwrap();
     let login = fixture.store.find_user(&alice).await.unwrap().unwrap().login_epoch;
     let token = token(3600);
-    fixture.store.create_token(&alice, login, &token, QUOTA).await.unwrap();
+    fixture.store.create_token(new_token(&alice, login, &token)).await.unwrap();
     (fixture, alice, token, ended)
 }
 
@@ -24,8 +24,8 @@ async fn a_login_that_has_ended_writes_nothing(
     let hash = PasswordHash::dummy(HashCost::default());
     let successor = token(3600);
     let refusals = [
-        store.create_token(&alice, ended, &successor, QUOTA).await.map(drop),
-        store.rotate_token(&alice, ended, &live, &successor, Duration::ZERO, QUOTA).await.map(drop),
+        store.create_token(new_token(&alice, ended, &successor)).await.map(drop),
+        store.rotate_token(&live, Duration::ZERO, new_token(&alice, ended, &successor)).await.map(drop),
         store.revoke_token(by, &alice, live.id).await.map(drop),
         store.revoke_tokens(by, &alice).await.map(drop),
         store.set_password(by, &alice, &hash, true).await.map(drop),

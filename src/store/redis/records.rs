@@ -2,9 +2,11 @@
 
 use std::{collections::HashMap, time::Duration};
 
+use redis::{Pipeline, pipe};
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 
+use super::keys;
 use crate::{
     domain::{
         life::Life,
@@ -76,6 +78,21 @@ const LOGIN_EPOCH: &str = "epoch";
 /// The number of the last change that may have made or unmade an administrator; `update_user.lua` and `remove_user.lua` alone
 /// look at it.
 pub(super) const CHANGE: &str = "change";
+
+/// A pipeline that only a primary answers, as GETEX is rejected by a replica. The key is in the slot of what is read, and never
+/// exists, for GETEX reads nothing but strings.
+pub(super) fn at_primary(probe: &str) -> Pipeline {
+    let mut request = pipe();
+    request.cmd("GETEX").arg(probe).ignore();
+    request
+}
+
+/// Reads the hash of a user.
+pub(super) fn user_request(name: &UserName) -> Pipeline {
+    let mut request = at_primary(&keys::user_probe(name));
+    request.hgetall(keys::user(name));
+    request
+}
 
 /// The field of a user's hash that a new password replaces, and its value.
 pub(super) fn password_field(hash: &crate::domain::password::PasswordHash) -> [&str; 2] {

@@ -1,62 +1,40 @@
-//! The scripts, each by the name of its file.
+//! The Lua scripts, each under the name of its file.
 
 use std::{collections::HashMap, sync::LazyLock};
 
-use deadpool_redis::redis::Script;
+use redis::Script;
 
-/// What each script that writes begins with.
+/// Every script that writes begins with this one.
 const GUARD: &str = include_str!("guard.lua");
 
 macro_rules! scripts {
-    (writing: $($write:ident),+; others: $($other:ident),+) => {
-        /// All scripts. One that writes is sent by [`super::write::Write`], which says by what right.
+    (guarded: $($guarded:ident),+; others: $($other:ident),+) => {
         pub(super) struct Scripts {
-            $(pub(super) $write: Script,)+
+            $(pub(super) $guarded: Script,)+
             $(pub(super) $other: Script,)+
         }
 
-        impl Scripts {
-            pub(super) fn load() -> Self {
-                Self {
-                    $($write: guarded(include_str!(concat!(stringify!($write), ".lua"))),)+
-                    $($other: Script::new(include_str!(concat!(stringify!($other), ".lua"))),)+
-                }
-            }
-        }
-
-        /// By the hash that they are sent by.
-        static NAMES: LazyLock<HashMap<String, &str>> = LazyLock::new(|| {
-            let scripts = Scripts::load();
-            HashMap::from([
-                $((scripts.$write.get_hash().to_owned(), stringify!($write)),)+
-                $((scripts.$other.get_hash().to_owned(), stringify!($other)),)+
-            ])
+        /// All scripts. A guarded one is sent by [`super::write::Write`], with its authority.
+        pub(super) static SCRIPTS: LazyLock<Scripts> = LazyLock::new(|| Scripts {
+            $($guarded: guarded(include_str!(concat!(stringify!($guarded), ".lua"))),)+
+            $($other: Script::new(include_str!(concat!(stringify!($other), ".lua"))),)+
         });
+
+        /// The names of the scripts by the hash that EVALSHA sends.
+        static NAMES: LazyLock<HashMap<&str, &str>> = LazyLock::new(|| HashMap::from([
+            $((SCRIPTS.$guarded.get_hash(), stringify!($guarded)),)+
+            $((SCRIPTS.$other.get_hash(), stringify!($other)),)+
+        ]));
     };
 }
 
 scripts!(
-    writing: create_token,
-    revoke_token,
-    revoke_tokens,
-    create_user,
-    update_user,
-    replace_hash,
-    remove_user,
-    unregister_admin,
-    register_admin,
-    number_change,
-    add_name,
-    remove_name,
-    mark;
-    others: list_tokens,
-    reserve_attempt,
-    login_succeeded,
-    probe,
-    time
+    guarded: create_token, revoke_token, revoke_tokens, create_user, update_user, replace_hash, remove_user, number_change,
+        register_admin, add_name, remove_name, mark;
+    others: list_tokens, reserve_attempt, login_succeeded, probe, time
 );
 
-/// A script with the guard behind its first line, which says how Redis is to run it.
+/// Puts the guard after the first line, which holds the flags of the script.
 fn guarded(text: &str) -> Script {
     let (flags, body) = text.split_once('\n').expect("a script has lines");
     Script::new(&format!("{flags}\n{GUARD}\n{body}"))

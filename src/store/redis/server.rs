@@ -1,6 +1,6 @@
 //! What a server says of itself, and what is wrong with it.
 
-use deadpool_redis::redis::{ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value};
+use redis::{ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value};
 
 use crate::store::{Health, StoreError, Warning};
 

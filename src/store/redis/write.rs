@@ -1,6 +1,6 @@
-//! A script that writes, and by what right it runs: see `guard.lua`.
+//! A script that writes, and the authority that `guard.lua` checks before it.
 
-use deadpool_redis::redis::{Script, ScriptInvocation, ToRedisArgs};
+use redis::{Script, ScriptInvocation, ToRedisArgs};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -10,63 +10,61 @@ use crate::{
     store::Authority,
 };
 
-/// A write in the making. What it needs to run is known only when it is sent.
-pub(super) struct Write<'a> {
-    script: &'a Script,
-    mark: String,
-    asker: Option<Asker>,
-    until: Option<Instant>,
+/// A script with its keys, arguments and authority. The rest of the guard's arguments is known only when it is sent.
+pub(super) struct Write {
+    script: &'static Script,
+    /// A key in the slot of the script's keys.
+    pub(super) mark: String,
+    pub(super) asker: Option<Asker>,
+    /// The latest moment at which the script may run.
+    pub(super) until: Option<Instant>,
     is_repeatable: bool,
     keys: Vec<String>,
     arguments: Vec<Vec<u8>>,
 }
 
-/// On whose login a write rests.
-#[derive(Clone)]
+/// The user whose login a write rests on.
 pub(super) struct Asker {
     pub(super) name: UserName,
     pub(super) login: LoginEpoch,
-    /// What the user has to be, where that is more than the owner of the account.
+    /// The role that the user must have; `None`: any, on the user's own account.
     pub(super) role: Option<Role>,
 }
 
-impl<'a> Write<'a> {
+impl Write {
     /// A write to the account of this user.
-    pub(super) fn to_user(script: &'a Script, name: &UserName, by: &Authority) -> Self {
-        Self::new(script, keys::write_mark(name.as_str())).by(name, by)
+    pub(super) fn to_user(script: &'static Script, name: &UserName, by: &Authority) -> Self {
+        Self::unauthorized(script, name).by(name, by)
     }
 
-    /// A write to the account of this user that needs no authority: what it changes shows its right.
-    pub(super) fn to_shown(script: &'a Script, name: &UserName) -> Self {
-        Self::new(script, keys::write_mark(name.as_str()))
+    /// A write to the account of this user that needs no authority: its arguments prove the right.
+    pub(super) fn unauthorized(script: &'static Script, name: &UserName) -> Self {
+        Self::new(script, name.as_str())
     }
 
-    /// A write to this key, which is no user's, as a step of a change of this user.
-    pub(super) fn to_key(script: &'a Script, key: &str, name: &UserName, by: &Authority) -> Self {
-        let mut write = Self::new(script, keys::write_mark(key)).by(name, by);
+    /// A write to a key that belongs to no user, as a step of a change of this user.
+    pub(super) fn to_key(script: &'static Script, key: &str, name: &UserName, by: &Authority) -> Self {
+        let mut write = Self::new(script, key).by(name, by);
         write.key(key.to_owned());
         write
     }
 
-    fn new(script: &'a Script, mark: String) -> Self {
-        let (keys, arguments) = (Vec::new(), Vec::new());
+    fn new(script: &'static Script, slot: &str) -> Self {
+        let (mark, keys, arguments) = (keys::write_mark(slot), Vec::new(), Vec::new());
         Self { script, mark, asker: None, until: None, is_repeatable: false, keys, arguments }
     }
 
-    fn by(self, owner: &UserName, by: &Authority) -> Self {
-        match by {
-            Authority::Login(login) => {
-                Self { asker: Some(Asker { name: owner.clone(), login: *login, role: None }), ..self }
-            }
-            Authority::Administrator { name, login } => {
-                let asker = Asker { name: name.clone(), login: *login, role: Some(Role::Admin) };
-                Self { asker: Some(asker), ..self }
-            }
-            Authority::Until(until) => self.until(*until),
-        }
+    fn by(mut self, owner: &UserName, by: &Authority) -> Self {
+        let (name, login, role) = match by {
+            Authority::Login(login) => (owner, login, None),
+            Authority::Administrator { name, login } => (name, login, Some(Role::Admin)),
+            Authority::Until(until) => return self.until(*until),
+        };
+        self.asker = Some(Asker { name: name.clone(), login: *login, role });
+        self
     }
 
-    /// Not later than this.
+    /// The write runs no later than this.
     pub(super) fn until(self, until: Instant) -> Self {
         Self { until: Some(self.until.map_or(until, |earlier| earlier.min(until))), ..self }
     }
@@ -86,35 +84,24 @@ impl<'a> Write<'a> {
         self
     }
 
-    /// A key in the slot that it goes to.
-    pub(super) fn mark(&self) -> &str {
-        &self.mark
-    }
-
-    /// A name that no other write has; `None`: a second run does nothing. In a cluster, redis-rs sends a script again where a
-    /// connection breaks, and the guard refuses a name that it has seen.
+    /// A name for this run, unless the write is repeatable: where redis-rs resends the script, the guard rejects the name.
     pub(super) fn name(&self) -> Option<Uuid> {
         (!self.is_repeatable).then(Uuid::new_v4)
     }
 
-    /// The administrator on whose login the write rests. A script in another slot of a cluster cannot see the role.
-    pub(super) fn stranger_to_slot(&self) -> Option<&Asker> {
+    /// The administrator whose login the write rests on.
+    pub(super) fn administrator(&self) -> Option<&Asker> {
         self.asker.as_ref().filter(|asker| asker.role.is_some())
     }
 
-    /// Until when it may run, where that is limited.
-    pub(super) fn limit(&self) -> Option<Instant> {
-        self.until
-    }
-
-    /// What to send: under a name that tells it from every other write, by the login of its asker, and within a window of the
-    /// server's clock; each where it is needed.
+    /// The script and all its arguments, those of the guard first. `window`: a reading of the server's clock, and the latest
+    /// moment at which the script may run.
     pub(super) fn invocation(
         &self,
         name: Option<Uuid>,
         asker: Option<&Asker>,
         window: Option<(ClockReading, Instant)>,
-    ) -> ScriptInvocation<'a> {
+    ) -> ScriptInvocation<'static> {
         let window = window.map(|(clock, until)| clock.window(until).map(|moment| moment.to_string()));
         let [from, to] = window.unwrap_or_default();
         let mut script = self.script.prepare_invoke();
@@ -128,10 +115,5 @@ impl<'a> Write<'a> {
             .arg(to)
             .arg(&self.arguments);
         script
-    }
-
-    /// The user on whose login it rests.
-    pub(super) fn asker(&self) -> Option<&Asker> {
-        self.asker.as_ref()
     }
 }

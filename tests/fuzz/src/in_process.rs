@@ -19,7 +19,7 @@ use mayfly::{
         Clock, hashing::Hashing, login::Login, readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens,
         users::Users,
     },
-    store::{Authority, leased::LeasedStore, memory::MemoryStore},
+    store::{Authority, NewToken, leased::LeasedStore, memory::MemoryStore},
 };
 use poem::{
     Endpoint, EndpointExt, Request, Response,
@@ -133,7 +133,7 @@ async fn services() -> (Arc<Services>, String) {
     let claims = Claims::new(&owner, id, &description, life, NOW, None);
     let jwt = keys.current_keys().set.sign(&claims).expose_secret().to_owned();
     let token = Token { id, description, life, digest: TokenDigest::of(&jwt), successor: None };
-    store.create_token(&owner, login_epoch, &token, 1).await.unwrap();
+    store.create_token(NewToken { owner: &owner, login: login_epoch, token: &token, quota: 1 }).await.unwrap();
 
     let rules = TokenRules { max_life: Life::parse("365 days").unwrap(), quota: 10, issuer: None };
     let clock = Clock::new(|| Duration::from_secs(NOW));

@@ -1,0 +1,153 @@
+//! A connection to any kind of Redis, with a metric and a span for each round trip.
+
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use redis::{
+    Arg, Cmd, Pipeline, RedisError, RedisFuture, RedisResult, ScriptInvocation, Value,
+    aio::{ConnectionLike, MultiplexedConnection},
+    cluster_async::ClusterConnection,
+};
+
+use super::{invalidations::Invalidations, scripts};
+use crate::telemetry::{
+    metrics::{Level, LevelGuard},
+    redis::RoundTrip,
+};
+
+/// A connection. Its clones share the socket (concurrent requests are pipelined) and count as one open connection.
+#[derive(Clone)]
+pub(super) struct AnyConnection {
+    endpoint: Endpoint,
+    invalidations: Arc<Invalidations>,
+    is_instrumented: bool,
+    _open: Arc<LevelGuard>,
+}
+
+/// The other end of a connection.
+#[derive(Clone)]
+pub(super) enum Endpoint {
+    Server(MultiplexedConnection),
+    /// All nodes; redis-rs follows the slots.
+    Cluster(ClusterConnection),
+}
+
+impl AnyConnection {
+    /// Wraps a connection that was just opened and on which Redis reports changes here.
+    pub(super) fn new(endpoint: Endpoint, invalidations: Arc<Invalidations>) -> Self {
+        Self { endpoint, invalidations, is_instrumented: true, _open: Arc::new(Level::RedisConnectionsOpen.raise()) }
+    }
+
+    /// The same connection, without metrics and spans.
+    pub(super) fn uninstrumented(self) -> Self {
+        Self { is_instrumented: false, ..self }
+    }
+
+    /// Whether it leads to more than one server.
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self.endpoint, Endpoint::Cluster(_))
+    }
+
+    /// The changes that Redis reports on this connection; none are reported by a Cluster.
+    pub(super) fn invalidations(&self) -> &Arc<Invalidations> {
+        &self.invalidations
+    }
+
+    fn endpoint(&mut self) -> &mut (dyn ConnectionLike + Send) {
+        match &mut self.endpoint {
+            Endpoint::Server(connection) => connection,
+            Endpoint::Cluster(connection) => connection,
+        }
+    }
+
+    fn instrument<'a, T: Send + 'a>(
+        is_instrumented: bool,
+        trip: RoundTrip,
+        request: RedisFuture<'a, T>,
+    ) -> RedisFuture<'a, T> {
+        if is_instrumented { trip.observe(error_type, request).boxed() } else { request }
+    }
+}
+
+/// A request that can be sent on a connection.
+pub(super) trait Request: Sync {
+    fn send(&self, connection: &mut AnyConnection) -> impl Future<Output = RedisResult<Value>> + Send;
+}
+
+impl Request for Cmd {
+    async fn send(&self, connection: &mut AnyConnection) -> RedisResult<Value> {
+        self.query_async(connection).await
+    }
+}
+
+impl Request for Pipeline {
+    async fn send(&self, connection: &mut AnyConnection) -> RedisResult<Value> {
+        self.query_async(connection).await
+    }
+}
+
+impl Request for ScriptInvocation<'_> {
+    async fn send(&self, connection: &mut AnyConnection) -> RedisResult<Value> {
+        self.invoke_async(connection).await
+    }
+}
+
+/// A command without metrics and spans: one that no client asked for.
+pub(super) struct Uninstrumented<'a>(pub(super) &'a Cmd);
+
+impl Request for Uninstrumented<'_> {
+    async fn send(&self, connection: &mut AnyConnection) -> RedisResult<Value> {
+        self.0.query_async(&mut connection.clone().uninstrumented()).await
+    }
+}
+
+impl ConnectionLike for AnyConnection {
+    fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
+        let (name, script) = name(command);
+        let trip = RoundTrip { command: name, script, commands: 1 };
+        Self::instrument(self.is_instrumented, trip, self.endpoint().req_packed_command(command))
+    }
+
+    fn req_packed_commands<'a>(
+        &'a mut self,
+        pipeline: &'a Pipeline,
+        offset: usize,
+        count: usize,
+    ) -> RedisFuture<'a, Vec<Value>> {
+        let trip = RoundTrip { command: "PIPELINE", script: None, commands: pipeline.len() };
+        Self::instrument(self.is_instrumented, trip, self.endpoint().req_packed_commands(pipeline, offset, count))
+    }
+
+    fn get_db(&self) -> i64 {
+        match &self.endpoint {
+            Endpoint::Server(connection) => connection.get_db(),
+            Endpoint::Cluster(connection) => connection.get_db(),
+        }
+    }
+}
+
+/// The command's name, `OTHER` for one that is not listed here, and the name of the script that it runs, if any.
+fn name(command: &Cmd) -> (&'static str, Option<&'static str>) {
+    const KNOWN: [&str; 13] = [
+        "DEL", "EVALSHA", "GETEX", "HGETALL", "HINCRBY", "INFO", "PERSIST", "PTTL", "SCRIPT", "WAIT", "ZADD", "ZRANGE",
+        "ZREM",
+    ];
+    let mut arguments = command.args_iter().map_while(|argument| match argument {
+        Arg::Simple(bytes) => Some(bytes),
+        _ => None,
+    });
+    let name =
+        arguments.next().and_then(|name| KNOWN.into_iter().find(|known| known.as_bytes().eq_ignore_ascii_case(name)));
+    let script = arguments.next().filter(|_| name == Some("EVALSHA")).and_then(scripts::name);
+    (name.unwrap_or("OTHER"), script)
+}
+
+fn error_type(error: &RedisError) -> &'static str {
+    if error.is_timeout() {
+        "timeout"
+    } else if error.is_connection_dropped() || error.is_connection_refusal() || error.is_io_error() {
+        "connection"
+    } else {
+        "refused"
+    }
+}

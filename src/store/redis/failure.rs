@@ -1,0 +1,101 @@
+//! Why a request failed, and the [`StoreError`] that it becomes.
+
+use std::sync::Arc;
+
+use redis::{ErrorKind, RedisError, ServerErrorKind};
+use tokio::time::error::Elapsed;
+
+use crate::store::StoreError;
+
+/// Why a request failed.
+#[derive(Debug, Clone)]
+pub(super) enum Failure {
+    /// There is no connection: nothing was sent.
+    Unconnected(RedisError),
+    Redis(RedisError),
+    /// Everything that needs no more than its error.
+    Store(StoreError),
+}
+
+/// The codes of errors with which Redis rejects a command before it runs.
+const REJECTIONS: [&str; 11] = [
+    "CLUSTERDOWN",
+    "LOADING",
+    "MASTERDOWN",
+    "MISCONF",
+    "MOVED",
+    "NOAUTH",
+    "NOPERM",
+    "NOREPLICAS",
+    "OOM",
+    "READONLY",
+    "TRYAGAIN",
+];
+
+impl From<RedisError> for Failure {
+    fn from(error: RedisError) -> Self {
+        Self::Redis(error)
+    }
+}
+
+impl From<Elapsed> for Failure {
+    fn from(_: Elapsed) -> Self {
+        Self::Store(StoreError::Timeout)
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<Failure> for StoreError {
+    fn from(failure: Failure) -> Self {
+        let error = match failure {
+            Failure::Store(error) => return error,
+            Failure::Unconnected(error) => return Self::Refused(Arc::new(error)),
+            Failure::Redis(error) if error.is_timeout() => return Self::Timeout,
+            Failure::Redis(error) => error,
+        };
+        // The command's error, or the first command's in a pipeline: the script's, whatever WAIT answered after it.
+        let errors = error.clone().into_server_errors();
+        let first = errors.as_deref().and_then(<[_]>::first).filter(|(index, _)| *index == 0);
+        match first.map(|(_, error)| error.code()) {
+            Some("TOOLATE") => Self::TooLate,
+            Some("LOGINENDED") => Self::LoginEnded,
+            Some("FORBIDDEN") => Self::Forbidden,
+            Some(code) if REJECTIONS.contains(&code) => Self::Refused(Arc::new(error)),
+            _ => Self::Unavailable(Arc::new(error)),
+        }
+    }
+}
+
+impl Failure {
+    /// Whether the next request needs another connection: this one is gone, hangs, or leads to a node that is not the
+    /// primary.
+    pub(super) fn breaks_connection(&self) -> bool {
+        match self {
+            Self::Store(error) => matches!(error, StoreError::Timeout),
+            Self::Unconnected(_) => false,
+            Self::Redis(error) => error.is_unrecoverable_error() || error.is_timeout() || self.is_demoted(),
+        }
+    }
+
+    /// Whether the connection broke; the request may have run.
+    pub(super) fn is_dropped(&self) -> bool {
+        matches!(self, Self::Redis(error) if error.is_connection_dropped())
+    }
+
+    /// Whether the server rejected a write whose authority had lapsed by its clock.
+    pub(super) fn is_too_late(&self) -> bool {
+        matches!(self, Self::Redis(error) if error.clone().into_server_errors().is_some_and(
+            |errors| errors.first().is_some_and(|(_, error)| error.code() == "TOOLATE")
+        ))
+    }
+
+    /// Whether the server is a replica: it did nothing, and another connection may lead to the primary.
+    pub(super) fn is_demoted(&self) -> bool {
+        matches!(self, Self::Redis(error) if error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly))
+    }
+}
