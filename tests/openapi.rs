@@ -100,6 +100,20 @@ fn every_answer_has_a_body_with_an_example() {
 }
 
 #[test]
+fn each_example_has_the_properties_of_its_schema() {
+    let document = mayfly::http::document();
+    for (name, schema) in document["components"]["schemas"].as_object().unwrap() {
+        let Some(example) = schema["example"].as_object() else { continue };
+        for property in example.keys() {
+            assert!(schema["properties"][property].is_object(), "{name} has no {property}");
+        }
+        for required in schema["required"].as_array().into_iter().flatten() {
+            assert!(example.contains_key(required.as_str().unwrap()), "the example of {name} lacks {required}");
+        }
+    }
+}
+
+#[test]
 fn every_operation_refuses_strangers_unless_it_is_public() {
     const PUBLIC: [&str; 4] =
         ["get /livez", "get /readyz", "get /.well-known/jwks.json", "get /.well-known/oauth-authorization-server"];

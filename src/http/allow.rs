@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use super::docs;
+use super::paths::DOCS;
 
 /// The paths of the OpenAPI document with their methods, and those of the documentation itself, which answer to GET. Their
 /// templates live as long as the process, for whatever counts requests by them.
@@ -24,7 +24,7 @@ impl AllowedMethods {
                 .join(", ")
         };
         let described = paths.map(|(template, operations)| (&*template.clone().leak(), allow(operations)));
-        let documentation = docs::PATHS.map(|path| (path, "GET, HEAD".to_owned()));
+        let documentation = DOCS.map(|path| (path, "GET, HEAD".to_owned()));
         Self(Arc::new(described.chain(documentation).collect()))
     }
 

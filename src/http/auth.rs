@@ -55,7 +55,25 @@ enum Credentials<'a> {
     Bearer(&'a str),
 }
 
-fn invalid_token() -> Problem {
+/// 400: a request could be that of two callers.
+pub(super) fn two_logins() -> Problem {
+    Problem::bad_request("A request has one Authorization header.")
+}
+
+/// 403 for a live token where only a password will do.
+pub(super) fn login_needed() -> Problem {
+    let detail = "A token may inspect and revoke itself only. Log in with a user name and a password.";
+    Problem::new(StatusCode::FORBIDDEN, detail).with_header(header::WWW_AUTHENTICATE, INSUFFICIENT_SCOPE_CHALLENGE)
+}
+
+/// 403 for a right password where only a token will do.
+pub(super) fn token_needed() -> Problem {
+    let detail = "\"self\" is the token that a request presents: present one, or name a token by its id.";
+    Problem::new(StatusCode::FORBIDDEN, detail)
+}
+
+/// 401 for a token that is not live.
+pub(super) fn invalid_token() -> Problem {
     Problem::unauthorized(INVALID_TOKEN, INVALID_TOKEN_CHALLENGE)
 }
 
@@ -83,7 +101,7 @@ impl From<LoginError> for Problem {
 }
 
 /// 429: the next login of this client is checked only after this time.
-fn too_many_failures(remaining: Duration) -> Problem {
+pub(super) fn too_many_failures(remaining: Duration) -> Problem {
     let seconds = remaining.as_millis().div_ceil(1000);
     let detail = format!("Too many failed logins. Try again in {seconds} seconds; tokens work as ever.");
     let seconds = HeaderValue::try_from(seconds.to_string()).expect("a number is visible ASCII");
@@ -104,7 +122,7 @@ pub(super) fn authorization(request: &Request) -> Result<Option<(Scheme, &str)>,
     let mut headers = request.headers().get_all(header::AUTHORIZATION).iter();
     let Some(value) = headers.next() else { return Ok(None) };
     if headers.next().is_some() {
-        return Err(Problem::bad_request("A request has one Authorization header."));
+        return Err(two_logins());
     }
     let Some((scheme, credentials)) = value.to_str().ok().and_then(|value| value.split_once(' ')) else {
         return Ok(None);
@@ -203,10 +221,7 @@ impl<'a> ApiExtractor<'a> for BasicUser {
             Credentials::Bearer(jwt) => {
                 // Only a live token is told what it may not do.
                 services.tokens.verify(jwt).await.map_err(Problem::from)?;
-                let detail = "A token may inspect and revoke itself only. Log in with a user name and a password.";
-                Err(Problem::new(StatusCode::FORBIDDEN, detail)
-                    .with_header(header::WWW_AUTHENTICATE, INSUFFICIENT_SCOPE_CHALLENGE)
-                    .into())
+                Err(login_needed().into())
             }
         }
     }
@@ -233,8 +248,7 @@ impl<'a> ApiExtractor<'a> for BearerToken {
             Credentials::Bearer(jwt) => Ok(Self(jwt.into())),
             Credentials::Basic(name, passwords) => {
                 log_in(request, name, &passwords).await?;
-                let detail = "\"self\" is the token that a request presents: present one, or name a token by its id.";
-                Err(Problem::new(StatusCode::FORBIDDEN, detail).into())
+                Err(token_needed().into())
             }
         }
     }

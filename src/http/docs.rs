@@ -1,4 +1,4 @@
-//! The OpenAPI document, generated from the operations, and Swagger UI on top of it.
+//! The OpenAPI document and the page that shows it, Swagger UI.
 
 use std::io::Write;
 
@@ -16,105 +16,13 @@ use poem::{
     middleware::SetHeader,
     web::Redirect,
 };
-use poem_openapi::{LicenseObject, OpenApiService};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
-    browser, health::HealthApi, oauth::OAuthApi, paths::USERS, token::TokenApi, user::UserApi,
-    user_token::UserTokenApi, verify,
+    browser,
+    document::{api, document_yaml},
+    paths::DOCS,
 };
-use crate::domain::{duration, token::Description, user::UserName};
-
-/// All operations of the API.
-pub(super) fn api() -> OpenApiService<(TokenApi, UserApi, UserTokenApi, OAuthApi, HealthApi), ()> {
-    let operations = (TokenApi, UserApi, UserTokenApi, OAuthApi, HealthApi);
-    OpenApiService::new(operations, "Mayfly", env!("CARGO_PKG_VERSION"))
-        .description(
-            "API tokens that live exactly as long as their owner says. A user logs in with HTTP Basic; a token, used as \
-             Bearer, may inspect and revoke itself. Every error is a problem of RFC 9457: also those of a path that does \
-             not exist (404) or does not answer to a method (405, with `Allow`). Every answer has an `X-Request-Id`: that \
-             of the request, or a new one.",
-        )
-        .license(LicenseObject::new("Apache-2.0").url("https://www.apache.org/licenses/LICENSE-2.0"))
-        .server("/")
-}
-
-/// The OpenAPI document.
-///
-/// # Panics
-/// Where poem-openapi writes no JSON.
-pub fn document() -> Value {
-    let mut document: Value = serde_json::from_str(&api().spec()).expect("poem-openapi writes JSON");
-    let schemas = &mut document["components"]["schemas"];
-    // poem-openapi has no words for what serde's `deny_unknown_fields` means.
-    for strict in ["TokenRequest", "RotateRequest", "UserRequest", "UserUpdateRequest", "PasswordRequest"] {
-        schemas[strict]["additionalProperties"] = json!(false);
-    }
-    // Nor for a pattern that is written down elsewhere, and for `null`.
-    schemas["TokenRequest"]["properties"]["jwt_token_description"]["pattern"] = json!(Description::PATTERN);
-    schemas["UserRequest"]["properties"]["username"]["pattern"] = json!(UserName::PATTERN);
-    for (request, duration) in [("TokenRequest", "jwt_token_life"), ("RotateRequest", "overlap")] {
-        let schema = &mut schemas[request]["properties"][duration];
-        schema["format"] = json!("human-duration");
-        schema["pattern"] = json!(duration::PATTERN);
-    }
-    schemas["RotateRequest"]["properties"]["overlap"]["nullable"] = json!(true);
-    // Nor for the example of a parameter.
-    for (path, operations) in document["paths"].as_object_mut().into_iter().flatten() {
-        for operation in operations.as_object_mut().into_iter().flat_map(|operations| operations.values_mut()) {
-            for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
-                let example = match parameter["name"].as_str() {
-                    Some("limit") => json!(100),
-                    Some("name") => json!("carol"),
-                    Some("after") if path == USERS => json!("carol"),
-                    _ => json!("b56929f3-54f1-4dc2-9984-9bba615e26e6"),
-                };
-                parameter["example"] = example;
-                if parameter["name"] == "after" && path == USERS {
-                    parameter["schema"]["pattern"] = json!(UserName::PATTERN);
-                }
-            }
-        }
-    }
-    verify::describe(&mut document);
-    simplify(&mut document);
-    // poem-openapi says 3.0.0, of which this is the corrected text.
-    document["openapi"] = json!("3.0.3");
-    // It sorts the tags by name, and readers come for the first.
-    let place = |tag: &Value| TAGS.iter().position(|name| tag["name"] == *name);
-    document["tags"].as_array_mut().expect("a document has tags").sort_by_key(place);
-    document
-}
-
-/// The groups of operations, in the order in which the page shows them.
-const TAGS: [&str; 4] = ["Tokens", "Services", "Users", "Operations"];
-
-/// Takes out what generators of clients stumble over: `allOf` of a `$ref` and what poem-openapi says beside it. The text and
-/// the default beside the reference go; an example of a body goes where OpenAPI has another place for it.
-fn simplify(value: &mut Value) {
-    if let Some(example) = value.pointer("/schema/allOf").and(value.pointer("/schema/example")).cloned() {
-        value["example"] = example;
-    }
-    if let Some(reference) = value.pointer("/allOf/0/$ref").cloned() {
-        *value = json!({ "$ref": reference });
-    }
-    match value {
-        Value::Object(members) => members.values_mut().for_each(simplify),
-        Value::Array(elements) => elements.iter_mut().for_each(simplify),
-        _ => {}
-    }
-}
-
-/// The OpenAPI document as YAML.
-///
-/// # Panics
-/// Where JSON cannot be written as YAML.
-pub fn document_yaml() -> String {
-    serde_yaml::to_string(&document()).expect("JSON is YAML")
-}
-
-/// The paths of the documentation.
-pub(super) const PATHS: [&str; 3] = ["/openapi.json", "/openapi.yaml", "/docs"];
 
 /// Has a telephone show the page as wide as its screen, without the empty column of links, for which there is no room.
 const HEAD: &str = r#"<head>
@@ -136,7 +44,7 @@ const SETTINGS: &str = "deepLinking: true,
             return request;
         },";
 
-/// What is at [`PATHS`].
+/// What is at [`DOCS`].
 pub(super) fn routes(document: &Value) -> Route {
     let json = format!("{document:#}\n");
     // The page holds the document that poem-openapi wrote; what was amended takes its place.
@@ -148,9 +56,9 @@ pub(super) fn routes(document: &Value) -> Route {
     );
     let policy = browser::policy_of_page(&page);
     Route::new()
-        .at(PATHS[0], text("application/json", json))
-        .at(PATHS[1], text("application/yaml", document_yaml()))
-        .at(PATHS[2], text("text/html; charset=utf-8", page).with(SetHeader::new().overriding(CSP, policy)))
+        .at(DOCS[0], text("application/json", json))
+        .at(DOCS[1], text("application/yaml", document_yaml()))
+        .at(DOCS[2], text("text/html; charset=utf-8", page).with(SetHeader::new().overriding(CSP, policy)))
 }
 
 /// Answers at `/`, where there is no page yet: leads to the documentation. The relative reference stays below the path that

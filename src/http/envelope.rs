@@ -18,7 +18,7 @@ use super::{
     browser,
     client_address::{ClientAddress, TrustedProxies},
     paths,
-    payload::{FORM, JSON},
+    payload::{FORM, JSON, media_type_expected},
     problem::Problem,
     verify::{self, Verification},
 };
@@ -195,8 +195,7 @@ impl Envelope {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).with_header(header::ALLOW, allow)
         } else if error.is::<ContentTypeError>() {
             let media_type = if path.starts_with(paths::OAUTH) { FORM } else { JSON };
-            let detail = format!("The body must be of another type: send it with Content-Type: {media_type}.");
-            Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
+            media_type_expected(media_type)
         } else if error.status().is_client_error() {
             Problem::new(error.status(), error.to_string())
         } else {
@@ -213,12 +212,14 @@ fn problem_response(problem: Problem, request_id: &str) -> Response {
     response
 }
 
-fn internal_error() -> Problem {
+/// 500: the logs have the cause.
+pub(super) fn internal_error() -> Problem {
     let detail = "Something went wrong here. The logs know more under this request's id.";
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)
 }
 
-fn headers_too_large() -> Problem {
+/// 431: the headers have more than [`MAX_HEADER_BYTES`].
+pub(super) fn headers_too_large() -> Problem {
     let detail = format!("The headers of a request are at most {MAX_HEADER_BYTES} bytes.");
     Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
 }

@@ -3,50 +3,28 @@
 use std::sync::Arc;
 
 use poem::web::Data;
-use poem_openapi::{Object, OpenApi, types::Example};
+use poem_openapi::{Object, OpenApi};
 use serde::Serialize;
 
-use super::{
-    payload::Json,
-    problem::{
-        Problem, Refusals, Refused,
-        refusal::{INTERNAL, LARGE_HEADERS},
-    },
-    services::Services,
-    tags::Tag,
-};
+use super::{payload::Json, problem::Problem, services::Services, tags::Tag};
 
 /// The operations for those who run the service.
 pub(super) struct HealthApi;
 
 /// It works.
 #[derive(Serialize, Object)]
-#[oai(example)]
 struct Health {
     /// `OK`
     message: String,
 }
 
-impl Example for Health {
-    fn example() -> Self {
-        Self { message: "OK".into() }
-    }
-}
-
 /// Requests can be sent here.
 #[derive(Serialize, Object)]
-#[oai(example)]
 struct Ready {
     /// `OK`
     message: String,
     /// What is wrong with how Redis is set up, and what mends it. Best empty.
     warnings: Vec<String>,
-}
-
-impl Example for Ready {
-    fn example() -> Self {
-        Self { message: "OK".into(), warnings: Vec::new() }
-    }
 }
 
 #[OpenApi(tag = "Tag::Operations")]
@@ -55,8 +33,8 @@ impl HealthApi {
     ///
     /// Says nothing of Redis: a restart of this process would not mend that.
     #[oai(path = "/livez", method = "get", operation_id = "live")]
-    async fn live(&self) -> Result<Json<Health>, Refused<NotAlive>> {
-        Ok(Json(Health::example()))
+    async fn live(&self) -> Result<Json<Health>, Problem> {
+        Ok(Json(Health { message: "OK".into() }))
     }
 
     /// Can requests be sent here?
@@ -65,31 +43,13 @@ impl HealthApi {
     /// configured otherwise): a short outage is answered with 503 by each request, and does not take all replicas out of
     /// their load balancer at once. Not while Redis may evict any key, or does not let the service run scripts.
     #[oai(path = "/readyz", method = "get", operation_id = "ready")]
-    async fn ready(&self, services: Data<&Arc<Services>>) -> Result<Json<Ready>, Refused<NotReady>> {
+    async fn ready(&self, services: Data<&Arc<Services>>) -> Result<Json<Ready>, Problem> {
         match services.readiness.check() {
             Ok(warnings) => {
                 let warnings = warnings.into_iter().map(str::to_owned).collect();
                 Ok(Json(Ready { message: "OK".into(), warnings }))
             }
-            Err(why) => Err(Problem::unavailable(why).into()),
+            Err(why) => Err(Problem::unavailable(why)),
         }
     }
-}
-
-/// What a sign of life is refused with.
-struct NotAlive;
-
-impl Refusals for NotAlive {
-    const LIST: &'static [(u16, &'static str)] = &[LARGE_HEADERS, INTERNAL];
-}
-
-/// What readiness is refused with.
-struct NotReady;
-
-impl Refusals for NotReady {
-    const LIST: &'static [(u16, &'static str)] = &[
-        LARGE_HEADERS,
-        INTERNAL,
-        (503, "The token store does not answer, or is not set up so that tokens can be kept in it."),
-    ];
 }

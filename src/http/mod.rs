@@ -24,7 +24,9 @@ mod auth;
 mod browser;
 mod client_address;
 mod docs;
+mod document;
 mod envelope;
+mod failures;
 mod health;
 mod metrics;
 mod oauth;
@@ -40,7 +42,7 @@ mod user_token;
 mod verify;
 
 pub use client_address::{TrustedProxies, TrustedProxiesError};
-pub use docs::{document, document_yaml};
+pub use document::{document, document_yaml};
 pub use envelope::refuse;
 pub use metrics::metrics_endpoint;
 pub use poem::http::HeaderValue;
@@ -61,13 +63,13 @@ pub fn endpoint(
     access: BrowserAccess,
     proxies: Arc<TrustedProxies>,
 ) -> impl Endpoint<Output = Response> + 'static {
-    let document = document();
+    let document = document::document();
     let allowed = AllowedMethods::of(&document);
     let docs = if access.docs { docs::routes(&document) } else { Route::new() };
     let origins = access.cors_origins;
     let metadata = services.issuer.as_deref().and_then(oauth::further_metadata_path);
     let verification = Verification { services: Arc::clone(&services) };
-    docs.nest_no_strip("/", docs::api())
+    docs.nest_no_strip("/", document::api())
         .around(move |others, request| async move {
             // No route of its own: the nested operations have taken the pattern.
             let is_front_door = access.docs && request.uri().path() == "/";

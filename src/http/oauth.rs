@@ -4,17 +4,14 @@
 use std::sync::Arc;
 
 use poem::{Request, web::Data};
-use poem_openapi::{ApiResponse, Object, OpenApi, types::Example};
+use poem_openapi::{ApiResponse, Object, OpenApi};
 use serde::{Deserialize, Serialize};
 
 use super::{
     auth::BasicOrBearerUser,
     client_address::TrustedProxies,
     payload::{Form, Json},
-    problem::{
-        Refusals, Refused,
-        refusal::{INTERNAL, LARGE_BODY, LARGE_HEADERS, SLOW_BODY, THROTTLED, UNAVAILABLE, WRONG_LOGIN},
-    },
+    problem::Problem,
     services::Services,
     tags::Tag,
 };
@@ -37,7 +34,6 @@ pub(super) struct OAuthApi;
 
 /// A token, to ask about or to revoke.
 #[derive(Deserialize, Object)]
-#[oai(example)]
 struct TokenForm {
     /// The JWT. White space around it is ignored.
     token: String,
@@ -47,7 +43,7 @@ struct TokenForm {
 
 /// What there is to know of a token.
 #[derive(Default, Serialize, Object)]
-#[oai(example, skip_serializing_if_is_none)]
+#[oai(skip_serializing_if_is_none)]
 struct IntrospectionResponse {
     /// Whether it is live. Nothing else is said of one that is not.
     active: bool,
@@ -76,7 +72,6 @@ struct IntrospectionResponse {
 
 /// The public keys: a JWK Set.
 #[derive(Serialize, Object)]
-#[oai(example)]
 struct PublicKeys {
     /// Empty, where all keys are symmetric.
     keys: Vec<PublicKey>,
@@ -105,7 +100,6 @@ struct PublicKey {
 
 /// Where the endpoints are.
 #[derive(Serialize, Object)]
-#[oai(example)]
 struct Metadata {
     /// The configured issuer, if it is a URL, or where this was asked for.
     issuer: String,
@@ -157,7 +151,7 @@ impl OAuthApi {
         request: &Request,
         BasicOrBearerUser(_caller): BasicOrBearerUser,
         form: Form<TokenForm>,
-    ) -> Result<Json<IntrospectionResponse>, Refused<Introspect>> {
+    ) -> Result<Json<IntrospectionResponse>, Problem> {
         // Once more, for the form may have taken its time.
         let BasicOrBearerUser(user) = BasicOrBearerUser::of(request).await?;
         let introspection = services.tokens.introspect(&user, form.0.token.trim()).await?;
@@ -173,7 +167,7 @@ impl OAuthApi {
         &self,
         services: Data<&Arc<Services>>,
         form: Form<TokenForm>,
-    ) -> Result<RevocationResponse, Refused<Revoke>> {
+    ) -> Result<RevocationResponse, Problem> {
         match services.tokens.revoke_presented(form.0.token.trim()).await {
             Ok(()) | Err(VerifyError::Invalid | VerifyError::Expired | VerifyError::Revoked) => {
                 Ok(RevocationResponse::Ok)
@@ -187,7 +181,7 @@ impl OAuthApi {
     /// With which others can verify a signature by themselves, though not whether the token was revoked. A symmetric key is
     /// not among them.
     #[oai(path = "/.well-known/jwks.json", method = "get", operation_id = "publicKeys")]
-    async fn public_keys(&self, services: Data<&Arc<Services>>) -> Result<KeysResponse, Refused<Public>> {
+    async fn public_keys(&self, services: Data<&Arc<Services>>) -> Result<KeysResponse, Problem> {
         let keys = services.keys.current_keys().set.public().into_iter().map(Into::into).collect();
         Ok(KeysResponse::Ok(Json(PublicKeys { keys }), KEYS_CACHE_CONTROL.into()))
     }
@@ -202,7 +196,7 @@ impl OAuthApi {
         services: Data<&Arc<Services>>,
         proxies: Data<&Arc<TrustedProxies>>,
         request: &Request,
-    ) -> Result<Json<Metadata>, Refused<Public>> {
+    ) -> Result<Json<Metadata>, Problem> {
         // An issuer that is no URL is a name, and leads nowhere; a client knows then by itself where it asks.
         let issuer = services.issuer.clone().filter(|issuer| behind_scheme(issuer).is_some());
         let is_authority = |host: &&str| host.chars().all(|c| c.is_ascii_alphanumeric() || ".-:[]".contains(c));
@@ -258,88 +252,5 @@ impl From<Introspection> for IntrospectionResponse {
 impl From<PublicJwk> for PublicKey {
     fn from(PublicJwk { kty, crv, x, y, alg, kid }: PublicJwk) -> Self {
         Self { kty: kty.into(), crv: crv.into(), x, y, r#use: "sig".into(), alg: alg.into(), kid }
-    }
-}
-
-const REPEATED_FIELD: (u16, &str) = (400, "The body: duplicate field `token`.");
-const NOT_A_FORM: (u16, &str) =
-    (415, "The body must be of another type: send it with Content-Type: application/x-www-form-urlencoded.");
-
-/// What introspection is refused with.
-struct Introspect;
-
-impl Refusals for Introspect {
-    const LIST: &'static [(u16, &'static str)] = &[
-        REPEATED_FIELD,
-        WRONG_LOGIN,
-        SLOW_BODY,
-        LARGE_BODY,
-        NOT_A_FORM,
-        THROTTLED,
-        LARGE_HEADERS,
-        INTERNAL,
-        UNAVAILABLE,
-    ];
-}
-
-/// What revocation is refused with.
-struct Revoke;
-
-impl Refusals for Revoke {
-    const LIST: &'static [(u16, &'static str)] =
-        &[REPEATED_FIELD, SLOW_BODY, LARGE_BODY, NOT_A_FORM, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
-}
-
-/// What everybody may know is refused with.
-struct Public;
-
-impl Refusals for Public {
-    const LIST: &'static [(u16, &'static str)] = &[LARGE_HEADERS, INTERNAL];
-}
-
-impl Example for TokenForm {
-    fn example() -> Self {
-        Self {
-            token:
-                "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImtpZCI6Ii4uLiJ9.eyJ1c2VybmFtZSI6ImFkbWluIn0.gBE7S4lJfpPQctt2Dk"
-                    .into(),
-            token_type_hint: None,
-        }
-    }
-}
-
-impl Example for IntrospectionResponse {
-    fn example() -> Self {
-        Self {
-            active: true,
-            username: Some("admin".into()),
-            sub: Some("admin".into()),
-            jti: Some("b56929f3-54f1-4dc2-9984-9bba615e26e6".into()),
-            iat: Some(1_662_720_135),
-            exp: Some(1_662_741_735),
-            iss: None,
-            token_type: Some("Bearer".into()),
-        }
-    }
-}
-
-impl Example for PublicKeys {
-    fn example() -> Self {
-        let key = PublicKey {
-            kty: "OKP".into(),
-            crv: "Ed25519".into(),
-            x: "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo".into(),
-            y: None,
-            r#use: "sig".into(),
-            alg: "EdDSA".into(),
-            kid: "93c5acd4-f53e-48aa-9316-c0e452ab1218".into(),
-        };
-        Self { keys: vec![key] }
-    }
-}
-
-impl Example for Metadata {
-    fn example() -> Self {
-        Self::at("https://tokens.example")
     }
 }

@@ -7,10 +7,7 @@ use poem_openapi::{
     types::{ParseFromParameter, ParseResult, Type},
 };
 
-use super::problem::{
-    Problem,
-    refusal::{BAD_LIMIT, NOT_ALL},
-};
+use super::problem::Problem;
 use crate::domain::{token::TokenId, user::UserName};
 
 /// A type of parameters.
@@ -124,7 +121,7 @@ impl Parameter for Limit {
     }
 
     fn refusal() -> Problem {
-        Problem::bad_request(BAD_LIMIT.1)
+        Problem::bad_request("limit: must be a number from 1 to 1000.")
     }
 }
 
@@ -147,6 +144,6 @@ impl Parameter for All {
     }
 
     fn refusal() -> Problem {
-        Problem::bad_request(NOT_ALL.1)
+        Problem::bad_request("Name one token by its id, or revoke all of them with ?all=true.")
     }
 }

@@ -17,6 +17,9 @@ pub(super) const VERIFY: &str = "/api/v1alpha/verify";
 /// The prefix of the endpoints of OAuth, whose problems carry an error code of RFC 6749.
 pub(super) const OAUTH: &str = "/oauth2/";
 
+/// The OpenAPI document and the page that shows it.
+pub(super) const DOCS: [&str; 3] = ["/openapi.json", "/openapi.yaml", "/docs"];
+
 /// 404 for a path with a segment that is not UTF-8: no user can have such a name, and no token such an id.
 pub(super) fn not_found(path: &str) -> Problem {
     let name = path.strip_prefix(USERS).and_then(|rest| rest.trim_start_matches('/').split('/').next());

@@ -81,12 +81,10 @@ pub(super) fn not_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(field: D)
 
 /// The whole body of a request. One that says it is too large is not waited for.
 async fn read(request: &Request, body: &mut RequestBody) -> Result<Vec<u8>, Problem> {
-    let too_large =
-        || Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("A body is at most {MAX_BODY_BYTES} bytes."));
     let unreadable = || Problem::bad_request("The body of the request could not be read.");
     let length = request.header(header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
     if length.is_some_and(|length: u64| length > MAX_BODY_BYTES as u64) {
-        return Err(too_large());
+        return Err(body_too_large());
     }
     let mut codings = request.headers().get_all(header::CONTENT_ENCODING).iter();
     if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
@@ -95,14 +93,28 @@ async fn read(request: &Request, body: &mut RequestBody) -> Result<Vec<u8>, Prob
             .with_header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity")));
     }
     let body = body.take().map_err(|_| unreadable())?;
-    let read = timeout(BODY_TIMEOUT, body.into_bytes_limit(MAX_BODY_BYTES))
-        .await
-        .map_err(|_| Problem::new(StatusCode::REQUEST_TIMEOUT, "The body of the request took too long to arrive."))?;
+    let read = timeout(BODY_TIMEOUT, body.into_bytes_limit(MAX_BODY_BYTES)).await.map_err(|_| body_too_slow())?;
     let bytes = read.map_err(|error| match error {
-        ReadBodyError::PayloadTooLarge => too_large(),
+        ReadBodyError::PayloadTooLarge => body_too_large(),
         _ => unreadable(),
     })?;
     Ok(bytes.into())
+}
+
+/// 408: the body did not arrive within [`BODY_TIMEOUT`].
+pub(super) fn body_too_slow() -> Problem {
+    Problem::new(StatusCode::REQUEST_TIMEOUT, "The body of the request took too long to arrive.")
+}
+
+/// 413: the body has more than [`MAX_BODY_BYTES`].
+pub(super) fn body_too_large() -> Problem {
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("A body is at most {MAX_BODY_BYTES} bytes."))
+}
+
+/// 415: the body is of another media type than the operation takes.
+pub(super) fn media_type_expected(media_type: &str) -> Problem {
+    let detail = format!("The body must be of another type: send it with Content-Type: {media_type}.");
+    Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
 }
 
 impl<T: Serialize + Send> IntoResponse for Json<T> {

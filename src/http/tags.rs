@@ -2,15 +2,11 @@
 
 use poem_openapi::Tags;
 
-/// A group of operations.
+/// A group of operations, described in `overlay.yaml`.
 #[derive(Tags)]
 pub(super) enum Tag {
-    /// The tokens of the user who logs in.
     Tokens,
-    /// The users and their tokens, for administrators.
     Users,
-    /// For the services that receive tokens.
     Services,
-    /// For load balancers and Kubernetes.
     Operations,
 }

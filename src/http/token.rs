@@ -2,13 +2,12 @@
 //!
 //! Every path, field and message here is the user's own: `tests/api/token.rs` holds them letter for letter.
 
-use std::{cmp::Ordering, collections::BTreeMap, convert::Infallible, fmt, str::FromStr, sync::Arc};
+use std::{collections::BTreeMap, convert::Infallible, fmt, str::FromStr, sync::Arc};
 
-use poem::{http::StatusCode, web::Data};
+use poem::web::Data;
 use poem_openapi::{
     ApiResponse, Object, OpenApi,
     param::{Path, Query},
-    types::Example,
 };
 use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
@@ -18,13 +17,7 @@ use super::{
     param::{All, Limit, Param},
     paths::TOKENS,
     payload::{Json, OptionalJson},
-    problem::{
-        Problem, Refusals, Refused,
-        refusal::{
-            BAD_LIMIT, INTERNAL, INVALID_TOKEN, LARGE_BODY, LARGE_HEADERS, NO_SUCH_TOKEN, NOT_ALL, NOT_JSON, SLOW_BODY,
-            THROTTLED, TOKEN_INSTEAD_OF_LOGIN, TWO_LOGINS, UNAVAILABLE, WRONG_LOGIN,
-        },
-    },
+    problem::Problem,
     services::Services,
     tags::Tag,
 };
@@ -45,7 +38,6 @@ pub(super) struct TokenApi;
 /// What to issue.
 #[derive(Deserialize, Object)]
 #[serde(deny_unknown_fields)]
-#[oai(example)]
 struct TokenRequest {
     /// What to call the token: 1 to 256 characters once trimmed, no control characters. Need not be unique.
     jwt_token_description: String,
@@ -56,7 +48,6 @@ struct TokenRequest {
 
 /// A new token. The JWT is shown this once and is stored nowhere.
 #[derive(Serialize, Object)]
-#[oai(example)]
 struct TokenIssued {
     /// `Token generated`
     message: String,
@@ -72,7 +63,6 @@ struct TokenIssued {
 
 /// The live tokens of a user.
 #[derive(Serialize, Object)]
-#[oai(example)]
 pub(super) struct TokenList {
     /// `Tokens exists`, or `No tokens exist`.
     message: String,
@@ -94,7 +84,6 @@ struct TokenSummary {
 
 /// A live token.
 #[derive(Serialize, Object)]
-#[oai(example)]
 struct TokenDetails {
     /// `Tokens exists`
     message: String,
@@ -110,7 +99,6 @@ struct TokenDetails {
 
 /// A token is gone.
 #[derive(Serialize, Object)]
-#[oai(example)]
 pub(super) struct TokenDeleted {
     /// `Token deleted`
     message: String,
@@ -119,7 +107,6 @@ pub(super) struct TokenDeleted {
 /// How to rotate.
 #[derive(Default, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
-#[oai(example)]
 struct RotateRequest {
     /// How long both tokens live: whole seconds, in up to 64 characters such as `24 hours`. The rotated one never lives longer than it would have.
     overlap: Option<String>,
@@ -127,7 +114,6 @@ struct RotateRequest {
 
 /// All tokens of the user are gone.
 #[derive(Serialize, Object)]
-#[oai(example)]
 pub(super) struct TokensDeleted {
     /// `Tokens deleted`
     message: String,
@@ -170,7 +156,7 @@ impl TokenApi {
         services: Data<&Arc<Services>>,
         BasicUser(user): BasicUser,
         request: Json<TokenRequest>,
-    ) -> Result<IssueResponse, Refused<Issue>> {
+    ) -> Result<IssueResponse, Problem> {
         let Json(TokenRequest { jwt_token_description, jwt_token_life }) = request;
         let issued = services.tokens.issue(&user, &jwt_token_description, &jwt_token_life).await?;
         let location = format!("{TOKENS}/{}", issued.token.id);
@@ -189,7 +175,7 @@ impl TokenApi {
         limit: Query<Option<Param<Limit>>>,
         /// Begin behind this live token.
         after: Query<Option<String>>,
-    ) -> Result<ListResponse, Refused<List>> {
+    ) -> Result<ListResponse, Problem> {
         let after = after.0.map(|id| id.parse()).transpose().map_err(|_| no_such_cursor())?;
         let limit = limit.0.map(Param::parsed).transpose()?.map(|Limit(limit)| limit);
         let page = Page { after, limit };
@@ -206,7 +192,7 @@ impl TokenApi {
         BasicUser(user): BasicUser,
         /// The token's id.
         id: Path<Param<TokenId>>,
-    ) -> Result<Json<TokenDetails>, Refused<One>> {
+    ) -> Result<Json<TokenDetails>, Problem> {
         let id = id.0.parsed()?;
         let live = services.tokens.inspect(&user.name, id).await?.ok_or_else(Problem::no_such_token)?;
         Ok(Json(live.into()))
@@ -222,11 +208,11 @@ impl TokenApi {
         BasicUser(user): BasicUser,
         /// The token's id.
         id: Path<Param<TokenId>>,
-    ) -> Result<Json<TokenDeleted>, Refused<One>> {
+    ) -> Result<Json<TokenDeleted>, Problem> {
         let id = id.0.parsed()?;
         let owner = user.name.clone();
         let revoked = services.tokens.revoke(Actor::User(user), &owner, id).await?;
-        if revoked { Ok(Json(TokenDeleted::example())) } else { Err(Problem::no_such_token().into()) }
+        if revoked { Ok(Json(TokenDeleted::new())) } else { Err(Problem::no_such_token()) }
     }
 
     /// Revoke all own tokens
@@ -239,7 +225,7 @@ impl TokenApi {
         BasicUser(user): BasicUser,
         /// That all are meant: a path whose id was left empty is the same.
         all: Query<Param<All>>,
-    ) -> Result<Json<TokensDeleted>, Refused<RevokeAll>> {
+    ) -> Result<Json<TokensDeleted>, Problem> {
         let All = all.0.parsed()?;
         let owner = user.name.clone();
         Ok(Json(TokensDeleted::so_many(services.tokens.revoke_all(Actor::User(user), &owner).await?)))
@@ -258,7 +244,7 @@ impl TokenApi {
         /// The token's id.
         id: Path<Param<TokenId>>,
         request: OptionalJson<RotateRequest>,
-    ) -> Result<IssueResponse, Refused<Rotate>> {
+    ) -> Result<IssueResponse, Problem> {
         let OptionalJson(RotateRequest { overlap }) = request;
         let id = id.0.parsed()?;
         let issued = services.tokens.rotate(&user, id, overlap.as_deref()).await?;
@@ -272,7 +258,7 @@ impl TokenApi {
         &self,
         services: Data<&Arc<Services>>,
         BearerToken(jwt): BearerToken,
-    ) -> Result<Json<TokenDetails>, Refused<Own>> {
+    ) -> Result<Json<TokenDetails>, Problem> {
         Ok(Json(services.tokens.inspect_presented(jwt.expose_secret()).await?.into()))
     }
 
@@ -284,21 +270,27 @@ impl TokenApi {
         &self,
         services: Data<&Arc<Services>>,
         BearerToken(jwt): BearerToken,
-    ) -> Result<Json<TokenDeleted>, Refused<Own>> {
+    ) -> Result<Json<TokenDeleted>, Problem> {
         services.tokens.revoke_presented(jwt.expose_secret()).await?;
-        Ok(Json(TokenDeleted::example()))
+        Ok(Json(TokenDeleted::new()))
     }
 }
 
 /// 404, as for any token that is named and does not live: that the cursor was once good is nothing that a client could check.
 pub(super) fn no_such_cursor() -> Problem {
-    Problem::new(StatusCode::NOT_FOUND, NO_SUCH_CURSOR.1)
+    Problem::not_found("after: there is no such token (any more). Begin with the first page.")
 }
 
 /// Where the page of the list at this path is that comes next.
 pub(super) fn next_page(path: &str, listing: &Listing<LiveToken>, limit: Option<usize>) -> Option<String> {
     let last = listing.items.last().filter(|_| listing.more)?.token.id;
     Some(format!("<{path}?limit={}&after={last}>; rel=\"next\"", limit?))
+}
+
+impl TokenDeleted {
+    pub(super) fn new() -> Self {
+        Self { message: "Token deleted".into() }
+    }
 }
 
 impl TokensDeleted {
@@ -346,23 +338,13 @@ impl From<LiveToken> for TokenDetails {
     }
 }
 
-/// The id of a token in a list, sorted by its position: it makes an ordered map of poem-openapi's.
-#[derive(PartialEq, Eq)]
+/// The id of a token in a list, which its position sorts: poem-openapi knows no map in the order of insertion.
+#[derive(PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
 struct ListedId {
+    #[serde(skip)]
     position: usize,
     id: String,
-}
-
-impl Ord for ListedId {
-    fn cmp(&self, other: &Self) -> Ordering {
-        self.position.cmp(&other.position)
-    }
-}
-
-impl PartialOrd for ListedId {
-    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
-        Some(self.cmp(other))
-    }
 }
 
 impl fmt::Display for ListedId {
@@ -376,12 +358,6 @@ impl FromStr for ListedId {
 
     fn from_str(id: &str) -> Result<Self, Infallible> {
         Ok(Self { position: 0, id: id.into() })
-    }
-}
-
-impl Serialize for ListedId {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.id)
     }
 }
 
@@ -419,171 +395,4 @@ fn quota_reached(quota: usize) -> Problem {
     Problem::conflict(format!(
         "You have {quota} live tokens, as many as allowed. Delete one or wait until one expires."
     ))
-}
-
-/// What issuing is refused with.
-struct Issue;
-
-impl Refusals for Issue {
-    const LIST: &'static [(u16, &'static str)] = &[
-        (400, "jwt_token_life: the unit \"M\" is ambiguous: write \"min\" or \"month\"."),
-        WRONG_LOGIN,
-        TOKEN_INSTEAD_OF_LOGIN,
-        SLOW_BODY,
-        (409, "You have 1000 live tokens, as many as allowed. Delete one or wait until one expires."),
-        LARGE_BODY,
-        NOT_JSON,
-        THROTTLED,
-        LARGE_HEADERS,
-        INTERNAL,
-        UNAVAILABLE,
-    ];
-}
-
-/// What rotating is refused with.
-struct Rotate;
-
-impl Refusals for Rotate {
-    const LIST: &'static [(u16, &'static str)] = &[
-        (400, "overlap: the unit \"M\" is ambiguous: write \"min\" or \"month\"."),
-        WRONG_LOGIN,
-        TOKEN_INSTEAD_OF_LOGIN,
-        NO_SUCH_TOKEN,
-        SLOW_BODY,
-        (409, "This token was rotated before. Its successor is b56929f3-54f1-4dc2-9984-9bba615e26e6: rotate that."),
-        LARGE_BODY,
-        NOT_JSON,
-        THROTTLED,
-        LARGE_HEADERS,
-        INTERNAL,
-        UNAVAILABLE,
-    ];
-}
-
-/// What revoking all is refused with.
-struct RevokeAll;
-
-impl Refusals for RevokeAll {
-    const LIST: &'static [(u16, &'static str)] =
-        &[NOT_ALL, WRONG_LOGIN, TOKEN_INSTEAD_OF_LOGIN, THROTTLED, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
-}
-
-const NO_SUCH_CURSOR: (u16, &str) = (404, "after: there is no such token (any more). Begin with the first page.");
-
-/// What listing is refused with.
-struct List;
-
-impl Refusals for List {
-    const LIST: &'static [(u16, &'static str)] = &[
-        BAD_LIMIT,
-        WRONG_LOGIN,
-        TOKEN_INSTEAD_OF_LOGIN,
-        NO_SUCH_CURSOR,
-        THROTTLED,
-        LARGE_HEADERS,
-        INTERNAL,
-        UNAVAILABLE,
-    ];
-}
-
-/// What an operation on one token is refused with.
-struct One;
-
-impl Refusals for One {
-    const LIST: &'static [(u16, &'static str)] = &[
-        TWO_LOGINS,
-        WRONG_LOGIN,
-        TOKEN_INSTEAD_OF_LOGIN,
-        NO_SUCH_TOKEN,
-        THROTTLED,
-        LARGE_HEADERS,
-        INTERNAL,
-        UNAVAILABLE,
-    ];
-}
-
-/// What an operation on the presented token is refused with.
-struct Own;
-
-impl Refusals for Own {
-    const LIST: &'static [(u16, &'static str)] = &[
-        TWO_LOGINS,
-        INVALID_TOKEN,
-        (403, "\"self\" is the token that a request presents: present one, or name a token by its id."),
-        THROTTLED,
-        LARGE_HEADERS,
-        INTERNAL,
-        UNAVAILABLE,
-    ];
-}
-
-impl Example for TokenRequest {
-    fn example() -> Self {
-        Self { jwt_token_description: "Token specter".into(), jwt_token_life: "6 hours".into() }
-    }
-}
-
-impl Example for TokenIssued {
-    fn example() -> Self {
-        Self {
-            message: "Token generated".into(),
-            jwt_token_id: "b56929f3-54f1-4dc2-9984-9bba615e26e6".into(),
-            jwt_token:
-                "eyJ0eXAiOiJKV1QiLCJhbGciOiJIUzI1NiIsImtpZCI6Ii4uLiJ9.eyJ1c2VybmFtZSI6ImFkbWluIn0.gBE7S4lJfpPQctt2Dk"
-                    .into(),
-            jwt_token_description: "Token specter".into(),
-            jwt_token_life: 21_600,
-        }
-    }
-}
-
-impl Example for TokenList {
-    fn example() -> Self {
-        let beta = TokenSummary {
-            jwt_token_description: "Token beta".into(),
-            jwt_token_life: 5_400,
-            jwt_token_remaining_life: 5_395.147,
-        };
-        let alpha = TokenSummary {
-            jwt_token_description: "Token alpha".into(),
-            jwt_token_life: 360,
-            jwt_token_remaining_life: 232.195,
-        };
-        let id = |position, id: &str| ListedId { position, id: id.into() };
-        let jwt_tokens = BTreeMap::from([
-            (id(0, "94f10f9b-2139-4f31-ab57-52ac175b9acc"), beta),
-            (id(1, "2bc0160d-edf4-4ab6-9801-52d185f65b59"), alpha),
-        ]);
-        Self { message: "Tokens exists".into(), jwt_tokens }
-    }
-}
-
-impl Example for TokenDetails {
-    fn example() -> Self {
-        Self {
-            message: "Tokens exists".into(),
-            jwt_token_description: "Token alpha".into(),
-            jwt_token_life: 360,
-            jwt_token_life_remaining: 232.195,
-            expiry_status: "Valid".into(),
-        }
-    }
-}
-
-impl Example for RotateRequest {
-    fn example() -> Self {
-        Self { overlap: Some("24 hours".into()) }
-    }
-}
-
-impl Example for TokensDeleted {
-    fn example() -> Self {
-        Self::so_many(2)
-    }
-}
-
-impl Example for TokenDeleted {
-    fn example() -> Self {
-        Self { message: "Token deleted".into() }
-    }
 }

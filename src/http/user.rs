@@ -6,7 +6,6 @@ use poem::web::Data;
 use poem_openapi::{
     ApiResponse, Enum, Object, OpenApi,
     param::{Path, Query},
-    types::Example,
 };
 use serde::{Deserialize, Serialize};
 
@@ -15,13 +14,7 @@ use super::{
     param::{Limit, Param},
     paths::USERS,
     payload::{self, Json},
-    problem::{
-        Problem, Refusals, Refused,
-        refusal::{
-            INTERNAL, LARGE_BODY, LARGE_HEADERS, LAST_ADMIN, NO_SUCH_USER, NOT_ADMIN, NOT_JSON, SLOW_BODY, THROTTLED,
-            TWO_LOGINS, UNAVAILABLE, WRONG_LOGIN,
-        },
-    },
+    problem::Problem,
     services::Services,
     tags::Tag,
 };
@@ -44,7 +37,7 @@ pub(super) struct UserApi;
 /// (`admin`).
 #[derive(Clone, Copy, Default, Serialize, Deserialize, Enum)]
 #[serde(rename_all = "lowercase")]
-#[oai(rename_all = "lowercase")]
+#[oai(rename_all = "lowercase", remote = "user::Role")]
 enum Role {
     #[default]
     User,
@@ -55,7 +48,6 @@ enum Role {
 /// Whom to add: a `user`, unless `role` says otherwise.
 #[derive(Deserialize, Object)]
 #[serde(deny_unknown_fields)]
-#[oai(example)]
 struct UserRequest {
     /// 1 to 64 of the characters `A-Z a-z 0-9 . _ @ + -`, but neither `.` nor `..`
     username: String,
@@ -71,7 +63,6 @@ struct UserRequest {
 /// What to change about a user.
 #[derive(Default, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
-#[oai(example)]
 struct UserUpdateRequest {
     /// What the user may do from now on.
     #[serde(default, deserialize_with = "payload::not_null")]
@@ -84,7 +75,6 @@ struct UserUpdateRequest {
 /// Another password.
 #[derive(Deserialize, Object)]
 #[serde(deny_unknown_fields)]
-#[oai(example)]
 struct PasswordRequest {
     /// 1 to 1024 bytes
     #[oai(validator(min_length = 1, max_length = 1024))]
@@ -110,7 +100,6 @@ struct UserSummary {
 
 /// Some users.
 #[derive(Serialize, Object)]
-#[oai(example)]
 struct UserList {
     /// `Users exist`, or `No users exist`.
     message: String,
@@ -120,7 +109,6 @@ struct UserList {
 
 /// A user.
 #[derive(Serialize, Object)]
-#[oai(example)]
 struct UserDetails {
     /// `User exists`, `User created` or `User changed`.
     message: String,
@@ -136,7 +124,6 @@ struct UserDetails {
 
 /// A user has another password.
 #[derive(Serialize, Object)]
-#[oai(example)]
 struct PasswordChanged {
     /// `Password changed`
     message: String,
@@ -146,7 +133,6 @@ struct PasswordChanged {
 
 /// A user is gone.
 #[derive(Serialize, Object)]
-#[oai(example)]
 struct UserDeleted {
     /// `User deleted`
     message: String,
@@ -192,7 +178,7 @@ impl UserApi {
         limit: Query<Option<Param<Limit>>>,
         /// Begin behind this name, which need not exist.
         after: Query<Option<String>>,
-    ) -> Result<ListResponse, Refused<List>> {
+    ) -> Result<ListResponse, Problem> {
         let after: Option<UserName> = after.0.map(|name| name.parse()).transpose().map_err(invalid("after"))?;
         let limit = limit.0.map(Param::parsed).transpose()?.map_or(DEFAULT_LIMIT, |Limit(limit)| limit);
         let Listing { items: users, more } = services.users.list(after.as_ref(), limit).await?;
@@ -210,7 +196,7 @@ impl UserApi {
         services: Data<&Arc<Services>>,
         Administrator(actor): Administrator,
         request: Json<UserRequest>,
-    ) -> Result<AddResponse, Refused<Add>> {
+    ) -> Result<AddResponse, Problem> {
         let Json(UserRequest { username, role, password }) = request;
         let name = username.parse().map_err(invalid("username"))?;
         let user = services.users.add(Actor::User(actor), name, role.into(), parse_password(&password)?).await?;
@@ -226,7 +212,7 @@ impl UserApi {
         Administrator(_actor): Administrator,
         /// The user's name.
         name: Path<Param<UserName>>,
-    ) -> Result<Json<UserDetails>, Refused<One>> {
+    ) -> Result<Json<UserDetails>, Problem> {
         let name = name.0.parsed()?;
         let user = services.users.find(&name).await?.ok_or_else(Problem::no_such_user)?;
         Ok(Json(UserDetails::new("User exists", user)))
@@ -244,7 +230,7 @@ impl UserApi {
         /// The user's name.
         name: Path<Param<UserName>>,
         request: Json<UserUpdateRequest>,
-    ) -> Result<Json<UserDetails>, Refused<Change>> {
+    ) -> Result<Json<UserDetails>, Problem> {
         let Json(UserUpdateRequest { role, disabled }) = request;
         let update = UserUpdate { role: role.map(user::Role::from), disabled };
         let updated = services.users.update(Actor::User(actor), &name.0.parsed()?, update).await?;
@@ -263,15 +249,15 @@ impl UserApi {
         /// The user's name.
         name: Path<Param<UserName>>,
         request: Json<PasswordRequest>,
-    ) -> Result<Json<PasswordChanged>, Refused<ChangePassword>> {
+    ) -> Result<Json<PasswordChanged>, Problem> {
         let is_own = name.0.is(&user.name);
         if !is_own && !user.administers() {
-            return Err(Problem::administrators_only().into());
+            return Err(Problem::administrators_only());
         }
         let Json(PasswordRequest { password, revoke_tokens }) = request;
         let (name, password) = (name.0.parsed()?, parse_password(&password)?);
         let jwt_tokens_deleted = services.users.set_password(Actor::User(user), &name, password, revoke_tokens).await?;
-        Ok(Json(PasswordChanged { jwt_tokens_deleted, ..PasswordChanged::example() }))
+        Ok(Json(PasswordChanged { message: "Password changed".into(), jwt_tokens_deleted }))
     }
 
     /// Remove a user
@@ -285,14 +271,14 @@ impl UserApi {
         Administrator(actor): Administrator,
         /// The user's name.
         name: Path<Param<UserName>>,
-    ) -> Result<Json<UserDeleted>, Refused<Remove>> {
+    ) -> Result<Json<UserDeleted>, Problem> {
         let jwt_tokens_deleted = services.users.remove(Actor::User(actor), &name.0.parsed()?).await?;
-        Ok(Json(UserDeleted { jwt_tokens_deleted, ..UserDeleted::example() }))
+        Ok(Json(UserDeleted { message: "User deleted".into(), jwt_tokens_deleted }))
     }
 }
 
 /// 400 for a field or parameter that cannot be read.
-fn invalid<E: std::error::Error>(what: &'static str) -> impl Fn(E) -> Problem {
+pub(super) fn invalid<E: std::error::Error>(what: &'static str) -> impl Fn(E) -> Problem {
     move |error| Problem::bad_request(format!("{what}: {error}."))
 }
 
@@ -304,26 +290,6 @@ fn next_page(limit: usize, last: &UserName) -> String {
     // A `+` in a query is a space unless it is escaped.
     let query = serde_urlencoded::to_string([("limit", &*limit.to_string()), ("after", last.as_str())]);
     format!("<{USERS}?{}>; rel=\"next\"", query.expect("texts can be encoded"))
-}
-
-impl From<Role> for user::Role {
-    fn from(role: Role) -> Self {
-        match role {
-            Role::User => Self::User,
-            Role::Introspector => Self::Introspector,
-            Role::Admin => Self::Admin,
-        }
-    }
-}
-
-impl From<user::Role> for Role {
-    fn from(role: user::Role) -> Self {
-        match role {
-            user::Role::User => Self::User,
-            user::Role::Introspector => Self::Introspector,
-            user::Role::Admin => Self::Admin,
-        }
-    }
 }
 
 impl From<User> for UserSummary {
@@ -344,164 +310,11 @@ impl From<UserError> for Problem {
         match error {
             UserError::NoSuchUser => Self::no_such_user(),
             UserError::NameTaken => Self::conflict("There is a user of this name already."),
-            UserError::LastAdmin => Self::conflict(LAST_ADMIN.1),
+            UserError::LastAdmin => {
+                Self::conflict("This is the last enabled administrator. Make another one first, or enable one.")
+            }
             UserError::Busy(busy) => busy.into(),
             UserError::Store(error) => error.into(),
         }
-    }
-}
-
-/// What listing is refused with.
-struct List;
-
-impl Refusals for List {
-    const LIST: &'static [(u16, &'static str)] = &[
-        (400, "after: a user name is 1 to 64 of the characters A-Z a-z 0-9 . _ @ + -, but neither \".\" nor \"..\"."),
-        WRONG_LOGIN,
-        NOT_ADMIN,
-        THROTTLED,
-        LARGE_HEADERS,
-        INTERNAL,
-        UNAVAILABLE,
-    ];
-}
-
-/// What adding is refused with.
-struct Add;
-
-impl Refusals for Add {
-    const LIST: &'static [(u16, &'static str)] = &[
-        (
-            400,
-            "username: a user name is 1 to 64 of the characters A-Z a-z 0-9 . _ @ + -, but neither \".\" nor \"..\".",
-        ),
-        WRONG_LOGIN,
-        NOT_ADMIN,
-        SLOW_BODY,
-        (409, "There is a user of this name already."),
-        LARGE_BODY,
-        NOT_JSON,
-        THROTTLED,
-        LARGE_HEADERS,
-        INTERNAL,
-        UNAVAILABLE,
-    ];
-}
-
-/// What getting is refused with.
-struct One;
-
-impl Refusals for One {
-    const LIST: &'static [(u16, &'static str)] =
-        &[TWO_LOGINS, WRONG_LOGIN, NOT_ADMIN, NO_SUCH_USER, THROTTLED, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
-}
-
-/// What changing is refused with.
-struct Change;
-
-impl Refusals for Change {
-    const LIST: &'static [(u16, &'static str)] = &[
-        (400, "The body: unknown variant `root`, expected one of `user`, `introspector`, `admin`."),
-        WRONG_LOGIN,
-        NOT_ADMIN,
-        NO_SUCH_USER,
-        SLOW_BODY,
-        LAST_ADMIN,
-        LARGE_BODY,
-        NOT_JSON,
-        THROTTLED,
-        LARGE_HEADERS,
-        INTERNAL,
-        UNAVAILABLE,
-    ];
-}
-
-/// What changing a password is refused with.
-struct ChangePassword;
-
-impl Refusals for ChangePassword {
-    const LIST: &'static [(u16, &'static str)] = &[
-        (400, "password: a password is 1 to 1024 bytes."),
-        WRONG_LOGIN,
-        NOT_ADMIN,
-        NO_SUCH_USER,
-        SLOW_BODY,
-        LARGE_BODY,
-        NOT_JSON,
-        THROTTLED,
-        LARGE_HEADERS,
-        INTERNAL,
-        UNAVAILABLE,
-    ];
-}
-
-/// What removing is refused with.
-struct Remove;
-
-impl Refusals for Remove {
-    const LIST: &'static [(u16, &'static str)] = &[
-        TWO_LOGINS,
-        WRONG_LOGIN,
-        NOT_ADMIN,
-        NO_SUCH_USER,
-        LAST_ADMIN,
-        THROTTLED,
-        LARGE_HEADERS,
-        INTERNAL,
-        UNAVAILABLE,
-    ];
-}
-
-impl Example for UserRequest {
-    fn example() -> Self {
-        Self { username: "alice".into(), role: Role::User, password: "correct horse battery staple".into() }
-    }
-}
-
-impl Example for UserUpdateRequest {
-    fn example() -> Self {
-        Self { role: Some(Role::Introspector), disabled: Some(false) }
-    }
-}
-
-impl Example for PasswordRequest {
-    fn example() -> Self {
-        Self { password: "correct horse battery staple".into(), revoke_tokens: true }
-    }
-}
-
-impl Example for UserList {
-    fn example() -> Self {
-        let user = |username: &str, role| UserSummary {
-            username: username.into(),
-            role,
-            disabled: false,
-            created_at: 1_662_720_135,
-        };
-        Self { message: "Users exist".into(), users: vec![user("admin", Role::Admin), user("alice", Role::User)] }
-    }
-}
-
-impl Example for UserDetails {
-    fn example() -> Self {
-        Self {
-            message: "User exists".into(),
-            username: "alice".into(),
-            role: Role::User,
-            disabled: false,
-            created_at: 1_662_720_135,
-        }
-    }
-}
-
-impl Example for PasswordChanged {
-    fn example() -> Self {
-        Self { message: "Password changed".into(), jwt_tokens_deleted: 2 }
-    }
-}
-
-impl Example for UserDeleted {
-    fn example() -> Self {
-        Self { message: "User deleted".into(), jwt_tokens_deleted: 2 }
     }
 }

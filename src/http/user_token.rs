@@ -6,7 +6,6 @@ use poem::web::Data;
 use poem_openapi::{
     OpenApi,
     param::{Path, Query},
-    types::Example,
 };
 
 use super::{
@@ -14,13 +13,7 @@ use super::{
     param::{All, Limit, Param},
     paths::USERS,
     payload::Json,
-    problem::{
-        Problem, Refusals, Refused,
-        refusal::{
-            BAD_LIMIT, INTERNAL, LARGE_HEADERS, NO_SUCH_TOKEN, NO_SUCH_USER, NOT_ADMIN, NOT_ALL, THROTTLED, TWO_LOGINS,
-            UNAVAILABLE, WRONG_LOGIN,
-        },
-    },
+    problem::Problem,
     services::Services,
     tags::Tag,
     token::{ListResponse, TokenDeleted, TokensDeleted, next_page, no_such_cursor},
@@ -49,7 +42,7 @@ impl UserTokenApi {
         limit: Query<Option<Param<Limit>>>,
         /// Begin behind this live token.
         after: Query<Option<String>>,
-    ) -> Result<ListResponse, Refused<List>> {
+    ) -> Result<ListResponse, Problem> {
         let name = known_user(&services, name.0).await?;
         let after = after.0.map(|id| id.parse()).transpose().map_err(|_| no_such_cursor())?;
         let limit = limit.0.map(Param::parsed).transpose()?.map(|Limit(limit)| limit);
@@ -71,7 +64,7 @@ impl UserTokenApi {
         name: Path<Param<UserName>>,
         /// That all are meant: a path whose id was left empty is the same.
         all: Query<Param<All>>,
-    ) -> Result<Json<TokensDeleted>, Refused<RevokeAll>> {
+    ) -> Result<Json<TokensDeleted>, Problem> {
         let All = all.0.parsed()?;
         let name = known_user(&services, name.0).await?;
         Ok(Json(TokensDeleted::so_many(services.tokens.revoke_all(Actor::User(actor), &name).await?)))
@@ -89,10 +82,10 @@ impl UserTokenApi {
         name: Path<Param<UserName>>,
         /// The token's id.
         id: Path<Param<TokenId>>,
-    ) -> Result<Json<TokenDeleted>, Refused<One>> {
+    ) -> Result<Json<TokenDeleted>, Problem> {
         let name = known_user(&services, name.0).await?;
         let revoked = services.tokens.revoke(Actor::User(actor), &name, id.0.parsed()?).await?;
-        if revoked { Ok(Json(TokenDeleted::example())) } else { Err(Problem::no_such_token().into()) }
+        if revoked { Ok(Json(TokenDeleted::new())) } else { Err(Problem::no_such_token()) }
     }
 }
 
@@ -100,28 +93,4 @@ impl UserTokenApi {
 async fn known_user(services: &Services, name: Param<UserName>) -> Result<UserName, Problem> {
     let name = name.parsed()?;
     services.users.find(&name).await?.map(|user| user.name).ok_or_else(Problem::no_such_user)
-}
-
-/// What listing is refused with.
-struct List;
-
-impl Refusals for List {
-    const LIST: &'static [(u16, &'static str)] =
-        &[BAD_LIMIT, WRONG_LOGIN, NOT_ADMIN, NO_SUCH_USER, THROTTLED, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
-}
-
-/// What revoking all is refused with.
-struct RevokeAll;
-
-impl Refusals for RevokeAll {
-    const LIST: &'static [(u16, &'static str)] =
-        &[NOT_ALL, WRONG_LOGIN, NOT_ADMIN, NO_SUCH_USER, THROTTLED, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
-}
-
-/// What revoking one is refused with.
-struct One;
-
-impl Refusals for One {
-    const LIST: &'static [(u16, &'static str)] =
-        &[TWO_LOGINS, WRONG_LOGIN, NOT_ADMIN, NO_SUCH_TOKEN, THROTTLED, LARGE_HEADERS, INTERNAL, UNAVAILABLE];
 }

@@ -5,17 +5,15 @@
 
 use std::sync::Arc;
 
-use poem::{
-    Request, Response,
-    http::{HeaderName, HeaderValue, header},
-};
-use serde_json::{Value, json};
-
 use super::{
     auth::{Scheme, authorization, bearer_only},
     paths::VERIFY,
     problem::Problem,
     services::Services,
+};
+use poem::{
+    Request, Response,
+    http::{HeaderName, HeaderValue, header},
 };
 
 const USER: HeaderName = HeaderName::from_static("x-auth-user");
@@ -61,36 +59,4 @@ impl Verification {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         Ok(response)
     }
-}
-
-/// Describes the endpoint in the document: once, although it answers to every method and at every path below. Its refusals
-/// are those of the operation that inspects the presented token.
-pub(super) fn describe(document: &mut Value) {
-    let like = document["paths"]["/api/v1alpha/token/self"]["get"]["responses"].clone();
-    let header =
-        |description: &str, kind: &str| json!({"description": description, "required": true, "schema": {"type": kind}});
-    let mut responses = json!({
-        "200": {
-            "description": "The token is live.",
-            "headers": {
-                "X-AUTH-USER": header("Whose token it is.", "string"),
-                "X-AUTH-TOKEN-ID": header("Which token it is.", "string"),
-                "X-AUTH-EXPIRES-IN": header("Whole seconds for which it will still live.", "integer"),
-            },
-        },
-    });
-    for status in ["400", "401", "431", "500", "503"] {
-        responses[status] = like[status].clone();
-    }
-    responses["401"]["headers"]["WWW-AUTHENTICATE"]["description"] = json!("How to present a token: Bearer.");
-    let operation = json!({
-        "tags": ["Services"],
-        "summary": "Verify the presented token",
-        "description": "For forward-auth: answers with an empty body, to every method and also at every path below \
-                        (`/api/v1alpha/verify/orders/7`), because proxies differ in what they forward.",
-        "operationId": "verify",
-        "responses": responses,
-        "security": [{"Bearer": []}],
-    });
-    document["paths"][VERIFY] = json!({ "get": operation });
 }

@@ -1,0 +1,83 @@
+//! The OpenAPI document: generated from the operations, and completed by `overlay.yaml` and [`failures`].
+
+use poem_openapi::OpenApiService;
+use serde_json::{Value, json};
+
+use super::{
+    failures, health::HealthApi, oauth::OAuthApi, paths::USERS, token::TokenApi, user::UserApi,
+    user_token::UserTokenApi,
+};
+use crate::domain::{duration, token::Description, user::UserName};
+
+/// All operations of the API.
+pub(super) fn api() -> OpenApiService<(TokenApi, UserApi, UserTokenApi, OAuthApi, HealthApi), ()> {
+    let operations = (TokenApi, UserApi, UserTokenApi, OAuthApi, HealthApi);
+    OpenApiService::new(operations, "Mayfly", env!("CARGO_PKG_VERSION"))
+}
+
+/// The OpenAPI document.
+///
+/// # Panics
+/// Where poem-openapi writes no JSON.
+pub fn document() -> Value {
+    let mut document: Value = serde_json::from_str(&api().spec()).expect("poem-openapi writes JSON");
+    simplify(&mut document);
+    merge(&mut document, serde_yaml::from_str(include_str!("overlay.yaml")).expect("the overlay is YAML"));
+    for (schema, property, pattern) in [
+        ("TokenRequest", "jwt_token_description", Description::PATTERN),
+        ("TokenRequest", "jwt_token_life", duration::PATTERN),
+        ("RotateRequest", "overlap", duration::PATTERN),
+        ("UserRequest", "username", UserName::PATTERN),
+    ] {
+        document["components"]["schemas"][schema]["properties"][property]["pattern"] = json!(pattern);
+    }
+    for (path, operations) in document["paths"].as_object_mut().into_iter().flatten() {
+        for operation in operations.as_object_mut().into_iter().flat_map(|operations| operations.values_mut()) {
+            for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
+                parameter["example"] = match parameter["name"].as_str() {
+                    Some("limit") => json!(100),
+                    Some("name") => json!("carol"),
+                    Some("after") if path == USERS => json!("carol"),
+                    _ => json!("b56929f3-54f1-4dc2-9984-9bba615e26e6"),
+                };
+                if parameter["name"] == "after" && path == USERS {
+                    parameter["schema"]["pattern"] = json!(UserName::PATTERN);
+                }
+            }
+            failures::describe(operation);
+        }
+    }
+    document
+}
+
+/// Merges a patch into a document (JSON Merge Patch, RFC 7396), except that `null` removes nothing.
+fn merge(document: &mut Value, patch: Value) {
+    match (document, patch) {
+        (Value::Object(document), Value::Object(patch)) => {
+            for (name, value) in patch {
+                merge(document.entry(name).or_insert(Value::Null), value);
+            }
+        }
+        (document, patch) => *document = patch,
+    }
+}
+
+/// Replaces each `allOf` of a `$ref` by the reference alone: generators of clients fail on a text or default beside one.
+fn simplify(value: &mut Value) {
+    if let Some(reference) = value.pointer("/allOf/0/$ref").cloned() {
+        *value = json!({ "$ref": reference });
+    }
+    match value {
+        Value::Object(members) => members.values_mut().for_each(simplify),
+        Value::Array(elements) => elements.iter_mut().for_each(simplify),
+        _ => {}
+    }
+}
+
+/// The OpenAPI document as YAML.
+///
+/// # Panics
+/// Where JSON cannot be written as YAML.
+pub fn document_yaml() -> String {
+    serde_yaml::to_string(&document()).expect("JSON is YAML")
+}
