@@ -46,6 +46,7 @@ pub mod domain;
 pub mod http;
 pub mod server;
 pub mod service;
+pub mod single_flight;
 pub mod store;
 pub mod telemetry;
 pub mod watched_files;

@@ -124,34 +124,26 @@ pub struct Token {
     pub successor: Option<TokenId>,
 }
 
-/// What a JWT says that one of our keys signed.
+/// The content of a JWT that one of our keys signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedToken {
-    /// Whose it is.
+    /// The user it belongs to.
     pub owner: UserName,
-    /// Which it is.
+    /// Its `jti`.
     pub id: TokenId,
-    /// When it was signed, in seconds since the epoch: its `iat`.
+    /// When it was issued, in seconds since the epoch: its `iat`.
     pub issued_at: u64,
-    /// In which second it dies, counted from the epoch: its `exp`.
+    /// The second in which it expires, since the epoch: its `exp`.
     pub expires_at: u64,
+    /// The version of the keys that verified it. Other keys have to verify it again.
+    pub key_generation: u64,
 }
 
 impl SignedToken {
-    /// Whether it is over at this second, whatever the store says. When it dies in the second of its `exp`, which is cut to
-    /// whole ones, the store knows to the millisecond.
+    /// Whether its `exp` has passed at this second. Only the store knows the millisecond in which it expires.
     pub fn is_expired(&self, now: u64) -> bool {
         self.expires_at < now
     }
-}
-
-/// A JWT that somebody presents, whatever it is worth.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct PresentedJwt {
-    /// The digest of all of it.
-    pub digest: TokenDigest,
-    /// The version of the keys that it is presented to: what one accepts is unknown to the next.
-    pub key_generation: u64,
 }
 
 /// What the operator allows.

@@ -18,8 +18,8 @@ use super::{
 #[cfg(doc)]
 use crate::domain::jwk;
 use crate::{
-    domain::jwk::PublicJwk,
-    service::tokens::{Introspection, VerifyError},
+    domain::{jwk::PublicJwk, token::SignedToken},
+    service::tokens::VerifyError,
 };
 
 /// Where the metadata are.
@@ -155,7 +155,8 @@ impl OAuthApi {
         // Once more, for the form may have taken its time.
         let BasicOrBearerUser(user) = BasicOrBearerUser::of(request).await?;
         let introspection = services.tokens.introspect(&user, form.0.token.trim()).await?;
-        Ok(Json(introspection.map(Into::into).unwrap_or_default()))
+        let issuer = services.issuer.clone();
+        Ok(Json(introspection.map(|signed| IntrospectionResponse::active(&signed, issuer)).unwrap_or_default()))
     }
 
     /// Revoke a token that one holds
@@ -233,17 +234,17 @@ impl Metadata {
     }
 }
 
-impl From<Introspection> for IntrospectionResponse {
-    fn from(introspection: Introspection) -> Self {
-        let owner = introspection.owner.to_string();
+impl IntrospectionResponse {
+    fn active(signed: &SignedToken, issuer: Option<String>) -> Self {
+        let owner = signed.owner.to_string();
         Self {
             active: true,
             username: Some(owner.clone()),
             sub: Some(owner),
-            jti: Some(introspection.id.to_string()),
-            iat: Some(introspection.issued_at),
-            exp: Some(introspection.expires_at),
-            iss: introspection.issuer,
+            jti: Some(signed.id.to_string()),
+            iat: Some(signed.issued_at),
+            exp: Some(signed.expires_at),
+            iss: issuer,
             token_type: Some("Bearer".into()),
         }
     }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use super::{
     hashing::{Busy, Hashing, Lane, Place},
     remembered_logins::{LoginFingerprint, RememberedLogins},
-    single_flight::SingleFlight,
+    run_to_completion,
 };
 use crate::{
     domain::{
@@ -13,6 +13,7 @@ use crate::{
         throttle::{AttemptScope, LoginAttempt, Reservation},
         user::{LoginEpoch, User, UserName},
     },
+    single_flight::SingleFlight,
     store::{StoreError, leased::LeasedStore},
     telemetry::{audit, events::LoginFailure, logs},
 };
@@ -27,7 +28,6 @@ const CHECKS: usize = 3;
 /// all goes the same way for a name that nobody has: neither the answer nor its time tells which exist.
 pub struct Login {
     checks: Arc<Checks>,
-    under_way: SingleFlight<(LoginAttempt, Vec<LoginFingerprint>), Result<Verdict, LoginError>>,
 }
 
 /// What checks passwords.
@@ -35,6 +35,7 @@ struct Checks {
     store: Arc<LeasedStore>,
     hashing: Arc<Hashing>,
     remembered: RememberedLogins,
+    under_way: SingleFlight<(LoginAttempt, Vec<LoginFingerprint>), Result<Verdict, LoginError>>,
 }
 
 /// What became of a password.
@@ -67,8 +68,8 @@ pub enum LoginError {
 impl Login {
     /// Logs users of `store` in, and has their hashes cost no less than new ones do.
     pub fn new(store: Arc<LeasedStore>, hashing: Arc<Hashing>) -> Self {
-        let checks = Arc::new(Checks { store, hashing, remembered: RememberedLogins::new() });
-        Self { checks, under_way: SingleFlight::new() }
+        let (remembered, under_way) = (RememberedLogins::new(), SingleFlight::new(Duration::MAX));
+        Self { checks: Arc::new(Checks { store, hashing, remembered, under_way }) }
     }
 
     /// The user who tries to log in, if one of these is the password: a client may have written it in one of two ways. They
@@ -83,10 +84,8 @@ impl Login {
             return Ok(user);
         }
         for _ in 0..CHECKS {
-            let fingerprints = passwords.iter().map(|password| remembered.fingerprint(password, None));
-            let key = (attempt.clone(), fingerprints.collect());
-            let check = Arc::clone(&self.checks).check(attempt.clone(), passwords.to_vec());
-            let verified = match self.under_way.run(key, check).await? {
+            let check = Arc::clone(&self.checks).check_once(attempt.clone(), passwords.to_vec());
+            let verified = match run_to_completion(check).await? {
                 Verdict::Right(login) => login,
                 Verdict::Wrong(failure) => {
                     audit::login_failed(failure, attempt);
@@ -131,6 +130,18 @@ impl Checks {
             let logins = passwords.iter().map(login).collect();
             (user, logins)
         }))
+    }
+
+    /// Checks these passwords, once for all callers at the same time.
+    async fn check_once(
+        self: Arc<Self>,
+        attempt: LoginAttempt,
+        passwords: Vec<Password>,
+    ) -> Result<Verdict, LoginError> {
+        let fingerprints = passwords.iter().map(|password| self.remembered.fingerprint(password, None));
+        let key = (attempt.clone(), fingerprints.collect());
+        let checks = Arc::clone(&self);
+        self.under_way.run(key, || checks.check(attempt, passwords)).await
     }
 
     async fn check(self: Arc<Self>, attempt: LoginAttempt, passwords: Vec<Password>) -> Result<Verdict, LoginError> {

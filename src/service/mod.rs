@@ -22,7 +22,6 @@ pub mod login;
 pub mod readiness;
 mod remembered_logins;
 pub mod signing_keys;
-mod single_flight;
 pub mod tokens;
 pub mod users;
 

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use quick_cache::sync::Cache;
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{Actor, Clock, run_to_completion, signing_keys::SigningKeys};
@@ -13,15 +12,12 @@ use crate::{
         keys::InvalidToken,
         life::{Life, LifeError},
         listing::{Listing, Page},
-        token::{
-            Description, DescriptionError, LiveToken, PresentedJwt, SignedToken, Token, TokenDigest, TokenId,
-            TokenRules,
-        },
+        token::{Description, DescriptionError, LiveToken, SignedToken, Token, TokenDigest, TokenId, TokenRules},
         user::{User, UserName},
     },
     store::{
         Creation, NewToken, Rotation, StoreError,
-        leased::{LeasedStore, Presented},
+        leased::{ActiveToken, Cached, LeasedStore},
     },
     telemetry::{
         audit::{self, Outcome},
@@ -30,16 +26,10 @@ use crate::{
     },
 };
 
-/// Of so many JWTs it is remembered that one of our keys signed them, in up to 15 MB: to check it costs 1.3 µs (HS256) to
-/// 51 µs (ES256; `make bench`).
-const CHECKED_CAPACITY: usize = 65_536;
-
 /// The tokens of all users.
 pub struct Tokens {
     store: Arc<LeasedStore>,
     keys: Arc<SigningKeys>,
-    /// What our keys signed, without asking them again.
-    checked: Cache<PresentedJwt, SignedToken>,
     clock: Clock,
     rules: TokenRules,
 }
@@ -50,21 +40,6 @@ pub struct Issued {
     pub jwt: SecretString,
     /// What remains of it here.
     pub token: Token,
-}
-
-/// What a service may know of a token that it was given (RFC 7662).
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Introspection {
-    /// Whose it is.
-    pub owner: UserName,
-    /// Which it is.
-    pub id: TokenId,
-    /// When it was issued, in seconds since the epoch.
-    pub issued_at: u64,
-    /// When it dies, in seconds since the epoch.
-    pub expires_at: u64,
-    /// Who issued it, where that is configured.
-    pub issuer: Option<String>,
 }
 
 /// Why no token was issued.
@@ -127,7 +102,7 @@ pub enum VerifyError {
 impl Tokens {
     /// Tokens in `store`, signed with `keys`.
     pub fn new(store: Arc<LeasedStore>, keys: Arc<SigningKeys>, clock: Clock, rules: TokenRules) -> Self {
-        Self { store, keys, checked: Cache::new(CHECKED_CAPACITY), clock, rules }
+        Self { store, keys, clock, rules }
     }
 
     /// Issues a token. It lives from the moment the store has it, which is in the second of its `iat` or the next.
@@ -173,11 +148,8 @@ impl Tokens {
         let issued = self.sign(&owner, token.description.clone(), token.life);
         let (store, quota) = (Arc::clone(&self.store), self.rules.quota);
         let rotation = async move {
-            let rotated = store
-                .write(|store| {
-                    store.rotate_token(&token, overlap, NewToken { owner: &owner, login, token: &issued.token, quota })
-                })
-                .await;
+            let successor = NewToken { owner: &owner, login, token: &issued.token, quota };
+            let rotated = store.write(|store| store.rotate_token(&token, overlap, successor)).await;
             if let Some(outcome) = outcome(&rotated, |rotation| *rotation == Rotation::Rotated) {
                 audit::token_rotated(&owner, id, issued.token.id, overlap, outcome.map(|_| ()));
             }
@@ -248,7 +220,7 @@ impl Tokens {
             return Err(VerifyError::Invalid);
         };
         let digest = TokenDigest::of(jwt);
-        let is_ours = self.check_signature(jwt, digest).await.is_ok() || {
+        let is_ours = self.cached(&digest).is_some() || self.check_signature(jwt).await.is_ok() || {
             let live = self.store.find_token(&owner, id).await?;
             live.is_some_and(|live| live.token.digest == digest)
         };
@@ -263,21 +235,20 @@ impl Tokens {
         run_to_completion(revocation).await
     }
 
-    /// The presented token, as the store knows it at this moment.
+    /// The presented token, read from the store.
     pub async fn inspect_presented(&self, jwt: &str) -> Result<LiveToken, VerifyError> {
-        let (PresentedJwt { digest, .. }, SignedToken { owner, id, .. }) =
-            self.check(jwt, TokenDigest::of(jwt)).await?;
-        let live = self.store.find_token(&owner, id).await?.filter(|live| live.token.digest == digest);
+        let digest = TokenDigest::of(jwt);
+        let signed = self.check(jwt, self.cached(&digest)).await?;
+        let live = self.store.find_token(&signed.owner, signed.id).await?.filter(|live| live.token.digest == digest);
         live.ok_or(VerifyError::Revoked)
     }
 
-    /// Who presents this JWT. It is accepted if one of our keys signed it, it has not expired, and exactly these bytes
-    /// were issued under a key that still lives: a token forged with a stolen key was never issued.
+    /// The token of this JWT, if one of our keys signed it, it has not expired, and the store has a live token of exactly these
+    /// bytes: one that was forged with a stolen key was never issued.
     ///
-    /// What was accepted less than a lease ago is accepted for its digest alone; see [`crate::store::leased`]. What the keys say
-    /// of a digest is remembered for longer.
-    pub async fn verify(&self, jwt: &str) -> Result<Presented, VerifyError> {
-        let result = self.accept(jwt).await;
+    /// Under a lease ([`crate::store::leased`]) it costs neither a signature check nor a read, and after the lease only a read.
+    pub async fn verify(&self, jwt: &str) -> Result<ActiveToken, VerifyError> {
+        let result = self.find_active(jwt).await;
         metrics::token_verified(match &result {
             Ok(_) => Verification::Active,
             Err(VerifyError::Expired) => Verification::Expired,
@@ -288,93 +259,85 @@ impl Tokens {
         result
     }
 
-    /// For how many whole seconds a token that was just accepted is still live: no longer than its `exp` says, by the store's
-    /// clock and by this machine's, whichever is ahead, as the store's may have been set back.
-    pub fn expires_in(&self, presented: &Presented) -> u64 {
+    /// Whole seconds for which a token stays valid: until its `exp` and its end in the store, by the store's clock or by this
+    /// machine's, whichever is ahead, as the store's may have been set back.
+    pub fn expires_in(&self, token: &ActiveToken) -> u64 {
         let now = self.clock.unix_seconds().max(Clock::system().unix_seconds());
-        presented.remaining().as_secs().min(presented.signed.expires_at.saturating_sub(now))
+        token.remaining().as_secs().min(token.signed.expires_at.saturating_sub(now))
     }
 
-    async fn accept(&self, jwt: &str) -> Result<Presented, VerifyError> {
+    /// The content of a live token, for its owner and for users whose role allows to introspect; `None` for all others.
+    pub async fn introspect(&self, user: &User, jwt: &str) -> Result<Option<SignedToken>, StoreError> {
+        let token = match self.verify(jwt).await {
+            Ok(token) => token,
+            Err(VerifyError::Store(error)) => return Err(error),
+            Err(VerifyError::Invalid | VerifyError::Expired | VerifyError::Revoked) => return Ok(None),
+        };
+        if token.signed.owner != user.name && !user.role.may_introspect() {
+            return Ok(None);
+        }
+        let mut signed = SignedToken::clone(&token.signed);
+        // A rotated token expires earlier than its `exp`.
+        signed.expires_at = signed.expires_at.min(self.clock.unix_seconds() + token.remaining().as_secs() + 1);
+        Ok(Some(signed))
+    }
+
+    async fn find_active(&self, jwt: &str) -> Result<ActiveToken, VerifyError> {
         if jwt.len() > MAX_JWT_BYTES {
             return Err(VerifyError::Invalid);
         }
         let digest = TokenDigest::of(jwt);
-        let key_generation = self.keys.current_keys().generation;
-        match self.store.recall_token(&PresentedJwt { digest, key_generation }) {
-            Some(presented) if presented.signed.is_expired(self.clock.unix_seconds()) => Err(VerifyError::Expired),
-            Some(presented) => Ok(presented),
-            // In a box, so that what every request moves about is not as large as what the store needs.
-            None => Box::pin(self.find_presented(jwt, digest)).await,
+        match self.cached(&digest) {
+            Some(Cached { value, is_leased: true }) => {
+                self.check_expiry(&value.signed)?;
+                Ok(value)
+            }
+            // Boxed: the future of a cache hit is not to be as large as that of a read.
+            cached => {
+                let read = async {
+                    let signed = self.check(jwt, cached).await?;
+                    self.store.find_active_token(digest, signed).await?.ok_or(VerifyError::Revoked)
+                };
+                Box::pin(read).await
+            }
         }
     }
 
-    async fn find_presented(&self, jwt: &str, digest: TokenDigest) -> Result<Presented, VerifyError> {
-        let (jwt, signed) = self.check(jwt, digest).await?;
-        self.store.find_presented(jwt, signed).await?.ok_or(VerifyError::Revoked)
+    /// The cached token of this JWT, if today's keys verified it.
+    fn cached(&self, digest: &TokenDigest) -> Option<Cached<ActiveToken>> {
+        let cached = self.store.cached_token(digest)?;
+        (cached.value.signed.key_generation == self.keys.current_keys().generation).then_some(cached)
     }
 
-    /// What this user may know of a JWT: nothing, where it is not live or is another's and the user's role does not allow
-    /// to ask.
-    pub async fn introspect(&self, user: &User, jwt: &str) -> Result<Option<Introspection>, StoreError> {
-        let presented = match self.verify(jwt).await {
-            Ok(presented) => presented,
-            Err(VerifyError::Store(error)) => return Err(error),
-            Err(VerifyError::Invalid | VerifyError::Expired | VerifyError::Revoked) => return Ok(None),
+    /// The content of a JWT that has not expired, from the cache or after a check of its signature.
+    async fn check(&self, jwt: &str, cached: Option<Cached<ActiveToken>>) -> Result<Arc<SignedToken>, VerifyError> {
+        let signed = match cached {
+            Some(cached) => cached.value.signed,
+            None => self.check_signature(jwt).await?,
         };
-        let signed = &presented.signed;
-        if signed.owner != user.name && !user.role.may_introspect() {
-            return Ok(None);
+        self.check_expiry(&signed)?;
+        Ok(signed)
+    }
+
+    /// An `iat` in the future is no error: the store's clock was set back.
+    fn check_expiry(&self, signed: &SignedToken) -> Result<(), VerifyError> {
+        if signed.is_expired(self.clock.unix_seconds()) { Err(VerifyError::Expired) } else { Ok(()) }
+    }
+
+    async fn check_signature(&self, jwt: &str) -> Result<Arc<SignedToken>, VerifyError> {
+        let mut keys = Arc::clone(&self.keys.current_keys());
+        let mut verified = keys.set.verify(jwt);
+        // Another replica may have read a new key before this one.
+        if verified == Err(InvalidToken::UnknownKey) && self.keys.changed_since(keys.generation).await {
+            keys = Arc::clone(&self.keys.current_keys());
+            verified = keys.set.verify(jwt);
         }
-        // Sooner than its `exp` says where it was rotated.
-        let dies_at = self.clock.unix_seconds() + presented.remaining().as_secs() + 1;
-        Ok(Some(Introspection {
-            owner: signed.owner.clone(),
-            id: signed.id,
-            issued_at: signed.issued_at,
-            expires_at: signed.expires_at.min(dies_at),
-            issuer: self.rules.issuer.clone(),
-        }))
-    }
-
-    /// What this JWT of this digest says, if one of our keys signed it for us and it has not expired. That it
-    /// was issued and still lives, only the store knows.
-    async fn check(&self, jwt: &str, digest: TokenDigest) -> Result<(PresentedJwt, SignedToken), VerifyError> {
-        let presented = PresentedJwt { digest, key_generation: self.keys.current_keys().generation };
-        let (presented, signed) = match self.checked.get(&presented) {
-            Some(signed) => (presented, signed),
-            None => self.check_signature(jwt, digest).await?,
-        };
-        // An `iat` in the future is none of a forger's: the store's clock was set back.
-        if signed.is_expired(self.clock.unix_seconds()) { Err(VerifyError::Expired) } else { Ok((presented, signed)) }
-    }
-
-    /// The part of it that is the same at any time, which is remembered.
-    async fn check_signature(
-        &self,
-        jwt: &str,
-        digest: TokenDigest,
-    ) -> Result<(PresentedJwt, SignedToken), VerifyError> {
-        let verify = || {
-            let keys = self.keys.current_keys();
-            (keys.generation, keys.set.verify(jwt))
-        };
-        let (key_generation, claims) = match verify() {
-            // Another replica may have read a new key before this one did.
-            (generation, Err(InvalidToken::UnknownKey)) if self.keys.changed_since(generation).await => verify(),
-            verified => verified,
-        };
-        let claims = claims.map_err(|_: InvalidToken| VerifyError::Invalid)?;
+        let claims = verified.ok().filter(|claims| claims.iss == self.rules.issuer).ok_or(VerifyError::Invalid)?;
         let (Ok(owner), Ok(id)) = (claims.username.parse(), claims.jwt_token_id.parse()) else {
             return Err(VerifyError::Invalid);
         };
-        if claims.iss != self.rules.issuer {
-            return Err(VerifyError::Invalid);
-        }
-        let presented = PresentedJwt { digest, key_generation };
-        let signed = SignedToken { owner, id, issued_at: claims.iat, expires_at: claims.exp };
-        self.checked.insert(presented, signed.clone());
-        Ok((presented, signed))
+        let (issued_at, expires_at, key_generation) = (claims.iat, claims.exp, keys.generation);
+        Ok(Arc::new(SignedToken { owner, id, issued_at, expires_at, key_generation }))
     }
 }
 
@@ -444,10 +407,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_signature_is_remembered_for_exactly_these_bytes() {
+    async fn a_signature_is_cached_for_exactly_these_bytes() {
         for lease in [Duration::ZERO, LEASE] {
             let (tokens, jwt, _) = issued(lease).await;
             tokens.verify(jwt.expose_secret()).await.unwrap();
+            let cached = tokens.cached(&TokenDigest::of(jwt.expose_secret())).unwrap();
+            assert_eq!(cached.is_leased, !lease.is_zero());
             let (message, signature) = jwt.expose_secret().rsplit_once('.').unwrap();
             for signature in ["", &signature[1..], &"A".repeat(signature.len())] {
                 let result = tokens.verify(&format!("{message}.{signature}")).await;

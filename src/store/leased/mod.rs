@@ -18,13 +18,15 @@ use std::{mem, ops::Deref, sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep};
 
-use self::leases::Leases;
-use super::{Changes, LiveToken, Store, StoreError, StrictWrites, TokenId, User, UserName, Watch};
+pub use self::cache::Cached;
+use self::{cache::LeasedCache, leases::Leases};
+use super::{Store, StoreError, StoreResult, StrictWrites, User, UserName, Watch};
 use crate::{
-    domain::token::{PresentedJwt, SignedToken},
+    domain::token::{SignedToken, TokenDigest},
     telemetry::events::LeaseKind,
 };
 
+mod cache;
 mod leases;
 
 /// For how long a read may be used again. All replicas wait it out after a write, so that it is no setting.
@@ -41,75 +43,72 @@ const RENEWAL_INTERVAL: Duration = Duration::from_millis(50);
 /// How long nothing is renewed after a watch that ended, or could not begin.
 const WATCH_PAUSE: Duration = Duration::from_millis(250);
 
-/// A store whose reads are leased.
+/// A store with a cache in front: of tokens by the digest of their JWT, and of users by name.
 ///
-/// Two questions are answered under a lease: whose is this JWT ([`LeasedStore::find_presented`]), and what of this user
-/// ([`LeasedStore::cached_user`])? All other operations ask the store behind it each time.
+/// [`LeasedStore::write`] is the only way to the writes that leases depend on.
 pub struct LeasedStore {
     store: Arc<dyn StrictWrites>,
-    tokens: Arc<Leases<PresentedJwt, TokenId, Presented>>,
-    users: Arc<Leases<UserName, UserName, User>>,
+    leases: Arc<Leases>,
+    tokens: LeasedCache<TokenDigest, ActiveToken>,
+    users: LeasedCache<UserName, User>,
 }
 
-/// A token that was presented and lived when it was asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Presented {
-    /// What its JWT says.
-    pub signed: SignedToken,
-    /// What was left of its life, by the store's clock.
-    remaining: Duration,
-    /// When the store was asked.
-    asked_at: Instant,
+/// A token that was live when the store was asked.
+#[derive(Debug, Clone)]
+pub struct ActiveToken {
+    /// The content of its JWT.
+    pub signed: Arc<SignedToken>,
+    /// When it expires, by the store's clock.
+    expires_at: Instant,
 }
 
-impl Presented {
-    /// What is left of its life now.
+impl ActiveToken {
+    /// The rest of its life.
     pub fn remaining(&self) -> Duration {
-        self.remaining.saturating_sub(self.asked_at.elapsed())
-    }
-
-    fn ends_at(&self) -> Option<Instant> {
-        self.asked_at.checked_add(self.remaining)
+        self.expires_at.saturating_duration_since(Instant::now())
     }
 }
 
 impl LeasedStore {
-    /// Leases reads of `store` for `lease`; zero asks it each time.
+    /// Leases reads of `store` for `lease`; zero asks the store each time.
     ///
     /// # Panics
-    /// Where the lease is longer than [`LEASE`], which other replicas do not wait for.
+    /// If the lease is longer than [`LEASE`], which is as long as the writes of other replicas wait.
     pub fn new(store: Arc<dyn StrictWrites>, lease: Duration) -> Self {
         assert!(lease <= LEASE, "no replica waits longer than {LEASE:?}");
-        let tokens = Leases::new(LeaseKind::Token, lease, Presented::ends_at);
-        Self { store, tokens, users: Leases::new(LeaseKind::User, lease, |_| None) }
+        let leases = Arc::new(Leases::new(lease));
+        let tokens = LeasedCache::new(LeaseKind::Token, &leases, |token: &ActiveToken| Some(token.expires_at));
+        let users = LeasedCache::new(LeaseKind::User, &leases, |_| None);
+        Self { store, leases, tokens, users }
     }
 
-    /// The token of this JWT, if a lease on it holds.
-    pub fn recall_token(&self, jwt: &PresentedJwt) -> Option<Presented> {
-        self.tokens.recall(jwt)
+    /// The token of this JWT from the cache. Without a lease, its signature is still verified.
+    pub fn cached_token(&self, digest: &TokenDigest) -> Option<Cached<ActiveToken>> {
+        self.tokens.get(digest)
     }
 
-    /// The live token that this JWT was issued for, which says this, under a lease.
-    pub async fn find_presented(
+    /// The live token of this JWT from the store. It is cached.
+    pub async fn find_active_token(
         &self,
-        jwt: PresentedJwt,
-        signed: SignedToken,
-    ) -> Result<Option<Presented>, StoreError> {
+        digest: TokenDigest,
+        signed: Arc<SignedToken>,
+    ) -> StoreResult<Option<ActiveToken>> {
         let (store, id) = (Arc::clone(&self.store), signed.id);
         let read = async move {
-            let asked_at = Instant::now();
-            let live = store.find_token(&signed.owner, signed.id).await?;
-            let live = live.filter(|live| live.token.digest == jwt.digest);
-            Ok(live.map(|LiveToken { remaining, .. }| Presented { signed, remaining, asked_at }))
+            let sent = Instant::now();
+            let live = store.find_token(&signed.owner, id).await?.filter(|live| live.token.digest == digest);
+            Ok(live.map(|live| ActiveToken { signed, expires_at: sent + live.remaining }))
         };
-        self.tokens.read(jwt, id, read).await
+        self.tokens.read(digest, &id, read).await
     }
 
-    /// A user, disabled or not, under a lease.
-    pub async fn cached_user(&self, name: &UserName) -> Result<Option<User>, StoreError> {
+    /// A user, disabled or not, from the cache or the store.
+    pub async fn cached_user(&self, name: &UserName) -> StoreResult<Option<User>> {
+        if let Some(Cached { value, is_leased: true }) = self.users.get(name) {
+            return Ok(Some(value));
+        }
         let (store, owned) = (Arc::clone(&self.store), name.clone());
-        let read = async move { store.find_user(&owned).await };
-        self.users.read(name.clone(), name.clone(), read).await
+        self.users.read(name.clone(), name, async move { store.find_user(&owned).await }).await
     }
 
     /// Runs a write, and returns its result once every copy that was read before the write has lapsed, on all replicas.
@@ -124,47 +123,40 @@ impl LeasedStore {
         Ok(result)
     }
 
-    /// Renews leases before they lapse, for ever: all on what did not change, with one question to the store.
-    ///
-    /// A store that tells of no changes is asked for each value anew once its lease has lapsed.
+    /// Renews all leases on unchanged values, for ever. Without a watch, each value is read again once its lease has lapsed.
     pub async fn keep_leases(&self) {
-        if self.tokens.is_off() {
+        if self.leases.are_off() {
             return;
         }
-        let mut is_told = true;
-        for watch in 0.. {
+        let mut is_logged_as_renewed = true;
+        loop {
             let ended = match self.store.watch().await {
-                Ok(Some(changes)) => self.renew_leases(watch, changes, &mut is_told).await,
+                Ok(Some(watch)) => Some(self.renew_leases(watch, &mut is_logged_as_renewed).await),
                 Ok(None) => None,
                 Err(error) => Some(error),
             };
             if let Some(error) = ended
-                && mem::take(&mut is_told)
+                && mem::take(&mut is_logged_as_renewed)
             {
                 tracing::warn!(%error, "leases are not renewed: what is verified is asked for again after {LEASE:?}");
             }
-            self.tokens.sweep();
-            self.users.sweep();
             sleep(WATCH_PAUSE).await;
         }
     }
 
-    /// Renews leases by the watch of this number, until it ends. `is_told`: whether the log says that they are renewed.
-    async fn renew_leases(&self, number: u64, mut watch: Box<dyn Watch>, is_told: &mut bool) -> Option<StoreError> {
+    /// Renews leases until the watch fails.
+    async fn renew_leases(&self, mut watch: Box<dyn Watch>, is_logged_as_renewed: &mut bool) -> StoreError {
+        self.leases.end_all();
         loop {
             let asked_at = Instant::now();
             let changes = match watch.changes().await {
                 Ok(changes) => changes,
-                Err(error) => return Some(error),
+                Err(error) => return error,
             };
-            if !mem::replace(is_told, true) {
+            self.leases.renew(asked_at, &changes);
+            if !mem::replace(is_logged_as_renewed, true) {
                 tracing::info!("leases are renewed again");
             }
-            let Changes { everything, tokens, users } = &changes;
-            let token = |id: &TokenId| *everything || tokens.contains(id);
-            let user = |name: &UserName| *everything || users.contains(name);
-            self.tokens.renew(number, asked_at, (*everything || !tokens.is_empty()).then_some(&token));
-            self.users.renew(number, asked_at, (*everything || !users.is_empty()).then_some(&user));
             sleep(RENEWAL_INTERVAL).await;
         }
     }
@@ -187,6 +179,7 @@ mod tests {
     use crate::{
         domain::{
             password::{HashCost, PasswordHash},
+            token::TokenId,
             user::{LoginEpoch, Role, UserUpdate},
         },
         store::{Authority, UserChange, memory::MemoryStore},
