@@ -1,4 +1,4 @@
-//! Replays the inputs that `make fuzz` collected, with the stable compiler: one archive a target in `tests/fuzz/corpus`.
+//! Replays the inputs that `make fuzz` collected: `tests/fuzz/corpus` has one archive for each target.
 
 use std::{fs, path::Path, process::Command};
 

@@ -1,4 +1,4 @@
-//! What Basic holds, once it is decoded: a name, a colon and a password, in any bytes.
+//! The decoded credentials of Basic: a name, a colon and a password, in any bytes.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use poem::{
@@ -8,7 +8,7 @@ use poem::{
 
 use super::in_process::{LOGIN, with_service};
 
-/// Logs in with the input, which only the one name and its password may do.
+/// Logs in with the input: only the administrator's name and password succeed.
 pub fn check(input: &[u8]) {
     with_service(|service| {
         service.forget_failures();

@@ -14,10 +14,10 @@ const CAROL: &str = "/api/v1alpha/user/carol";
 const JSON: &str = "application/json";
 const FORM: &str = "application/x-www-form-urlencoded";
 
-/// The longest life that this service allows, in seconds.
+/// The longest life of a token, in seconds.
 const MAX_LIFE: u64 = 365 * 86_400;
 
-/// Sends the input, without its first byte, to the operation that this byte stands for.
+/// Sends the input without its first byte, which chooses the operation.
 pub fn check(input: &[u8]) {
     let Some((operation, body)) = input.split_first() else { return };
     with_service(|service| match operation % 8 {
@@ -45,23 +45,23 @@ fn send_as(service: &InProcess, login: &str, method: Method, path: &str, content
     service.answer(request.body(body.to_vec()))
 }
 
-/// Whether a body was refused for what it says, and not for what there is.
-fn is_of_the_body(status: StatusCode) -> bool {
+/// Whether a request was refused for its body, and not for the state of the service.
+fn refuses_body(status: StatusCode) -> bool {
     [StatusCode::BAD_REQUEST, StatusCode::PAYLOAD_TOO_LARGE].contains(&status)
 }
 
-/// Revokes all tokens of the administrator, and says how many there were.
+/// Revokes all tokens of the administrator, and returns their number.
 fn revoke_all(service: &InProcess) -> Value {
     let answer = send(service, Method::DELETE, &format!("{TOKEN}?all=true"), JSON, b"");
     assert_eq!(answer.status, StatusCode::OK);
     answer.json()["jwt_tokens_deleted"].clone()
 }
 
-/// What is issued is what the body asks for, in the words that the answer repeats.
+/// A token is issued as the body asks, and the answer repeats its fields.
 fn issue(service: &InProcess, body: &[u8]) {
     let answer = send(service, Method::POST, TOKEN, JSON, body);
     if answer.status != StatusCode::CREATED {
-        return assert!(is_of_the_body(answer.status));
+        return assert!(refuses_body(answer.status));
     }
     let asked: Map<String, Value> = serde_json::from_slice(body).unwrap();
     assert_eq!(asked.len(), 2);
@@ -78,7 +78,7 @@ fn issue(service: &InProcess, body: &[u8]) {
     assert_eq!(revoke_all(service), 1);
 }
 
-/// A rotated token has one successor, and dies where there is no overlap.
+/// A rotated token has one successor, and is revoked where there is no overlap.
 fn rotate(service: &InProcess, body: &[u8]) {
     let wanted = json!({"jwt_token_description": "x", "jwt_token_life": "1h"}).to_string();
     let issued = send(service, Method::POST, TOKEN, JSON, wanted.as_bytes()).json();
@@ -88,12 +88,12 @@ fn rotate(service: &InProcess, body: &[u8]) {
     if status == StatusCode::CREATED {
         assert!(left == 1 || left == 2);
     } else {
-        assert!(is_of_the_body(status));
+        assert!(refuses_body(status));
         assert_eq!(left, 1);
     }
 }
 
-/// Whether a form is about the one token that was issued to somebody else.
+/// Whether a form names the token that was issued to another user.
 fn names_live_token(service: &InProcess, body: &[u8]) -> bool {
     let fields: Vec<(String, String)> = serde_urlencoded::from_bytes(body).unwrap_or_default();
     fields.iter().any(|(name, value)| name == "token" && *value == service.jwt)
@@ -104,7 +104,7 @@ fn introspect(service: &InProcess, body: &[u8]) {
     if answer.status == StatusCode::OK {
         assert_eq!(answer.json()["active"], names_live_token(service, body));
     } else {
-        assert!(is_of_the_body(answer.status));
+        assert!(refuses_body(answer.status));
     }
 }
 
@@ -113,15 +113,15 @@ fn revoke(service: &InProcess, body: &[u8]) {
         return;
     }
     let status = send(service, Method::POST, "/oauth2/revoke", FORM, body).status;
-    assert!(status == StatusCode::OK || is_of_the_body(status));
+    assert!(status == StatusCode::OK || refuses_body(status));
     assert!(service.run(service.services.tokens.verify(&service.jwt)).is_ok());
 }
 
-/// Who is added is who was asked for, and logs in with the password of the body.
+/// A user is added as the body asks, and can log in with the password of the body.
 fn add_user(service: &InProcess, body: &[u8]) {
     let answer = send(service, Method::POST, USER, JSON, body);
     if answer.status != StatusCode::CREATED {
-        return assert!(answer.status == StatusCode::CONFLICT || is_of_the_body(answer.status));
+        return assert!(answer.status == StatusCode::CONFLICT || refuses_body(answer.status));
     }
     let asked: Map<String, Value> = serde_json::from_slice(body).unwrap();
     let (name, password) = (asked["username"].as_str().unwrap(), asked["password"].as_str().unwrap());
@@ -145,7 +145,7 @@ fn change_user(service: &InProcess, body: &[u8]) {
         assert_eq!(&now["role"], asked.get("role").unwrap_or(&"user".into()));
         assert_eq!(&now["disabled"], asked.get("disabled").unwrap_or(&false.into()));
     } else {
-        assert!(is_of_the_body(answer.status));
+        assert!(refuses_body(answer.status));
         assert_eq!((&now["role"], &now["disabled"]), (&"user".into(), &false.into()));
     }
     assert_eq!(tokens(service, "carol:first"), (now["disabled"] == false).then_some(1));
@@ -161,13 +161,13 @@ fn change_last_admin(service: &InProcess, body: &[u8]) {
         assert!(asked.get("role").is_none_or(|role| role == "admin"));
         assert!(asked.get("disabled").is_none_or(|disabled| disabled == false));
     } else {
-        assert!(answer.status == StatusCode::CONFLICT || is_of_the_body(answer.status));
+        assert!(answer.status == StatusCode::CONFLICT || refuses_body(answer.status));
     }
     let now = send(service, Method::GET, &path, JSON, b"").json();
     assert_eq!((&now["role"], &now["disabled"]), (&"admin".into(), &false.into()));
 }
 
-/// A user has the password of the body and no other, and the tokens that it leaves; or all is as before.
+/// Afterwards the user has the password of the body alone, and keeps or loses the tokens as it asks; or nothing changed.
 fn change_password(service: &InProcess, body: &[u8]) {
     add_carol(service);
     let answer = send_as(service, "carol:first", Method::PUT, &format!("{CAROL}/password"), JSON, body);
@@ -180,7 +180,7 @@ fn change_password(service: &InProcess, body: &[u8]) {
         assert_eq!(tokens(service, "carol:first").is_some(), password == "first");
         assert_eq!(tokens(service, &format!("carol:{password}")), Some(1 - revoked));
     } else {
-        assert!(is_of_the_body(answer.status));
+        assert!(refuses_body(answer.status));
         assert_eq!(tokens(service, "carol:first"), Some(1));
     }
     remove(service, CAROL);
@@ -200,7 +200,7 @@ fn remove(service: &InProcess, path: &str) {
     assert_eq!(send(service, Method::DELETE, path, JSON, b"").status, StatusCode::OK);
 }
 
-/// How many tokens a user has; `None`: nobody is let in like this.
+/// The number of tokens of a user; `None` if the login fails.
 fn tokens(service: &InProcess, login: &str) -> Option<u64> {
     let answer = send_as(service, login, Method::GET, TOKEN, JSON, b"");
     if answer.status == StatusCode::UNAUTHORIZED {

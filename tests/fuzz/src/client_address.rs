@@ -1,4 +1,4 @@
-//! Where a request comes from: whom trusted proxies name, and nobody else, whatever clients write before and between it.
+//! The client's address: the one that a trusted proxy names last, whatever a client wrote before it.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -7,10 +7,10 @@ use poem::http::{HeaderMap, HeaderName, HeaderValue, header};
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// Whom the last proxy names.
+/// The address that the last proxy names.
 const CLIENT: &str = "192.0.2.1";
 
-/// A header's name, and its lines.
+/// A header: its name, and its lines.
 type Lines<'a> = (HeaderName, Vec<&'a [u8]>);
 
 /// Reads the input's first line as the list of trusted proxies, the second as the peer, and each other as a header:
@@ -69,7 +69,7 @@ pub fn check(input: &[u8]) {
     }
 }
 
-/// Whatever came before, whom a trusted proxy names at last is the client: in a line of its own, or behind a comma.
+/// The address that a trusted proxy names last is the client's, in a line of its own or behind a comma.
 fn named_last(
     proxies: &TrustedProxies,
     peer: IpAddr,
@@ -87,7 +87,7 @@ fn named_last(
     assert_eq!(proxies.resolve(peer, &map([&(name.clone(), behind)]).unwrap()), client);
 }
 
-/// These headers, if they can be some.
+/// A map of these headers; `None` if a line is no valid value.
 fn map<'a, 'b: 'a>(headers: impl IntoIterator<Item = &'a Lines<'b>>) -> Option<HeaderMap> {
     let mut map = HeaderMap::new();
     for (name, lines) in headers {
@@ -98,18 +98,18 @@ fn map<'a, 'b: 'a>(headers: impl IntoIterator<Item = &'a Lines<'b>>) -> Option<H
     Some(map)
 }
 
-/// Whether a header of these bytes is read at all.
+/// Whether a header line is text, and is not ignored.
 fn is_text(line: &[u8]) -> bool {
     HeaderValue::from_bytes(line).is_ok_and(|line| line.to_str().is_ok())
 }
 
-/// A client's text as a proxy quotes it (RFC 9110, section 5.6.4).
+/// The text of a client as a proxy quotes it (RFC 9110, section 5.6.4).
 fn quoted(text: &[u8]) -> Option<String> {
     let text = str::from_utf8(text).ok()?;
     Some(format!("\"{}\"", text.replace('\\', r"\\").replace('"', "\\\"")))
 }
 
-/// Addresses with the length of their prefix: `None` where something is neither an address nor a network.
+/// The networks of a list, each with the length of its prefix; `None` if an item is neither an address nor a network.
 fn networks(list: &str) -> Option<Vec<(IpAddr, u32)>> {
     let network = |text: &str| {
         let (base, length) = text.split_once('/').map_or((text, None), |(base, length)| (base, Some(length)));
@@ -121,7 +121,7 @@ fn networks(list: &str) -> Option<Vec<(IpAddr, u32)>> {
     list.split(',').map(str::trim).filter(|text| !text.is_empty()).map(network).collect()
 }
 
-/// Whether the address begins as the network does. An IPv4 address is in one of IPv6 only as those are that carry it.
+/// Whether a network contains an address. An IPv6 network contains no IPv4 address, unless it is IPv4-mapped.
 fn contains((base, length): (IpAddr, u32), address: IpAddr) -> bool {
     let bits = |address: IpAddr| match address {
         IpAddr::V4(address) => address.to_ipv6_mapped().to_bits(),
@@ -132,7 +132,7 @@ fn contains((base, length): (IpAddr, u32), address: IpAddr) -> bool {
     is_of_ipv4 == address.is_ipv4() && (bits(base) ^ bits(address)).leading_zeros() >= length
 }
 
-/// The last of the hops that is reached over trusted ones.
+/// The reference: walks the hops from the last to the first, as far as they are trusted.
 fn walk(peer: IpAddr, lines: &[&[u8]], is_trusted: impl Fn(IpAddr) -> bool) -> IpAddr {
     let hops: Vec<_> =
         lines.iter().flat_map(|line| if is_text(line) { line } else { &b"?"[..] }.split(|c| *c == b',')).collect();

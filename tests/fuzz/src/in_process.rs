@@ -1,5 +1,5 @@
-//! The service in this process, without a socket: its endpoint over the store in memory. Nothing in it is random, and
-//! its time is virtual, so that an input does the same whenever it is tried.
+//! The service in this process, without a socket: its endpoint over the store in memory. Nothing is random and time is
+//! virtual, so that an input always has the same result.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,7 +30,7 @@ use secrecy::ExposeSecret;
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 
-/// The keys of RFC 7515, appendix A.3, and RFC 8037, appendix A.1, behind one that nobody needs to guess.
+/// A constant HS256 key, and the keys of RFC 8037, appendix A.1, and RFC 7515, appendix A.3.
 const KEYS: &str = r#"{"keys": [
     {"kty": "oct", "alg": "HS256", "kid": "a", "k": "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8"},
     {"kty": "OKP", "alg": "EdDSA", "kid": "b", "crv": "Ed25519",
@@ -40,7 +40,7 @@ const KEYS: &str = r#"{"keys": [
      "d": "jpsQnnGQmL-YBIffH1136cspYG6-0iY7X1fCE9-E9LI"}
 ]}"#;
 
-/// The administrator, as Basic has it before it is encoded.
+/// The administrator's credentials, before Basic encodes them.
 pub const LOGIN: &str = "admin:correct horse battery staple";
 
 /// The time of day, in seconds since the epoch.
@@ -51,21 +51,21 @@ pub struct InProcess {
     runtime: Runtime,
     endpoint: BoxEndpoint<'static, Response>,
     pub services: Arc<Services>,
-    /// The one JWT that was issued.
+    /// The only JWT that was issued.
     pub jwt: String,
 }
 
-/// What the service answered.
+/// An answer of the service.
 pub struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Vec<u8>,
 }
 
-/// Lets `check` use this thread's service.
+/// Runs `check` on this thread's service.
 pub fn with_service(check: impl FnOnce(&InProcess)) {
     thread_local! {
-        // For ever: the names of its paths are, too, and would look lost without it.
+        // Never dropped: poem leaks the names of its paths, and LeakSanitizer would report those.
         static SERVICE: &'static InProcess = Box::leak(Box::new(InProcess::start()));
     }
     SERVICE.with(|service| check(service));
@@ -84,19 +84,19 @@ impl InProcess {
         self.runtime.block_on(future)
     }
 
-    /// Lets so much time go by that no failed login counts any more.
+    /// Advances the clock until all failed logins are forgotten.
     pub fn forget_failures(&self) {
         self.run(tokio::time::advance(MAX_RETENTION));
     }
 
-    /// The `Authorization` of this name and password, with a colon between them.
+    /// The `Authorization` header for `login`, a name and a password with a colon between them.
     pub fn authorization(login: &str) -> String {
         format!("Basic {}", BASE64_STANDARD.encode(login))
     }
 
-    /// The answer to this request, if it keeps what is promised for all answers.
+    /// Sends a request, and checks the answer for the properties of all answers.
     pub fn answer(&self, mut request: Request) -> Answer {
-        // Which needs no Host.
+        // HTTP/1.0 needs no Host.
         request.set_version(Version::HTTP_10);
         let (status, headers, body) = self.run(async {
             let response = self.endpoint.get_response(request).await;

@@ -1,4 +1,4 @@
-//! The file of the keys: what is loaded signs and verifies, and survives a rotation.
+//! The file of signing keys: keys that load can sign and verify, also after a rotation and after a prune.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What must hold for every input, however odd: one module a target, each with a `check` that panics where it does not.
+//! Properties of every input: one module a target, each with a `check` that panics where a property is violated.
 //!
 //! `make fuzz` searches for inputs, and `tests/corpus.rs` replays those that it kept.
 

@@ -1,4 +1,4 @@
-//! How long a token lives, in words: what is accepted means what it says.
+//! The life of a token as text: each accepted text has the value that a second parser gives it.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use mayfly::domain::{
 /// The longest life that an operator can allow.
 const CENTURY: u64 = 36_525 * 86_400;
 
-/// The units, in nanoseconds.
+/// The names of the units, and their nanoseconds.
 const UNITS: [(&[&str], u128); 10] = [
     (&["nanos", "nsec", "ns"], 1),
     (&["usec", "us"], 1_000),
@@ -28,7 +28,7 @@ const SECOND: u128 = 1_000_000_000;
 
 const YEAR: u128 = 31_557_600 * SECOND;
 
-/// Reads the input as a duration in a way of our own, and compares.
+/// Compares the parser of the service with the one below.
 pub fn check(input: &[u8]) {
     let Ok(text) = str::from_utf8(input) else { return };
     let meant = nanoseconds(text);
@@ -50,7 +50,7 @@ pub fn check(input: &[u8]) {
     }
 }
 
-/// Numbers of up to ten digits with a unit each, and spaces wherever they tear neither apart.
+/// Parses numbers of up to ten digits, each with a unit, with spaces between them.
 fn nanoseconds(text: &str) -> Option<u128> {
     let mut rest = text.trim_matches(' ');
     if text.len() > duration::MAX_TEXT || rest.is_empty() {
@@ -64,7 +64,7 @@ fn nanoseconds(text: &str) -> Option<u128> {
         let letters = rest.bytes().take_while(u8::is_ascii_alphabetic).count();
         let name = Some(&rest[..letters]).filter(|name| *name != "M")?.to_ascii_lowercase();
         let (names, unit) = UNITS.iter().find(|(names, _)| names.contains(&&*name))?;
-        // Whole years are years.
+        // Twelve months are a year.
         let (number, unit) =
             if names.contains(&"month") && number.is_multiple_of(12) { (number / 12, &YEAR) } else { (number, unit) };
         rest = rest[letters..].trim_start_matches(' ');

@@ -1,4 +1,4 @@
-//! Tokens: of all texts, one is accepted, the one that was issued.
+//! Tokens: of all texts, only the token that was issued is accepted.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, crypto};
@@ -7,8 +7,8 @@ use secrecy::ExposeSecret;
 
 use super::in_process::{InProcess, with_service};
 
-/// Presents the input as a token. One that begins like JSON stands for the claims of a token, which is signed as the
-/// service would: a stolen key makes no token either.
+/// Presents the input as a token. An input that begins like JSON is signed with the service's key first: a token that is
+/// forged with a stolen key is refused, too.
 pub fn check(input: &[u8]) {
     let Ok(text) = str::from_utf8(input) else { return };
     with_service(|service| {
