@@ -1,8 +1,8 @@
-//! `make bench`: whether the time of a failed login tells which users exist.
+//! `make bench`: measures whether the time of a failed login reveals which users exist.
 //!
-//! Pairs of logins over HTTP on Redis, one to one user and one to another, in an order that is drawn for each pair, so that
-//! whatever the machine does besides befalls both alike. Each login is of a user and a client address of its own: repeated
-//! failures are answered later, or not at all.
+//! Logins are sent in pairs, over HTTP on Redis: one of the kind that is compared, and one with the wrong password of a
+//! known user. Their order is drawn for each pair, so that other work of the machine affects both alike. Each login has a
+//! user and a client address of its own, because repeated failures are delayed.
 
 #![expect(unreachable_pub, reason = "`support` is written like the library that it is")]
 #![allow(dead_code, unused_imports, reason = "most of `support` is for the tests")]
@@ -24,37 +24,37 @@ use mayfly::{
 };
 use support::{Backend, Service};
 
-/// Logins of each kind, unless an argument says how many.
+/// Pairs of each kind, unless an argument gives another number.
 const PAIRS: usize = 2_000;
 
-/// The number of the first user whom nobody is compared with.
+/// The first number of users that only the comparison of like with like uses.
 const SPARE: usize = 100_000;
 
-/// Samples of the pairs from which the interval of a difference is taken.
+/// Bootstrap samples for the interval of a difference.
 const SAMPLES: usize = 1_000;
 
-/// The costs of a hash: today's default, and the least there is, which hides nothing behind it.
+/// The costs of a hash: the default, and the least, beside which other differences show.
 const COSTS: [&str; 2] = ["m=19456,t=2,p=1", "m=8,t=1,p=1"];
 
 const PASSWORD: &str = "correct horse battery staple";
 const WRONG: &str = "correct horse battery stable";
 
-/// A login that fails, by the number of its pair.
+/// A kind of failed login. Its user's name depends on the number of the pair.
 struct Failure {
-    what: &'static str,
+    kind: &'static str,
     name: fn(usize) -> String,
     password: &'static str,
 }
 
-/// What all others are compared with.
-const WRONG_PASSWORD: Failure = Failure { what: "wrong password", name: known, password: WRONG };
+/// The reference of all comparisons.
+const WRONG_PASSWORD: Failure = Failure { kind: "wrong password", name: known, password: WRONG };
 
 const OTHERS: [Failure; 5] = [
-    Failure { what: "wrong password (nothing to find)", name: |pair| known(pair + SPARE), password: WRONG },
-    Failure { what: "unknown user", name: |pair| format!("unknown-{pair:06}"), password: WRONG },
-    Failure { what: "disabled user, right password", name: disabled, password: PASSWORD },
-    Failure { what: "disabled user, wrong password", name: disabled, password: WRONG },
-    Failure { what: "no name that a user may have", name: |pair| format!("{pair:065}"), password: WRONG },
+    Failure { kind: "wrong password (nothing to find)", name: |pair| known(pair + SPARE), password: WRONG },
+    Failure { kind: "unknown user", name: |pair| format!("unknown-{pair:06}"), password: WRONG },
+    Failure { kind: "disabled user, right password", name: disabled, password: PASSWORD },
+    Failure { kind: "disabled user, wrong password", name: disabled, password: WRONG },
+    Failure { kind: "no name that a user may have", name: |pair| format!("{pair:065}"), password: WRONG },
 ];
 
 fn known(pair: usize) -> String {
@@ -82,7 +82,7 @@ fn main() {
     );
 }
 
-/// A service with all users that are known.
+/// A service with all users of the pairs.
 fn service(cost: &str, pairs: usize) -> Service {
     let service = Service::start_with(Backend::Redis, |command| {
         command.env("MAYFLY_PASSWORD_COST", cost).env("MAYFLY_TRUSTED_PROXIES", "127.0.0.1");
@@ -107,9 +107,9 @@ fn service(cost: &str, pairs: usize) -> Service {
     service
 }
 
-/// Prints a row.
+/// Measures one kind of failure against the reference, and prints a row.
 fn compare(service: &Service, cost: &str, other: &Failure, pairs: usize) {
-    eprintln!("{cost}: {} …", other.what);
+    eprintln!("{cost}: {} …", other.kind);
     let (mut theirs, mut reference) = (Vec::new(), Vec::new());
     for pair in 0..pairs {
         let mut turns = [(other, &mut theirs), (&WRONG_PASSWORD, &mut reference)];
@@ -122,7 +122,7 @@ fn compare(service: &Service, cost: &str, other: &Failure, pairs: usize) {
     let (least, most) = difference(&theirs, &reference);
     println!(
         "| {cost} | {} | {:.3} | {:.3} | {:.3} | {:.0} ({least:.0} to {most:.0}) | {:.3} |",
-        other.what,
+        other.kind,
         median * 1e3,
         usual * 1e3,
         median / usual,
@@ -132,7 +132,7 @@ fn compare(service: &Service, cost: &str, other: &Failure, pairs: usize) {
 }
 
 impl Failure {
-    /// How long the answer takes, in seconds.
+    /// Logs in, and returns the time to the answer in seconds.
     fn time(&self, service: &Service, pair: usize) -> f64 {
         let client = service.client().with_basic(&(self.name)(pair), self.password);
         let [.., a, b, c] = fastrand::u32(..).to_be_bytes();
@@ -151,7 +151,7 @@ fn median(values: &[f64]) -> f64 {
     *values.select_nth_unstable_by(middle, f64::total_cmp).1
 }
 
-/// Between which microseconds the difference of the medians lies, in 95 of 100 samples of the pairs.
+/// The 95 % bootstrap interval of the difference of the medians, in microseconds.
 fn difference(theirs: &[f64], reference: &[f64]) -> (f64, f64) {
     let mut differences: Vec<_> = (0..SAMPLES)
         .map(|_| {
@@ -164,7 +164,7 @@ fn difference(theirs: &[f64], reference: &[f64]) -> (f64, f64) {
     (differences[SAMPLES / 40], differences[SAMPLES - 1 - SAMPLES / 40])
 }
 
-/// The area under the curve of Mann and Whitney: how often one of `theirs` is longer than one of `reference`.
+/// The AUC (Mann-Whitney): the probability that one of `theirs` is longer than one of `reference`.
 #[expect(clippy::cast_precision_loss, reason = "the counts are far below 2^52")]
 fn area(theirs: &[f64], reference: &[f64]) -> f64 {
     let mut reference = reference.to_vec();
@@ -173,7 +173,7 @@ fn area(theirs: &[f64], reference: &[f64]) -> f64 {
     shorter as f64 / (theirs.len() * reference.len()) as f64
 }
 
-/// How far from one half chance takes that area, where there is no difference at all (its normal approximation).
+/// The half width of the 95 % interval of an AUC of 0.5, where there is no difference (normal approximation).
 #[expect(clippy::cast_precision_loss, reason = "the counts are far below 2^52")]
 fn chance(pairs: usize) -> f64 {
     let pairs = pairs as f64;

@@ -1,7 +1,7 @@
-//! `make bench`: what the service costs, as tables.
+//! `make bench`: measures requests/s, CPU time and memory, and prints tables.
 //!
-//! Everything runs in one run on one machine, in turns: what counts are ratios and medians. The load comes from `wrk` over
-//! loopback, so that client, service and Redis share the cores.
+//! All targets take turns on one machine, so compare ratios and medians. The load comes from `wrk` over loopback: client,
+//! service and Redis share the cores.
 
 #![expect(unreachable_pub, reason = "`support` is written like the library that it is")]
 #![allow(dead_code, unused_imports, reason = "most of `support` is for the tests")]
@@ -33,19 +33,18 @@ use mayfly::{
 use serde_json::json;
 use support::{Client, Collector, Process, RedisServer, Service, eventually, run};
 
-/// Rounds of each comparison, whose median is printed.
+/// Rounds of each comparison. Tables show the median.
 const ROUNDS: usize = 5;
 
-/// How long `wrk` runs in each, and before it, unmeasured: a lease that nobody used for a while is none.
+/// How long `wrk` runs in each round, and before it without a measurement, so that leases exist.
 const SECONDS: u32 = 4;
 const WARM_UP_SECONDS: u32 = 1;
 
-/// Threads and connections of `wrk`. One thread is busy with its own work before the cores of the service are: what is measured
-/// then is how both wait for each other (a fifth of two cores idled).
+/// Threads and connections of `wrk`. With one thread, `wrk` is the bottleneck: a fifth of two cores idled.
 const THREADS: u32 = 2;
 const CONNECTIONS: u32 = 64;
 
-/// The tokens that are verified: ten users with as many each as one may have.
+/// The tokens that are verified: ten users with the default quota each.
 const USERS_OF_LIVE_TOKENS: usize = 10;
 const TOKENS_PER_USER: usize = 1_000;
 
@@ -55,7 +54,7 @@ const OTHER_USERS: usize = 1_000;
 const VERIFY: &str = "/api/v1alpha/verify";
 const TOKEN: &str = "/api/v1alpha/token";
 
-/// Runs the parts that are named as arguments, or all.
+/// Runs the parts that the arguments name, by default all.
 fn main() {
     let named: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
     for (name, part) in [("verification", verification as fn()), ("databases", databases)] {
@@ -65,14 +64,14 @@ fn main() {
     }
 }
 
-/// What one run of `wrk` against a process showed.
+/// The result of one run of `wrk` against a process.
 struct Load {
     requests_per_second: f64,
-    /// Of the process, user and system.
+    /// CPU time of the process for each request, user and system.
     cpu_microseconds: f64,
 }
 
-/// A process that answers, and where.
+/// A process under load, and its address.
 struct Target<'a> {
     name: &'static str,
     url: String,
@@ -143,7 +142,7 @@ fn verification() {
     );
 }
 
-/// A service that only warns, with metrics and traces off unless the environment says otherwise.
+/// A service that logs only warnings, with metrics and traces off unless the environment turns them on.
 fn unobserved(redis: &RedisServer, environment: &[(&str, &str)]) -> Service {
     let service = Service::launch(Some(&redis.url()), |command| {
         command.env("MAYFLY_LOG", "warn").env("MAYFLY_METRICS_LISTEN", "off").envs(environment.iter().copied());
@@ -152,7 +151,7 @@ fn unobserved(redis: &RedisServer, environment: &[(&str, &str)]) -> Service {
     service
 }
 
-/// The example `ceiling`, and its URL.
+/// Starts the example `ceiling`, and returns its URL.
 fn ceiling() -> (Process, String) {
     let binary = Path::new(env!("CARGO_BIN_EXE_mayfly")).with_file_name("examples").join("ceiling");
     let mut process = Process::spawn(Command::new(binary).stdout(Stdio::piped()));
@@ -238,7 +237,7 @@ fn databases() {
         }
         for (index, database) in databases.into_iter().enumerate() {
             let creator = database.service.client().with_basic("creator", "secret");
-            // Its user is read before, under a lease.
+            // So that the user's record is leased.
             creator.get(&format!("{TOKEN}?limit=1")).send();
             let begun = Instant::now();
             assert_eq!(creator.post(TOKEN, &body).send().status, 201);
@@ -259,7 +258,7 @@ fn databases() {
     }
 }
 
-/// A service on a Redis with tokens that nobody asks for.
+/// A service on a Redis that holds many other tokens.
 struct Database {
     redis: RedisServer,
     service: Service,

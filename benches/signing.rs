@@ -1,4 +1,4 @@
-//! What a signature costs, part of `make bench`: signing and verifying a token, with all that the service does with it.
+//! `make bench`: measures signing and verifying a token, by algorithm.
 
 use divan::{Bencher, black_box};
 use mayfly::domain::{

@@ -1,8 +1,8 @@
--- wrk: asks for one path with a random one of the tokens in a file, a line each. Arguments: the path, the file.
+-- A script for wrk: requests one path, each time with a random token. Arguments: the path, a file with a token a line.
 
 local requests = {}
 
--- Each thread asks for others.
+-- Numbers the threads, so that each has a random sequence of its own.
 local threads = 0
 
 function setup(thread)

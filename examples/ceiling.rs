@@ -1,4 +1,4 @@
-//! What `make bench` compares with: poem's hello world, behind the service's own accept loop and with its allocator.
+//! The reference of `make bench`: poem's hello world, with the accept loop and the allocator of the service.
 
 use std::{future::pending, sync::Arc, time::Duration};
 

@@ -21,9 +21,9 @@ fn the_document_is_valid() {
     assert!(output.status.success(), "{output:?}");
 }
 
-/// `make clients` tries the generators themselves.
+/// `make clients` runs the generators themselves.
 #[test]
-fn generators_of_clients_find_nothing_that_they_stumble_over() {
+fn the_document_has_nothing_that_client_generators_reject() {
     let document = mayfly::http::document();
     assert_eq!(document["openapi"], "3.0.3");
     assert!(!document.to_string().contains("\"allOf\""));
@@ -35,10 +35,10 @@ fn generators_of_clients_find_nothing_that_they_stumble_over() {
 }
 
 #[test]
-fn the_front_door_leads_to_the_documentation() {
+fn the_root_redirects_to_the_documentation() {
     let service = Service::start(Backend::Memory);
-    let front = service.client().get("/").send();
-    assert_eq!((front.status, front.header("location")), (307, "docs"));
+    let root = service.client().get("/").send();
+    assert_eq!((root.status, root.header("location")), (307, "docs"));
     assert!(service.client().get("/docs").send().text.contains("<title>Mayfly: API tokens</title>"));
     service.client().post("/", &serde_json::json!({})).send().problem(405);
     let without = Service::start_with(Backend::Memory, |command| {
@@ -48,7 +48,7 @@ fn the_front_door_leads_to_the_documentation() {
 }
 
 #[test]
-fn the_service_serves_what_the_command_prints() {
+fn the_service_and_the_command_give_the_same_document() {
     let service = Service::start(Backend::Memory);
     for (path, arguments, content_type) in [
         ("/openapi.yaml", &["openapi"][..], "application/yaml"),
@@ -60,7 +60,7 @@ fn the_service_serves_what_the_command_prints() {
     }
 }
 
-/// Every operation with the name of its path and method.
+/// All operations, each with its method and path as in `get /livez`.
 fn operations() -> Vec<(String, Value)> {
     let document = mayfly::http::document();
     let paths = document["paths"].as_object().unwrap().clone();
@@ -73,7 +73,7 @@ fn operations() -> Vec<(String, Value)> {
 
 #[test]
 fn every_answer_has_a_body_with_an_example() {
-    // What says all there is to say in its status and its headers.
+    // These answer with a status and headers alone.
     const EMPTY: [&str; 2] = ["/api/v1alpha/verify", "/oauth2/revoke"];
     let document = mayfly::http::document();
     for (name, operation) in operations() {
@@ -117,7 +117,7 @@ fn each_example_has_the_properties_of_its_schema() {
 fn every_operation_refuses_strangers_unless_it_is_public() {
     const PUBLIC: [&str; 4] =
         ["get /livez", "get /readyz", "get /.well-known/jwks.json", "get /.well-known/oauth-authorization-server"];
-    // Holding the token that is in the body is enough.
+    // The token in the body is the only credential.
     const BEARER_OF_BODY: &str = "post /oauth2/revoke";
     let service = Service::start(Backend::Memory);
     for (name, operation) in operations() {
@@ -139,7 +139,7 @@ fn every_operation_refuses_strangers_unless_it_is_public() {
 }
 
 #[test]
-fn the_documentation_is_compressed_for_who_accepts_it() {
+fn the_documentation_is_compressed_for_clients_that_accept_gzip() {
     let service = Service::start_with(Backend::Memory, |command| {
         command.env("MAYFLY_CORS_ORIGINS", "https://console.example");
     });

@@ -1,5 +1,5 @@
-//! `make soak`: what the tests try for seconds, for minutes. Prints tables. Words as arguments choose among its rows:
-//! `cargo test --test soak -- rolling none`.
+//! `make soak`: runs for minutes what the tests run for seconds, and prints tables. Arguments choose rows by words of their
+//! names: `cargo test --test soak -- rolling none`.
 
 #![expect(unreachable_pub, reason = "`support` is written like the library that it is")]
 #![allow(dead_code, unused_imports, reason = "most of `support` is for the tests")]
@@ -99,23 +99,23 @@ fn main() {
         repeat("Redis killed, appendfsync always", 50, failover::kill_redis),
         repeat("primary of 2 replicas killed, waiting for both", 20, |times| failover::fail_over(times, "2")),
     ];
-    // What these lose is told, not promised.
+    // These may lose changes: the rows show how many.
     repeat("primary of 2 replicas killed, waiting for one", 20, |times| failover::fail_over(times, "1"));
     repeat("primary of 2 replicas killed, waiting for none", 20, |times| failover::fail_over(times, "0"));
     assert!(losses.iter().flatten().all(|losses| (losses.lost, losses.undone) == (0, 0)));
 }
 
-/// How long each version of Redis is tried with all that goes wrong.
+/// How long the nemesis runs on each version of Redis.
 const NEMESIS: Duration = Duration::from_mins(5);
 
-/// How long each slow Redis is tried.
+/// How long the clients of each slow Redis run.
 const SLOW: Duration = Duration::from_secs(30);
 
-/// Rounds of each row about good clients, and how long one is.
+/// The number and length of the rounds in each row about good clients.
 const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_secs(5);
 
-/// Has links and Redis fail while tenants and thieves change users.
+/// Makes links and Redis fail while users and attackers send changes, and checks each answer against the history.
 fn nemesis() {
     println!("| nemesis, {} s each | {} | seed |", NEMESIS.as_secs(), nemesis::Report::HEAD);
     println!("|---|---|---|---|---|---|---|---|---|");
@@ -129,7 +129,7 @@ fn nemesis() {
     assert!(violations.is_empty(), "{violations:#?}");
 }
 
-/// Cuts the primary off from all others, and has a replica of the service stay with it.
+/// Cuts off the primary together with one replica of the service, and measures how long that one accepts revoked tokens.
 fn split_brains() {
     println!(
         "| split brain, the primary cut off | times | accepted after the answer, s | margin, s | answered within, s |"
@@ -140,7 +140,7 @@ fn split_brains() {
         let [late, margin, answered] = times.map(|time| time.as_secs_f64());
         println!("| {name} | {} | {late:.1} | {margin:.1} | {answered:.1} |", report.splits);
     };
-    // What these lose is told, not promised.
+    // These settings may accept revoked tokens: the row shows for how long.
     row("max-lag 5, down-after 1 s", &split_brain::split(3, &split_brain::Settings::with("5", "1000")));
     let shipped = split_brain::split(20, &split_brain::Settings::shipped());
     row("as in deploy/sentinel", &shipped);
@@ -148,7 +148,7 @@ fn split_brains() {
     assert_eq!(shipped.accepted_after, Duration::ZERO);
 }
 
-/// Counts what is refused while Redis answers late.
+/// Counts the changes that are refused while Redis answers late.
 fn slow_redis() {
     println!("| slow Redis, {} s each | {} |\n|---|---|---|---|---|---|", SLOW.as_secs(), slow_redis::Report::HEAD);
     let ms = Duration::from_millis;
@@ -173,7 +173,7 @@ fn is_wanted(row: &str) -> bool {
     words.peek().is_none() || words.any(|word| row.contains(&word))
 }
 
-/// Tries something so often, if it is wanted, and prints a row about it.
+/// Runs an attempt this many times if its row is wanted, and prints the row.
 fn repeat(row: &str, times: usize, attempt: impl Fn(usize) -> Losses) -> Option<Losses> {
     is_wanted(row).then(|| {
         let begun = Instant::now();
