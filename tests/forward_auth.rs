@@ -6,6 +6,7 @@ use std::{
     net::TcpStream,
     path::Path,
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal;
@@ -206,6 +207,17 @@ fn protects(service: &mut Service, proxy: &Server) {
     assert!((500..600).contains(&unanswered.status), "{unanswered:?}");
 }
 
+/// A request fails soon while Mayfly accepts connections and answers none.
+fn gives_up_soon(service: &Service, proxy: &Server) {
+    service.process.signal(Signal::SIGSTOP);
+    let sent = Instant::now();
+    let answer = Client::new(&format!("http://127.0.0.1:{}", proxy.port)).with_bearer("x").get("/orders/7").send();
+    let waited = sent.elapsed();
+    service.process.signal(Signal::SIGCONT);
+    assert!((500..600).contains(&answer.status), "{answer:?}");
+    assert!(waited < Duration::from_secs(10), "{waited:?}");
+}
+
 #[test]
 fn nginx_lets_live_tokens_through() {
     let mut service = Service::start(Backend::Redis);
@@ -220,6 +232,7 @@ fn nginx_lets_live_tokens_through() {
     let bearer = Client::new(&format!("http://127.0.0.1:{port}")).with_bearer(&jwt);
     let many = (0..4).fold(bearer.get("/"), |request, _| request.header("cookie", &"x".repeat(6000)));
     assert_eq!(many.send().status, 200);
+    gives_up_soon(&service, &proxy);
     protects(&mut service, &proxy);
 }
 
@@ -231,6 +244,7 @@ fn caddy_lets_live_tokens_through() {
     // Without its interface for administration, which has one port for all.
     files[0].1.insert_str(0, "{\n\tadmin off\n}\n");
     let proxy = Server::start(port, &files, |_| command("caddy", &["run", "--config", "Caddyfile"]));
+    gives_up_soon(&service, &proxy);
     protects(&mut service, &proxy);
 }
 
@@ -240,6 +254,7 @@ fn haproxy_lets_live_tokens_through() {
     let (application, port) = (Server::application(), free_port());
     let files = example(&["haproxy.cfg", "verify.lua"], port, &service.url, application.port);
     let proxy = Server::start(port, &files, |_| command("haproxy", &["-db", "-f", "haproxy.cfg"]));
+    gives_up_soon(&service, &proxy);
     protects(&mut service, &proxy);
 }
 
@@ -251,6 +266,7 @@ fn envoy_lets_live_tokens_through() {
     // Alone on this machine, as far as it knows.
     let alone = ["--config-path", "envoy.yaml", "--use-dynamic-base-id", "--concurrency", "1"];
     let proxy = Server::start(port, &files, |_| command(&format!("{ROOT}/tests/.tools/bin/envoy"), &alone));
+    gives_up_soon(&service, &proxy);
     protects(&mut service, &proxy);
 }
 

@@ -1,8 +1,9 @@
--- The action `verify` of haproxy.cfg: asks Mayfly about the token of a request. Only 200 lets the request through, with the
--- answer's X-Auth-* headers; any other answer is the client's, and no answer is 503.
+-- The action `verify` of haproxy.cfg: asks Mayfly about the token of a request. Only a 200 lets the request through,
+-- with the X-Auth-* headers of that answer. Any other answer goes to the client, and no answer is a 503 or 504.
 
 local URL = os.getenv("MAYFLY") .. "/api/v1alpha/verify"
-local MILLISECONDS = 5000
+-- For each of the four attempts that HAProxy's client makes: a Mayfly that hangs is an error after 5 s.
+local MILLISECONDS = 1250
 
 local function each(values, use)
     for _, value in pairs(values or {}) do use(value) end

@@ -1,6 +1,7 @@
 //! Processes that do not outlive the test.
 
 use std::{
+    fs,
     io::Write,
     net::TcpListener,
     os::unix::process::CommandExt,
@@ -35,8 +36,21 @@ impl Process {
         &mut self.0
     }
 
+    /// Sends a signal. SIGSTOP returns once all threads have stopped, which takes a moment on a busy machine.
     pub fn signal(&self, signal: Signal) {
         kill(self.pid(), signal).unwrap();
+        if signal == Signal::SIGSTOP {
+            eventually("the process stops", || self.is_stopped().then_some(()));
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        let threads = fs::read_dir(format!("/proc/{}/task", self.id())).unwrap();
+        threads.into_iter().all(|thread| {
+            let stat = fs::read_to_string(thread.unwrap().path().join("stat")).unwrap();
+            // The name in parentheses, then the state.
+            stat.rsplit(')').next().unwrap().starts_with(" T")
+        })
     }
 
     pub fn id(&self) -> u32 {
