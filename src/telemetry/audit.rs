@@ -6,13 +6,13 @@
 use std::{net::Ipv6Addr, sync::LazyLock, time::Duration};
 
 use parking_lot::Mutex;
-use tokio::time::{Instant, interval};
+use tokio::time::Instant;
 use tracing::info;
 
 use super::{
     events::{AUDIT, LoginFailure},
     metrics::{self, Counter},
-    repetitions::{INTERVAL, Repetitions},
+    repetitions::Repetitions,
 };
 use crate::domain::{
     life::Life,
@@ -90,20 +90,8 @@ pub fn login_failed(reason: LoginFailure, attempt: &LoginAttempt) {
     }
 }
 
-/// Writes each minute how often each failed login was repeated, for ever.
-pub(super) async fn write_repetitions() {
-    let mut seconds = interval(Duration::from_secs(1));
-    loop {
-        write_repetitions_due(seconds.tick().await);
-    }
-}
-
-/// Writes the repetitions that were counted and not yet written.
-pub(super) fn write_last_repetitions() {
-    write_repetitions_due(Instant::now() + INTERVAL);
-}
-
-fn write_repetitions_due(now: Instant) {
+/// Writes how often failed logins were repeated, for those whose line is due at `now`.
+pub(super) fn write_repetitions(now: Instant) {
     let due = FAILED_LOGINS.lock().take_due(now);
     for (failure, repeated, span) in due {
         span.in_scope(|| failure.write(Some(repeated)));

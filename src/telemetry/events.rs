@@ -46,11 +46,6 @@ pub enum Verification {
     Unavailable,
 }
 
-impl Verification {
-    /// The labels of all results, in their order.
-    pub(super) const LABELS: [&str; 5] = ["active", "expired", "revoked", "invalid", "unavailable"];
-}
-
 /// The kinds of records that are cached under a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseKind {
@@ -58,11 +53,6 @@ pub enum LeaseKind {
     Token,
     /// A user.
     User,
-}
-
-impl LeaseKind {
-    /// The labels of both kinds, in their order.
-    pub(super) const LABELS: [&str; 2] = ["token", "user"];
 }
 
 /// The facts about a request that are known when it arrives.

@@ -4,7 +4,7 @@
 //! `mayfly`. Labels come from the code, never from a request: no user, token or path is one.
 //! `deploy/observability/README.md` lists the metrics.
 
-use std::{collections::HashMap, sync::OnceLock, time};
+use std::{collections::HashMap, sync::OnceLock, time::Duration};
 
 use foldhash::fast::RandomState;
 use opentelemetry::{
@@ -35,10 +35,10 @@ struct Instruments {
     /// By [`Level`].
     levels: Vec<UpDownCounter<i64>>,
     request_duration: Histogram<f64>,
+    /// The series of `request_duration` so far, found without building their labels.
+    request_series: RwLock<HashMap<(&'static str, ResponseInfo), BoundHistogram<f64>, RandomState>>,
     round_trip_duration: Histogram<f64>,
     password_hash_duration: Histogram<f64>,
-    /// The series of the histograms so far, found without building their labels.
-    durations: RwLock<HashMap<Duration, BoundHistogram<f64>, RandomState>>,
 }
 
 /// Metrics that count events.
@@ -64,7 +64,7 @@ pub enum Counter {
     PasswordHashRefusals,
 }
 
-/// The keys of a metric's labels, each with all of its values.
+/// The keys of a metric's labels, each with all of its values, in the order of their enum.
 type Labels = &'static [(&'static str, &'static [&'static str])];
 
 /// Names, units, descriptions and labels of the counters, in the order of [`Counter`].
@@ -73,13 +73,13 @@ const COUNTERS: [(&str, &str, &str, Labels); 9] = [
         "mayfly.token.verifications",
         "{verification}",
         "Tokens verified, by result.",
-        &[("result", &Verification::LABELS)],
+        &[("result", &["active", "expired", "revoked", "invalid", "unavailable"])],
     ),
     (
         "mayfly.lease.lookups",
         "{lookup}",
         "Lookups of records that may be cached under a lease.",
-        &[("kind", &LeaseKind::LABELS), ("result", &["miss", "hit"])],
+        &[("kind", &["token", "user"]), ("result", &["miss", "hit"])],
     ),
     ("mayfly.login.failures", "{login}", "Failed logins, by reason.", &[("reason", &LoginFailure::LABELS)]),
     ("mayfly.tokens.issued", "{token}", "Tokens issued.", &[]),
@@ -114,17 +114,6 @@ const LEVELS: [(&str, &str, &str); 5] = [
     ("mayfly.password.hash.waiting", "{login}", "Logins in the queue for a password hash."),
 ];
 
-/// The series of durations.
-#[derive(PartialEq, Eq, Hash)]
-pub(super) enum Duration {
-    /// Of HTTP requests of this method.
-    Request(&'static str, ResponseInfo),
-    /// Of round trips to Redis: the command, and the kind of error, if there was one.
-    RoundTrip(&'static str, Option<&'static str>),
-    /// Of password hashes.
-    PasswordHash,
-}
-
 impl Instruments {
     fn new(meter: &Meter) -> Self {
         let counter = |(name, unit, description, labels): (_, _, _, Labels)| {
@@ -150,29 +139,9 @@ impl Instruments {
             counters: COUNTERS.map(counter).into(),
             levels: LEVELS.map(level).into(),
             request_duration: duration("http.server.request.duration", "Duration of HTTP requests."),
+            request_series: RwLock::default(),
             round_trip_duration: duration("db.client.operation.duration", "Duration of round trips to Redis."),
             password_hash_duration: duration("mayfly.password.hash.duration", "Duration of password hashes."),
-            durations: RwLock::default(),
-        }
-    }
-
-    fn bind(&self, duration: &Duration) -> BoundHistogram<f64> {
-        match duration {
-            Duration::Request(method, response) => {
-                let mut labels = vec![
-                    KeyValue::new("http.request.method", *method),
-                    KeyValue::new("http.response.status_code", i64::from(response.status)),
-                ];
-                labels.extend(response.route.map(|route| KeyValue::new("http.route", route)));
-                self.request_duration.bind(&labels)
-            }
-            Duration::RoundTrip(command, error_type) => {
-                let mut labels =
-                    vec![KeyValue::new("db.operation.name", *command), KeyValue::new("db.system.name", "redis")];
-                labels.extend(error_type.map(|error| KeyValue::new("error.type", error)));
-                self.round_trip_duration.bind(&labels)
-            }
-            Duration::PasswordHash => self.password_hash_duration.bind(&[]),
         }
     }
 }
@@ -258,17 +227,35 @@ impl Drop for LevelGuard {
     }
 }
 
-impl Duration {
-    /// Records a duration of this series.
-    pub(super) fn record(self, duration: time::Duration) {
-        let Some(instruments) = INSTRUMENTS.get() else { return };
-        let seconds = duration.as_secs_f64();
-        if let Some(bound) = instruments.durations.read().get(&self) {
-            return bound.record(seconds);
-        }
-        let bound = instruments.bind(&self);
-        bound.record(seconds);
-        instruments.durations.write().insert(self, bound);
+/// Records the duration of an HTTP request.
+pub(super) fn request_answered(method: &'static str, response: ResponseInfo, duration: Duration) {
+    let Some(instruments) = INSTRUMENTS.get() else { return };
+    let seconds = duration.as_secs_f64();
+    if let Some(series) = instruments.request_series.read().get(&(method, response)) {
+        return series.record(seconds);
+    }
+    let mut labels = vec![
+        KeyValue::new("http.request.method", method),
+        KeyValue::new("http.response.status_code", i64::from(response.status)),
+    ];
+    labels.extend(response.route.map(|route| KeyValue::new("http.route", route)));
+    let series = instruments.request_duration.bind(&labels);
+    series.record(seconds);
+    instruments.request_series.write().insert((method, response), series);
+}
+
+/// Records the duration of a round trip to Redis, and the kind of its error, if it failed.
+pub(super) fn redis_answered(command: &'static str, error_type: Option<&'static str>, duration: Duration) {
+    let Some(instruments) = INSTRUMENTS.get() else { return };
+    let mut labels = vec![KeyValue::new("db.operation.name", command), KeyValue::new("db.system.name", "redis")];
+    labels.extend(error_type.map(|error| KeyValue::new("error.type", error)));
+    instruments.round_trip_duration.record(duration.as_secs_f64(), &labels);
+}
+
+/// Records the duration of a password hash.
+pub(super) fn password_hashed(duration: Duration) {
+    if let Some(instruments) = INSTRUMENTS.get() {
+        instruments.password_hash_duration.record(duration.as_secs_f64(), &[]);
     }
 }
 

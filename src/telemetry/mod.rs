@@ -4,13 +4,13 @@
 //! standard error ([`logs`]), audit events among them ([`audit`]). Threads of their own export to a collector what the
 //! standard `OTEL_` variables ask for ([`otlp`]); no request waits for them.
 
-use std::{
-    thread,
-    time::{Duration, Instant},
-};
+use std::{thread, time::Duration};
 
 use opentelemetry::trace::SpanBuilder;
-use tokio::{sync::oneshot, time::timeout};
+use tokio::{
+    sync::oneshot,
+    time::{Instant, interval, timeout},
+};
 use tracing_appender::non_blocking::WorkerGuard;
 use tracing_subscriber::{layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -88,7 +88,12 @@ pub fn init(settings: &Settings, prometheus: Option<&metrics::Prometheus>) -> Te
     if let Some(provider) = &providers.traces {
         traces::start(provider, settings.otlp.sampler());
     }
-    tokio::spawn(audit::write_repetitions());
+    tokio::spawn(async {
+        let mut seconds = interval(Duration::from_secs(1));
+        loop {
+            audit::write_repetitions(seconds.tick().await);
+        }
+    });
     Telemetry { providers, lines }
 }
 
@@ -96,7 +101,8 @@ impl Telemetry {
     /// Exports the last data, for up to three seconds, then writes the last lines of the log, for up to two.
     pub async fn shutdown(self) {
         let Self { providers: otlp::Providers { traces, metrics, logs }, lines } = self;
-        audit::write_last_repetitions();
+        // In a minute, all repetitions are due.
+        audit::write_repetitions(Instant::now() + repetitions::INTERVAL);
         let flush = move || {
             // A collector that does not answer is in the log already.
             let _ = traces.map(|provider| provider.shutdown_with_timeout(FLUSH_TIMEOUT));
@@ -122,6 +128,6 @@ async fn finish(work: impl FnOnce() + Send + 'static, limit: Duration) {
 pub async fn password_hash<T>(future: impl Future<Output = T>) -> T {
     let begun = Instant::now();
     let result = traces::child(|| SpanBuilder::from_name("hash password"), |_| None, future).await;
-    metrics::Duration::PasswordHash.record(begun.elapsed());
+    metrics::password_hashed(begun.elapsed());
     result
 }

@@ -35,23 +35,23 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Crates whose log lines are not exported: exporting causes them, so that they would never end.
 const NOT_EXPORTED: [&str; 3] = ["opentelemetry", "ureq", "rustls"];
 
-/// The supported values of the variables with these endings.
-const SUPPORTED: [(&str, &[&str]); 6] = [
-    ("_SDK_DISABLED", &["true", "false"]),
-    ("_EXPORTER", &["otlp", "none"]),
-    ("_PROTOCOL", &["http/protobuf"]),
-    ("_COMPRESSION", &["gzip", "none"]),
-    ("_PROPAGATORS", &["tracecontext", "baggage"]),
-    ("_SAMPLER", &SAMPLERS),
-];
+/// The prefix of samplers that follow the caller's decision, where there is one.
+const PARENT_BASED: &str = "parentbased_";
 
-const SAMPLERS: [&str; 6] = [
-    "always_on",
-    "always_off",
-    "traceidratio",
-    "parentbased_always_on",
-    "parentbased_always_off",
-    "parentbased_traceidratio",
+/// The endings of variables, whether their value (in lower case) is supported, and the reason if it is not.
+type Check = (&'static [&'static str], fn(&str) -> bool, &'static str);
+
+const CHECKS: [Check; 10] = [
+    (&["_SDK_DISABLED"], |value| ["true", "false"].contains(&value), "it is neither true nor false"),
+    (&["_EXPORTER"], |names| are_all_in(names, &["otlp", "none"]), "otlp and none are supported"),
+    (&["_PROTOCOL"], |name| name == "http/protobuf", "http/protobuf is supported"),
+    (&["_COMPRESSION"], |name| ["gzip", "none"].contains(&name), "gzip and none are supported"),
+    (&["_PROPAGATORS"], |names| are_all_in(names, &["tracecontext", "baggage"]), "tracecontext is supported"),
+    (&["_SAMPLER"], |name| root_sampler(name, 1.0).is_some(), "it is not supported; parentbased_traceidratio is"),
+    (&["_SAMPLER_ARG"], |ratio| parse_ratio(ratio).is_some(), "it is no number from 0 to 1"),
+    (&["_ENDPOINT"], is_url, "it is no URL such as http://localhost:4318"),
+    (&["_DELAY", "_INTERVAL", "_LIMIT", "_SIZE", "_TIMEOUT"], |n| n.parse::<u64>().is_ok(), "it is no whole number"),
+    (&["_CERTIFICATE", "_CLIENT_KEY"], |_| false, "it is not supported; SSL_CERT_FILE names the certificates to trust"),
 ];
 
 /// The variables of the environment that begin with `OTEL_`.
@@ -134,20 +134,17 @@ impl Variables {
 
     /// The sampler of requests. The SDK's own reading of these variables depends on their case.
     pub(super) fn sampler(&self) -> Sampler {
-        let ratio = self.get("OTEL_TRACES_SAMPLER_ARG").parse().ok().filter(|ratio| is_ratio(*ratio)).unwrap_or(1.0);
+        let ratio = parse_ratio(&self.get("OTEL_TRACES_SAMPLER_ARG")).unwrap_or(1.0);
         let name = self.get("OTEL_TRACES_SAMPLER");
-        let root = match name.trim_start_matches("parentbased_") {
-            "always_off" => Sampler::AlwaysOff,
-            "traceidratio" => Sampler::TraceIdRatioBased(ratio),
-            _ => Sampler::AlwaysOn,
-        };
-        let is_without_parent = ["always_on", "always_off", "traceidratio"].contains(&&*name);
-        if is_without_parent { root } else { Sampler::ParentBased(Box::new(root)) }
+        match root_sampler(&name, ratio) {
+            Some(root) if !name.starts_with(PARENT_BASED) => root,
+            root => Sampler::ParentBased(Box::new(root.unwrap_or(Sampler::AlwaysOn))),
+        }
     }
 
     /// The attributes of this process: `OTEL_RESOURCE_ATTRIBUTES` and `OTEL_SERVICE_NAME` override the defaults.
     fn resource(&self) -> Resource {
-        let name = self.0.get("OTEL_SERVICE_NAME").map(|name| name.trim().to_owned()).filter(|name| !name.is_empty());
+        let name = self.0.get("OTEL_SERVICE_NAME").map(|name| name.trim()).filter(|name| !name.is_empty());
         let defaults = [
             KeyValue::new("service.name", env!("CARGO_PKG_NAME")),
             KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
@@ -156,47 +153,44 @@ impl Variables {
         Resource::builder_empty()
             .with_attributes(defaults)
             .with_detectors(&[Box::new(TelemetryResourceDetector), Box::new(EnvResourceDetector::new())])
-            .with_attributes(name.map(|name| KeyValue::new("service.name", name)))
+            .with_attributes(name.map(|name| KeyValue::new("service.name", name.to_owned())))
             .build()
     }
 
     /// The variables whose values are ignored, each with the reason.
     pub(super) fn problems(&self) -> Vec<(String, String)> {
-        let problem = |name: &String| Some((name.clone(), problem(name, &self.get(name))?));
+        let problem = |name: &String| {
+            let value = Some(self.get(name)).filter(|value| !value.is_empty())?;
+            let has_ending = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
+            let (_, is_used, reason) = CHECKS.iter().find(|(endings, ..)| has_ending(endings))?;
+            (!is_used(&value)).then(|| (name.clone(), (*reason).to_owned()))
+        };
         self.0.keys().filter_map(problem).collect()
     }
 }
 
-/// Why the value of a variable, in lower case, is ignored.
-fn problem(name: &str, value: &str) -> Option<String> {
-    let is_one_of = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
-    let mut items = value.split(',').map(str::trim).filter(|item| !item.is_empty());
-    let supported = SUPPORTED.iter().find(|(ending, _)| name.ends_with(ending)).map(|(_, values)| *values);
-    let reason = match supported {
-        _ if value.is_empty() => return None,
-        Some(values) if !items.all(|item| values.contains(&item)) => {
-            return Some(format!("supported: {}", values.join(", ")));
-        }
-        None if is_one_of(&["_CERTIFICATE", "_CLIENT_KEY"]) => {
-            "it is not supported; SSL_CERT_FILE names the certificates to trust"
-        }
-        None if is_one_of(&["_ENDPOINT"]) && !is_url(value) => "it is no URL such as http://localhost:4318",
-        None if is_one_of(&["_SAMPLER_ARG"]) && !value.parse().is_ok_and(is_ratio) => "it is no number from 0 to 1",
-        None if is_one_of(&["_DELAY", "_INTERVAL", "_LIMIT", "_SIZE", "_TIMEOUT"]) && value.parse::<u64>().is_err() => {
-            "it is no whole number"
-        }
-        _ => return None,
-    };
-    Some(reason.to_owned())
+/// The sampler of requests without a caller's trace.
+fn root_sampler(name: &str, ratio: f64) -> Option<Sampler> {
+    match name.strip_prefix(PARENT_BASED).unwrap_or(name) {
+        "always_on" => Some(Sampler::AlwaysOn),
+        "always_off" => Some(Sampler::AlwaysOff),
+        "traceidratio" => Some(Sampler::TraceIdRatioBased(ratio)),
+        _ => None,
+    }
+}
+
+fn parse_ratio(text: &str) -> Option<f64> {
+    text.parse().ok().filter(|ratio| (0.0..=1.0).contains(ratio))
+}
+
+/// Whether the names in a list, separated by commas, are all known.
+fn are_all_in(list: &str, known: &[&str]) -> bool {
+    list.split(',').all(|name| known.contains(&name.trim()))
 }
 
 /// Whether an endpoint has a scheme of HTTP. The SDK checks the rest of it.
 fn is_url(endpoint: &str) -> bool {
     endpoint.starts_with("http://") || endpoint.starts_with("https://")
-}
-
-fn is_ratio(number: f64) -> bool {
-    (0.0..=1.0).contains(&number)
 }
 
 /// Exports the lines of the log, with the fields of their spans.

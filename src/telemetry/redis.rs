@@ -20,13 +20,6 @@ pub struct RoundTrip {
     pub commands: usize,
 }
 
-/// Records the duration of a round trip when it is dropped, so that a cancelled one counts, too.
-struct Timer {
-    command: &'static str,
-    error_type: Option<&'static str>,
-    begun: Instant,
-}
-
 impl RoundTrip {
     /// Observes `call`, which makes this round trip. `error_type` names the kind of an error; a call that is dropped
     /// before it ends is recorded as `cancelled`.
@@ -35,10 +28,13 @@ impl RoundTrip {
         error_type: impl Fn(&E) -> &'static str,
         call: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
-        let mut timer = Timer { command: self.command, error_type: Some("cancelled"), begun: Instant::now() };
+        let begun = Instant::now();
+        let mut outcome = scopeguard::guard(Some("cancelled"), |error_type| {
+            metrics::redis_answered(self.command, error_type, begun.elapsed());
+        });
         let error_type = |result: &Result<T, E>| result.as_ref().err().map(&error_type);
         let result = traces::child(|| self.span(), error_type, call).await;
-        timer.error_type = error_type(&result);
+        *outcome = error_type(&result);
         result
     }
 
@@ -51,11 +47,5 @@ impl RoundTrip {
         }
         let name = self.script.map_or_else(|| self.command.into(), |script| format!("{} {script}", self.command));
         SpanBuilder::from_name(name).with_kind(SpanKind::Client).with_attributes(attributes)
-    }
-}
-
-impl Drop for Timer {
-    fn drop(&mut self) {
-        metrics::Duration::RoundTrip(self.command, self.error_type).record(self.begun.elapsed());
     }
 }

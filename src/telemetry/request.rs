@@ -44,7 +44,7 @@ impl<'a> ObservedRequest<'a> {
     /// Ends the observation with the response.
     pub fn end(self, response: ResponseInfo) {
         let duration = self.begun.elapsed();
-        metrics::Duration::Request(self.info.method, response).record(duration);
+        metrics::request_answered(self.info.method, response, duration);
         match &self.trace {
             Some(trace) => {
                 trace.within(|| self.log(response, duration));
