@@ -2,7 +2,6 @@
 
 use std::{
     fmt, fs,
-    path::Path,
     thread::{available_parallelism, sleep},
     time::{Duration, Instant},
 };
@@ -167,25 +166,4 @@ fn a_crowd_is_held_and_keeps_nobody_waiting() {
     let (rows, refused) = hold_a_crowd(300, 100, Rounds { count: 1, pace });
     assert!(rows.iter().all(|row| row.waits[0].count() >= 1_196));
     assert!(refused > 0, "those who send slowly are sent away");
-}
-
-#[test]
-fn something_wakes_where_a_password_is_hashed() {
-    let service = Service::start(Backend::Memory);
-    let threads =
-        || fs::read_dir(format!("/proc/{}/task", service.process.id())).unwrap().map(|thread| thread.unwrap());
-    let metronomes = || {
-        let is_metronome = |path: &Path| fs::read_to_string(path.join("comm")).is_ok_and(|name| name == "metronome\n");
-        threads().map(|thread| thread.path()).filter(move |path| is_metronome(path))
-    };
-    assert_eq!(metronomes().count(), available_parallelism().unwrap().get());
-    assert_eq!(service.admin().get("/api/v1alpha/token").send().status, 200);
-    // It moves to the core of the hash: `Cpus_allowed_list` of proc(5) is a number then.
-    eventually("one has ticked", || {
-        metronomes().find(|path| {
-            let status = fs::read_to_string(path.join("status")).unwrap();
-            let cores = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap();
-            cores.trim().parse::<usize>().is_ok()
-        })
-    });
 }

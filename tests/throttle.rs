@@ -277,7 +277,7 @@ async fn where_strangers_take_all_places_the_known_have_theirs_and_nobody_is_cou
     let [home, hotel] =
         [1, 2].map(|host| LoginAttempt { user: alice.name.clone(), client: IpAddr::from([192, 0, 2, host]).into() });
     store.login_succeeded(&home, alice.login_epoch, AttemptScope::AllCounters).await.unwrap();
-    let strangers: Vec<_> = iter::from_fn(|| hashing.place(Lane::Stranger)).collect();
+    let strangers: Vec<_> = iter::from_fn(|| hashing.slot(Lane::AnyClient)).collect();
     for _ in 0..2 * PER_CLIENT_AND_USER.free_failures {
         assert!(matches!(login.log_in(&hotel, std::slice::from_ref(&password)).await, Err(LoginError::Busy(_))));
     }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    hashing::{Busy, Hashing, Lane, Place},
+    hashing::{Busy, Hashing, Lane, Slot},
     remembered_logins::{LoginFingerprint, RememberedLogins},
     run_to_completion,
 };
@@ -145,7 +145,7 @@ impl Checks {
     }
 
     async fn check(self: Arc<Self>, attempt: LoginAttempt, passwords: Vec<Password>) -> Result<Verdict, LoginError> {
-        let mut place = self.place(&attempt).await?;
+        let mut slot = self.queue_slot(&attempt).await?;
         // Always asks the store: a cache hit would reveal by its timing that the user exists. Asked before the attempt is
         // counted, so that a store in trouble has counted nothing yet.
         let user = self.store.find_user(&attempt.user).await?;
@@ -155,13 +155,13 @@ impl Checks {
             Reservation::RetryAfter(remaining) => return Ok(Verdict::RetryAfter(remaining)),
         };
         if scope == AttemptScope::KnownClient
-            && let Some(known) = self.hashing.place(Lane::Known)
+            && let Some(known) = self.hashing.slot(Lane::KnownClient)
         {
-            place = known;
+            slot = known;
         }
         let hash =
             user.as_ref().map_or_else(|| PasswordHash::dummy(self.hashing.cost()), |user| user.password_hash.clone());
-        let matching = self.hashing.find(place, hash, passwords).await;
+        let matching = self.hashing.find_match(slot, hash, passwords).await;
         Ok(match (user, matching) {
             (Some(user), Some(password)) if !user.disabled => {
                 self.forgive(&attempt, user.login_epoch, scope).await;
@@ -176,15 +176,15 @@ impl Checks {
         })
     }
 
-    /// A place to wait for a core, before anything is counted: where the lane of all is full, one in that of the known, for
-    /// whom is known at this client.
-    async fn place(&self, attempt: &LoginAttempt) -> Result<Place, LoginError> {
-        if let Some(place) = self.hashing.place(Lane::Stranger) {
-            return Ok(place);
+    /// A slot in a queue for a core, taken before the attempt is counted. If the lane for all clients is full, a known client
+    /// waits in its own.
+    async fn queue_slot(&self, attempt: &LoginAttempt) -> Result<Slot, LoginError> {
+        if let Some(slot) = self.hashing.slot(Lane::AnyClient) {
+            return Ok(slot);
         }
-        let known = self.store.is_known_client(attempt).await?;
-        let place = if known { self.hashing.place(Lane::Known) } else { None };
-        Ok(place.ok_or_else(Busy::send_away)?)
+        let is_known = self.store.is_known_client(attempt).await?;
+        let slot = if is_known { self.hashing.slot(Lane::KnownClient) } else { None };
+        Ok(slot.ok_or_else(Busy::counted)?)
     }
 
     /// Where that fails, the user has a failure more, which is forgotten in minutes.

@@ -1,26 +1,22 @@
-//! Passwords are hashed as many at once as there are cores, after a short wait, and never at the cost of other work.
+//! Password hashing: one hash per core at a time, after a bounded wait, and at the lowest priority.
 //!
-//! The cores are shared out among three lanes ([`Lane`]): those in which somebody waits take turns, and each has places of its
-//! own. So a flood in one lane costs the others their turns in between, and no place.
+//! Hashes wait for a core in three lanes ([`Lane`]), which take turns and have a bounded queue each. So a flood in one
+//! lane delays the others by its turns, and cannot fill their queues.
 //!
-//! A thread that gives way to all others comes to no end where something else has the cores: a program without a container of
-//! its own that computes all day. So what takes ten times too long is done once more, by a thread that takes its share.
+//! A hash runs on a thread that gets a core only when nothing else wants it. Beside four busy programs such a thread
+//! got 0.15 % of a core, and a login took 13 s. So a hash that takes ten times too long is started again on a thread of
+//! nice 10, whose share is a tenth of that of another thread.
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    thread::available_parallelism,
-    time::Duration,
-};
+use std::{sync::Arc, thread, thread::available_parallelism, time::Duration};
 
+use parking_lot::Mutex;
 use tokio::{
-    select,
     sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore, oneshot},
-    task::JoinHandle,
     time::timeout,
 };
 
-use self::thread::{HashThread, Manners, Work};
+use self::idle_thread::IdleThread;
+use super::run_to_completion;
 use crate::{
     domain::password::{HashCost, Password, PasswordHash},
     telemetry::{
@@ -29,62 +25,36 @@ use crate::{
     },
 };
 
-mod metronome;
-mod thread;
+mod idle_thread;
 
-/// How many may wait for each core in each lane. At 17 to 30 ms a hash, the last of them waits about a second, and another
-/// for each other lane in which as many wait.
-const WAITING_PER_CORE: usize = 32;
+/// The length of each queue, for each core. At 17 to 30 ms a hash, the last in the queue waits for about a second, and
+/// for another second for each other lane that is full.
+const QUEUE_PER_CORE: usize = 32;
 
-/// How long a KiB of memory may take in a pass: ten times what it takes on a quiet core.
-const PATIENCE_PER_KIB: Duration = Duration::from_nanos(4_500);
+/// The time limit of a hash on an idle thread, for each KiB of memory in each pass: ten times what a quiet core takes.
+const IDLE_LIMIT_PER_KIB: Duration = Duration::from_nanos(4_500);
 
-/// Hashes passwords, and verifies them against hashes. One for the whole process, since its bounds are the machine's.
+/// The time limit of the cheapest hash on an idle thread.
+const MIN_IDLE_LIMIT: Duration = Duration::from_millis(50);
+
+/// Hashes passwords and verifies them. A process has one: its limits are those of the machine.
 pub struct Hashing {
     cost: HashCost,
     cores: Arc<Semaphore>,
     lanes: [Queue; Lane::COUNT],
-    /// As many as there are cores.
-    idle: Threads,
-    /// The same, for what an idle one comes to no end with.
-    nice: Threads,
-    /// How long an idle thread may take.
-    patience: Duration,
+    /// Those without a job, of as many as there are cores.
+    idle_threads: Arc<Mutex<Vec<IdleThread>>>,
+    idle_limit: Duration,
 }
 
-/// Threads that have nothing to do.
-#[derive(Clone)]
-struct Threads(Arc<Mutex<Vec<HashThread>>>);
-
-impl Threads {
-    fn start(count: usize, manners: Manners) -> Self {
-        Self(Arc::new(Mutex::new((0..count).map(|_| HashThread::start(manners)).collect())))
-    }
-
-    fn threads(&self) -> MutexGuard<'_, Vec<HashThread>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Begins to work, which goes on when nobody waits for it any more. `None`: all threads are at work.
-    fn begin(&self, work: impl Work + 'static) -> Option<JoinHandle<Box<dyn Work>>> {
-        let mut thread = self.threads().pop()?;
-        let threads = self.clone();
-        Some(tokio::spawn(async move {
-            let work = thread.run(Box::new(work)).await.expect("its thread lives as long as itself");
-            threads.threads().push(thread);
-            work
-        }))
-    }
-}
-
-/// Whose passwords wait behind one another.
+/// The queue that a password waits in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
-    /// Of logins of anybody.
-    Stranger,
-    /// Of logins of users who are known at their clients.
-    Known,
-    /// New passwords, which users who logged in set, and the operator.
+    /// For logins from all clients.
+    AnyClient,
+    /// For logins from clients that are known to the user.
+    KnownClient,
+    /// For new passwords, set by users who logged in or by the operator.
     NewPassword,
 }
 
@@ -92,149 +62,130 @@ impl Lane {
     const COUNT: usize = 3;
 }
 
-/// Those who wait in a lane.
 struct Queue {
-    places: Arc<Semaphore>,
-    /// Whoever has it waits for a core, with the first of each other lane, and the others of the lane behind it.
+    slots: Arc<Semaphore>,
+    /// Held by the first in the queue, which waits for a core along with the first of each other lane.
     head: AsyncMutex<()>,
 }
 
-/// A place in a lane, until it is dropped.
-pub struct Place {
+/// A slot in the queue of a lane, until it is dropped.
+pub struct Slot {
     lane: Lane,
     _permit: OwnedSemaphorePermit,
 }
 
-/// There are more passwords to hash than can be hashed in good time.
+/// The queue for password hashes is full.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many passwords to hash at once")]
 pub struct Busy;
 
 impl Busy {
-    /// Counts that somebody is sent away.
-    pub(super) fn send_away() -> Self {
+    /// The error, counted in the metrics.
+    pub(super) fn counted() -> Self {
         Counter::PasswordHashRefusals.add(1);
         Self
     }
 }
 
 impl Hashing {
-    /// New hashes are to cost this.
+    /// Hashes new passwords at this cost.
     ///
     /// # Panics
-    /// Outside of a runtime, and where the process may have no threads.
+    /// Outside of a runtime, and if no threads can be started.
     pub fn new(cost: HashCost) -> Self {
-        let patience = PATIENCE_PER_KIB * cost.kib_passed();
-        Self::on(available_parallelism().map_or(1, usize::from), cost, patience.max(Duration::from_millis(50)))
+        let idle_limit = MIN_IDLE_LIMIT.max(IDLE_LIMIT_PER_KIB * cost.kib_passed());
+        Self::on_cores(available_parallelism().map_or(1, usize::from), cost, idle_limit)
     }
 
-    fn on(cores: usize, cost: HashCost, patience: Duration) -> Self {
-        let queue =
-            || Queue { places: Arc::new(Semaphore::new(cores * (1 + WAITING_PER_CORE))), head: AsyncMutex::default() };
+    fn on_cores(cores: usize, cost: HashCost, idle_limit: Duration) -> Self {
+        let slots = cores * (1 + QUEUE_PER_CORE);
+        let queue = |()| Queue { slots: Arc::new(Semaphore::new(slots)), head: AsyncMutex::default() };
         Self {
             cost,
             cores: Arc::new(Semaphore::new(cores)),
-            lanes: [(); Lane::COUNT].map(|()| queue()),
-            idle: Threads::start(cores, Manners::Idle),
-            nice: Threads::start(cores, Manners::Nice),
-            patience,
+            lanes: [(); Lane::COUNT].map(queue),
+            idle_threads: Arc::new(Mutex::new((0..cores).map(|_| IdleThread::start()).collect())),
+            idle_limit,
         }
     }
 
-    /// What a new hash costs.
+    /// The cost of a new hash.
     pub fn cost(&self) -> HashCost {
         self.cost
     }
 
-    /// A place in this lane. `None`: it is full.
-    pub fn place(&self, lane: Lane) -> Option<Place> {
-        let permit = Arc::clone(&self.lanes[lane as usize].places).try_acquire_owned().ok()?;
-        Some(Place { lane, _permit: permit })
+    /// Takes a slot in the queue of this lane. `None`: it is full.
+    pub fn slot(&self, lane: Lane) -> Option<Slot> {
+        let permit = Arc::clone(&self.lanes[lane as usize].slots).try_acquire_owned().ok()?;
+        Some(Slot { lane, _permit: permit })
     }
 
-    /// A new hash of this password.
+    /// Hashes this new password.
     pub async fn hash(&self, password: Password) -> Result<PasswordHash, Busy> {
-        let place = self.place(Lane::NewPassword).ok_or_else(Busy::send_away)?;
+        let slot = self.slot(Lane::NewPassword).ok_or_else(Busy::counted)?;
         let cost = self.cost;
-        Ok(self.on_a_core(place, move || PasswordHash::of(&password, cost)).await)
+        Ok(self.run(slot, move || PasswordHash::of(&password, cost)).await)
     }
 
-    /// Whether this is the password of the hash.
-    pub async fn verify(&self, place: Place, hash: PasswordHash, password: Password) -> bool {
-        self.on_a_core(place, move || hash.verify(&password)).await
+    /// The first of these passwords that the hash is of.
+    pub async fn find_match(&self, slot: Slot, hash: PasswordHash, passwords: Vec<Password>) -> Option<Password> {
+        self.run(slot, move || passwords.iter().find(|password| hash.verify(password)).cloned()).await
     }
 
-    /// The first of these that is the password of the hash.
-    pub async fn find(&self, place: Place, hash: PasswordHash, passwords: Vec<Password>) -> Option<Password> {
-        self.on_a_core(place, move || passwords.iter().find(|password| hash.verify(password)).cloned()).await
-    }
-
-    /// Works when it is its turn, on a thread that does nothing else: the threads that answer requests keep their priority.
-    async fn on_a_core<T: Send + 'static>(&self, place: Place, work: impl Fn() -> T + Send + Sync + 'static) -> T {
+    /// Runs `work` on a core once its turn has come. It runs to its end even if the caller goes away.
+    async fn run<T: Send + 'static>(&self, slot: Slot, work: impl Fn() -> T + Send + Sync + 'static) -> T {
         let waiting = Level::PasswordHashWaiting.raise();
         let core = {
-            // One of each lane at a time, and a semaphore lets in whoever came first: so the lanes take turns.
-            let _head = self.lanes[place.lane as usize].head.lock().await;
+            // The semaphore is first come, first served, and each lane waits for it once: so the lanes take turns.
+            let _head = self.lanes[slot.lane as usize].head.lock().await;
             Arc::clone(&self.cores).acquire_owned().await.expect("it is never closed")
         };
         drop(waiting);
-        let (done, result) = oneshot::channel();
-        let (work, done) = (Arc::new(work), Arc::new(Mutex::new(Some(done))));
-        let hash = move || Hash { work: Arc::clone(&work), result: None, done: Arc::clone(&done) };
-        let (idle, nice, patience) = (self.idle.clone(), self.nice.clone(), self.patience);
-        // It goes on, and the permits with it, when the client has gone away.
-        tokio::spawn(async move {
-            let hashed = hash_in_time(hash, &idle, &nice, patience).await;
-            drop((place, core));
-            hashed.deliver();
-        });
-        telemetry::password_hash(result).await.expect("hashing does not panic")
+        let (work, threads, limit) = (Arc::new(work), Arc::clone(&self.idle_threads), self.idle_limit);
+        let hash = async move {
+            let result = match timeout(limit, run_idle(threads, Arc::clone(&work))).await {
+                Ok(Some(result)) => result,
+                Ok(None) | Err(_) => run_nice(work).await,
+            };
+            drop((slot, core));
+            result
+        };
+        telemetry::password_hash(run_to_completion(hash)).await
     }
 }
 
-/// Has an idle thread do the work, and a nice one, too, where the idle one takes too long.
-async fn hash_in_time<W: Work + 'static>(
-    hash: impl Fn() -> W,
-    idle: &Threads,
-    nice: &Threads,
-    patience: Duration,
-) -> Box<dyn Work> {
-    const NEVER_PANICS: &str = "a panic of the work ends in the work";
-    let Some(mut first) = idle.begin(hash()) else {
-        // They are at work that nobody waits for.
-        return nice.begin(hash()).expect("there is one for each core").await.expect(NEVER_PANICS);
+/// `None`: all idle threads are still busy with work that took too long.
+async fn run_idle<T: Send + 'static>(
+    threads: Arc<Mutex<Vec<IdleThread>>>,
+    work: Arc<impl Fn() -> T + Send + Sync + 'static>,
+) -> Option<T> {
+    let mut thread = threads.lock().pop()?;
+    let result = Arc::new(Mutex::new(None));
+    let job = {
+        let result = Arc::clone(&result);
+        move || *result.lock() = Some(work())
     };
-    if let Ok(hashed) = timeout(patience, &mut first).await {
-        return hashed.expect(NEVER_PANICS);
-    }
-    match nice.begin(hash()) {
-        Some(second) => select! {
-            hashed = first => hashed,
-            hashed = second => hashed,
-        },
-        None => first.await,
-    }
-    .expect(NEVER_PANICS)
+    // In a task, since the thread is returned even if the time limit has passed.
+    let job = tokio::spawn(async move {
+        let is_alive = thread.run(job).await.is_ok();
+        threads.lock().push(if is_alive { thread } else { IdleThread::start() });
+    });
+    job.await.expect("a panic of the job does not reach this task");
+    let result = result.lock().take();
+    Some(result.expect("hashing does not panic"))
 }
 
-/// What is to be worked out, and for whom.
-struct Hash<W, T> {
-    work: Arc<W>,
-    result: Option<T>,
-    done: Arc<Mutex<Option<oneshot::Sender<T>>>>,
-}
-
-impl<W: Fn() -> T + Send + Sync, T: Send> Work for Hash<W, T> {
-    fn run(&mut self) {
-        // Who waits for it finds out. The thread goes on.
-        self.result = catch_unwind(AssertUnwindSafe(&*self.work)).ok();
-    }
-
-    fn deliver(self: Box<Self>) {
-        // Nobody may be waiting for it any more.
-        let done = self.done.lock().unwrap_or_else(PoisonError::into_inner).take();
-        self.result.zip(done).and_then(|(result, done)| done.send(result).ok());
-    }
+/// Runs `work` on a new thread of nice 10. (A process without privileges cannot lift a thread out of `SCHED_IDLE`.)
+async fn run_nice<T: Send + 'static>(work: Arc<impl Fn() -> T + Send + Sync + 'static>) -> T {
+    let (done, result) = oneshot::channel();
+    let run = move || {
+        // On Linux, this is the nice value of the calling thread only.
+        #[cfg(target_os = "linux")]
+        let _ = rustix::process::setpriority_process(None, 10);
+        let _ = done.send(work());
+    };
+    thread::Builder::new().name("hash".into()).spawn(run).expect("a process may have a thread for each core");
+    result.await.expect("hashing does not panic")
 }
 
 #[cfg(test)]
@@ -252,98 +203,99 @@ mod tests {
 
     use super::*;
 
-    /// One that does no work twice, however busy the machine is.
-    fn patient() -> Hashing {
-        Hashing::on(available_parallelism().unwrap().get(), HashCost::default(), Duration::MAX)
+    /// Never starts a hash again, however busy the machine is.
+    fn without_limit() -> Hashing {
+        Hashing::on_cores(available_parallelism().unwrap().get(), HashCost::default(), Duration::MAX)
     }
 
     #[tokio::test]
-    async fn no_more_work_at_once_than_there_are_cores_and_the_rest_waits_or_goes() {
-        let hashing = patient();
+    async fn each_core_hashes_one_password_and_queues_are_bounded() {
+        let hashing = without_limit();
         let cores = available_parallelism().unwrap().get();
-        let places: Vec<_> = std::iter::from_fn(|| hashing.place(Lane::Stranger)).collect();
-        assert_eq!(places.len(), cores * (1 + WAITING_PER_CORE));
+        let slots: Vec<_> = std::iter::from_fn(|| hashing.slot(Lane::AnyClient)).collect();
+        assert_eq!(slots.len(), cores * (1 + QUEUE_PER_CORE));
         let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let all_cores = Arc::new(Barrier::new(cores));
-        let work = |place| {
+        let work = |slot| {
             let (running, most, all_cores) = (Arc::clone(&running), Arc::clone(&most), Arc::clone(&all_cores));
-            hashing.on_a_core(place, move || {
+            hashing.run(slot, move || {
                 most.fetch_max(running.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-                // Nobody goes on before every core has its work.
+                // No job goes on before every core has one.
                 all_cores.wait();
                 thread::sleep(Duration::from_millis(1));
                 running.fetch_sub(1, Ordering::SeqCst);
             })
         };
-        join_all(places.into_iter().map(work)).await;
+        join_all(slots.into_iter().map(work)).await;
         assert_eq!(most.load(Ordering::SeqCst), cores);
-        assert!(hashing.place(Lane::Stranger).is_some(), "all places are free again");
+        assert!(hashing.slot(Lane::AnyClient).is_some(), "all slots are free again");
     }
 
     #[tokio::test]
-    async fn lanes_take_turns_and_a_full_one_is_none_of_the_others_business() {
-        use Lane::{Known, NewPassword, Stranger};
+    async fn lanes_take_turns_and_a_full_one_leaves_slots_to_the_others() {
+        use Lane::{AnyClient, KnownClient, NewPassword};
 
-        let hashing = Hashing::on(1, HashCost::default(), Duration::MAX);
+        let hashing = Hashing::on_cores(1, HashCost::default(), Duration::MAX);
         let done = Arc::new(Mutex::new(Vec::new()));
-        let strangers: Vec<_> = std::iter::from_fn(|| hashing.place(Lane::Stranger)).collect();
-        let known = (0..3).map(|_| hashing.place(Lane::Known).unwrap());
-        let new_passwords = (0..2).map(|_| hashing.place(Lane::NewPassword).unwrap());
-        // They come in this order.
-        let places = strangers.into_iter().chain(known).chain(new_passwords);
-        let all = places.map(|place| {
-            let (lane, done) = (place.lane, Arc::clone(&done));
-            hashing.on_a_core(place, move || done.lock().unwrap().push(lane))
+        let any_client: Vec<_> = std::iter::from_fn(|| hashing.slot(Lane::AnyClient)).collect();
+        let known_client = (0..3).map(|_| hashing.slot(Lane::KnownClient).unwrap());
+        let new_passwords = (0..2).map(|_| hashing.slot(Lane::NewPassword).unwrap());
+        // In this order.
+        let slots = any_client.into_iter().chain(known_client).chain(new_passwords);
+        let all = slots.map(|slot| {
+            let (lane, done) = (slot.lane, Arc::clone(&done));
+            hashing.run(slot, move || done.lock().push(lane))
         });
         join_all(all).await;
-        let turns = [Stranger, Stranger, Known, NewPassword, Stranger, Known, NewPassword, Stranger, Known, Stranger];
-        assert_eq!(done.lock().unwrap()[..turns.len()], turns);
+        let turns = [AnyClient, KnownClient, NewPassword];
+        let expected = [&[AnyClient][..], &turns, &turns, &[AnyClient, KnownClient, AnyClient]].concat();
+        assert_eq!(done.lock()[..expected.len()], expected);
     }
 
     #[tokio::test]
-    async fn a_panic_costs_no_thread() {
-        let hashing = Arc::new(patient());
-        let place = |hashing: &Hashing| hashing.place(Lane::Stranger).unwrap();
+    async fn a_panic_leaves_as_many_threads() {
+        let hashing = Arc::new(without_limit());
+        let slot = |hashing: &Hashing| hashing.slot(Lane::AnyClient).unwrap();
         for _ in 0..2 * available_parallelism().unwrap().get() {
             let panicking = Arc::clone(&hashing);
-            let task = tokio::spawn(async move { panicking.on_a_core(place(&panicking), || panic!("a bug")).await });
+            let task = tokio::spawn(async move { panicking.run(slot(&panicking), || panic!("a bug")).await });
             assert!(task.await.unwrap_err().is_panic());
         }
-        assert_eq!(hashing.on_a_core(place(&hashing), || 7).await, 7);
+        assert_eq!(hashing.run(slot(&hashing), || 7).await, 7);
     }
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn hashing_gives_way_and_nothing_else_does() {
+    async fn only_hashing_threads_are_idle_threads() {
         use thread_priority::{NormalThreadSchedulePolicy, ThreadSchedulePolicy, thread_schedule_policy};
 
         let policy = || thread_schedule_policy().unwrap();
         let own = policy();
         let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
-        let hashing = patient();
-        assert_eq!(hashing.on_a_core(hashing.place(Lane::Stranger).unwrap(), policy).await, idle);
+        let hashing = without_limit();
+        assert_eq!(hashing.run(hashing.slot(Lane::AnyClient).unwrap(), policy).await, idle);
         assert_eq!(policy(), own);
     }
 
     #[cfg(target_os = "linux")]
     #[tokio::test]
-    async fn what_an_idle_thread_comes_to_no_end_with_is_done_by_another() {
+    async fn a_hash_that_an_idle_thread_does_not_finish_runs_on_another() {
         use thread_priority::{NormalThreadSchedulePolicy, ThreadSchedulePolicy, thread_schedule_policy};
 
         let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
-        let hashing = Hashing::on(1, HashCost::default(), Duration::from_millis(1));
+        let hashing = Hashing::on_cores(1, HashCost::default(), Duration::from_millis(1));
         let (give_up, starved) = std::sync::mpsc::channel::<()>();
         let starved = Mutex::new(starved);
         let work = move || {
             if thread_schedule_policy().unwrap() == idle {
-                // As long as others have the core.
-                let _ = starved.lock().unwrap().recv();
+                // Starved, as beside busy programs.
+                let _ = starved.lock().recv();
             }
             7
         };
-        assert_eq!(hashing.on_a_core(hashing.place(Lane::Known).unwrap(), work).await, 7);
-        // The next one does not wait for it either.
-        assert_eq!(hashing.on_a_core(hashing.place(Lane::Known).unwrap(), || 8).await, 8);
+        assert_eq!(hashing.run(hashing.slot(Lane::KnownClient).unwrap(), work).await, 7);
+        // Nor does the next one wait for the idle thread.
+        assert_eq!(hashing.run(hashing.slot(Lane::KnownClient).unwrap(), || 8).await, 8);
         drop(give_up);
     }
 }

@@ -1,0 +1,75 @@
+//! Threads that run only when a core has nothing else to do.
+
+use std::{
+    io::{self, Read, Write},
+    os::unix::net::UnixStream as BlockingStream,
+    sync::Arc,
+    thread,
+};
+
+use parking_lot::Mutex;
+#[cfg(target_os = "linux")]
+use thread_priority::{
+    NormalThreadSchedulePolicy, ThreadPriority, ThreadSchedulePolicy, set_thread_priority_and_policy, thread_native_id,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::UnixStream,
+};
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// A thread with the scheduling policy `SCHED_IDLE`.
+///
+/// The kernel may stop it anywhere, and for long, so it must never hold a lock that another thread waits for. A job is
+/// handed over in a slot that one side uses at a time, and each side wakes the other by a byte. (With a channel and
+/// semaphores, which have locks inside, the whole process stopped for up to 91 ms beside a flood of logins.)
+pub(super) struct IdleThread {
+    bell: UnixStream,
+    slot: Arc<Mutex<Option<Job>>>,
+}
+
+impl IdleThread {
+    pub(super) fn start() -> Self {
+        let (here, there) = BlockingStream::pair().expect("a process may have sockets");
+        here.set_nonblocking(true).expect("a socket need not block");
+        let slot = Arc::<Mutex<Option<Job>>>::default();
+        let jobs = Arc::clone(&slot);
+        let run_jobs = move || {
+            set_idle_policy();
+            // The error of a closed socket: the other side is gone.
+            let _ = run_jobs(&there, &jobs);
+        };
+        thread::Builder::new().name("hash".into()).spawn(run_jobs).expect("a process may have a thread for each core");
+        Self { bell: UnixStream::from_std(here).expect("there is a runtime"), slot }
+    }
+
+    /// Returns once the job is done. An error means that the job panicked, which ends the thread.
+    pub(super) async fn run(&mut self, job: impl FnOnce() + Send + 'static) -> io::Result<()> {
+        *self.slot.lock() = Some(Box::new(job));
+        self.bell.write_u8(0).await?;
+        self.bell.read_u8().await?;
+        Ok(())
+    }
+}
+
+fn run_jobs(mut bell: &BlockingStream, slot: &Mutex<Option<Job>>) -> io::Result<()> {
+    loop {
+        bell.read_exact(&mut [0])?;
+        let job = slot.lock().take().expect("a job is there before the bell rings");
+        job();
+        bell.write_all(&[0])?;
+    }
+}
+
+/// With `SCHED_IDLE`, a thread that wakes takes the core at once. A thread of the lowest priority (nice 19) would keep
+/// a verification waiting for the rest of its time slice, 3 ms.
+fn set_idle_policy() {
+    #[cfg(target_os = "linux")]
+    {
+        let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
+        if set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle).is_err() {
+            tracing::debug!("passwords are hashed at the priority of everything else");
+        }
+    }
+}
