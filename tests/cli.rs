@@ -299,10 +299,11 @@ fn a_healthcheck_waits_for_no_answer_that_drips() {
     let address = listener.local_addr().unwrap().to_string();
     let dripping = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
+        stream.write_all(b"HTTP/1.1 200 ").unwrap();
         // Until the other side hangs up, or should have by far.
         let drops = (0..100).take_while(|_| {
             sleep(Duration::from_millis(100));
-            stream.write_all(b"H").is_ok()
+            stream.write_all(b"K").is_ok()
         });
         drops.count()
     });
