@@ -1,4 +1,4 @@
-# All commands of the project. Each installs what it needs and says what it does.
+# All commands of the project. Each installs the tools that it needs.
 
 .DEFAULT_GOAL := help
 
@@ -8,37 +8,37 @@ help: ## Show this list
 
 .PHONY: test
 test: setup ## Run all tests: unit, store, HTTP, command line, OpenAPI, browser
-	@# They wait for others more than they work.
+	@# Twice as many tests at once as cores: most of them wait for other processes.
 	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((2 * $$(nproc)))} cargo test --locked
 
 .PHONY: bench
-bench: ## Measure what a request, a token and a signature cost, and print tables
+bench: ## Measure requests, tokens and signatures, and print tables
 	tests/setup wrk
 	cargo build --locked --release --example ceiling
 	cargo bench --locked
 
 .PHONY: soak
-soak: setup ## Try the promises for minutes, and print what was counted
+soak: setup ## Test revocation, failover and load for about an hour, and print tables
 	cargo test --locked --release --test soak
 
 .PHONY: kubernetes
-kubernetes: setup ## Try deploy/kubernetes on a Kubernetes API, which is built first (4 minutes, needs Go and kubectl)
+kubernetes: setup ## Test deploy/kubernetes on a Kubernetes API, which is built first (4 minutes, needs Go and kubectl)
 	tests/setup etcd:etcd-server
 	tests/build-kubernetes
 	cargo test --locked --test mayfly -- --ignored kubernetes::
 
 .PHONY: traefik
-traefik: setup ## Try the example for Traefik, which is built first (6 minutes, needs Go)
+traefik: setup ## Test the example for Traefik, which is built first (6 minutes, needs Go)
 	tests/build-traefik
 	cargo test --locked --test mayfly -- --ignored --exact forward_auth::traefik_lets_live_tokens_through
 
 .PHONY: fuzz
-fuzz: ## Look for inputs that break parsers and logins, 10 minutes each at most (needs nightly Rust)
+fuzz: ## Fuzz parsers and logins, 10 minutes each at most (needs nightly Rust)
 	cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz
 	tests/fuzz/run
 
 .PHONY: clients
-clients: ## Generate clients from the OpenAPI document with four generators, and use them (needs Go, Node, Java)
+clients: ## Generate clients from the OpenAPI document with four generators, and test them (needs Go, Node, Java)
 	tests/clients/run
 
 .PHONY: check
@@ -50,10 +50,10 @@ check: ## Check format, lints, documentation, licences and sources of the depend
 	cargo deny --offline check bans licenses sources
 
 .PHONY: openapi
-openapi: ## Write openapi/openapi.yaml anew from the code
+openapi: ## Write openapi/openapi.yaml from the code
 	cargo run --locked --quiet -- openapi > openapi/openapi.yaml.new
 	mv openapi/openapi.yaml.new openapi/openapi.yaml
 
 .PHONY: setup
-setup: ## Install what the tests need, with apt and pip (part of `make test`)
+setup: ## Install the tools of the tests, with apt and pip (part of `make test`)
 	@tests/setup

@@ -1,8 +1,8 @@
 //! `make bench`: measures whether the time of a failed login reveals which users exist.
 //!
 //! Logins are sent in pairs, over HTTP on Redis: one of the kind that is compared, and one with the wrong password of a
-//! known user. Their order is drawn for each pair, so that other work of the machine affects both alike. Each login has a
-//! user and a client address of its own, because repeated failures are delayed.
+//! known user. Their order is drawn for each pair, so that other work of the machine affects both alike. Each login has
+//! a user and a client address of its own, because repeated failures are delayed.
 
 #![expect(unreachable_pub, reason = "`support` is written like the library that it is")]
 #![allow(dead_code, unused_imports, reason = "most of `support` is for the tests")]

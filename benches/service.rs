@@ -1,7 +1,7 @@
 //! `make bench`: measures requests/s, CPU time and memory, and prints tables.
 //!
-//! All targets take turns on one machine, so compare ratios and medians. The load comes from `wrk` over loopback: client,
-//! service and Redis share the cores.
+//! All targets take turns on one machine, so compare ratios and medians. The load comes from `wrk` over loopback:
+//! client, service and Redis share the cores.
 
 #![expect(unreachable_pub, reason = "`support` is written like the library that it is")]
 #![allow(dead_code, unused_imports, reason = "most of `support` is for the tests")]
@@ -118,7 +118,8 @@ fn verification() {
     }
 
     println!(
-        "\nVerification of {} live tokens at random, {CONNECTIONS} connections, medians of {ROUNDS} rounds of {SECONDS} s\n",
+        "\nVerification of {} live tokens at random, {CONNECTIONS} connections, \
+         medians of {ROUNDS} rounds of {SECONDS} s\n",
         USERS_OF_LIVE_TOKENS * TOKENS_PER_USER
     );
     println!("| | requests/s | of the ceiling | server CPU, µs a request |");

@@ -117,8 +117,8 @@ fn a_rotated_key_reaches_the_containers() {
     assert!(read().contains("\"nbf\"") && read().len() > before.len(), "{}", read());
 }
 
-/// Runs the commands that stand in deploy/README.md below this text, in this directory. `docker run … mayfly` runs the binary of
-/// this build, with the directory that it mounts; `stubs` are further commands, as scripts of the shell.
+/// Runs the commands that stand in deploy/README.md below this text, in this directory. `docker run … mayfly` runs the
+/// binary of this build, with the directory that it mounts; `stubs` are further commands, as scripts of the shell.
 pub(crate) fn run_documented(below: &str, directory: &Path, stubs: &[(&str, String)]) {
     let guide = fs::read_to_string(format!("{ROOT}/deploy/README.md")).unwrap();
     let block = guide.split(below).nth(1).unwrap().split("```sh\n").nth(1).unwrap().split("```").next().unwrap();

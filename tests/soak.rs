@@ -1,5 +1,5 @@
-//! `make soak`: runs for minutes what the tests run for seconds, and prints tables. Arguments choose rows by words of their
-//! names: `cargo test --test soak -- rolling none`.
+//! `make soak`: runs for minutes what the tests run for seconds, and prints tables. Arguments choose rows by words of
+//! their names: `cargo test --test soak -- rolling none`.
 
 #![expect(unreachable_pub, reason = "`support` is written like the library that it is")]
 #![allow(dead_code, unused_imports, reason = "most of `support` is for the tests")]
@@ -129,7 +129,7 @@ fn nemesis() {
     assert!(violations.is_empty(), "{violations:#?}");
 }
 
-/// Cuts off the primary together with one replica of the service, and measures how long that one accepts revoked tokens.
+/// Cuts off the primary with one replica of the service, and measures how long that one accepts revoked tokens.
 fn split_brains() {
     println!(
         "| split brain, the primary cut off | times | accepted after the answer, s | margin, s | answered within, s |"
