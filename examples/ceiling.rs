@@ -2,7 +2,10 @@
 
 use std::{future::pending, sync::Arc, time::Duration};
 
-use mayfly::server::{Serving, serve};
+use mayfly::{
+    http::Application,
+    server::{Options, serve},
+};
 use poem::{EndpointExt, IntoResponse, endpoint::make_sync};
 use tokio::net::TcpListener;
 
@@ -14,12 +17,12 @@ async fn main() -> std::io::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
     let hello = make_sync(|_| "hello".into_response()).map_to_response();
-    let serving = Serving {
+    let application = Application::new(hello, Arc::default());
+    let options = Options {
         certificate: None,
         max_connections: 1_000,
-        network: Arc::new(|_| None),
-        refuse: Arc::new(mayfly::http::refuse),
-        grace: Duration::ZERO,
+        shutdown_delay: Duration::ZERO,
+        shutdown_grace: Duration::ZERO,
     };
-    serve(listener, hello, pending(), || false, serving).await
+    serve(listener, application, pending(), options).await
 }

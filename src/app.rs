@@ -6,13 +6,13 @@ use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     task::spawn_blocking,
-    time::{MissedTickBehavior, interval, sleep},
+    time::{MissedTickBehavior, interval},
 };
 
 use crate::{
     config::{AdminConfig, AdminPassword, Config},
-    http::{self, Services},
-    server::{self, Serving, tls::Certificate},
+    http::{self, Application, Services},
+    server::{self, tls::Certificate},
     service::{
         Clock,
         hashing::Hashing,
@@ -66,25 +66,19 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
             keeper.look().await;
         }
     });
-    let stopping = async {
+    let shutdown = async {
         shutdown.await;
         services.readiness.stop();
-        sleep(config.lifecycle.shutdown_delay).await;
     };
     let proxies = config.network.trusted_proxies;
     let endpoint = http::endpoint(Arc::clone(&services), config.browser, Arc::clone(&proxies));
-    let is_stopping = {
-        let services = Arc::clone(&services);
-        move || services.readiness.is_stopping()
-    };
-    let serving = Serving {
+    let options = server::Options {
         certificate: config.certificate,
         max_connections: config.network.max_connections,
-        network: Arc::new(move |peer| proxies.network(peer)),
-        refuse: Arc::new(http::refuse),
-        grace: config.lifecycle.shutdown_grace,
+        shutdown_delay: config.lifecycle.shutdown_delay,
+        shutdown_grace: config.lifecycle.shutdown_grace,
     };
-    let result = server::serve(listener, endpoint, stopping, is_stopping, serving).await;
+    let result = server::serve(listener, Application::new(endpoint, proxies), shutdown, options).await;
     watch.abort();
     file_reloads.abort();
     keeping_leases.abort();
@@ -113,14 +107,14 @@ async fn reload_files(services: Arc<Services>, certificate: Option<Arc<Certifica
 
 /// Serves `/metrics` on `listener` until the future is dropped: what goes on during a shutdown is measured, too.
 pub async fn serve_metrics(listener: TcpListener, prometheus: Prometheus) -> io::Result<()> {
-    let serving = Serving {
+    let options = server::Options {
         certificate: None,
         max_connections: MAX_METRICS_CONNECTIONS,
-        network: Arc::new(|peer| Some(peer.into())),
-        refuse: Arc::new(http::refuse),
-        grace: Duration::ZERO,
+        shutdown_delay: Duration::ZERO,
+        shutdown_grace: Duration::ZERO,
     };
-    server::serve(listener, http::metrics_endpoint(prometheus), pending(), || false, serving).await
+    let application = Application::new(http::metrics_endpoint(prometheus), Arc::default());
+    server::serve(listener, application, pending(), options).await
 }
 
 /// Looks after the store.

@@ -3,7 +3,7 @@
 use std::{
     net::{IpAddr, SocketAddr},
     str::FromStr,
-    sync::Once,
+    sync::OnceLock,
 };
 
 use ipnet::{IpNet, Ipv4Net};
@@ -23,10 +23,10 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 /// who gave them are trusted. What cannot be read ends it, and the last that was trusted is the client. Of
 /// `X-Forwarded-For` and `Forwarded` (RFC 7239), a proxy sets one and passes on what a client wrote into the other: where
 /// both are there they must tell the same, or neither is believed.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct TrustedProxies {
     networks: Vec<IpNet>,
-    warning: Once,
+    warning: OnceLock<()>,
 }
 
 /// Where a request comes from, as `envelope` found out; all but verifications have it.
@@ -50,7 +50,7 @@ impl FromStr for TrustedProxies {
         };
         let network = |text: &str| read(text).map(canonical).ok_or_else(|| TrustedProxiesError(text.to_owned()));
         let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
-        Ok(Self { networks: texts.map(network).collect::<Result<_, _>>()?, warning: Once::new() })
+        Ok(Self { networks: texts.map(network).collect::<Result<_, _>>()?, warning: OnceLock::new() })
     }
 }
 
@@ -92,7 +92,7 @@ impl TrustedProxies {
         let peer = peer.to_canonical();
         let names_others = || [X_FORWARDED_FOR, header::FORWARDED].iter().any(|name| headers.contains_key(name));
         if self.networks.is_empty() && names_others() {
-            self.warning.call_once(|| {
+            self.warning.get_or_init(|| {
                 tracing::warn!(
                     %peer,
                     "a peer names others in X-Forwarded-For or Forwarded, and is not believed: if it is your load balancer, \

@@ -2,7 +2,7 @@
 //!
 //! It names the request, turns each error, panics included, into a problem, and has the whole of it observed.
 
-use std::{net::SocketAddr, panic::AssertUnwindSafe, pin::pin, sync::Arc};
+use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc};
 
 use futures_util::FutureExt;
 use poem::{
@@ -22,12 +22,9 @@ use super::{
     problem::Problem,
     verify::{self, Verification},
 };
-use crate::{
-    server::Refusal,
-    telemetry::{
-        events::{RequestInfo, ResponseInfo},
-        request::ObservedRequest,
-    },
+use crate::telemetry::{
+    events::{RequestInfo, ResponseInfo},
+    request::ObservedRequest,
 };
 
 /// What names a request, in it and in its answer.
@@ -142,30 +139,6 @@ impl<E: Endpoint> Enveloped<E> {
     }
 }
 
-/// Answers a client of the server that sent no request. The answer leaves a line and a measurement, as one to a request
-/// does.
-pub fn refuse(refusal: Refusal, peer: SocketAddr) -> Response {
-    let (status, detail) = match refusal {
-        Refusal::Malformed => (StatusCode::BAD_REQUEST, "This is no request of HTTP/1.1 (RFC 9112).".into()),
-        Refusal::LargeHeaders => {
-            let detail =
-                format!("The headers of a request are at most {MAX_HEADER_BYTES} bytes, in fewer than 100 lines.");
-            (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
-        }
-        Refusal::LongTarget => (StatusCode::URI_TOO_LONG, "The URI of the request is too long.".into()),
-        Refusal::SlowHead => (StatusCode::REQUEST_TIMEOUT, "The head of the request took too long to arrive.".into()),
-        Refusal::SlowBody => (StatusCode::REQUEST_TIMEOUT, "The body of the request took too long to arrive.".into()),
-    };
-    let id = Uuid::new_v4().to_string();
-    let client = Some(peer.ip().to_canonical());
-    // There is no method that could be told.
-    let info = RequestInfo { method: "_OTHER", id: &id, client: &|| client, is_verification: false };
-    let observed = ObservedRequest::begin(info, |_| None);
-    let response = problem_response(Problem::new(status, detail), &id);
-    observed.end(ResponseInfo { route: None, status: status.as_u16() });
-    response.with_header(REQUEST_ID, &id).into_response()
-}
-
 /// What this work comes to, or what is said of its panic.
 async fn caught<T>(work: impl Future<Output = T>) -> Result<T, Problem> {
     AssertUnwindSafe(work).catch_unwind().await.map_err(|_| internal_error())
@@ -206,7 +179,7 @@ impl Envelope {
 }
 
 /// The answer to the request with this id, safe in a browser.
-fn problem_response(problem: Problem, request_id: &str) -> Response {
+pub(super) fn problem_response(problem: Problem, request_id: &str) -> Response {
     let mut response = problem.into_response(request_id);
     browser::protect(response.headers_mut());
     response

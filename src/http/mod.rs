@@ -20,6 +20,7 @@ use self::{
 };
 
 mod allow;
+mod application;
 mod auth;
 mod browser;
 mod client_address;
@@ -41,9 +42,9 @@ mod user;
 mod user_token;
 mod verify;
 
+pub use application::Application;
 pub use client_address::{TrustedProxies, TrustedProxiesError};
 pub use document::{document, document_yaml};
-pub use envelope::refuse;
 pub use metrics::metrics_endpoint;
 pub use poem::http::HeaderValue;
 pub use services::Services;

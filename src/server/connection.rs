@@ -6,23 +6,23 @@ use std::{
     io,
     net::SocketAddr,
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
     task::{Context, Poll},
     time::Duration,
 };
 
-use http_body_util::BodyExt;
+use http_body_util::{BodyExt, Empty};
 use hyper::{
+    StatusCode,
     body::{Body as _, Bytes, Incoming},
+    header::{self, HeaderValue},
     server::conn::http1,
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
-use poem::http::{HeaderValue, StatusCode, header, uri::Scheme};
-use poem::{
-    Body, Endpoint, Request, Response,
-    web::{LocalAddr, RemoteAddr},
-};
 use tokio::{
     io::{AsyncBufRead, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     net::TcpStream,
@@ -33,57 +33,65 @@ use tokio::{
 use tokio_rustls::server::TlsStream;
 
 use super::{
-    Refusal, Refuse,
-    body::{LentBody, Rest},
-    places::Place,
-    progress::{Late, Patience, Progress, Watched},
+    application::{Application, Request, RequestError, Response},
+    connection_limit::Slot,
+    deadlines::{Deadlines, End},
+    progress::{Progress, RequestBody, TrackedStream},
     tls::Certificate,
 };
 
-/// How long a client may take for its part of TLS's handshake.
+/// Longest time for a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How long a connection may idle between requests. Longer than the 60 s for which nginx keeps an idle connection to an
-/// upstream, so that it is never the server who closes it under a request.
+/// Longest time between two requests. Longer than the 60 s for which nginx keeps an idle connection to an upstream, so
+/// that the server does not close a connection on which nginx is sending a request.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// How long a client may take for the end of a connection.
+/// Longest time for the last bytes of a connection.
 const CLOSING_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long a client may go on sending behind its last answer.
+/// Longest time for which input is read and dropped after the last response.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How much of what a client still sends is read in the end.
-const MAX_UNHEARD_BYTES: u64 = 8 * 1024 * 1024;
+/// The most bytes that are read and dropped after the last response.
+const MAX_LINGER_BYTES: u64 = 8 * 1024 * 1024;
 
-/// hyper's buffer for the head of a request: four times what `envelope` accepts, so that it can answer.
+/// hyper's buffer for the head of a request: four times the 16 KiB that the API accepts, so that the API can reject the
+/// others.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
-/// What all connections of a listener have in common.
-pub(super) struct Common<E, F> {
-    pub(super) endpoint: E,
-    /// Whether each answer is to be the last of its connection.
-    pub(super) is_stopping: F,
-    pub(super) local: SocketAddr,
+/// What all connections of a listener share.
+pub(super) struct Shared<A> {
+    pub(super) application: A,
     pub(super) certificate: Option<Arc<Certificate>>,
-    pub(super) refuse: Refuse,
+    /// Set at the beginning of a shutdown: each response is then the last of its connection.
+    pub(super) is_draining: AtomicBool,
 }
 
-/// Where bytes come from, which can be waited for without a buffer.
-trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
-    const SCHEME: Scheme;
+/// A connection, apart from its stream.
+pub(super) struct Connection<A> {
+    pub(super) shared: Arc<Shared<A>>,
+    pub(super) client: SocketAddr,
+    pub(super) slot: Slot,
+    /// Turns true when no further request is to be read.
+    pub(super) stop: watch::Receiver<bool>,
+}
 
-    /// Ready once there is something to read, be it the end.
+/// A stream that can be watched for input without a buffer.
+trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
+    const IS_TLS: bool;
+
+    /// Completes at the first byte of input, or at its end.
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
     fn socket(&self) -> &TcpStream;
 }
 
 impl Stream for TcpStream {
-    const SCHEME: Scheme = Scheme::HTTP;
+    const IS_TLS: bool = false;
 
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // The readiness of the socket alone may be a guess.
+        // `poll_read_ready` may report readiness where there is none.
         self.poll_peek(cx, &mut ReadBuf::new(&mut [0])).map_ok(|_| ())
     }
 
@@ -93,7 +101,7 @@ impl Stream for TcpStream {
 }
 
 impl Stream for TlsStream<TcpStream> {
-    const SCHEME: Scheme = Scheme::HTTPS;
+    const IS_TLS: bool = true;
 
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(self).poll_fill_buf(cx).map_ok(|_| ())
@@ -104,218 +112,183 @@ impl Stream for TlsStream<TcpStream> {
     }
 }
 
-/// How a client's turn ended.
-enum End<S> {
-    /// It says nothing; these bytes were read, but not answered.
-    Quiet(S, Bytes),
-    /// It sent no request, or takes too long for it.
-    Refused(S, Refusal),
-    /// It or hyper ended it.
-    Closed(S),
-    /// hyper ended it, and the client may still be sending what nobody reads.
-    Unheard(S),
-    /// It takes nothing of what it is sent, or next to nothing.
-    Deaf(S),
-}
-
-/// Serves a connection to its end. `stop` turns true when no further request is to be read.
-pub(super) async fn serve<E, F>(
-    stream: TcpStream,
-    remote: SocketAddr,
-    common: Arc<Common<E, F>>,
-    mut stop: watch::Receiver<bool>,
-    place: Place,
-) where
-    E: Endpoint<Output = Response> + 'static,
-    F: Fn() -> bool + Send + Sync + 'static,
-{
-    // Small answers, written at once: waiting for more to send with them only costs time.
-    let _ = stream.set_nodelay(true);
-    let Some(certificate) = &common.certificate else { return converse(stream, remote, &common, &place, stop).await };
-    let accepted = select! {
-        biased;
-        accepted = Box::pin(timeout(HANDSHAKE_TIMEOUT, certificate.accept(stream))) => accepted,
-        _ = stop.wait_for(|stop| *stop) => return,
-        () = place.wanted() => return,
-    };
-    // What fails here is the client's: it is too slow, speaks no TLS, or does not trust the certificate.
-    if let Ok(Ok(stream)) = accepted {
-        Box::pin(converse(stream, remote, &common, &place, stop)).await;
-    }
-}
-
-async fn converse<S, E, F>(
-    mut stream: S,
-    remote: SocketAddr,
-    common: &Arc<Common<E, F>>,
-    place: &Place,
-    mut stop: watch::Receiver<bool>,
-) where
-    S: Stream,
-    E: Endpoint<Output = Response> + 'static,
-    F: Fn() -> bool + Send + Sync + 'static,
-{
-    let mut begun = Bytes::new();
-    loop {
-        if begun.is_empty() && !is_spoken_to(&mut stream, place, &mut stop).await {
-            break;
+impl<A: Application> Connection<A> {
+    /// Serves the connection until it is closed.
+    pub(super) async fn serve(self, stream: TcpStream) {
+        // Responses are small and written at once: Nagle's algorithm would only delay them.
+        let _ = stream.set_nodelay(true);
+        let Some(certificate) = &self.shared.certificate else { return self.serve_stream(stream).await };
+        let handshake = select! {
+            biased;
+            handshake = Box::pin(timeout(HANDSHAKE_TIMEOUT, certificate.accept(stream))) => handshake,
+            () = self.close_requested() => return,
+        };
+        // A failed handshake is the client's: too slow, not TLS, or no trust in the certificate.
+        if let Ok(Ok(stream)) = handshake {
+            Box::pin(self.serve_stream(stream)).await;
         }
-        match Box::pin(requests(stream, begun, remote, common, place, &mut stop)).await {
-            End::Quiet(quiet, rest) => (stream, begun) = (quiet, rest),
-            End::Refused(mut refused, refusal) => {
-                let response = (common.refuse)(refusal, remote);
-                let is_written = timeout(CLOSING_TIMEOUT, Box::pin(write(&mut refused, response))).await.is_ok();
-                if is_written && !refusal.is_for_slowness() {
-                    return Box::pin(linger(&mut refused, place)).await;
+    }
+
+    async fn serve_stream<S: Stream>(&self, mut stream: S) {
+        let mut unread = Bytes::new();
+        loop {
+            if unread.is_empty() && !self.wait_for_request(&mut stream).await {
+                break;
+            }
+            let end;
+            (stream, unread, end) = Box::pin(self.serve_requests(stream, unread)).await;
+            match end {
+                End::Idle => {}
+                End::Closed => break,
+                End::Rejected(error) => {
+                    let response = self.shared.application.reject(error, self.client);
+                    let written = timeout(CLOSING_TIMEOUT, Box::pin(write(&mut stream, response))).await;
+                    if written.is_err() || matches!(error, RequestError::HeadTimeout | RequestError::BodyTimeout) {
+                        break;
+                    }
+                    return Box::pin(self.linger(&mut stream)).await;
                 }
-                stream = refused;
-                break;
+                End::UnreadInput => return Box::pin(self.linger(&mut stream)).await,
+                End::WriteTimeout => return reset(stream.socket()),
             }
-            End::Closed(closed) => {
-                stream = closed;
-                break;
-            }
-            End::Unheard(mut unheard) => return Box::pin(linger(&mut unheard, place)).await,
-            End::Deaf(deaf) => return reset(deaf.socket()),
+        }
+        let _ = timeout(CLOSING_TIMEOUT, stream.shutdown()).await;
+    }
+
+    /// Completes when the connection has to close although its client did nothing wrong: for a shutdown or a new
+    /// connection.
+    async fn close_requested(&self) {
+        let mut stop = self.stop.clone();
+        select! {
+            biased;
+            _ = stop.wait_for(|stop| *stop) => {}
+            () = self.slot.evicted() => {}
         }
     }
-    let _ = timeout(CLOSING_TIMEOUT, stream.shutdown()).await;
+
+    /// Waits until the client begins a request, and returns whether it did. An idle connection holds little more than
+    /// its socket, so that 10,000 of them need little memory.
+    async fn wait_for_request(&self, stream: &mut impl Stream) -> bool {
+        select! {
+            biased;
+            readable = poll_fn(|cx| stream.poll_readable(cx)) => readable.is_ok(),
+            () = self.close_requested() => false,
+            () = sleep(IDLE_TIMEOUT) => false,
+        }
+    }
+
+    /// Answers requests until the client pauses. Returns the stream, bytes that were read of it but not used, and the
+    /// reason.
+    async fn serve_requests<S: Stream>(&self, stream: S, unread: Bytes) -> (S, Bytes, End) {
+        let progress = Progress::default();
+        let mut deadlines = Deadlines::new(&progress, &self.slot);
+        let stream = TokioIo::new(TrackedStream::new(stream, unread, progress.clone()));
+        let service = service_fn(|request: hyper::Request<Incoming>| {
+            let (parts, body) = request.into_parts();
+            let expects_continue = parts.headers.contains_key(header::EXPECT);
+            let has_body = !body.is_end_stream();
+            progress.begin_request(has_body.then_some(body));
+            let body = if has_body {
+                RequestBody(progress.clone()).boxed()
+            } else {
+                Empty::new().map_err(|never| match never {}).boxed()
+            };
+            let answer = self.shared.application.answer(Request::from_parts(parts, body), self.client, S::IS_TLS);
+            let progress = &progress;
+            async move {
+                let mut response = answer.await;
+                // A client that was too slow with its body does not get more time for the rest.
+                let drops_rest = response.status() != StatusCode::REQUEST_TIMEOUT;
+                let is_reusable = progress.end_request(expects_continue, drops_rest);
+                if !is_reusable || self.shared.is_draining.load(Relaxed) {
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(response)
+            }
+        });
+        let mut connection = http1::Builder::new()
+            // hyper's timeout would count the idle time before the head, too.
+            .header_read_timeout(None)
+            .max_buf_size(MAX_HEAD_BYTES)
+            .serve_connection(stream, service);
+        let mut stop = self.stop.clone();
+        let mut stopped = pin!(stop.wait_for(|stop| *stop));
+        let mut is_stopping = false;
+        let ended = poll_fn(|cx| {
+            if !is_stopping && stopped.as_mut().poll(cx).is_ready() {
+                is_stopping = true;
+                deadlines.stop();
+                Pin::new(&mut connection).graceful_shutdown();
+            }
+            if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
+                return Poll::Ready(Err(result));
+            }
+            progress.poll_rest(cx);
+            deadlines.poll(cx).map(Ok)
+        })
+        .await;
+        drop(deadlines);
+        let parts = connection.into_parts();
+        let stream = parts.io.into_inner().stream;
+        // An empty line after a body is not the begin of a head (RFC 9112, section 2.2). An empty `Bytes` of hyper's
+        // would keep its buffer.
+        let is_blank = parts.read_buf.iter().all(|byte| b"\r\n".contains(byte));
+        let unread = if is_blank { Bytes::new() } else { parts.read_buf };
+        let state = progress.lock();
+        let end = match ended {
+            Ok(End::Rejected(RequestError::HeadTimeout)) if is_blank => End::Idle,
+            Ok(end) => end,
+            Err(Err(error)) if error.is_parse() => match state.rejected_status {
+                Some(status) => End::Rejected(request_error(status, &unread)),
+                // hyper has no response of its own to HTTP/2's preface.
+                None if !state.is_answering => End::Rejected(RequestError::Malformed),
+                None => End::UnreadInput,
+            },
+            // Another error: the client closed the connection.
+            Err(_) if state.has_unread_input => End::UnreadInput,
+            Err(_) => End::Closed,
+        };
+        (stream, unread, end)
+    }
+
+    /// Closes a connection whose client may still be sending. Input that is not read makes the kernel reset the
+    /// connection, and the client loses what it did not yet read of its response (RFC 9112, section 9.6).
+    async fn linger(&self, stream: &mut impl Stream) {
+        let drop_input = async {
+            stream.shutdown().await?;
+            tokio::io::copy(&mut (&mut *stream).take(MAX_LINGER_BYTES), &mut tokio::io::sink()).await
+        };
+        select! {
+            _ = timeout(LINGER_TIMEOUT, Box::pin(drop_input)) => {}
+            () = self.slot.evicted() => reset(stream.socket()),
+        }
+    }
 }
 
-/// Has a connection forgotten at once that is dropped next, with all that its client did not take.
+/// Makes the kernel drop all that the client did not take of a connection, once its socket is closed.
 pub(super) fn reset(socket: &TcpStream) {
-    // Else the kernel keeps what is left for as long as it pleases the client.
     let _ = socket.set_zero_linger();
 }
 
-/// Waits until the client begins a request, and says whether it did. An idle connection is no more than its socket
-/// here: 10,000 of them are to fit anywhere.
-async fn is_spoken_to(stream: &mut impl Stream, place: &Place, stop: &mut watch::Receiver<bool>) -> bool {
-    select! {
-        biased;
-        readable = poll_fn(|cx| stream.poll_readable(cx)) => readable.is_ok(),
-        _ = stop.wait_for(|stop| *stop) => false,
-        () = place.wanted() => false,
-        () = sleep(IDLE_TIMEOUT) => false,
+/// The reason for hyper's own response with this status to these bytes.
+fn request_error(status: u16, bytes: &[u8]) -> RequestError {
+    // hyper reports a target that fills its buffer as a head that is too large.
+    let has_target = bytes.trim_ascii_start().contains(&b'\n');
+    match status {
+        414 => RequestError::UriTooLong,
+        431 if !has_target => RequestError::UriTooLong,
+        431 => RequestError::HeadersTooLarge,
+        _ => RequestError::Malformed,
     }
 }
 
-/// Answers requests until the client is quiet.
-async fn requests<S, E, F>(
-    stream: S,
-    begun: Bytes,
-    remote: SocketAddr,
-    common: &Arc<Common<E, F>>,
-    place: &Place,
-    stop: &mut watch::Receiver<bool>,
-) -> End<S>
-where
-    S: Stream,
-    E: Endpoint<Output = Response> + 'static,
-    F: Fn() -> bool + Send + Sync + 'static,
-{
-    let progress = Arc::new(Progress::default());
-    let mut patience = Patience::with(Arc::clone(&progress), place);
-    let stream = TokioIo::new(Watched::new(stream, begun, Arc::clone(&progress)));
-    let service = service_fn(|request: hyper::Request<Incoming>| {
-        progress.begin();
-        let has_body = !request.body().is_end_stream();
-        let expects = has_body && request.headers().contains_key(header::EXPECT);
-        let addresses = (LocalAddr(common.local.into()), RemoteAddr(remote.into()));
-        let request = if has_body {
-            let (parts, body) = request.into_parts();
-            let body = LentBody::new(body, Arc::clone(&progress)).map_err(io::Error::other).boxed();
-            Request::from_parts((parts, addresses.0, addresses.1, S::SCHEME).into(), Body::from(body))
-        } else {
-            (request, addresses.0, addresses.1, S::SCHEME).into()
-        };
-        let progress = &progress;
-        async move {
-            let mut response = common.endpoint.get_response(request).await;
-            let rest = if has_body { progress.take_rest() } else { None };
-            // Whoever took too long for a body is not waited for again.
-            let is_read = |rest: &Rest| rest.is_small(expects) && response.status() != StatusCode::REQUEST_TIMEOUT;
-            let is_last = rest.as_ref().is_some_and(|rest| !is_read(rest));
-            if is_last {
-                progress.stop_listening();
-            }
-            if is_last || (common.is_stopping)() {
-                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
-            match rest {
-                Some(rest) if !is_last => progress.end_before(rest),
-                _ => progress.end(),
-            }
-            Ok::<hyper::Response<_>, Infallible>(response.into())
-        }
-    });
-    let mut connection = http1::Builder::new()
-        // hyper's clock begins with the idling before the head.
-        .header_read_timeout(None)
-        .max_buf_size(MAX_HEAD_BYTES)
-        .serve_connection(stream, service);
-    let mut stopped = pin!(stop.wait_for(|stop| *stop));
-    let mut is_stopped = false;
-    let mut is_malformed = false;
-    let late = poll_fn(|cx| {
-        if !is_stopped && stopped.as_mut().poll(cx).is_ready() {
-            is_stopped = true;
-            patience.hurry();
-            Pin::new(&mut connection).graceful_shutdown();
-        }
-        // An error is the client's: it hung up, or spoke no HTTP.
-        if let Poll::Ready(result) = Pin::new(&mut connection).poll(cx) {
-            is_malformed = result.is_err_and(|error| error.is_parse());
-            return Poll::Ready(None);
-        }
-        progress.poll_rest(cx);
-        patience.poll_end(cx).map(Some)
-    })
-    .await;
-    drop(patience);
-    let parts = connection.into_parts();
-    let stream = parts.io.into_inner().stream;
-    match late {
-        None if is_malformed => match progress.refused() {
-            Some(status) => End::Refused(stream, Refusal::of(status, &parts.read_buf)),
-            // hyper has no answer to the preface of HTTP/2; and to a request that went wrong in its middle it gave its
-            // own.
-            None if !progress.is_answering() => End::Refused(stream, Refusal::Malformed),
-            None => End::Unheard(stream),
-        },
-        None if progress.is_unheard() => End::Unheard(stream),
-        None | Some(Late::Rest) => End::Closed(stream),
-        // Even an empty one keeps its buffer; and an empty line behind a body is no head (RFC 9112, section 2.2).
-        Some(Late::Quiet | Late::Head) if parts.read_buf.iter().all(|byte| b"\r\n".contains(byte)) => {
-            End::Quiet(stream, Bytes::new())
-        }
-        Some(Late::Quiet) => End::Quiet(stream, parts.read_buf),
-        Some(Late::Head) => End::Refused(stream, Refusal::SlowHead),
-        Some(Late::Body) => End::Refused(stream, Refusal::SlowBody),
-        Some(Late::Answer) => End::Deaf(stream),
-    }
-}
-
-/// Ends a connection whose client may still be sending. Bytes that arrive once nobody reads have the kernel reset the
-/// connection, and what the client did not read of its answer by then is lost (RFC 9112, section 9.6).
-async fn linger(stream: &mut impl Stream, place: &Place) {
-    let listen = async {
-        stream.shutdown().await?;
-        tokio::io::copy(&mut (&mut *stream).take(MAX_UNHEARD_BYTES), &mut tokio::io::sink()).await
-    };
-    select! {
-        _ = timeout(LINGER_TIMEOUT, Box::pin(listen)) => {}
-        () = place.wanted() => reset(stream.socket()),
-    }
-}
-
-/// Writes the last answer of a connection.
-async fn write(stream: &mut (impl AsyncWrite + Unpin), mut response: Response) -> io::Result<()> {
-    let body = response.take_body().into_vec().await.map_err(io::Error::other)?;
-    let length = body.len();
-    let mut bytes = format!("HTTP/1.1 {}\r\n", response.status()).into_bytes();
-    bytes.extend(format!("connection: close\r\ncontent-length: {length}\r\n").bytes());
-    for (name, value) in response.headers() {
+/// Writes the last response of a connection, without hyper.
+async fn write(stream: &mut (impl AsyncWrite + Unpin), response: Response) -> io::Result<()> {
+    let (head, body) = response.into_parts();
+    let body = body.collect().await?.to_bytes();
+    let (status, length) = (head.status, body.len());
+    let mut bytes = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n").into_bytes();
+    for (name, value) in &head.headers {
         bytes.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
     }
     bytes.extend_from_slice(b"\r\n");
@@ -325,7 +298,9 @@ async fn write(stream: &mut (impl AsyncWrite + Unpin), mut response: Response) -
 
 #[cfg(test)]
 mod tests {
-    use poem::endpoint::make_sync;
+    use std::net::IpAddr;
+
+    use http_body_util::Full;
     use tokio::{
         net::{TcpListener, TcpSocket},
         task::JoinHandle,
@@ -333,28 +308,49 @@ mod tests {
     };
 
     use super::*;
-    use crate::server::places::Places;
+    use crate::{domain::throttle::ClientNetwork, server::connection_limit::ConnectionLimit};
 
-    /// A connection that is served, as its client has it, what stops it, and its end.
-    async fn serving() -> (TcpStream, watch::Sender<bool>, JoinHandle<()>) {
+    /// Answers every request with 64 MiB.
+    struct LargeResponses;
+
+    impl Application for LargeResponses {
+        async fn answer(&self, _: Request, _: SocketAddr, _: bool) -> Response {
+            Response::new(Full::from(vec![0; 64 << 20]).map_err(|never| match never {}).boxed())
+        }
+
+        fn reject(&self, _: RequestError, _: SocketAddr) -> Response {
+            let mut response = Response::new(Empty::new().map_err(|never| match never {}).boxed());
+            *response.status_mut() = StatusCode::REQUEST_TIMEOUT;
+            response
+        }
+
+        fn network(&self, _: IpAddr) -> Option<ClientNetwork> {
+            None
+        }
+    }
+
+    /// The client's end of a connection, its server's stream, and what stops its server.
+    async fn connected() -> (TcpStream, TcpStream, Connection<LargeResponses>, watch::Sender<bool>) {
         let socket = TcpSocket::new_v4().unwrap();
-        // So that the server can write some more whenever the client has read some.
+        // Small, so that the server writes again whenever the client has read something.
         socket.set_send_buffer_size(64 << 10).unwrap();
         socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
-        let listener = socket.listen(1).unwrap();
-        let local = listener.local_addr().unwrap();
-        let client = TcpStream::connect(local).await.unwrap();
-        let (stream, remote) = listener.accept().await.unwrap();
-        let endpoint = make_sync(|_| Response::builder().body(vec![0; 64 << 20]));
-        let refuse: Refuse = Arc::new(|_, _| StatusCode::REQUEST_TIMEOUT.into());
-        let common = Common { endpoint, is_stopping: || false, local, certificate: None, refuse };
-        let place = Places::new(1).enter(None).await.unwrap();
-        let (stop, stopping) = watch::channel(false);
-        (client, stop, tokio::spawn(serve(stream, remote, Arc::new(common), stopping, place)))
+        let listener: TcpListener = socket.listen(1).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (stream, address) = listener.accept().await.unwrap();
+        let shared = Shared { application: LargeResponses, certificate: None, is_draining: AtomicBool::new(false) };
+        let slot = ConnectionLimit::new(1).acquire(None).await.unwrap();
+        let (sender, stop) = watch::channel(false);
+        (client, stream, Connection { shared: Arc::new(shared), client: address, slot, stop }, sender)
+    }
+
+    async fn serving() -> (TcpStream, watch::Sender<bool>, JoinHandle<()>) {
+        let (client, stream, connection, stop) = connected().await;
+        (client, stop, tokio::spawn(connection.serve(stream)))
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_that_is_taken_bit_by_bit_has_an_end() {
+    async fn a_response_that_is_taken_bit_by_bit_times_out_after_five_minutes() {
         let (mut client, _stop, serving) = serving().await;
         client.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
         let begun = Instant::now();
@@ -366,7 +362,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_head_may_take_its_time_but_not_at_the_end() {
+    async fn a_head_times_out_after_ten_seconds_and_sooner_during_a_shutdown() {
         for (is_stopped, expected) in [(false, 10), (true, 2)] {
             let (mut client, stop, serving) = serving().await;
             let begun = Instant::now();
@@ -383,14 +379,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_connection_idles_for_longer_than_nginx_keeps_it() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let (_stop, mut stopping) = watch::channel(false);
+    async fn a_connection_may_idle_for_longer_than_nginx_keeps_it() {
+        let (_client, mut stream, connection, _stop) = connected().await;
         let begun = Instant::now();
-        let place = Places::new(1).enter(None).await.unwrap();
-        assert!(!is_spoken_to(&mut stream, &place, &mut stopping).await);
+        assert!(!connection.wait_for_request(&mut stream).await);
         assert_eq!(begun.elapsed().as_secs(), 75);
     }
 }

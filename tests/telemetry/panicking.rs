@@ -4,8 +4,8 @@ use std::{env, future::pending, sync::Arc, time::Duration};
 
 use mayfly::{
     domain::{keys::KeySet, life::Life, password::HashCost, token::TokenRules, user::Role},
-    http::{self, Services},
-    server::{self, Serving},
+    http::{self, Application, Services},
+    server,
     service::{
         Actor, Clock, hashing::Hashing, login::Login, readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens,
         users::Users,
@@ -40,23 +40,13 @@ pub(super) async fn serve(password: String, keys: String) {
     services.readiness.start(true);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("\nhttp://{}", listener.local_addr().unwrap());
-    server::serve(
-        listener,
-        http::endpoint(
-            Arc::new(services),
-            http::BrowserAccess { docs: false, cors_origins: Vec::new() },
-            Arc::new("".parse().unwrap()),
-        ),
-        pending(),
-        || false,
-        Serving {
-            certificate: None,
-            max_connections: 100,
-            network: Arc::new(|_| None),
-            refuse: Arc::new(http::refuse),
-            grace: Duration::ZERO,
-        },
-    )
-    .await
-    .unwrap();
+    let access = http::BrowserAccess { docs: false, cors_origins: Vec::new() };
+    let endpoint = http::endpoint(Arc::new(services), access, Arc::default());
+    let options = server::Options {
+        certificate: None,
+        max_connections: 100,
+        shutdown_delay: Duration::ZERO,
+        shutdown_grace: Duration::ZERO,
+    };
+    server::serve(listener, Application::new(endpoint, Arc::default()), pending(), options).await.unwrap();
 }
