@@ -414,7 +414,7 @@ fn curl_hears_the_answer_to_a_large_body_that_nobody_read() {
 }
 
 #[test]
-fn what_is_no_request_gets_a_problem_with_an_id_that_is_logged_and_counted() {
+fn a_malformed_request_gets_a_dated_problem_with_an_id_that_is_logged_and_counted() {
     let log = Log::new();
     let service = Service::start_with(Backend::Memory, |command| {
         command.stderr(log.stdio());
@@ -445,6 +445,8 @@ fn what_is_no_request_gets_a_problem_with_an_id_that_is_logged_and_counted() {
             let problem = read_answer(&mut stream);
             problem.problem(status);
             let id = problem.header("x-request-id");
+            // RFC 9110, section 6.6.1.
+            assert!(problem.header("date").ends_with(" GMT"), "{text}: {problem:?}");
             assert!(status == 404 || problem.header("connection") == "close", "{is_first}, {text}: {problem:?}");
             let line = eventually("it is logged", || {
                 log.lines().into_iter().find(|line| line["span"]["request_id"] == id && line["message"] == "request")

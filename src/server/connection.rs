@@ -11,7 +11,7 @@ use std::{
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use http_body_util::{BodyExt, Empty};
@@ -287,7 +287,10 @@ async fn write(stream: &mut (impl AsyncWrite + Unpin), response: Response) -> io
     let (head, body) = response.into_parts();
     let body = body.collect().await?.to_bytes();
     let (status, length) = (head.status, body.len());
-    let mut bytes = format!("HTTP/1.1 {status}\r\nconnection: close\r\ncontent-length: {length}\r\n").into_bytes();
+    // With a date, as every response of a server that has a clock (RFC 9110, section 6.6.1).
+    let date = httpdate::fmt_http_date(SystemTime::now());
+    let mut bytes =
+        format!("HTTP/1.1 {status}\r\ndate: {date}\r\nconnection: close\r\ncontent-length: {length}\r\n").into_bytes();
     for (name, value) in &head.headers {
         bytes.extend([name.as_str().as_bytes(), b": ", value.as_bytes(), b"\r\n"].concat());
     }
