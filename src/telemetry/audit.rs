@@ -1,7 +1,8 @@
 //! Audit events: who changed which tokens, users and keys.
 //!
-//! Each is one line at `info` on the target `audit`, within the span of the request: its id, the client's address and the
-//! user who logged in. No field is a secret or a client's free text. `deploy/observability/README.md` lists the events.
+//! Each is one line at `info` on the target `audit`, within the span of the request: its id, the client's address and
+//! the user who logged in. No field is a secret or a client's free text. `deploy/observability/README.md` lists the
+//! events.
 
 use std::{net::Ipv6Addr, sync::LazyLock, time::Duration};
 
@@ -26,8 +27,8 @@ use crate::domain::{
 pub enum Outcome<T = ()> {
     /// The change took place, with this result.
     Done(T),
-    /// The store failed during the change, or too few replicas acknowledged it: it took place, it did not, or a failover
-    /// will undo it. The client was answered with 503.
+    /// The store failed during the change, or too few replicas acknowledged it. The change took place, did not, or will
+    /// be undone by a failover. The client was answered with 503.
     Unconfirmed,
 }
 
@@ -77,8 +78,8 @@ impl FailedLogin {
     }
 }
 
-/// Records a failed login. The same failure of the same client (or its site) is written once and then counted: one line a
-/// minute has the number of repetitions.
+/// Records a failed login. The same failure of the same client (or its site) is written once and then counted; one line
+/// a minute has the number of repetitions.
 pub fn login_failed(reason: LoginFailure, attempt: &LoginAttempt) {
     metrics::login_failed(reason);
     let user_exists = matches!(reason, LoginFailure::WrongPassword | LoginFailure::Disabled);

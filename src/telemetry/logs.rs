@@ -106,8 +106,9 @@ impl Write for StandardError {
     }
 }
 
-/// The span of a request: its id, the client's address and, after a login, the user are part of each line below it. It has
-/// the target of audit events, so that no filter keeps these events and drops their span.
+/// The span of a request. Each line within it has the request id, the client's address and, after a login, the user.
+///
+/// Its target is that of audit events, so that a filter that keeps these events keeps their span, too.
 pub(super) fn request_span(request_id: &str, client: Option<IpAddr>) -> Span {
     let client = client.map(field::display);
     tracing::error_span!(target: AUDIT, "request", request_id, client, user = field::Empty)

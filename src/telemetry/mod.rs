@@ -59,8 +59,7 @@ pub struct Telemetry {
     lines: WorkerGuard,
 }
 
-/// Starts the log, and, where `settings` or `prometheus` ask for them, metrics and traces. To be called within a runtime of
-/// tokio.
+/// Starts the log, and metrics and traces where `settings` or `prometheus` ask for them. Needs a runtime of tokio.
 ///
 /// A panic is logged with its place and without its message, which may hold a secret.
 ///

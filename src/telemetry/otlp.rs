@@ -1,9 +1,9 @@
 //! OTLP: export to a collector, as the standard `OTEL_` variables ask for it.
 //!
-//! A signal (traces, metrics, logs) is on where it has an endpoint (`OTEL_EXPORTER_OTLP_ENDPOINT`, or one of its own) or
-//! an exporter (such as `OTEL_TRACES_EXPORTER=otlp`). The SDK reads the other variables: compression, headers, limits,
-//! intervals, attributes of the resource. Values that it would not use are reported and ignored, and their case does not
-//! matter, as the specification of these variables asks.
+//! A signal (traces, metrics, logs) is on where it has an endpoint (`OTEL_EXPORTER_OTLP_ENDPOINT`, or one of its own)
+//! or an exporter (such as `OTEL_TRACES_EXPORTER=otlp`). The SDK reads the other variables: compression, headers,
+//! limits, intervals, attributes of the resource. As the specification of the variables asks, unsupported values are
+//! reported and ignored, and case does not matter.
 
 use std::{cell::LazyCell, collections::BTreeMap, sync::Arc, time::Duration};
 

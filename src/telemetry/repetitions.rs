@@ -46,8 +46,8 @@ impl<E: Clone + Eq + Hash> Repetitions<E> {
         true
     }
 
-    /// Takes the repeated events whose line is due at `now`, each with the number of repetitions and the span to write it
-    /// in. Events that were not repeated are forgotten.
+    /// Takes the repeated events whose line is due at `now`, each with the number of repetitions and the span to write
+    /// it in. Events that were not repeated are forgotten.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<(E, u64, Span)> {
         let mut lines = Vec::new();
         self.0.retain(|event, counted| {

@@ -1,7 +1,7 @@
-//! Traces: a span for each traced request, and child spans for the round trips and the password hash that it waits for.
+//! Traces: a span for each traced request, with child spans for its round trips to Redis and its password hash.
 //!
-//! The sampler decides before a span is made. A request that is not traced costs a look at its headers; an unsampled span
-//! would cost 1.2 µs.
+//! The sampler decides before a span is made: a request that is not traced costs a look at its headers, where an
+//! unsampled span would cost 1.2 µs.
 
 use std::sync::OnceLock;
 

@@ -1,4 +1,4 @@
-//! Who did what: one event each.
+//! Audit events: one for each change.
 
 use std::{cell::Cell, collections::BTreeMap, io::Write};
 
@@ -15,7 +15,7 @@ fn events(log: &Log) -> Vec<Value> {
     log.lines().into_iter().filter(|line| line["target"] == "audit").collect()
 }
 
-/// Reads the audit events of a log in their order.
+/// Reads the audit events of a log in order.
 struct Trail<'a> {
     log: &'a Log,
     read: Cell<usize>,
@@ -26,7 +26,7 @@ impl<'a> Trail<'a> {
         Self { log, read: Cell::new(0) }
     }
 
-    /// The next event with this name, once it is written: the log is behind the answers.
+    /// Waits for the next event with this name: the log is written after the response.
     fn next(&self, event: &str) -> Value {
         let next = || {
             let events = events(self.log);
@@ -39,11 +39,11 @@ impl<'a> Trail<'a> {
 }
 
 #[test]
-fn each_change_is_an_event_that_says_by_whom_and_from_where() {
+fn the_event_of_a_change_names_the_user_and_the_client() {
     let log = Log::new();
     let trail = Trail::of(&log);
     let service = Service::start_with(Backend::Redis, |command| {
-        // Whatever else is not of interest.
+        // Audit events only.
         command.env("MAYFLY_LOG", "error").stderr(log.stdio());
     });
     assert_eq!(trail.next("user.added")["account"], "admin");
@@ -62,12 +62,12 @@ fn each_change_is_an_event_that_says_by_whom_and_from_where() {
     assert_eq!(revoked["span"]["request_id"], "the-revocation");
     assert_eq!((&revoked["span"]["user"], &revoked["span"]["client"]), (&"admin".into(), &"127.0.0.1".into()));
 
-    // What did not happen is no event.
+    // A change that did not take place is no event.
     service.admin().delete(&format!("{TOKEN}/{id}")).send().problem(404);
     service.client().with_bearer(&jwt).delete(&format!("{TOKEN}/self")).send().problem(401);
     assert_eq!(events(&log).iter().filter(|line| line["message"] == "token.revoked").count(), 1);
 
-    // Whoever holds a token may end it; that is nobody who logged in.
+    // A token that revokes itself: no user logged in.
     let (id, jwt) = service.admin().issue("y", "1h");
     assert_eq!(service.client().with_bearer(&jwt).delete(&format!("{TOKEN}/self")).send().status, 200);
     let revoked = trail.next("token.revoked");
@@ -96,7 +96,7 @@ fn each_change_is_an_event_that_says_by_whom_and_from_where() {
 }
 
 #[test]
-fn what_an_administrator_does_says_who_did_it_to_whom() {
+fn the_event_of_an_administrators_change_names_both_users() {
     let log = Log::new();
     let trail = Trail::of(&log);
     let service = Service::start_with(Backend::Redis, |command| {
@@ -142,7 +142,7 @@ fn what_an_administrator_does_says_who_did_it_to_whom() {
     assert_eq!(admin.delete(user).send().status, 200);
     by_admin("user.removed", &[("account", "alice".into()), ("tokens", 1.into())]);
 
-    // What did not happen is no event.
+    // A change that did not take place is no event.
     let count = events(&log).len();
     admin.patch(user, &json!({"disabled": true})).send().problem(404);
     admin.delete(user).send().problem(404);
@@ -152,19 +152,19 @@ fn what_an_administrator_does_says_who_did_it_to_whom() {
 }
 
 #[test]
-fn a_change_of_which_nobody_knows_is_an_event_that_says_so() {
+fn an_unconfirmed_change_is_an_event_with_that_outcome() {
     let log = Log::new();
     let redis = RedisServer::start_with(free_port(), &["--repl-diskless-sync-delay", "0"]);
     let replica_of = format!("127.0.0.1 {}", redis.port);
     let replica = RedisServer::start_with(free_port(), &["--replicaof", &replica_of]);
-    eventually("it follows", || (replica.info("master_link_status") == "up").then_some(()));
+    eventually("the replica follows", || (replica.info("master_link_status") == "up").then_some(()));
     let service = Service::launch(Some(&redis.url()), |command| {
         command.env("MAYFLY_REDIS_WAIT_REPLICAS", "1").env("MAYFLY_LOG", "error").stderr(log.stdio());
     });
     service.wait_until_ready();
     let (admin, user) = (service.admin(), "/api/v1alpha/user/alice");
     let ready = || admin.patch(&format!("{USER}/admin"), &json!({"role": "admin"})).send();
-    eventually("the replica is as quick", || (ready().status == 200).then_some(()));
+    eventually("the replica acknowledges", || (ready().status == 200).then_some(()));
     admin.add_user("alice", "user");
     // The first administrator may have been added before the replica followed.
     let find = |event: &str, outcome: &str| {
@@ -194,25 +194,25 @@ fn a_change_of_which_nobody_knows_is_an_event_that_says_so() {
     }
     replica.process.signal(Signal::SIGCONT);
     let again = || admin.patch(user, &json!({"disabled": true})).send();
-    eventually("the replica has it", || (again().status == 200).then_some(()));
+    eventually("the replica acknowledges again", || (again().status == 200).then_some(()));
     find("user.disabled", "done");
 }
 
 #[test]
-fn a_first_administrator_who_cannot_be_added_is_one_event_and_not_one_a_try() {
+fn retries_to_add_the_first_administrator_are_one_unconfirmed_event() {
     let log = Log::new();
     let port = free_port();
     let service = Service::launch(Some(&format!("redis://127.0.0.1:{port}")), |command| {
         command.stderr(log.stdio());
     });
-    eventually("it finds nobody", || log.text().contains("the store does not answer").then_some(()));
-    assert!(events(&log).is_empty(), "nothing can have happened");
+    eventually("the store is unreachable", || log.text().contains("the store does not answer").then_some(()));
+    assert!(events(&log).is_empty(), "no write was sent");
     let redis = RedisServer::start_with(port, &["--maxmemory", "1"]);
     let refused = || {
         let errors = redis.cli(&["INFO", "errorstats"]);
         errors.lines().find_map(|line| line.strip_prefix("errorstat_OOM:count=")?.trim_end().parse().ok()).unwrap_or(0)
     };
-    eventually("it tries again", || (refused() >= 3).then_some(()));
+    eventually("the service retries", || (refused() >= 3).then_some(()));
     redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     service.wait_until_ready();
     let outcomes: Vec<_> = events(&log).into_iter().map(|line| line["outcome"].clone()).collect();
@@ -222,7 +222,7 @@ fn a_first_administrator_who_cannot_be_added_is_one_event_and_not_one_a_try() {
 }
 
 #[test]
-fn a_failed_login_says_why_and_never_what_was_typed() {
+fn a_failed_login_has_its_reason_and_no_unknown_name() {
     let log = Log::new();
     let trail = Trail::of(&log);
     let service = Service::start_with(Backend::Memory, |command| {
@@ -233,7 +233,7 @@ fn a_failed_login_says_why_and_never_what_was_typed() {
     assert_eq!((&failed["reason"], &failed["account"]), (&"wrong_password".into(), &"admin".into()));
     assert_eq!((&failed["span"]["user"], &failed["span"]["client"]), (&Value::Null, &"127.0.0.1".into()));
 
-    // Into the field for names, people type passwords.
+    // People type passwords into the field for names.
     service.client().with_basic("tr0ub4dor", ADMIN_PASSWORD).get(TOKEN).send().problem(401);
     eventually("the event", || {
         let failed = trail.next("login.failed");
@@ -243,7 +243,7 @@ fn a_failed_login_says_why_and_never_what_was_typed() {
 }
 
 #[test]
-fn guesses_that_repeat_are_counted_up_and_not_written_each() {
+fn repeated_failed_logins_are_counted_instead_of_written() {
     let log = Log::new();
     let mut service = Service::start_with(Backend::Memory, |command| {
         command.env("MAYFLY_TRUSTED_PROXIES", "127.0.0.1").stderr(log.stdio());
@@ -252,11 +252,11 @@ fn guesses_that_repeat_are_counted_up_and_not_written_each() {
         let request = service.client().with_basic(user, "a guess").get(TOKEN).header("x-forwarded-for", address);
         request.header("x-request-id", "a-guess").send().status
     };
-    // One client, and many networks of one site.
-    let (mut looked_at, mut throttled) = (0, 0);
+    // One client, then many networks of one IPv6 site.
+    let (mut checked, mut throttled) = (0, 0);
     for _ in 0..200 {
         match guess("192.0.2.1", "admin") {
-            401 => looked_at += 1,
+            401 => checked += 1,
             429 => throttled += 1,
             status => panic!("{status}"),
         }
@@ -264,9 +264,9 @@ fn guesses_that_repeat_are_counted_up_and_not_written_each() {
     for network in 0..100 {
         assert_eq!(guess(&format!("2001:db8:1:{network:x}::1"), &format!("nobody{network}")), 401);
     }
-    assert!(looked_at > 1 && throttled > 1);
+    assert!(checked > 1 && throttled > 1);
     let metrics = Client::new(&service.metrics_url).get("").send().text;
-    for (reason, count) in [("wrong_password", looked_at), ("throttled", throttled), ("unknown_user", 100)] {
+    for (reason, count) in [("wrong_password", checked), ("throttled", throttled), ("unknown_user", 100)] {
         let line = format!("mayfly_login_failures_total{{reason=\"{reason}\"}} {count}\n");
         assert!(metrics.contains(&line), "{line} {metrics}");
     }
@@ -278,7 +278,7 @@ fn guesses_that_repeat_are_counted_up_and_not_written_each() {
         assert_ne!(line["span"]["client"], Value::Null, "{line}");
         (line["reason"].as_str().unwrap().to_owned(), line["account"].clone(), line["repeated"].as_u64())
     });
-    // On a machine that takes more than a minute for this, repetitions are more than one line.
+    // Where the guesses take more than a minute, their repetitions are several lines.
     let (mut first, mut repeated) = (Vec::new(), BTreeMap::<String, u64>::new());
     for (reason, account, count) in lines {
         assert_eq!(account, if reason == "wrong_password" { json!("admin") } else { Value::Null });
@@ -288,15 +288,15 @@ fn guesses_that_repeat_are_counted_up_and_not_written_each() {
         }
     }
     assert_eq!(first, ["wrong_password", "throttled", "unknown_user"]);
-    let expected = [("wrong_password", looked_at - 1), ("throttled", throttled - 1), ("unknown_user", 99)];
+    let expected = [("wrong_password", checked - 1), ("throttled", throttled - 1), ("unknown_user", 99)];
     assert_eq!(repeated, expected.map(|(reason, count)| (reason.to_owned(), count)).into());
-    // Nor does a guess that nobody looked at leave another line.
+    // A throttled guess leaves no line of its request either.
     let requests = log.lines().into_iter().filter(|line| line["message"] == "request" && line["status"] == 429);
     assert_eq!(requests.count(), 0);
 }
 
 #[test]
-fn commands_are_audited_too() {
+fn the_event_of_a_command_names_the_operating_systems_user() {
     let service = Service::start(Backend::Redis);
     let url = service.redis.as_ref().unwrap().url();
     for (arguments, event) in [
@@ -322,7 +322,7 @@ fn commands_are_audited_too() {
 }
 
 #[test]
-fn hanging_up_is_no_way_to_leave_no_trace() {
+fn a_client_that_hangs_up_cannot_suppress_the_event() {
     let log = Log::new();
     let trail = Trail::of(&log);
     let service = Service::start_with(Backend::Redis, |command| {
@@ -332,7 +332,7 @@ fn hanging_up_is_no_way_to_leave_no_trace() {
     let request = format!("DELETE {TOKEN}/self HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {jwt}\r\n\r\n");
     let mut stream = service.connect();
     stream.write_all(request.as_bytes()).unwrap();
-    // It takes a lease until it is answered.
+    // The response comes one lease after the write.
     let find = || service.redis.as_ref().unwrap().cli(&["EXISTS", &format!("mayfly:{{admin}}:token:{id}")]);
     eventually("the token is gone", || (find() == "0").then_some(()));
     drop(stream);

@@ -1,4 +1,4 @@
-//! No secret comes out: not in a line, not in a span, not on the page of metrics, not in an answer.
+//! Secrets never appear in logs, spans, metrics or responses. Each secret is a text that occurs nowhere else.
 
 use std::{
     env, fs,
@@ -16,12 +16,12 @@ use crate::support::{Answer, Client, Collector, Log, Process, RedisServer, Servi
 const TOKEN: &str = "/api/v1alpha/token";
 const USER: &str = "/api/v1alpha/user";
 
-/// A text that is nowhere else.
-fn canary(what: &str) -> String {
-    format!("canary-{what}-{}", Uuid::new_v4().simple())
+/// A secret for this use.
+fn canary(name: &str) -> String {
+    format!("canary-{name}-{}", Uuid::new_v4().simple())
 }
 
-/// What must not come out, and where it did.
+/// The secrets of a test.
 struct Secrets(Vec<String>);
 
 impl Secrets {
@@ -45,7 +45,8 @@ fn generated_keys() -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Every request that a secret could be in, each with the answer; the first one holds the token, as it should.
+/// Sends each kind of request that can hold a secret, and collects the responses. The one that issues the token holds it
+/// and is left out.
 fn exercise(service: &Service, secrets: &mut Secrets, admin: &Client, answers: &mut Vec<Answer>) {
     let (id, jwt) = admin.issue("x", "1h");
     let bearer = service.client().with_bearer(&jwt);
@@ -56,13 +57,13 @@ fn exercise(service: &Service, secrets: &mut Secrets, admin: &Client, answers: &
     let wrong = canary("wrong-password");
     let odd = json!({"jwt_token_description": &jwt, "jwt_token_life": &wrong, wrong.as_str(): 1});
     answers.extend([
-        // It goes well.
+        // Requests that succeed.
         admin.get(TOKEN).send(),
         admin.get(&format!("{TOKEN}/{id}")).send(),
         bearer.get("/api/v1alpha/verify").send(),
         bearer.get(&format!("{TOKEN}/self")).send(),
         form(admin, "/oauth2/introspect"),
-        // It does not.
+        // Requests that fail.
         service.client().with_basic("admin", &wrong).get(TOKEN).send(),
         service.client().with_basic(&wrong, &wrong).get(TOKEN).send(),
         service.client().with_bearer(&wrong).get("/api/v1alpha/verify").send(),
@@ -103,14 +104,14 @@ fn exercise(service: &Service, secrets: &mut Secrets, admin: &Client, answers: &
         [200, 400, 400, 401, 200, 200, 409, 201]
     );
     secrets.0.extend([first, second]);
-    // The one who sent a field is told its name.
+    // A response may name an unknown field of its own request.
     let told = admin.post(TOKEN, &odd).send();
     assert_eq!(told.status, 400);
     secrets.0.extend([wrong, jwt.rsplit('.').next().unwrap().to_owned(), jwt]);
 }
 
 #[test]
-fn no_secret_comes_out_of_a_service_that_goes_well_and_badly() {
+fn no_secret_leaves_a_service_with_or_without_failures() {
     for format in ["json", "text"] {
         let collector = Collector::start();
         let (log, redis) = (Log::new(), RedisServer::start());
@@ -137,14 +138,14 @@ fn no_secret_comes_out_of_a_service_that_goes_well_and_badly() {
         let mut answers = Vec::new();
         exercise(&service, &mut secrets, &admin, &mut answers);
 
-        // A new key, and then a broken one.
+        // A key file that cannot be parsed.
         let broken = generated_keys();
         secrets.0.push(key_of(&broken));
         fs::write(&service.keys_file, broken.trim_end().trim_end_matches('}')).unwrap();
         service.process.signal(Signal::SIGHUP);
         eventually("the broken file is logged", || log.text().contains("signing keys stay in force").then_some(()));
 
-        // A Redis that lets nobody in any more, and then is gone.
+        // A Redis with another password, then none.
         let other = canary("other-redis");
         redis_cli(&redis, &redis_password, &["CONFIG", "SET", "requirepass", &other]);
         redis_cli(&redis, &other, &["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
@@ -161,7 +162,7 @@ fn no_secret_comes_out_of_a_service_that_goes_well_and_badly() {
         }
         let received = collector.received();
         assert!(!received.spans().is_empty() && !received.log_lines().is_empty() && !received.metrics.is_empty());
-        secrets.assert_not_in("what the collector got", &received.bytes);
+        secrets.assert_not_in("the exported data", &received.bytes);
         secrets.0.push(header);
         secrets.assert_not_in("the greeting", service.greeting.as_bytes());
         secrets.assert_not_in("the metrics", page.as_bytes());
@@ -170,7 +171,7 @@ fn no_secret_comes_out_of_a_service_that_goes_well_and_badly() {
     }
 }
 
-/// redis-cli, with a password.
+/// Runs redis-cli with a password.
 fn redis_cli(redis: &RedisServer, password: &str, arguments: &[&str]) {
     let port = redis.port.to_string();
     let output =
@@ -179,8 +180,8 @@ fn redis_cli(redis: &RedisServer, password: &str, arguments: &[&str]) {
 }
 
 #[test]
-fn no_secret_comes_out_of_a_panic() {
-    // A panic hook is the whole process', so the service is one: this very test, told so.
+fn no_secret_leaves_a_panic() {
+    // A panic hook is global, so the service is a process of its own: this test, with these variables.
     if let [Ok(password), Ok(keys)] = ["CANARY_PASSWORD", "CANARY_KEYS"].map(env::var) {
         return panicking::serve(password, keys);
     }
@@ -188,7 +189,7 @@ fn no_secret_comes_out_of_a_panic() {
     let (log, password, keys) = (Log::new(), canary("password"), generated_keys());
     let mut process = Process::spawn(
         Command::new(env::current_exe().unwrap())
-            .args(["--exact", "telemetry::canary::no_secret_comes_out_of_a_panic", "--nocapture"])
+            .args(["--exact", "telemetry::canary::no_secret_leaves_a_panic", "--nocapture"])
             .env("CANARY_PASSWORD", &password)
             .env("CANARY_KEYS", &keys)
             .env("OTEL_EXPORTER_OTLP_ENDPOINT", &collector.url)
@@ -205,7 +206,7 @@ fn no_secret_comes_out_of_a_panic() {
     let answer = request.header("x-request-id", "unlucky").header("traceparent", traceparent).send();
     answer.problem(500);
 
-    // It is logged, with its place and its request, and belongs to a trace that failed.
+    // The log has the place and the request of the panic, and the span of the request has failed.
     let panic = eventually("the panic", || log.lines().into_iter().find(|line| line["message"] == "panic"));
     assert!(panic["location"].as_str().unwrap().contains("panicking.rs:"), "{panic}");
     assert_eq!(panic["span"]["request_id"], "unlucky");
@@ -215,11 +216,11 @@ fn no_secret_comes_out_of_a_panic() {
     let secrets = Secrets(vec![password, key_of(&keys)]);
     secrets.assert_not_in("the answer", format!("{answer:?}").as_bytes());
     secrets.assert_not_in("the log", log.text().as_bytes());
-    secrets.assert_not_in("what the collector got", &collector.received().bytes);
+    secrets.assert_not_in("the exported data", &collector.received().bytes);
 }
 
 #[test]
-fn no_secret_comes_out_of_a_configuration_that_is_wrong() {
+fn no_secret_leaves_a_wrong_configuration() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("keys.json");
     let (password, redis_password, keys) = (canary("password"), canary("redis"), generated_keys());

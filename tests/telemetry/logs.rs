@@ -1,4 +1,4 @@
-//! One line a request.
+//! The log: one line for each request.
 
 use std::{
     io::{PipeReader, Read, pipe},
@@ -42,14 +42,14 @@ fn a_request_is_one_line_of_json() {
     assert!(line["duration_us"].as_u64().unwrap() > 0, "{line}");
     assert_eq!(line["span"]["user"], "admin");
     assert_eq!(line["span"]["client"], "127.0.0.1");
-    // What a client may write as it likes is not there.
+    // Nothing that a client chooses freely is logged.
     let line = of("odd");
     assert_eq!((&line["method"], &line["route"], &line["span"]["user"]), (&"_OTHER".into(), &().into(), &().into()));
     assert!(!log.text().contains("BREW") && !log.text().contains("/no/such/path"));
 }
 
 #[test]
-fn the_format_is_chosen() {
+fn the_text_format_can_be_chosen() {
     let log = Log::new();
     let service = Service::start_with(Backend::Memory, |command| {
         command.env("MAYFLY_LOG_FORMAT", "text").stderr(log.stdio());
@@ -73,14 +73,15 @@ fn a_client_cannot_write_into_the_log() {
         service.client().with_basic(forged, "x").get(TOKEN).send().problem(401);
         service.client().get("/%1b%5b2K%0aforged").header("user-agent", "forged").send().problem(404);
         service.client().with_basic("admin", Password::generate().expose_secret()).get(TOKEN).send().problem(401);
-        let text = eventually("all is logged", || Some(log.text()).filter(|text| text.contains("login.failed")));
+        let text =
+            eventually("the last line is written", || Some(log.text()).filter(|text| text.contains("login.failed")));
         assert!(!text.contains('\u{1b}') && text.lines().all(|line| !line.starts_with("2026-01-01")), "{text}");
         assert!(!text.contains(ADMIN_PASSWORD));
     }
 }
 
 #[test]
-fn verification_is_logged_where_somebody_wants_to_know_everything() {
+fn a_verification_is_logged_at_debug() {
     for (filter, expected) in [("info", false), ("info,mayfly::request=debug", true)] {
         let log = Log::new();
         let service = Service::start_with(Backend::Memory, |command| {
@@ -91,7 +92,7 @@ fn verification_is_logged_where_somebody_wants_to_know_everything() {
         assert_eq!(verify("").send().status, 200);
         assert_eq!(verify("/a/secret").header("x-request-id", "hot").send().status, 200);
         service.admin().get(TOKEN).header("x-request-id", "last").send();
-        let lines = eventually("all is logged", || {
+        let lines = eventually("the last line is written", || {
             let lines = log.lines();
             lines.iter().any(|line| line["span"]["request_id"] == "last").then_some(lines)
         });
@@ -106,14 +107,14 @@ fn verification_is_logged_where_somebody_wants_to_know_everything() {
     }
 }
 
-/// A service whose standard error is a pipe, and the end of it that nobody reads. It has dropped lines.
+/// A service that has dropped lines of its log, and the unread end of the pipe that is its standard error.
 fn unread() -> (Service, PipeReader) {
     let (reader, writer) = pipe().unwrap();
     let service = Service::start_with(Backend::Memory, |command| {
         command.stderr(writer);
     });
     let client = service.client();
-    eventually("more was logged than a pipe and the queue hold", || {
+    eventually("the pipe and the queue are full", || {
         for _ in 0..1000 {
             assert_eq!(client.get("/livez").send().status, 200);
         }
@@ -125,11 +126,11 @@ fn unread() -> (Service, PipeReader) {
 fn dropped_lines(service: &Service) -> u64 {
     let page = Client::new(&service.metrics_url).get("").send().text;
     let value = page.lines().find_map(|line| line.strip_prefix("mayfly_log_lines_dropped_total "));
-    value.expect("it is counted from the start").parse().unwrap()
+    value.expect("the series is there from the start").parse().unwrap()
 }
 
 #[test]
-fn an_unread_standard_error_stops_nothing_and_what_it_misses_is_counted() {
+fn an_unread_standard_error_blocks_nothing_and_dropped_lines_are_counted() {
     let (mut service, mut reader) = unread();
     service.admin().issue("x", "1h");
     let dropped = dropped_lines(&service);
@@ -148,19 +149,22 @@ fn an_unread_standard_error_stops_nothing_and_what_it_misses_is_counted() {
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
         whole.lines().map(|line| serde_json::from_str(line).unwrap()).collect::<Vec<serde_json::Value>>()
     };
-    let complaint = eventually("the log says how much it misses", || {
+    let report = eventually("the log reports the dropped lines", || {
         let message = "dropped lines of the log: standard error was not read in time";
         lines().into_iter().find(|line| line["message"] == message)
     });
-    assert_eq!((&complaint["level"], &complaint["lines"]), (&"WARN".into(), &dropped.into()));
+    assert_eq!((&report["level"], &report["lines"]), (&"WARN".into(), &dropped.into()));
     service.process.signal(Signal::SIGTERM);
     assert_eq!(service.process.wait().code(), Some(0));
     reading.join().unwrap();
-    assert!(lines().iter().any(|line| line["message"] == "shutting down"), "what is left is written in the end");
+    assert!(
+        lines().iter().any(|line| line["message"] == "shutting down"),
+        "the shutdown writes the lines in the queue"
+    );
 }
 
 #[test]
-fn a_service_whose_standard_error_nobody_reads_stops_when_it_is_told_to() {
+fn an_unread_standard_error_does_not_prevent_the_shutdown() {
     let (mut service, _reader) = unread();
     service.process.signal(Signal::SIGTERM);
     assert_eq!(service.process.wait().code(), Some(0));

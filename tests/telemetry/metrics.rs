@@ -1,4 +1,4 @@
-//! What Prometheus scrapes, and what the dashboard and the alerts make of it.
+//! The metrics, as Prometheus, the dashboard and the alerts read them.
 
 use std::fs;
 
@@ -10,21 +10,21 @@ const TOKEN: &str = "/api/v1alpha/token";
 const VERIFY: &str = "/api/v1alpha/verify";
 const OBSERVABILITY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/observability");
 
-/// The page, as Prometheus gets it.
+/// The page that Prometheus scrapes.
 fn page(service: &Service) -> String {
     let answer = Client::new(&service.metrics_url).get("").send();
     assert_eq!((answer.status, answer.header("content-type")), (200, "text/plain; version=0.0.4"));
     answer.text
 }
 
-/// The value of a series, named as on the page; 0 where it is not there.
+/// The value of a series by its name on the page, or 0 without such a series.
 fn value(service: &Service, series: &str) -> f64 {
     let page = page(service);
     let line = page.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     line.map_or(0.0, |value| value.parse().unwrap())
 }
 
-/// Has something of everything happen.
+/// Has tokens issued, verified, rotated and revoked, and logins fail.
 fn exercise(service: &Service) {
     let (id, jwt) = service.admin().issue("x", "1h");
     let bearer = service.client().with_bearer(&jwt);
@@ -41,7 +41,7 @@ fn exercise(service: &Service) {
     service.client().get("/no/such/path").send().problem(404);
 }
 
-/// Has tokens go with their user, or with a password: three of them.
+/// Has three tokens revoked: with a disabled user, a changed password and a removed user.
 fn exercise_users(service: &Service) {
     let (user, alice) = ("/api/v1alpha/user/alice", service.client().with_basic("alice", "secret"));
     service.admin().add_user("alice", "user");
@@ -58,7 +58,7 @@ fn exercise_users(service: &Service) {
 }
 
 #[test]
-fn what_happens_is_counted() {
+fn requests_tokens_and_logins_are_counted() {
     let service = Service::start(Backend::Redis);
     exercise(&service);
     exercise_users(&service);
@@ -97,7 +97,7 @@ fn what_happens_is_counted() {
     ] {
         assert!((value(&service, series) - expected).abs() < 0.1, "{series} in {}", page(&service));
     }
-    // How many are hits depends on how soon one comes after the other.
+    // The share of hits depends on the time between the lookups.
     let lookups =
         |result: &str| value(&service, &format!("mayfly_lease_lookups_total{{kind=\"token\",result=\"{result}\"}}"));
     assert!((lookups("hit") + lookups("miss") - 4.0).abs() < 0.1, "{}", page(&service));
@@ -118,8 +118,8 @@ fn what_happens_is_counted() {
 }
 
 #[test]
-fn trouble_is_counted_too() {
-    // Without leases nothing asks Redis that is not measured, and finds the connection broken first.
+fn failures_of_redis_are_counted() {
+    // Leases are renewed by commands that are not measured, and those could find the broken connection first.
     let mut service = Service::start_with(Backend::Redis, |command| {
         command.env("MAYFLY_LEASE", "0");
     });
@@ -137,26 +137,26 @@ fn trouble_is_counted_too() {
     ] {
         assert!(value(&service, series) > 0.0, "{series} in {}", page(&service));
     }
-    // Whatever was asked first on the connection that broke.
+    // The command that was first on the broken connection.
     let broken = |line: &str| line.starts_with("db_client_operation_") && line.contains("error_type=\"connection\"");
     assert!(page(&service).lines().any(broken), "{}", page(&service));
 }
 
 #[test]
-fn a_write_that_waits_for_replicas_is_seen() {
+fn a_write_that_waits_for_replicas_reserves_a_connection() {
     let redis = RedisServer::start();
-    // There is none, so that adding the administrator waits again and again.
+    // Without a replica, adding the administrator waits again and again.
     let service = Service::launch(Some(&redis.url()), |command| {
         command.env("MAYFLY_REDIS_WAIT_REPLICAS", "1").env("MAYFLY_REDIS_WAIT_TIMEOUT", "900ms");
     });
     let reserved = || value(&service, "mayfly_redis_connections_reserved");
-    eventually("it has a connection of its own", || (reserved() > 0.0).then_some(()));
+    eventually("the write has a connection of its own", || (reserved() > 0.0).then_some(()));
     eventually("the connection is free again", || (reserved() < 0.1).then_some(()));
     assert!(page(&service).contains("\nmayfly_redis_connections_pending 0\n"));
 }
 
 #[test]
-fn the_page_is_what_prometheus_wants_and_names_nobody() {
+fn the_page_is_valid_and_has_no_user_token_or_path() {
     let service = Service::start(Backend::Redis);
     let (id, jwt) = service.admin().issue("x", "1h");
     exercise(&service);
@@ -170,7 +170,7 @@ fn the_page_is_what_prometheus_wants_and_names_nobody() {
 }
 
 #[test]
-fn it_is_apart_from_the_api_and_can_be_off() {
+fn metrics_have_a_port_of_their_own_and_can_be_off() {
     let service = Service::start(Backend::Memory);
     service.client().get("/metrics").send().problem(404);
     assert_eq!(Client::new(service.metrics_url.trim_end_matches("/metrics")).get(TOKEN).send().status, 404);
@@ -180,7 +180,7 @@ fn it_is_apart_from_the_api_and_can_be_off() {
     assert_eq!(service.metrics_url, "");
 }
 
-/// Every query of the dashboard, with what it belongs to; variables stand for anything.
+/// Each query of the dashboard, with the title of its panel. Its variables match everything.
 fn queries() -> Vec<(String, String)> {
     let dashboard = fs::read_to_string(format!("{OBSERVABILITY}/grafana/mayfly.json")).unwrap();
     let dashboard: Value = serde_json::from_str(&dashboard).unwrap();
@@ -194,25 +194,27 @@ fn queries() -> Vec<(String, String)> {
 }
 
 #[test]
-fn a_real_prometheus_answers_the_dashboard() {
+fn each_query_of_the_dashboard_has_a_result() {
     let service = Service::start(Backend::Redis);
     exercise(&service);
     let target = service.metrics_url.trim_start_matches("http://").trim_end_matches("/metrics");
     let prometheus = Prometheus::scraping(&[target]);
-    eventually("it is scraped", || (!prometheus.query("rate(process_uptime_seconds[1m])").is_empty()).then_some(()));
+    eventually("Prometheus scrapes the service", || {
+        (!prometheus.query("rate(process_uptime_seconds[1m])").is_empty()).then_some(())
+    });
     exercise(&service);
     let queries = queries();
     assert!(queries.len() > 15);
     for (title, query) in queries {
         eventually(&format!("{title}: {query}"), || (!prometheus.query(&query).is_empty()).then_some(()));
     }
-    // What is there is what happened.
+    // The result is the number of tokens that were issued.
     let issued = || prometheus.query("sum(mayfly_tokens_issued_total)")[0]["value"][1].as_str().unwrap() == "4";
     eventually("the tokens are counted", || issued().then_some(()));
 }
 
 #[test]
-fn the_alerts_are_sound() {
+fn promtool_accepts_the_alerts() {
     promtool(&["check", "rules", &format!("{OBSERVABILITY}/prometheus/rules.yml")], "");
     promtool(&["test", "rules", &format!("{OBSERVABILITY}/prometheus/rules_test.yml")], "");
     promtool(&["check", "config", &format!("{OBSERVABILITY}/prometheus/prometheus.yml")], "");

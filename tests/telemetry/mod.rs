@@ -1,4 +1,4 @@
-//! What operators see.
+//! Logs, audit events, metrics and traces, as operators see them.
 
 mod audit;
 mod canary;

@@ -1,4 +1,4 @@
-//! A service whose clock panics with all secrets that it was given.
+//! A service whose clock panics, with all of its secrets in the message.
 
 use std::{env, future::pending, sync::Arc, time::Duration};
 
@@ -15,7 +15,7 @@ use mayfly::{
 };
 use tokio::net::TcpListener;
 
-/// Serves until the process ends. Prints where.
+/// Prints the URL of the service and serves until the process ends.
 #[tokio::main]
 pub(super) async fn serve(password: String, keys: String) {
     let otlp = otlp::Variables(env::vars().filter(|(name, _)| name.starts_with("OTEL_")).collect());

@@ -1,4 +1,4 @@
-//! What a collector is sent.
+//! The export to a collector.
 
 use std::{
     net::TcpListener,
@@ -18,7 +18,7 @@ fn traceparent(flags: &str) -> String {
     format!("00-{TRACE_ID}-{CALLER}-{flags}")
 }
 
-/// Has the service send all signals here, at once.
+/// Has the service export all signals to this collector every 50 ms.
 fn send_to(collector: &Collector) -> impl FnOnce(&mut Command) {
     let url = collector.url.clone();
     move |command| {
@@ -30,7 +30,7 @@ fn send_to(collector: &Collector) -> impl FnOnce(&mut Command) {
     }
 }
 
-/// The spans of this trace, once there are so many.
+/// Waits for this many spans of a trace.
 fn spans(collector: &Collector, trace_id: &str, count: usize) -> Vec<Span> {
     eventually("the spans arrive", || {
         let spans: Vec<_> = collector.received().spans().into_iter().filter(|span| span.trace_id == trace_id).collect();
@@ -39,14 +39,14 @@ fn spans(collector: &Collector, trace_id: &str, count: usize) -> Vec<Span> {
 }
 
 #[test]
-fn a_trace_goes_from_the_caller_down_to_redis() {
+fn a_trace_leads_from_the_caller_to_redis() {
     let collector = Collector::start();
     let service = Service::start_with(Backend::Redis, |command| {
         send_to(&collector)(command);
-        // Without a lease, so that what is asked does not depend on how long the hash takes.
+        // With a lease, the round trips would depend on the time of the hash.
         command.env("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test").env("MAYFLY_LEASE", "0");
     });
-    // After this, Redis knows the scripts of a login.
+    // Redis now has the scripts of a login.
     assert_eq!(service.admin().get("/api/v1alpha/token").send().status, 200);
     service.add_user("bob", "user");
     let bob = service.client().with_basic("bob", "secret");
@@ -78,8 +78,8 @@ fn a_trace_goes_from_the_caller_down_to_redis() {
         assert_eq!(server.resource[attribute], expected, "{attribute}");
     }
     assert!(uuid::Uuid::parse_str(&server.resource["service.instance.id"]).is_ok());
-    // The user is read, the login counted, the password hashed, the count taken back, and the user read again; then the token
-    // and its life are read at once.
+    // The user is read, the attempt counted, the password hashed, the attempt refunded and the user read again. Then
+    // the token is read together with its remaining life.
     for (name, operation) in [
         ("EVALSHA reserve_attempt", Some("EVALSHA")),
         ("hash password", None),
@@ -94,7 +94,7 @@ fn a_trace_goes_from_the_caller_down_to_redis() {
     assert_eq!(spans.len(), 7, "{spans:#?}");
     assert_eq!(spans.iter().filter(|span| span.name == "PIPELINE").count(), 3, "{spans:#?}");
 
-    // The line of the log belongs to the trace, and has all that is in it elsewhere.
+    // The line of the log belongs to the trace, and has the fields of its span.
     let (_, fields, trace_id) = eventually("the line arrives", || {
         let lines = collector.received().log_lines();
         lines.into_iter().find(|(body, fields, _)| body == "request" && fields["request_id"] == "traced")
@@ -107,7 +107,7 @@ fn a_trace_goes_from_the_caller_down_to_redis() {
 }
 
 #[test]
-fn the_verification_of_a_token_is_traced_where_the_caller_is() {
+fn a_verification_is_traced_if_its_caller_is() {
     let collector = Collector::start();
     let service = Service::start_with(Backend::Redis, send_to(&collector));
     let (_, jwt) = service.admin().issue("x", "1h");
@@ -122,13 +122,13 @@ fn the_verification_of_a_token_is_traced_where_the_caller_is() {
 }
 
 #[test]
-fn a_script_has_a_name_and_its_loading_is_seen() {
+fn the_run_of_a_script_has_its_name_and_loading_it_is_a_span() {
     let collector = Collector::start();
     let service = Service::start_with(Backend::Redis, |command| {
         send_to(&collector)(command);
         command.env("MAYFLY_LEASE", "0");
     });
-    // So that the login is remembered.
+    // The login is remembered after this.
     service.admin().get("/api/v1alpha/token/b56929f3-54f1-4dc2-9984-9bba615e26e6").send().problem(404);
     let list = service.admin().get("/api/v1alpha/token").header("traceparent", &traceparent("01"));
     assert_eq!(list.send().status, 200);
@@ -142,7 +142,7 @@ fn a_script_has_a_name_and_its_loading_is_seen() {
 }
 
 #[test]
-fn what_is_not_sampled_is_not_sent() {
+fn only_sampled_requests_are_exported() {
     let collector = Collector::start();
     let service = Service::start_with(Backend::Memory, |command| {
         send_to(&collector)(command);
@@ -158,7 +158,7 @@ fn what_is_not_sampled_is_not_sent() {
 }
 
 #[test]
-fn the_last_of_it_is_sent_before_the_end() {
+fn a_shutdown_exports_the_last_data() {
     let collector = Collector::start();
     let mut service = Service::start_with(Backend::Memory, |command| {
         let never = "3600000";
@@ -178,11 +178,11 @@ fn the_last_of_it_is_sent_before_the_end() {
 }
 
 #[test]
-fn a_dead_collector_is_nobodys_trouble() {
-    // One takes connections and answers nothing, one is not there.
-    let deaf = TcpListener::bind("127.0.0.1:0").unwrap();
+fn a_collector_that_does_not_answer_delays_no_request() {
+    // One accepts connections and answers nothing, one refuses connections.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let absent = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    for address in [deaf.local_addr().unwrap(), absent] {
+    for address in [silent.local_addr().unwrap(), absent] {
         let log = Log::new();
         let mut service = Service::start_with(Backend::Memory, |command| {
             command
