@@ -36,17 +36,17 @@ pub const MAX_METRICS_CONNECTIONS: usize = 64;
 /// and finishes the requests in flight.
 pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
     let store = Arc::new(LeasedStore::new(config.store.open(), config.lease));
-    let clock = Clock::of(Arc::clone(&store));
+    let clock = Clock::of_store(Arc::clone(&store));
     let keys = config.keys;
     keys.warn_if_exposed();
     let hashing = Arc::new(Hashing::new(config.hash_cost));
     let services = Arc::new(Services {
         users: Users::new(Arc::clone(&store), clock.clone(), Arc::clone(&hashing)),
-        tokens: Tokens::new(Arc::clone(&store), Arc::clone(&keys), clock, config.rules.clone()),
+        tokens: Tokens::new(Arc::clone(&store), Arc::clone(&keys), clock, config.token_policy.clone()),
         login: Login::new(Arc::clone(&store), hashing),
         readiness: Readiness::new(Arc::clone(&store), config.lifecycle.unready_after),
         keys,
-        issuer: config.rules.issuer,
+        issuer: config.token_policy.issuer,
     });
     let keeping_leases = tokio::spawn({
         let store = Arc::clone(&store);

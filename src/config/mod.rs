@@ -21,7 +21,7 @@ pub use self::{
     values::secret_line,
 };
 use crate::{
-    domain::{password::HashCost, token::TokenRules},
+    domain::{password::HashCost, token::TokenPolicy},
     http::BrowserAccess,
     server::tls::Certificate,
     service::signing_keys::SigningKeys,
@@ -84,7 +84,7 @@ pub struct Config {
     /// How long a value read from the store may be served again.
     pub lease: Duration,
     /// The limits of tokens, and their issuer.
-    pub rules: TokenRules,
+    pub token_policy: TokenPolicy,
     /// The first administrator.
     pub admin: AdminConfig,
     /// The cost of a password's hash.
@@ -171,7 +171,11 @@ impl Config {
             store,
             keys,
             lease: tokens.lease,
-            rules: TokenRules { max_life: tokens.token_max_life, quota: tokens.token_quota, issuer: tokens.jwt_issuer },
+            token_policy: TokenPolicy {
+                max_life: tokens.token_max_life,
+                quota: tokens.token_quota,
+                issuer: tokens.jwt_issuer,
+            },
             admin: AdminConfig { name: admin.admin_name, password: admin_password },
             hash_cost: passwords.password_cost,
             telemetry,
@@ -200,7 +204,7 @@ mod tests {
         assert_eq!(config.network.endpoint.listen.to_string(), "127.0.0.1:25441");
         assert!(matches!(config.store, StoreConfig::Memory));
         assert!(matches!(config.admin.password, AdminPassword::Generated(_)));
-        assert_eq!((config.rules.quota, config.rules.max_life.seconds()), (1000, 31_557_600));
+        assert_eq!((config.token_policy.quota, config.token_policy.max_life.seconds()), (1000, 31_557_600));
     }
 
     #[test]

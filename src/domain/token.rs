@@ -148,7 +148,7 @@ impl SignedToken {
 
 /// What the operator allows.
 #[derive(Debug, Clone)]
-pub struct TokenRules {
+pub struct TokenPolicy {
     /// The longest life.
     pub max_life: Life,
     /// The most live tokens of one user.

@@ -28,7 +28,7 @@ use crate::{
     },
     service::{
         Actor,
-        tokens::{IssueError, Issued, RotateError},
+        tokens::{IssueError, IssuedToken, RotateError},
     },
 };
 
@@ -299,8 +299,8 @@ impl TokensDeleted {
     }
 }
 
-impl From<Issued> for TokenIssued {
-    fn from(Issued { jwt, token }: Issued) -> Self {
+impl From<IssuedToken> for TokenIssued {
+    fn from(IssuedToken { jwt, token }: IssuedToken) -> Self {
         Self {
             message: "Token generated".into(),
             jwt_token_id: token.id.to_string(),

@@ -26,7 +26,7 @@ pub mod tokens;
 pub mod users;
 
 /// How long an operator's command may take in all.
-const OPERATOR_PATIENCE: Duration = Duration::from_mins(1);
+const OPERATOR_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// On whose authority something is changed.
 #[derive(Debug, Clone)]
@@ -39,20 +39,20 @@ pub enum Actor {
 
 impl Actor {
     /// The authority over the account of this name: users have it over their own, administrators over all.
-    fn authority_over(&self, name: &UserName) -> Authority {
+    fn account_authority(&self, name: &UserName) -> Authority {
         match self {
             Self::User(user) if user.name == *name => Authority::Login(user.login_epoch),
-            _ => self.authority(),
+            _ => self.admin_authority(),
         }
     }
 
     /// The authority of an administrator.
-    fn authority(&self) -> Authority {
+    fn admin_authority(&self) -> Authority {
         match self {
             Self::User(User { name, login_epoch, .. }) => {
                 Authority::Administrator { name: name.clone(), login: *login_epoch }
             }
-            Self::Operator => Authority::Until(Instant::now() + OPERATOR_PATIENCE),
+            Self::Operator => Authority::Until(Instant::now() + OPERATOR_TIMEOUT),
         }
     }
 }
@@ -80,7 +80,7 @@ impl Clock {
 
     /// The clock of the store, which ends the lives of tokens: replicas whose own clocks differ agree on `iat` and `exp`. As
     /// long as the store has not told it, the clock of this machine.
-    pub fn of(store: Arc<LeasedStore>) -> Self {
+    pub fn of_store(store: Arc<LeasedStore>) -> Self {
         let system = Self::system();
         Self::new(move || store.time().unwrap_or_else(|| (system.0)()))
     }

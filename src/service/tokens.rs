@@ -12,7 +12,7 @@ use crate::{
         keys::InvalidToken,
         life::{Life, LifeError},
         listing::{Listing, Page},
-        token::{Description, DescriptionError, LiveToken, SignedToken, Token, TokenDigest, TokenId, TokenRules},
+        token::{Description, DescriptionError, LiveToken, SignedToken, Token, TokenDigest, TokenId, TokenPolicy},
         user::{User, UserName},
     },
     store::{
@@ -31,11 +31,11 @@ pub struct Tokens {
     store: Arc<LeasedStore>,
     keys: Arc<SigningKeys>,
     clock: Clock,
-    rules: TokenRules,
+    policy: TokenPolicy,
 }
 
 /// A token that has just been made: the one moment at which its JWT is known.
-pub struct Issued {
+pub struct IssuedToken {
     /// The JWT.
     pub jwt: SecretString,
     /// What remains of it here.
@@ -101,16 +101,16 @@ pub enum VerifyError {
 
 impl Tokens {
     /// Tokens in `store`, signed with `keys`.
-    pub fn new(store: Arc<LeasedStore>, keys: Arc<SigningKeys>, clock: Clock, rules: TokenRules) -> Self {
-        Self { store, keys, clock, rules }
+    pub fn new(store: Arc<LeasedStore>, keys: Arc<SigningKeys>, clock: Clock, policy: TokenPolicy) -> Self {
+        Self { store, keys, clock, policy }
     }
 
     /// Issues a token. It lives from the moment the store has it, which is in the second of its `iat` or the next.
-    pub async fn issue(&self, owner: &User, description: &str, life: &str) -> Result<Issued, IssueError> {
+    pub async fn issue(&self, owner: &User, description: &str, life: &str) -> Result<IssuedToken, IssueError> {
         let description = description.parse()?;
-        let life = Life::parse_up_to(life, self.rules.max_life)?;
+        let life = Life::parse_up_to(life, self.policy.max_life)?;
         let issued = self.sign(&owner.name, description, life);
-        let (store, login, quota) = (Arc::clone(&self.store), owner.login_epoch, self.rules.quota);
+        let (store, login, quota) = (Arc::clone(&self.store), owner.login_epoch, self.policy.quota);
         let owner = owner.name.clone();
         let creation = async move {
             let created = store.create_token(NewToken { owner: &owner, login, token: &issued.token, quota }).await;
@@ -129,7 +129,7 @@ impl Tokens {
     /// there is none.
     ///
     /// Costs two round trips: what is signed is what the first one reads.
-    pub async fn rotate(&self, owner: &User, id: TokenId, overlap: Option<&str>) -> Result<Issued, RotateError> {
+    pub async fn rotate(&self, owner: &User, id: TokenId, overlap: Option<&str>) -> Result<IssuedToken, RotateError> {
         let overlap = overlap.map(duration::parse).transpose()?.unwrap_or_default();
         if overlap.subsec_nanos() > 0 {
             return Err(RotateError::FractionOfOverlap);
@@ -146,7 +146,7 @@ impl Tokens {
             }
         };
         let issued = self.sign(&owner, token.description.clone(), token.life);
-        let (store, quota) = (Arc::clone(&self.store), self.rules.quota);
+        let (store, quota) = (Arc::clone(&self.store), self.policy.quota);
         let rotation = async move {
             let successor = NewToken { owner: &owner, login, token: &issued.token, quota };
             let rotated = store.write(|store| store.rotate_token(&token, overlap, successor)).await;
@@ -163,13 +163,13 @@ impl Tokens {
         run_to_completion(rotation).await
     }
 
-    fn sign(&self, owner: &UserName, description: Description, life: Life) -> Issued {
+    fn sign(&self, owner: &UserName, description: Description, life: Life) -> IssuedToken {
         let id = TokenId::random();
         let issued_at = self.clock.unix_seconds();
-        let claims = Claims::new(owner, id, &description, life, issued_at, self.rules.issuer.clone());
+        let claims = Claims::new(owner, id, &description, life, issued_at, self.policy.issuer.clone());
         let jwt = self.keys.current_keys().set.sign(&claims);
         let digest = TokenDigest::of(jwt.expose_secret());
-        Issued { jwt, token: Token { id, description, life, digest, successor: None } }
+        IssuedToken { jwt, token: Token { id, description, life, digest, successor: None } }
     }
 
     /// A live token of this user.
@@ -186,7 +186,7 @@ impl Tokens {
     pub async fn revoke(&self, by: Actor, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
         let (store, owner) = (Arc::clone(&self.store), owner.clone());
         let revocation = async move {
-            let by = by.authority_over(&owner);
+            let by = by.account_authority(&owner);
             let revoked = store.write(|store| store.revoke_token(&by, &owner, id)).await;
             if let Some(outcome) = outcome(&revoked, |revoked| *revoked) {
                 audit::token_revoked(&owner, id, outcome.map(|_| ()));
@@ -200,7 +200,7 @@ impl Tokens {
     pub async fn revoke_all(&self, by: Actor, owner: &UserName) -> Result<u64, StoreError> {
         let (store, owner) = (Arc::clone(&self.store), owner.clone());
         let revocation = async move {
-            let by = by.authority_over(&owner);
+            let by = by.account_authority(&owner);
             let revoked = store.write(|store| store.revoke_tokens(&by, &owner)).await;
             if let Some(outcome) = outcome(&revoked, |_| true) {
                 audit::tokens_revoked(&owner, outcome.map(|revoked| *revoked));
@@ -332,7 +332,7 @@ impl Tokens {
             keys = Arc::clone(&self.keys.current_keys());
             verified = keys.set.verify(jwt);
         }
-        let claims = verified.ok().filter(|claims| claims.iss == self.rules.issuer).ok_or(VerifyError::Invalid)?;
+        let claims = verified.ok().filter(|claims| claims.iss == self.policy.issuer).ok_or(VerifyError::Invalid)?;
         let (Ok(owner), Ok(id)) = (claims.username.parse(), claims.jwt_token_id.parse()) else {
             return Err(VerifyError::Invalid);
         };
@@ -387,8 +387,8 @@ mod tests {
         let store = Arc::new(LeasedStore::new(Arc::new(MemoryStore::default()), lease));
         assert!(store.create_user(&Authority::Until(tokio::time::Instant::now() + LEASE), &user).await.unwrap());
         let keys = SigningKeys::fixed(KeySet::parse(generate(Algorithm::Hs256, 0).expose_secret()).unwrap());
-        let rules = TokenRules { max_life: Life::parse("1h").unwrap(), quota: 1, issuer: None };
-        let tokens = Tokens::new(store, Arc::new(keys), clock, rules);
+        let policy = TokenPolicy { max_life: Life::parse("1h").unwrap(), quota: 1, issuer: None };
+        let tokens = Tokens::new(store, Arc::new(keys), clock, policy);
         let jwt = tokens.issue(&user, "x", "1h").await.unwrap().jwt;
         (tokens, jwt, now)
     }

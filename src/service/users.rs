@@ -99,7 +99,7 @@ impl Users {
     /// Adds a user.
     pub async fn add(&self, by: Actor, name: UserName, role: Role, password: Password) -> Result<User, UserError> {
         let user = self.new_user(name, role, password).await?;
-        self.create(by.authority(), user, false).await
+        self.create(by.admin_authority(), user, false).await
     }
 
     /// A user who does not exist yet.
@@ -152,7 +152,7 @@ impl Users {
     pub async fn update(&self, by: Actor, name: &UserName, update: UserUpdate) -> Result<UpdatedUser, UserError> {
         let (store, name) = (Arc::clone(&self.store), name.clone());
         let change = async move {
-            let by = by.authority();
+            let by = by.admin_authority();
             let changed = store.write(|store| store.update_user(&by, &name, update)).await;
             let changed = changed.map_err(UserError::from).and_then(Result::from);
             if let Some(outcome) = outcome(&changed) {
@@ -181,7 +181,7 @@ impl Users {
         let hash = self.hashing.hash(password).await?;
         let (store, name) = (Arc::clone(&self.store), name.clone());
         let change = async move {
-            let by = by.authority_over(&name);
+            let by = by.account_authority(&name);
             let revoked = store.write(|store| store.set_password(&by, &name, &hash, revoke_tokens)).await;
             let changed = revoked.map_err(UserError::from).and_then(|revoked| revoked.ok_or(UserError::NoSuchUser));
             if let Some(outcome) = outcome(&changed) {
@@ -196,7 +196,7 @@ impl Users {
     pub async fn remove(&self, by: Actor, name: &UserName) -> Result<u64, UserError> {
         let (store, name) = (Arc::clone(&self.store), name.clone());
         let removal = async move {
-            let by = by.authority();
+            let by = by.admin_authority();
             let removed = store.write(|store| store.remove_user(&by, &name)).await;
             let removed = removed.map_err(UserError::from).and_then(Result::from);
             if let Some(outcome) = outcome(&removed) {

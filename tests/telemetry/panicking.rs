@@ -3,7 +3,7 @@
 use std::{env, future::pending, sync::Arc, time::Duration};
 
 use mayfly::{
-    domain::{keys::KeySet, life::Life, password::HashCost, token::TokenRules, user::Role},
+    domain::{keys::KeySet, life::Life, password::HashCost, token::TokenPolicy, user::Role},
     http::{self, Application, Services},
     server,
     service::{
@@ -28,7 +28,7 @@ pub(super) async fn serve(password: String, keys: String) {
     users.add(Actor::Operator, "admin".parse().unwrap(), Role::Admin, password.parse().unwrap()).await.unwrap();
     let signing = Arc::new(SigningKeys::fixed(KeySet::parse(&keys).unwrap()));
     let clock = Clock::new(move || panic!("it is {password} past {keys}"));
-    let rules = TokenRules { max_life: Life::parse("1h").unwrap(), quota: 10, issuer: None };
+    let rules = TokenPolicy { max_life: Life::parse("1h").unwrap(), quota: 10, issuer: None };
     let services = Services {
         users,
         tokens: Tokens::new(Arc::clone(&store), Arc::clone(&signing), clock, rules),

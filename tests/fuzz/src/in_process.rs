@@ -11,7 +11,7 @@ use mayfly::{
         life::Life,
         password::{HashCost, PasswordHash},
         throttle::MAX_RETENTION,
-        token::{Token, TokenDigest, TokenRules},
+        token::{Token, TokenDigest, TokenPolicy},
         user::{LoginEpoch, Role, User},
     },
     http::{self, BrowserAccess, Services},
@@ -135,7 +135,7 @@ async fn services() -> (Arc<Services>, String) {
     let token = Token { id, description, life, digest: TokenDigest::of(&jwt), successor: None };
     store.create_token(NewToken { owner: &owner, login: login_epoch, token: &token, quota: 1 }).await.unwrap();
 
-    let rules = TokenRules { max_life: Life::parse("365 days").unwrap(), quota: 10, issuer: None };
+    let rules = TokenPolicy { max_life: Life::parse("365 days").unwrap(), quota: 10, issuer: None };
     let clock = Clock::new(|| Duration::from_secs(NOW));
     let hashing = Arc::new(Hashing::new(cost));
     let services = Services {
