@@ -2,11 +2,7 @@
 
 use divan::{Bencher, black_box};
 use mayfly::domain::{
-    claims::Claims,
-    jwk::{Algorithm, generate},
-    keys::KeySet,
-    life::Life,
-    token::TokenId,
+    claims::Claims, jwk::Algorithm, key_rotation::generate, keys::KeySet, life::Life, token::TokenId,
 };
 use secrecy::ExposeSecret;
 

@@ -16,7 +16,8 @@ use super::Failure;
 use crate::{
     domain::{
         duration,
-        jwk::{self, Algorithm, JwkSetError},
+        jwk::{Algorithm, JwkSetError},
+        key_rotation,
         keys::KeySet,
         life::Life,
     },
@@ -74,7 +75,7 @@ impl Key {
         let now = Clock::system().unix_seconds();
         match self.command {
             Command::Generate { out, algorithm } => {
-                let set = jwk::generate(algorithm.algorithm.unwrap_or(Algorithm::Hs256), now);
+                let set = key_rotation::generate(algorithm.algorithm.unwrap_or(Algorithm::Hs256), now);
                 match out {
                     Some(file) => create(&file, &set),
                     None => super::print(set.expose_secret()),
@@ -83,13 +84,13 @@ impl Key {
             Command::Rotate { file, algorithm, delay } => {
                 let _alone = lock(&file)?;
                 let set = read(&file)?;
-                let rotated = jwk::rotate(set.expose_secret(), algorithm.algorithm, now, delay);
+                let rotated = key_rotation::rotate(set.expose_secret(), algorithm.algorithm, now, delay);
                 replace(&file, &rotated.map_err(|error| broken(&file, &error))?)
             }
             Command::Prune { file, older_than } => {
                 let _alone = lock(&file)?;
                 let set = read(&file)?;
-                let pruned = jwk::prune(set.expose_secret(), older_than.duration(), now);
+                let pruned = key_rotation::prune(set.expose_secret(), older_than.duration(), now);
                 let (rest, removed) = pruned.map_err(|error| broken(&file, &error))?;
                 if !removed.is_empty() {
                     replace(&file, &rest)?;

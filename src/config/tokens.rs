@@ -8,7 +8,8 @@ use secrecy::ExposeSecret;
 use super::values::{duration, file, number, text};
 use crate::{
     domain::{
-        jwk::{self, Algorithm},
+        jwk::Algorithm,
+        key_rotation,
         keys::KeySet,
         life::{Life, LifeError},
     },
@@ -60,7 +61,7 @@ impl TokenSettings {
                 Err("missing, and required with Redis: `mayfly key generate --out keys.json` makes one")
             }
             None => {
-                let set = jwk::generate(Algorithm::Hs256, Clock::system().unix_seconds());
+                let set = key_rotation::generate(Algorithm::Hs256, Clock::system().unix_seconds());
                 let set = KeySet::parse(set.expose_secret()).expect("a generated set is valid");
                 Ok(Arc::new(SigningKeys::fixed(set)))
             }

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::{
     claims::{Claims, MAX_JWT_BYTES},
-    jwk::{JwkError, JwkSet, JwkSetError, LoadedKey, PublicJwk},
+    jwk::{Jwk, JwkError, JwkSetError, LoadedKey, PublicJwk, parse_set},
 };
 
 /// A token is refused. There is one answer to all that can be wrong with it.
@@ -53,9 +53,8 @@ struct Header<'a> {
 impl KeySet {
     /// Reads a JWK Set.
     pub fn parse(json: &str) -> Result<Self, JwkSetError> {
-        let set = JwkSet::parse(json)?;
         let mut keys = Vec::<Key>::new();
-        for (index, jwk) in set.keys.into_iter().enumerate() {
+        for (index, jwk) in parse_set::<Jwk>(json)?.into_iter().enumerate() {
             let fail = |error| JwkSetError::Key(index + 1, error);
             let loaded = jwk.load().map_err(fail)?;
             if keys.iter().any(|key| key.id == jwk.kid) {
@@ -135,7 +134,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::domain::jwk::{Algorithm, generate, rotate};
+    use crate::domain::{
+        jwk::Algorithm,
+        key_rotation::{generate, rotate},
+    };
 
     fn set(json: &str) -> Result<KeySet, JwkSetError> {
         KeySet::parse(json)
@@ -194,7 +196,7 @@ mod tests {
             rotate(generate(Algorithm::Hs256, 0).expose_secret(), Some(Algorithm::Es256), 0, Some(Duration::ZERO))
                 .unwrap();
         let public = set(both.expose_secret()).unwrap().public();
-        assert_eq!(public.iter().map(|key| key.kty).collect::<Vec<_>>(), ["EC"]);
+        assert_eq!(public.iter().map(|key| &*key.kty).collect::<Vec<_>>(), ["EC"]);
     }
 
     #[test]

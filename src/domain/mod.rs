@@ -5,6 +5,7 @@
 pub mod claims;
 pub mod duration;
 pub mod jwk;
+pub mod key_rotation;
 pub mod keys;
 pub mod life;
 pub mod listing;

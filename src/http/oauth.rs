@@ -16,7 +16,7 @@ use super::{
     tags::Tag,
 };
 #[cfg(doc)]
-use crate::domain::jwk;
+use crate::domain::key_rotation;
 use crate::{
     domain::{jwk::PublicJwk, token::SignedToken},
     service::tokens::VerifyError,
@@ -26,7 +26,7 @@ use crate::{
 pub(super) const METADATA_PATH: &str = "/.well-known/oauth-authorization-server";
 
 /// For how long the public keys may be cached. A new key is published for longer before it signs
-/// ([`jwk::PUBLISHED_BEFORE_SIGNING`]).
+/// ([`key_rotation::PUBLISHED_BEFORE_SIGNING`]).
 const KEYS_CACHE_CONTROL: &str = "public, max-age=300";
 
 /// The operations of OAuth.
@@ -252,6 +252,6 @@ impl IntrospectionResponse {
 
 impl From<PublicJwk> for PublicKey {
     fn from(PublicJwk { kty, crv, x, y, alg, kid }: PublicJwk) -> Self {
-        Self { kty: kty.into(), crv: crv.into(), x, y, r#use: "sig".into(), alg: alg.into(), kid }
+        Self { kty, crv, x, y, r#use: "sig".into(), alg, kid }
     }
 }

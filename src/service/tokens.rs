@@ -359,7 +359,8 @@ mod tests {
     use super::*;
     use crate::{
         domain::{
-            jwk::{Algorithm, generate},
+            jwk::Algorithm,
+            key_rotation::generate,
             keys::KeySet,
             password::{HashCost, PasswordHash},
             user::{LoginEpoch, Role},

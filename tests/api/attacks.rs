@@ -125,7 +125,7 @@ fn forged_headers_are_refused(#[values(Backend::Memory, Backend::Redis)] backend
 fn a_public_key_is_no_secret_to_sign_with() {
     let directory = tempfile::tempdir().unwrap();
     let service = Service::start_with(Backend::Memory, |command| {
-        let key = mayfly::domain::jwk::generate(mayfly::domain::jwk::Algorithm::EdDsa, 0);
+        let key = mayfly::domain::key_rotation::generate(mayfly::domain::jwk::Algorithm::EdDsa, 0);
         let file = directory.path().join("keys.json");
         std::fs::write(&file, secrecy::ExposeSecret::expose_secret(&key)).unwrap();
         command.env("MAYFLY_JWT_KEYS_FILE", file);

@@ -70,8 +70,11 @@ impl Service {
     pub fn launch(redis_url: Option<&str>, configure: impl FnOnce(&mut Command)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let keys_file = directory.path().join("keys.json");
-        fs::write(&keys_file, mayfly::domain::jwk::generate(mayfly::domain::jwk::Algorithm::Hs256, 0).expose_secret())
-            .unwrap();
+        fs::write(
+            &keys_file,
+            mayfly::domain::key_rotation::generate(mayfly::domain::jwk::Algorithm::Hs256, 0).expose_secret(),
+        )
+        .unwrap();
         fs::set_permissions(&keys_file, Permissions::from_mode(0o600)).unwrap();
         let mut command = Self::command();
         command

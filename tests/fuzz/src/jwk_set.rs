@@ -2,12 +2,7 @@
 
 use std::time::Duration;
 
-use mayfly::domain::{
-    claims::Claims,
-    jwk::{self, Algorithm},
-    keys::KeySet,
-    life::Life,
-};
+use mayfly::domain::{claims::Claims, jwk::Algorithm, key_rotation, keys::KeySet, life::Life};
 use secrecy::ExposeSecret;
 
 use super::in_process::NOW;
@@ -15,8 +10,8 @@ use super::in_process::NOW;
 /// Reads the input as a JWK Set.
 pub fn check(input: &[u8]) {
     let Ok(text) = str::from_utf8(input) else { return };
-    let rotated = jwk::rotate(text, Some(Algorithm::Hs256), NOW, Some(Duration::ZERO));
-    let pruned = jwk::prune(text, Duration::from_hours(24), NOW);
+    let rotated = key_rotation::rotate(text, Some(Algorithm::Hs256), NOW, Some(Duration::ZERO));
+    let pruned = key_rotation::prune(text, Duration::from_hours(24), NOW);
     let Ok(keys) = KeySet::parse(text) else { return };
     check_signing(&keys);
 
