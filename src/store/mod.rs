@@ -1,7 +1,7 @@
 //! The store of tokens and users: the boundary between the use cases and the backends.
 //!
-//! A method of [`Store`] is one atomic operation of the domain, never a get or a set, so that each backend can make it atomic in
-//! its own way. `tests/store_contract` holds all backends to the same promises.
+//! A method of [`Store`] is one atomic operation of the domain, never a get or a set, so that each backend can make it
+//! atomic in its own way. `tests/store_contract` holds all backends to the same promises.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -21,8 +21,8 @@ pub mod memory;
 pub mod redis;
 mod throttle;
 
-/// Why an operation has no result. Only [`StoreError::LoginEnded`] and [`StoreError::Forbidden`] say something about a user; no
-/// error says anything about a token.
+/// Why an operation has no result. Only [`StoreError::LoginEnded`] and [`StoreError::Forbidden`] say something about a
+/// user; no error says anything about a token.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum StoreError {
     /// The store could not be reached or rejected the operation (loading, read-only, out of memory): nothing changed.
@@ -34,7 +34,8 @@ pub enum StoreError {
     /// A write reached the store after its [`Authority`] had lapsed: nothing changed. It can be repeated.
     #[error("the write reached the store too late")]
     TooLate,
-    /// The login that the write rests on has ended: nothing changed. The user was removed or disabled, or has another password.
+    /// The login that the write rests on has ended: nothing changed. The user was removed or disabled, or has another
+    /// password.
     #[error("the login has ended")]
     LoginEnded,
     /// The user who asked for the write is not an administrator (any more): nothing changed.
@@ -70,8 +71,8 @@ impl StoreError {
 /// The result of an operation of the store.
 pub type StoreResult<T> = Result<T, StoreError>;
 
-/// The right that a write rests on. The store checks it in the same atomic step as the write, so that a delayed write never
-/// uses a right that was lost in the meantime.
+/// The right that a write rests on. The store checks it in the same atomic step as the write, so that a delayed write
+/// never uses a right that was lost in the meantime.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Authority {
     /// The right of a user over the user's own account. It lapses with the login epoch.
@@ -158,8 +159,8 @@ pub struct Health {
 
 /// Stores tokens and users.
 ///
-/// "Not there" is an `Option` or a `bool`; an error means that the store could not tell. A token expires at the end of its life
-/// by the clock of the store, and by no other.
+/// "Not there" is an `Option` or a `bool`; an error means that the store could not tell. A token expires at the end of
+/// its life by the clock of the store, and by no other.
 #[async_trait]
 pub trait Store: Send + Sync {
     /// Creates a token, unless its owner has reached the quota.
@@ -183,8 +184,8 @@ pub trait Store: Send + Sync {
     /// Lists at most `limit` users by name. They come after the name `after`, which need not exist.
     async fn list_users(&self, after: Option<&UserName>, limit: usize) -> StoreResult<Listing<User>>;
 
-    /// Counts this login attempt as a failure before its password is verified, unless it comes too early by the rules of
-    /// [`crate::domain::throttle`] and the store's clock. `epoch` is that of the user, if the user exists.
+    /// Counts this login attempt as a failure before its password is verified, unless it comes too early by the rules
+    /// of [`crate::domain::throttle`] and the store's clock. `epoch` is that of the user, if the user exists.
     async fn reserve_attempt(&self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> StoreResult<Reservation>;
 
     /// Removes this attempt from the counters of its scope, resets the client's counter for this user, and makes the
@@ -206,15 +207,15 @@ pub trait Store: Send + Sync {
 
 /// Writes that take something away: a token, a right, a password.
 ///
-/// A replica may still hold a leased copy of it, so the answer to such a write has to wait until all leases have lapsed. The
-/// service can reach these writes only through [`leased::LeasedStore::write`], which waits.
+/// A replica may still hold a leased copy of it, so the answer to such a write has to wait until all leases have
+/// lapsed. The service can reach these writes only through [`leased::LeasedStore::write`], which waits.
 #[async_trait]
 pub trait StrictWrites: Store {
     /// Revokes a token. `false`: there was none.
     async fn revoke_token(&self, by: &Authority, owner: &UserName, id: TokenId) -> StoreResult<bool>;
 
-    /// Revokes a token for the holder of its JWT, which has this digest. `false`: there was none. `is_ours`: whether the JWT is
-    /// known to have been issued here. Holders of others share fewer connections.
+    /// Revokes a token for the holder of its JWT, which has this digest. `false`: there was none. `is_ours`: whether
+    /// the JWT is known to have been issued here. Holders of others share fewer connections.
     async fn revoke_presented(
         &self,
         owner: &UserName,
@@ -223,15 +224,15 @@ pub trait StrictWrites: Store {
         is_ours: bool,
     ) -> StoreResult<bool>;
 
-    /// Returns once as many replicas as configured have all earlier writes to this account: for an answer that rests on a read
-    /// and says that something is gone.
+    /// Returns once as many replicas as configured have all earlier writes to this account: for an answer that rests on
+    /// a read and says that something is gone.
     async fn confirm(&self, owner: &UserName) -> StoreResult<()>;
 
     /// Revokes all tokens of this owner and returns their number.
     async fn revoke_tokens(&self, by: &Authority, owner: &UserName) -> StoreResult<u64>;
 
-    /// Creates the successor of a token. The old token lives no longer than `overlap`; with none, it is revoked and does not
-    /// count towards the quota.
+    /// Creates the successor of a token. The old token lives no longer than `overlap`; with none, it is revoked and
+    /// does not count towards the quota.
     async fn rotate_token(&self, old: &Token, overlap: Duration, new: NewToken<'_>) -> StoreResult<Rotation>;
 
     /// Changes a user. Disabling a user revokes all of the user's tokens.
@@ -252,7 +253,8 @@ pub trait StrictWrites: Store {
         revoke_tokens: bool,
     ) -> StoreResult<Option<u64>>;
 
-    /// Replaces the hash of a user's password by a new hash of the same password. `false`: the user has another hash than `old`.
+    /// Replaces the hash of a user's password by a new hash of the same password. `false`: the user has another hash
+    /// than `old`.
     async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> StoreResult<bool>;
 
     /// Removes a user, revokes all of the user's tokens, and returns their number.
@@ -262,8 +264,8 @@ pub trait StrictWrites: Store {
 /// Reports changes in a store. It covers all reads of the store that were sent after [`Store::watch`] was called.
 #[async_trait]
 pub trait Watch: Send {
-    /// Everything that changed, by any replica, since the last call and before this one. An error ends the watch: some changes
-    /// may never be reported.
+    /// Everything that changed, by any replica, since the last call and before this one. An error ends the watch: some
+    /// changes may never be reported.
     async fn changes(&mut self) -> StoreResult<Changes>;
 }
 

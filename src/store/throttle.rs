@@ -1,4 +1,4 @@
-//! Failed logins, counted.
+//! The counters of failed logins, in the memory of this process.
 
 use std::{collections::HashMap, net::Ipv6Addr, time::Duration};
 
@@ -12,117 +12,100 @@ use crate::domain::{
     user::{LoginEpoch, UserName},
 };
 
-/// How often what is over is thrown out.
+/// How often expired counters are dropped.
 const SWEEP_INTERVAL: Duration = Duration::from_mins(1);
 
-/// The counts, and who is known where.
+/// The counters, and the clients known to each user.
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
-    failures: HashMap<Count, Failures>,
+    failures: HashMap<Counter, Failures>,
     known_until: HashMap<LoginAttempt, Instant>,
     swept_at: Option<Instant>,
 }
 
-/// Whose failures.
+/// What a counter counts the failures of.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Count {
-    AtClient(LoginAttempt, Option<LoginEpoch>),
-    OfUser(UserName, Option<LoginEpoch>),
-    OfClient(ClientNetwork),
-    OfSite(Ipv6Addr),
+enum Counter {
+    ClientAndUser(LoginAttempt, Option<LoginEpoch>),
+    User(UserName, Option<LoginEpoch>),
+    Client(ClientNetwork),
+    Site(Ipv6Addr),
 }
 
-impl Count {
-    /// The counters of this scope, that of the client at the user first.
-    fn with(scope: AttemptScope, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> Vec<Self> {
-        let mut counts = vec![Self::AtClient(attempt.clone(), epoch)];
-        if scope != AttemptScope::KnownClient {
-            counts.extend([Self::OfUser(attempt.user.clone(), epoch), Self::OfClient(attempt.client)]);
-            counts.extend(attempt.client.site().map(Self::OfSite));
-        }
-        counts
+/// The counters of this scope, that of the pair first.
+fn counters(scope: AttemptScope, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> Vec<(Counter, Backoff)> {
+    let mut counters = vec![(Counter::ClientAndUser(attempt.clone(), epoch), PER_CLIENT_AND_USER)];
+    if scope != AttemptScope::KnownClient {
+        counters.push((Counter::User(attempt.user.clone(), epoch), PER_USER));
+        counters.push((Counter::Client(attempt.client), PER_CLIENT));
+        counters.extend(attempt.client.site().map(|site| (Counter::Site(site), PER_SITE)));
     }
-
-    fn backoff(&self) -> Backoff {
-        match self {
-            Self::AtClient(..) => PER_CLIENT_AND_USER,
-            Self::OfUser(..) => PER_USER,
-            Self::OfClient(_) => PER_CLIENT,
-            Self::OfSite(_) => PER_SITE,
-        }
-    }
+    counters
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Failures {
     count: u32,
     last: Instant,
-}
-
-impl Failures {
-    fn are_retained(self, backoff: Backoff, now: Instant) -> bool {
-        now < self.last + backoff.retention(self.count)
-    }
+    expires_at: Instant,
 }
 
 impl Throttle {
-    /// See [`crate::store::Store::reserve_attempt`].
+    /// [`crate::store::Store::reserve_attempt`].
     pub(super) fn reserve_attempt(&mut self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> Reservation {
         let now = Instant::now();
         self.sweep(now);
         let scope = if self.is_known_client(attempt) { AttemptScope::KnownClient } else { AttemptScope::AllCounters };
-        let counts: Vec<_> = Count::with(scope, attempt, epoch)
-            .into_iter()
-            .map(|count| {
-                let failures = self.failures.get(&count).copied();
-                let failures = failures.filter(|failures| failures.are_retained(count.backoff(), now));
-                (count, failures)
-            })
-            .collect();
+        let counters = counters(scope, attempt, epoch).into_iter().map(|(counter, backoff)| {
+            let failures = self.failures.get(&counter).copied();
+            (counter, backoff, failures.filter(|failures| now < failures.expires_at))
+        });
+        let counters: Vec<_> = counters.collect();
 
-        let last_at_user = counts[0].1.map(|failures| failures.last);
-        let free_at = counts.iter().filter_map(|(count, failures)| {
+        let last_of_pair = counters[0].2.map(|failures| failures.last);
+        let free_at = counters.iter().filter_map(|(counter, backoff, failures)| {
             let failures = (*failures)?;
-            // What others did at a user counts from the last try of this client there.
-            let last = if matches!(count, Count::OfUser(..)) { last_at_user? } else { failures.last };
-            Some(last + count.backoff().delay(failures.count))
+            // Failures of other clients at the user delay this client only after an attempt of its own.
+            let last = if matches!(counter, Counter::User(..)) { last_of_pair? } else { failures.last };
+            Some(last + backoff.delay(failures.count))
         });
         if let Some(free_at) = free_at.max().filter(|free_at| now < *free_at) {
             return Reservation::RetryAfter(free_at - now);
         }
-        for (count, failures) in counts {
-            let failures = failures.map_or(0, |found| found.count).saturating_add(1);
-            self.failures.insert(count, Failures { count: failures, last: now });
+        for (counter, backoff, failures) in counters {
+            let count = failures.map_or(0, |found| found.count).saturating_add(1);
+            self.failures.insert(counter, Failures { count, last: now, expires_at: now + backoff.retention(count) });
         }
         Reservation::Reserved(scope)
     }
 
     /// Removes this attempt from the counters of its scope.
     pub(super) fn refund_attempt(&mut self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>, scope: AttemptScope) {
-        for key in Count::with(scope, attempt, epoch) {
-            if let Some(failures) = self.failures.get_mut(&key) {
+        for (counter, backoff) in counters(scope, attempt, epoch) {
+            if let Some(failures) = self.failures.get_mut(&counter) {
                 failures.count -= 1;
+                failures.expires_at = failures.last + backoff.retention(failures.count);
                 if failures.count == 0 {
-                    self.failures.remove(&key);
+                    self.failures.remove(&counter);
                 }
             }
         }
     }
 
-    /// The user of this try logged in: the failures of the client at the user are forgotten, and the user is known there.
+    /// Resets the counter of this client and user, and makes the client known to the user.
     pub(super) fn make_known(&mut self, attempt: &LoginAttempt, epoch: LoginEpoch) {
-        self.failures.remove(&Count::AtClient(attempt.clone(), Some(epoch)));
+        self.failures.remove(&Counter::ClientAndUser(attempt.clone(), Some(epoch)));
         self.known_until.insert(attempt.clone(), Instant::now() + KNOWN_CLIENT_TTL);
     }
 
-    /// See [`crate::store::Store::is_known_client`].
+    /// [`crate::store::Store::is_known_client`].
     pub(super) fn is_known_client(&self, attempt: &LoginAttempt) -> bool {
         self.known_until.get(attempt).is_some_and(|until| Instant::now() < *until)
     }
 
     fn sweep(&mut self, now: Instant) {
         if self.swept_at.is_none_or(|swept_at| swept_at + SWEEP_INTERVAL <= now) {
-            self.failures.retain(|count, failures| failures.are_retained(count.backoff(), now));
+            self.failures.retain(|_, failures| now < failures.expires_at);
             self.known_until.retain(|_, until| now < *until);
             self.swept_at = Some(now);
         }

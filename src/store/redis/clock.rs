@@ -4,10 +4,10 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-/// How long a reading is good for.
+/// The age up to which a reading limits writes.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// What a server's clock showed at some moment between two moments of this process' clock.
+/// The time that a server's clock showed at some moment between two moments of this process' clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ClockReading {
     /// Since the Unix epoch.
@@ -23,14 +23,14 @@ impl ClockReading {
         Self { shown, asked_at, answered_at: Instant::now() }
     }
 
-    /// Whether it is recent enough to date a write by.
+    /// Whether the reading is recent enough to limit a write.
     pub(super) fn is_fresh(&self) -> bool {
         self.answered_at.elapsed() < FRESH
     }
 
-    /// When a write that is sent now may run, and must not run later than `until`, in µs of the server's clock. That clock had
-    /// shown this reading when the answer arrived; since then it shows at least [`slowest`] of the time that passed here, so
-    /// that it shows both ends of the window when they are reached, or before.
+    /// The window in which a write that is sent now may run, so that it runs no later than `until`: in µs of the
+    /// server's clock. That clock had reached this reading when the answer arrived, and advances by at least
+    /// [`slowest`] of the time here. So it shows each end of the window when that is reached, or earlier.
     pub(super) fn window(&self, until: Instant) -> [u128; 2] {
         let from = self.shown + slowest(self.answered_at.elapsed());
         let left = slowest(until.saturating_duration_since(self.answered_at));
@@ -38,20 +38,20 @@ impl ClockReading {
         [from, (self.shown + left).saturating_sub(late)].map(|moment| moment.as_micros())
     }
 
-    /// What the server's clock shows now, give or take half of the round trip.
+    /// The time that the server's clock shows now, to within half of the round trip.
     pub(super) fn now(&self) -> Duration {
         self.shown + self.asked_at.elapsed().saturating_sub((self.answered_at - self.asked_at) / 2)
     }
 
-    /// How far this machine's clock and the server's are surely apart.
+    /// The least difference between this machine's clock and the server's.
     pub(super) fn difference(&self) -> Duration {
         let here = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         here.abs_diff(self.now()).saturating_sub(self.answered_at - self.asked_at)
     }
 }
 
-/// What another clock shows at least of a time that passes here. chrony slews a clock by up to 83,333 ppm (`maxslewrate`), one
-/// up and the other down.
+/// The least time by which another clock advances while this time passes here. chrony slews a clock by up to 83,333 ppm
+/// (`maxslewrate`), one up and the other down.
 fn slowest(time: Duration) -> Duration {
     time * 5 / 6
 }

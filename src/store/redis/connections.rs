@@ -1,8 +1,9 @@
 //! The connections to Redis: one that all requests share, and a pool for writes that wait for replicas.
 //!
 //! Concurrent requests on one multiplexed connection are pipelined, which gives 2.3 times the requests per second of
-//! exclusive check-outs from a pool (measured: 60 k against 26 k on two cores); a check-out also costs a second round trip,
-//! for its `PING`. A write that waits for replicas takes a connection of its own, because `WAIT` blocks all behind it.
+//! exclusive check-outs from a pool (measured: 60 k against 26 k on two cores); a check-out also costs a second round
+//! trip, for its `PING`. A write that waits for replicas takes a connection of its own, because `WAIT` blocks all
+//! behind it.
 
 use std::{
     sync::Arc,
@@ -44,12 +45,12 @@ const WAITING_WRITES: usize = 16;
 /// The most of these that revoke a token for its holder, who does not log in.
 const WAITING_HOLDERS: usize = WAITING_WRITES / 4;
 
-/// The most time for connecting, unreachable sentinels and a Cluster's slots included. Connecting goes on when the requests
-/// that began it have given up.
+/// The most time for connecting, unreachable sentinels and a Cluster's slots included. Connecting goes on when the
+/// requests that began it have given up.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// For this long after a failure to connect, all requests share the failure. So a Redis that is gone meets ten attempts a
-/// second of each replica, however many requests there are.
+/// For this long after a failure to connect, all requests share the failure. So a Redis that is gone meets ten attempts
+/// a second of each replica, however many requests there are.
 const CONNECT_PAUSE: Duration = Duration::from_millis(100);
 
 /// A failover may undo the write.
@@ -104,7 +105,8 @@ impl Shared {
         !matches!(self.opened.peek(), Some(Err(_))) || self.begun.elapsed() < CONNECT_PAUSE
     }
 
-    /// The open connection. The deadline is needed although redis-rs has timeouts: they do not cover all that it waits for.
+    /// The open connection. The deadline is needed although redis-rs has timeouts: they do not cover all that it waits
+    /// for.
     pub(super) async fn opened(&self, deadline: Deadline) -> Result<&AnyConnection, Failure> {
         if self.opened.peek().is_none() {
             timeout_at(deadline, self.opened.clone()).await??;
@@ -132,7 +134,8 @@ impl Connections {
         })
     }
 
-    /// Sends a request that changes nothing, or nothing more when it runs again. It is sent again where the connection breaks.
+    /// Sends a request that changes nothing, or nothing more when it runs again. It is sent again where the connection
+    /// breaks.
     pub(super) async fn read<T: FromRedisValue>(&self, request: &impl Request) -> StoreResult<T> {
         let deadline = self.deadline();
         let attempt = || self.attempt(deadline, request);
@@ -147,8 +150,9 @@ impl Connections {
 
     /// Runs a script that writes, and waits until as many replicas as configured have acknowledged the write.
     ///
-    /// The script runs at most once. It is sent again only where it was rejected before it ran: by a replica, or as too late,
-    /// which a stepped clock can cause. redis-rs resends it in a Cluster; the guard rejects the name of a write that has run.
+    /// The script runs at most once. It is sent again only where it was rejected before it ran: by a replica, or as too
+    /// late, which a stepped clock can cause. redis-rs resends it in a Cluster; the guard rejects the name of a write
+    /// that has run.
     pub(super) async fn write<T: FromRedisValue>(&self, write: &Write) -> StoreResult<T> {
         Ok(self.try_write(write).await?)
     }
@@ -158,9 +162,9 @@ impl Connections {
         repeat_if(|failure| failure.is_demoted() || failure.is_too_late(), || self.run(deadline, write)).await
     }
 
-    /// Runs a script that deletes something whose name is never used again, and says whether it was there. The script runs
-    /// again where the connection broke, as a connection that was idle for long may. If the second run finds nothing, the first
-    /// one may have deleted it: then the first run's error is returned.
+    /// Runs a script that deletes something whose name is never used again, and says whether it was there. The script
+    /// runs again where the connection broke, as a connection that was idle for long may. If the second run finds
+    /// nothing, the first one may have deleted it: then the first run's error is returned.
     pub(super) async fn delete(&self, write: &Write) -> StoreResult<bool> {
         match self.try_write(write).await {
             Err(first) if first.is_dropped() => match self.try_write(write).await {
@@ -171,8 +175,9 @@ impl Connections {
         }
     }
 
-    /// Runs a script that writes, for the holder of a token, who does not log in. While it waits for replicas, it holds one of
-    /// few permits, so that holders keep no user from writing; the only one, unless the token is known to be ours.
+    /// Runs a script that writes, for the holder of a token, who does not log in. While it waits for replicas, it holds
+    /// one of few permits, so that holders keep no user from writing; the only one, unless the token is known to be
+    /// ours.
     pub(super) async fn write_for_holder<T: FromRedisValue>(&self, write: &Write, is_ours: bool) -> StoreResult<T> {
         let permits = if is_ours { &self.holders } else { &self.forgers };
         let _permit = if self.waits_for_replicas() {
@@ -314,8 +319,8 @@ impl Connections {
     }
 
     /// Runs a script and `WAIT` on a connection of its own, in one round trip. The script always writes something
-    /// (`guard.lua`), and `WAIT` counts the replicas that have this write and all that the server wrote before it. So repeating
-    /// a write that too few replicas had is answered once enough replicas have what the answer rests on.
+    /// (`guard.lua`), and `WAIT` counts the replicas that have this write and all that the server wrote before it. So
+    /// repeating a write that too few replicas had is answered once enough replicas have what the answer rests on.
     async fn run_and_wait<T: FromRedisValue>(
         &self,
         deadline: Deadline,

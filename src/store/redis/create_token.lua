@@ -1,9 +1,10 @@
 #!lua
--- Creates a token, if its owner may have one more, and ends the token whose place it takes, where there is one.
--- KEYS: the token, the index of its owner's tokens, the predecessor.
--- ARGV: its id, its record, its life in ms, the quota; the predecessor's id, its record from now on, and for how many ms it
--- may still live.
--- Returns 1: created. 0: quota reached. -2: the predecessor is gone. -3: it has a successor.
+-- Creates a token, unless its owner has reached the quota. In a rotation, also shortens the life of the predecessor.
+-- KEYS: the token, the index of its owner's tokens; in a rotation, the predecessor.
+-- ARGV: its id, its record, its life in ms, the quota; in a rotation, the predecessor's id, its new record, and the ms
+-- that it may still live.
+-- Returns 1: created. 0: quota reached. -2: the predecessor does not exist. -3: the predecessor has a successor
+-- already.
 
 local predecessor, overlap = KEYS[3], tonumber(ARGV[7])
 if predecessor then
@@ -16,11 +17,11 @@ if predecessor then
   end
 end
 
--- A predecessor that expires at once leaves its place.
+-- A predecessor without an overlap is revoked and does not count towards the quota.
 local quota = tonumber(ARGV[4]) + (overlap == 0 and 1 or 0)
 if redis.call('ZCARD', KEYS[2]) >= quota then
-  -- The index may name tokens that have expired. They are dropped only here and when the tokens are listed, so that
-  -- creating one costs the same whatever the others did.
+  -- The index may name expired tokens. They are dropped only here and when the tokens are listed, so that the usual
+  -- creation costs the same however many there are.
   local prefix = KEYS[1]:sub(1, -#ARGV[1] - 1)
   local expired = {}
   for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do

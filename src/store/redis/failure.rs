@@ -8,45 +8,21 @@ use tokio::time::error::Elapsed;
 use crate::store::StoreError;
 
 /// Why a request failed.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub(super) enum Failure {
     /// There is no connection: nothing was sent.
+    #[error(transparent)]
     Unconnected(RedisError),
-    Redis(RedisError),
-    /// Everything that needs no more than its error.
-    Store(StoreError),
-}
-
-/// The codes of errors with which Redis rejects a command before it runs.
-const REJECTIONS: [&str; 11] = [
-    "CLUSTERDOWN",
-    "LOADING",
-    "MASTERDOWN",
-    "MISCONF",
-    "MOVED",
-    "NOAUTH",
-    "NOPERM",
-    "NOREPLICAS",
-    "OOM",
-    "READONLY",
-    "TRYAGAIN",
-];
-
-impl From<RedisError> for Failure {
-    fn from(error: RedisError) -> Self {
-        Self::Redis(error)
-    }
+    #[error(transparent)]
+    Redis(#[from] RedisError),
+    /// Any other reason.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 impl From<Elapsed> for Failure {
     fn from(_: Elapsed) -> Self {
         Self::Store(StoreError::Timeout)
-    }
-}
-
-impl From<StoreError> for Failure {
-    fn from(error: StoreError) -> Self {
-        Self::Store(error)
     }
 }
 
@@ -65,7 +41,11 @@ impl From<Failure> for StoreError {
             Some("TOOLATE") => Self::TooLate,
             Some("LOGINENDED") => Self::LoginEnded,
             Some("FORBIDDEN") => Self::Forbidden,
-            Some(code) if REJECTIONS.contains(&code) => Self::Refused(Arc::new(error)),
+            // With these, Redis rejects a command before it runs.
+            Some(
+                "CLUSTERDOWN" | "LOADING" | "MASTERDOWN" | "MISCONF" | "MOVED" | "NOAUTH" | "NOPERM" | "NOREPLICAS"
+                | "OOM" | "READONLY" | "TRYAGAIN",
+            ) => Self::Refused(Arc::new(error)),
             _ => Self::Unavailable(Arc::new(error)),
         }
     }

@@ -1,4 +1,5 @@
-//! The changes that Redis reports by itself: pushes of client-side caching in broadcast mode (`CLIENT TRACKING ON BCAST`).
+//! The changes that Redis reports by itself: pushes of client-side caching in broadcast mode (`CLIENT TRACKING ON
+//! BCAST`).
 
 use parking_lot::Mutex;
 use redis::{PushInfo, PushKind, Value};

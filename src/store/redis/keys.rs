@@ -1,7 +1,7 @@
-//! The name of every key, one constructor each.
+//! The names of all keys: one constructor for each kind of key.
 //!
-//! All keys of one user share the hash tag `{name}`, so that they live in one slot of a cluster and one script can
-//! change them together. [`UserName`] and [`TokenId`] hold no character that means anything to Redis.
+//! All keys of one user share the hash tag `{name}`, so they live in one slot of a Cluster and one script can change
+//! them together. [`UserName`] and [`TokenId`] hold no character that means anything to Redis.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -12,17 +12,17 @@ use crate::domain::{
     user::{LoginEpoch, UserName},
 };
 
-/// What all keys of users begin with.
+/// The prefix of all keys of users.
 pub(super) const USER_PREFIX: &str = "mayfly:{";
 
-/// What a key of a user's is about.
+/// The subject of a key: a token or a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Subject {
     Token(TokenId),
     User(UserName),
 }
 
-/// What this key is about, if it is one of [`token`] or [`user`].
+/// The subject of this key, if it is one of [`token`] or [`user`].
 pub(super) fn subject(key: &[u8]) -> Option<Subject> {
     let (name, rest) = str::from_utf8(key).ok()?.strip_prefix(USER_PREFIX)?.split_once("}:")?;
     match rest.strip_prefix("token:") {
@@ -37,14 +37,14 @@ pub(super) fn token(owner: &UserName, id: TokenId) -> String {
     format!("mayfly:{{{owner}}}:token:{id}")
 }
 
-/// What the keys of all tokens of a user begin with: a script completes it with an id from the index.
+/// The prefix of the keys of a user's tokens: a script completes it with an id from the index.
 pub(super) fn token_prefix(owner: &UserName) -> String {
     format!("mayfly:{{{owner}}}:token:")
 }
 
-/// A sorted set: the ids of a user's tokens by the time of their creation. It may name dead ones, never miss a live one: it
-/// has no TTL, with which Redis could evict it under a `volatile` policy and a token whose TTL somebody lengthened could
-/// outlive it; then nobody could list that token, or revoke it with its owner.
+/// A sorted set: the ids of a user's tokens by the time of their creation. It may name expired tokens, but never misses
+/// a live one. So it has no TTL: a `volatile` policy could evict it, and a token whose TTL was lengthened by hand could
+/// outlive it.
 pub(super) fn token_index(owner: &UserName) -> String {
     format!("mayfly:{{{owner}}}:tokens")
 }
@@ -54,55 +54,56 @@ pub(super) fn user(name: &UserName) -> String {
     format!("mayfly:{{{name}}}:user")
 }
 
-/// Never there, in the slot of a user.
+/// Never exists. In the slot of a user.
 pub(super) fn user_probe(name: &UserName) -> String {
     format!("mayfly:{{{name}}}:probe")
 }
 
-/// A string: the number of the change that removed a user of this name, for a day. A later user of the name keeps it from
-/// being changed by what was begun before.
+/// A string: the number of the change that removed a user of this name, for a day. A new user of this name rejects
+/// changes with a lower number, which were meant for the removed one.
 pub(super) fn removal(name: &UserName) -> String {
     format!("mayfly:{{{name}}}:removal")
 }
 
-/// There only while a script runs, in the slot of this name or key. Not one of [`USER_PREFIX`], so that Redis tells nobody.
+/// Exists only while a script runs. In the slot of this name or key, without [`USER_PREFIX`], so that Redis reports no
+/// change.
 pub(super) fn write_mark(slot: &str) -> String {
     format!("mayfly:write:{{{slot}}}")
 }
 
-/// A sorted set: the names of all users, all with the score 0, so that they come by name. Written before the user is, and
-/// taken out after the user is gone, it may name nobodies, where that broke off for long; who reads it looks for the user.
+/// A sorted set: the names of all users, all with the score 0, so in the order of names. A name is added before its
+/// user is created and removed after, so a name may have no user: readers look for the user.
 pub(super) const NAMES: &str = "mayfly:usernames";
 
-/// Never there, in the slot of [`NAMES`].
+/// Never exists. In the slot of [`NAMES`].
 pub(super) const NAMES_PROBE: &str = "mayfly:{mayfly:usernames}:probe";
 
-/// A hash: the names of the enabled administrators; and, in fields that are no names, the number of the last change to who is
-/// one (`:changes`) and of the last that took somebody out (`:withdrawals`). `admins` says what it is for.
+/// A hash: the names of the enabled administrators, each with the number of the change that registered it. Two more
+/// fields hold the number of the last change of any user (`:changes`) and of the last withdrawal of an administrator
+/// (`:withdrawals`).
 pub(super) const ADMINS: &str = "mayfly:admins";
 
-/// Never there: asked for to see whether the other side is a primary that works.
+/// Never exists. A command for it is answered only by a primary that accepts writes.
 pub(super) const PROBE: &str = "mayfly:probe";
 
-/// What a try to log in is counted under, strings all.
+/// The keys that a login attempt is counted under, all of them strings.
 ///
-/// All such keys share one slot of a cluster, whoever tries, so that one script weighs them together: what it admits costs
-/// a thousand times as much where the password is hashed. Names are written as their digests, for people type passwords
-/// into the field for names.
+/// All of them share one slot of a Cluster, so that one script sees them together: a script costs a thousandth of
+/// hashing the password. Names are replaced by their digests, because people type passwords into the field for names.
 pub(super) struct LoginCounts {
-    /// Whether the user is known at the client, for days.
+    /// Exists, for days, if the client is known to the user.
     pub(super) known: String,
-    /// The failures, each for minutes: those of the client at the user, those at the user, those of the client, those of
-    /// its site, if it has one. The first two are of the user with the password of this epoch.
+    /// The counters of failures, each for minutes: of the client at the user, of the user, of the client, and of the
+    /// client's site, if it has one. The first two belong to one login epoch of the user.
     pub(super) failures: Vec<String>,
 }
 
-/// The key of whether the user is known at the client of this try.
+/// The key that exists if the client of this attempt is known to the user.
 pub(super) fn known(attempt: &LoginAttempt) -> String {
     format!("mayfly:throttle:{{logins}}:user:{}:known:{}", short_digest(attempt.user.as_str()), attempt.client)
 }
 
-/// The keys that a try is counted under.
+/// The keys that this attempt is counted under.
 pub(super) fn login_counts(attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> LoginCounts {
     let LoginAttempt { user, client } = attempt;
     let user = match epoch {
@@ -125,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_says_what_it_is_about() {
+    fn the_subject_of_a_key_is_a_token_or_a_user() {
         let (owner, id) = ("alice".parse().unwrap(), TokenId::random());
         assert_eq!(subject(token(&owner, id).as_bytes()), Some(Subject::Token(id)));
         assert_eq!(subject(user(&owner).as_bytes()), Some(Subject::User(owner.clone())));

@@ -1,8 +1,9 @@
 #!lua flags=allow-oom
--- Lists the live tokens of a user, newest first, and drops the dead from the index on the way.
--- KEYS: the index. ARGV: the prefix of the tokens' keys, begin behind this id ('' for the newest), at most so many
--- ('' for all). Returns id, record, remaining ms, id, …; one token more than asked for says that there is more.
--- Returns nil where the token to begin behind is not alive.
+-- Lists the live tokens of a user, newest first, and drops expired ones from the index.
+-- KEYS: the index. ARGV: the prefix of the tokens' keys; the token after which the page begins ('' for the newest); the
+-- limit ('' for none).
+-- Returns id, record, remaining ms, id, ...; one token beyond the limit if more follow.
+-- Returns nil if the token to begin after is not live.
 
 local start = 0
 if ARGV[2] ~= '' then

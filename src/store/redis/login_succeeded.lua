@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Takes back that a try to log in was counted as a failure, because it succeeded; those of the client at the user are
--- forgotten, and the user is known there.
--- KEYS: whether the user is known at the client; the counts that it was counted with, that of the client at the user first.
--- ARGV: for how many ms the user is known.
+-- Removes a login attempt that succeeded from its counters, resets the client's counter for this user, and makes the
+-- client known to the user.
+-- KEYS: exists if the client is known to the user; the counters of the attempt, that of the client at the user first.
+-- ARGV: for how many ms the client stays known.
 
 redis.call('SET', KEYS[1], '', 'PX', ARGV[1])
 redis.call('DEL', KEYS[2])

@@ -1,4 +1,4 @@
 #!lua flags=allow-oom
--- Changes nothing, and is answered once enough replicas have what was written before. KEYS: any key of the slot.
+-- Changes nothing: its answer waits until enough replicas have all earlier writes. KEYS: any key of the slot.
 
 return unchanged(1)

@@ -1,9 +1,9 @@
 //! The store in Redis 7.0 or later: a token is one key with a native TTL.
 //!
-//! Every operation on tokens is one round trip: a command, or a script where several keys change together. Those on users
-//! that need to know of others, whose keys live in other slots, take a few more: all names ([`keys::NAMES`]), and who is an
-//! administrator ([`admins`]). A script is sent by its hash; only the first use on a server that does not know it costs two
-//! more trips.
+//! Every operation on tokens is one round trip: a command, or a script where several keys change together. An operation
+//! on a user takes a few more if it also concerns keys in other slots: all names ([`keys::NAMES`]) and the
+//! administrators ([`admins`]). A script is sent by its hash; its first use on a server that does not have it costs two
+//! more round trips.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,8 +16,8 @@ pub use self::options::{AddressError, RedisOptions, TlsFiles};
 use self::{connections::Connections, keys::LoginCounts, scripts::SCRIPTS, watch::RedisWatch, write::Write};
 use super::{
     AttemptScope, Authority, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, NewToken, Page,
-    PasswordHash, Reservation, Rotation, Store, StoreError, StoreResult, StrictWrites, Token, TokenDigest, TokenId,
-    UpdatedUser, User, UserChange, UserName, UserUpdate, Watch, throttle::Throttle,
+    Reservation, Store, StoreError, StoreResult, StrictWrites, TokenId, User, UserName, UserUpdate, Watch,
+    throttle::Throttle,
 };
 use crate::domain::throttle::{self, Backoff};
 
@@ -33,6 +33,7 @@ mod options;
 mod records;
 mod scripts;
 mod server;
+mod strict_writes;
 mod watch;
 mod write;
 
@@ -65,9 +66,9 @@ impl Store for RedisStore {
     async fn find_token(&self, owner: &UserName, id: TokenId) -> StoreResult<Option<LiveToken>> {
         let key = keys::token(owner, id);
         let mut request = pipe();
-        // GETEX without an option is GET, except that a replica refuses it: after a failover no answer comes from a node
-        // that is no primary any more and may not know of a revocation. `min-replicas-to-write` makes it refuse where a
-        // primary is cut off, too.
+        // GETEX without an option is a GET that a replica rejects: after a failover, a former primary, which may not
+        // know of a revocation, does not answer. With `min-replicas-to-write`, a primary that is cut off rejects it,
+        // too.
         request.cmd("GETEX").arg(&key).pttl(&key);
         let (record, pttl): (Option<Vec<u8>>, i64) = self.connections.read(&request).await?;
         record.map_or(Ok(None), |record| records::decode_live_token(id, &record, pttl))
@@ -85,7 +86,7 @@ impl Store for RedisStore {
         let limit = page.limit.unwrap_or(usize::MAX);
         let more = found.len() > limit;
         found.truncate(limit);
-        // One record that nobody can read hides no others.
+        // A record that cannot be read hides no others.
         let read = |(id, record, pttl): &(String, Vec<u8>, i64)| {
             let token = id.parse().map_err(|_| StoreError::Corrupt("token index"));
             token.and_then(|id| records::decode_live_token(id, record, *pttl)).unwrap_or_else(|error| {
@@ -98,10 +99,10 @@ impl Store for RedisStore {
     }
 
     async fn create_user(&self, by: &Authority, user: &User) -> StoreResult<bool> {
-        // The set of names lives in a slot of its own. Whatever breaks off, nobody exists whose name it misses.
+        // The set of names lives in a slot of its own. Wherever this breaks off, each user has a name in it.
         self.change_name(&SCRIPTS.add_name, by, &user.name).await?;
-        let mut write = self.to_user(&SCRIPTS.create_user, &user.name, by);
-        write.key(keys::user(&user.name)).arg(records::encode_user(user));
+        let write = self.to_user(&SCRIPTS.create_user, &user.name, by);
+        let write = write.keys([keys::user(&user.name)]).arg(records::encode_user(user));
         let created = self.connections.write(&write).await?;
         self.finish_creation(user).await.map_err(StoreError::in_the_middle)?;
         Ok(created)
@@ -150,7 +151,7 @@ impl Store for RedisStore {
             AttemptScope::KnownClient => failures.truncate(1),
             AttemptScope::ThisReplica => {
                 self.throttle_here.lock().refund_attempt(attempt, Some(epoch), AttemptScope::AllCounters);
-                // To be known takes memory; to be forgiven gives some back.
+                // Out of memory, a counter can be deleted, but no known client added.
                 return self.connections.read(&Cmd::del(&failures[0])).await;
             }
         }
@@ -191,115 +192,24 @@ impl Store for RedisStore {
     }
 }
 
-#[async_trait]
-impl StrictWrites for RedisStore {
-    async fn revoke_token(&self, by: &Authority, owner: &UserName, id: TokenId) -> StoreResult<bool> {
-        // An id is never used again: a second run does nothing where the first one ran.
-        let write = Write::to_user(&SCRIPTS.revoke_token, owner, by).repeatable();
-        self.connections.delete(&revocation(write, owner, id, None)).await
-    }
-
-    async fn revoke_presented(
-        &self,
-        owner: &UserName,
-        id: TokenId,
-        digest: TokenDigest,
-        is_ours: bool,
-    ) -> StoreResult<bool> {
-        let write = Write::unauthorized(&SCRIPTS.revoke_token, owner).repeatable();
-        self.connections.write_for_holder(&revocation(write, owner, id, Some(digest)), is_ours).await
-    }
-
-    async fn confirm(&self, owner: &UserName) -> StoreResult<()> {
-        if self.connections.waits_for_replicas() {
-            let mut write = Write::unauthorized(&SCRIPTS.mark, owner).repeatable();
-            write.key(keys::user(owner));
-            let _unchanged: u8 = self.connections.write(&write).await?;
-        }
-        Ok(())
-    }
-
-    async fn revoke_tokens(&self, by: &Authority, owner: &UserName) -> StoreResult<u64> {
-        // Not after its answer: tokens that were created since then are not meant.
-        let mut write = Write::to_user(&SCRIPTS.revoke_tokens, owner, by).until(self.connections.deadline());
-        write.key(keys::token_index(owner)).arg(keys::token_prefix(owner));
-        self.connections.write(&write).await
-    }
-
-    async fn rotate_token(&self, old: &Token, overlap: Duration, new: NewToken<'_>) -> StoreResult<Rotation> {
-        let rotated = Token { successor: Some(new.token.id), ..old.clone() };
-        let mut write = creation(new).until(self.connections.deadline());
-        write
-            .key(keys::token(new.owner, old.id))
-            .arg(old.id.to_string())
-            .arg(records::encode_token(&rotated))
-            .arg(milliseconds(overlap));
-        match self.connections.write(&write).await? {
-            1 => Ok(Rotation::Rotated),
-            0 => Ok(Rotation::QuotaReached),
-            -3 => Ok(Rotation::AlreadyRotated),
-            _ => Ok(Rotation::NoSuchToken),
-        }
-    }
-
-    async fn update_user(
-        &self,
-        by: &Authority,
-        name: &UserName,
-        update: UserUpdate,
-    ) -> StoreResult<UserChange<UpdatedUser>> {
-        self.change_user(by, name, update).await
-    }
-
-    async fn set_password(
-        &self,
-        by: &Authority,
-        name: &UserName,
-        hash: &PasswordHash,
-        revoke_tokens: bool,
-    ) -> StoreResult<Option<u64>> {
-        self.change_password(by, name, hash, revoke_tokens).await
-    }
-
-    async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> StoreResult<bool> {
-        let [field, old] = records::password_field(old);
-        let [_, new] = records::password_field(new);
-        // The old hash is the right: nobody replaces it but whoever knows the password.
-        let mut write = Write::unauthorized(&SCRIPTS.replace_hash, name).repeatable();
-        write.key(keys::user(name)).arg(field).arg(old).arg(new);
-        self.connections.write(&write).await
-    }
-
-    async fn remove_user(&self, by: &Authority, name: &UserName) -> StoreResult<UserChange<u64>> {
-        let removed = self.delete_user(by, name).await?;
-        if removed != UserChange::LastAdmin {
-            self.finish_removal(name).await.map_err(StoreError::in_the_middle)?;
-        }
-        Ok(removed)
-    }
-}
-
-/// A duration as scripts take it.
+/// A duration in whole milliseconds, for a script.
 fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The write that creates a token; a rotation adds the predecessor.
 fn creation(NewToken { owner, login, token, quota }: NewToken<'_>) -> Write {
-    let mut write = Write::to_user(&SCRIPTS.create_token, owner, &Authority::Login(login));
-    write
-        .key(keys::token(owner, token.id))
-        .key(keys::token_index(owner))
+    Write::to_user(&SCRIPTS.create_token, owner, &Authority::Login(login))
+        .keys([keys::token(owner, token.id), keys::token_index(owner)])
         .arg(token.id.to_string())
         .arg(records::encode_token(token))
         .arg(token.life.seconds() * 1000)
-        .arg(quota);
-    write
+        .arg(quota)
 }
 
 impl RedisStore {
-    /// A write to this user's account that does not run after its operation has failed: the client may have done something
-    /// else by then.
+    /// A write to this user's account that does not run after its operation has failed: the client may have done
+    /// something else by then.
     fn to_user(&self, script: &'static Script, name: &UserName, by: &Authority) -> Write {
         Write::to_user(script, name, by).until(self.connections.deadline())
     }
@@ -314,28 +224,19 @@ impl RedisStore {
         Authority::Until(self.connections.deadline())
     }
 
-    /// What a user who was created needs besides.
+    /// Adds the name of a user who was created, and registers an administrator.
     async fn finish_creation(&self, user: &User) -> StoreResult<()> {
-        // A removal of a user of this name may have taken it out since.
+        // A removal of a user of this name may have removed it since.
         self.change_name(&SCRIPTS.add_name, &self.completion(), &user.name).await?;
         if user.administers() {
-            self.change_user(&self.completion(), &user.name, UserUpdate::default()).await?;
+            // An empty update registers an enabled administrator.
+            self.update_user(&self.completion(), &user.name, UserUpdate::default()).await?;
         }
         Ok(())
     }
 
-    /// What a user who was removed leaves behind.
-    async fn finish_removal(&self, name: &UserName) -> StoreResult<()> {
-        self.change_name(&SCRIPTS.remove_name, &self.completion(), name).await?;
-        // Somebody may have created the user again in between. Where this breaks off, repeating either mends it.
-        if self.find_user(name).await?.is_some() {
-            self.change_name(&SCRIPTS.add_name, &self.completion(), name).await?;
-        }
-        Ok(())
-    }
-
-    /// Reads users by name, after `after`: at least `wanted`, unless there are fewer. Also says whether it skipped a record
-    /// that cannot be read; one such record hides no others.
+    /// Reads users by name, after `after`: at least `wanted`, unless there are fewer. Also says whether it skipped a
+    /// record that cannot be read; one such record hides no others.
     async fn read_users(&self, after: Option<&UserName>, wanted: usize) -> StoreResult<(Vec<User>, bool)> {
         let (mut users, mut skipped, mut after) = (Vec::new(), false, after.cloned());
         loop {
@@ -370,20 +271,10 @@ impl RedisStore {
         names.iter().map(|name| name.parse().map_err(|_| StoreError::Corrupt("user name"))).collect()
     }
 
+    /// Runs a script that adds or removes a name.
     async fn change_name(&self, script: &'static Script, by: &Authority, name: &UserName) -> StoreResult<()> {
-        let mut write = self.to_key(script, keys::NAMES, name, by);
-        write.arg(name.as_str());
+        let write = self.to_key(script, keys::NAMES, name, by).arg(name.as_str());
         let _was_changed: bool = self.connections.write(&write).await?;
         Ok(())
     }
-}
-
-/// The revocation of a token, if its JWT has this digest, where one is given.
-fn revocation(mut write: Write, owner: &UserName, id: TokenId, digest: Option<TokenDigest>) -> Write {
-    write
-        .key(keys::token(owner, id))
-        .key(keys::token_index(owner))
-        .arg(id.to_string())
-        .arg(digest.map(TokenDigest::to_base64).unwrap_or_default());
-    write
 }

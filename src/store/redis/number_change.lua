@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- Numbers a change of a user, and first takes the user out of the enabled administrators where the change ends that role:
--- unless no administrator would be left. Runs even where Redis is out of memory.
+-- Numbers a change of a user, even where Redis is out of memory. If the change ends the user's administration, the user
+-- first leaves the enabled administrators, unless no other is left.
 -- KEYS: the administrators.
--- ARGV: the number to exceed (a failover may have lost higher ones); where the change ends the role, the user's name, and '1'
--- if the user was seen to be an enabled administrator.
+-- ARGV: the number to exceed, since a failover may have lost higher ones; if the change ends administration, the user's
+-- name, and '1' if the user was seen to be an enabled administrator.
 -- Returns the number of the change. 0: no administrator would be left.
 
 local admins, name = KEYS[1], ARGV[2]

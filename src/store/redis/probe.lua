@@ -1,5 +1,4 @@
 -- KEYS: the administrators.
--- Returns 1 if there ever was one, else 0. PERSIST changes nothing, for the key has no TTL; a replica refuses it, as it
--- would refuse a change.
+-- Returns 1 if there ever was one, else 0. PERSIST changes nothing, since the key has no TTL, but a replica rejects it.
 redis.call('PERSIST', KEYS[1])
 return redis.call('EXISTS', KEYS[1])

@@ -1,6 +1,6 @@
-//! How tokens and users are written in Redis, and read back.
+//! The form of tokens and users in Redis.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, str::FromStr, time::Duration};
 
 use redis::{Pipeline, pipe};
 use secrecy::ExposeSecret;
@@ -10,13 +10,14 @@ use super::keys;
 use crate::{
     domain::{
         life::Life,
+        password::PasswordHash,
         token::{LiveToken, Token, TokenDigest, TokenId},
         user::{LoginEpoch, User, UserName, UserUpdate},
     },
     store::{StoreError, StoreResult},
 };
 
-/// The value of a token's key, as compact JSON. Its names are short because a million of them are kept in memory.
+/// The value of a token's key, as compact JSON. The names are short because Redis holds a million of them in memory.
 #[derive(Serialize, Deserialize)]
 struct TokenRecord<'a> {
     /// The description.
@@ -57,8 +58,8 @@ pub(super) fn decode_token(id: TokenId, record: &[u8]) -> StoreResult<Token> {
     })
 }
 
-/// A live token out of the value of its key and what `PTTL` says of it: milliseconds, -2 for a key that has just expired, and
-/// -1 for one without an end, which was never written by us. More than its life is left where Redis' clock was set back.
+/// A live token out of the value of its key and its `PTTL`: milliseconds, -2 for a key that has just expired, or -1 for
+/// a key without a TTL, which Mayfly never writes. After Redis' clock was set back, the PTTL exceeds the token's life.
 pub(super) fn decode_live_token(id: TokenId, record: &[u8], pttl: i64) -> StoreResult<Option<LiveToken>> {
     if pttl == -2 {
         return Ok(None);
@@ -71,16 +72,15 @@ pub(super) fn decode_live_token(id: TokenId, record: &[u8], pttl: i64) -> StoreR
 const PASSWORD: &str = "password";
 const ROLE: &str = "role";
 const CREATED: &str = "created";
-/// `"0"` or `"1"`; `guard.lua` reads it, too.
+/// `"0"` or `"1"`. `guard.lua` reads it, too.
 const DISABLED: &str = "disabled";
-/// `guard.lua` reads it, too, and takes its absence for [`LoginEpoch::NONE`], as is done here.
+/// Absent: [`LoginEpoch::NONE`]. `guard.lua` reads it, too, in the same way.
 const LOGIN_EPOCH: &str = "epoch";
-/// The number of the last change that may have made or unmade an administrator; `update_user.lua` and `remove_user.lua` alone
-/// look at it.
-pub(super) const CHANGE: &str = "change";
+/// The number of the last change that may have made or unmade an administrator; only scripts read it.
+const CHANGE: &str = "change";
 
-/// A pipeline that only a primary answers, as GETEX is rejected by a replica. The key is in the slot of what is read, and never
-/// exists, for GETEX reads nothing but strings.
+/// A pipeline that only a primary answers: a replica rejects GETEX. Its key, in the slot of the reads that follow,
+/// never exists, because GETEX reads only strings.
 pub(super) fn at_primary(probe: &str) -> Pipeline {
     let mut request = pipe();
     request.cmd("GETEX").arg(probe).ignore();
@@ -95,53 +95,70 @@ pub(super) fn user_request(name: &UserName) -> Pipeline {
 }
 
 /// The field of a user's hash that a new password replaces, and its value.
-pub(super) fn password_field(hash: &crate::domain::password::PasswordHash) -> [&str; 2] {
+pub(super) fn password_field(hash: &PasswordHash) -> [&str; 2] {
     [PASSWORD, hash.expose_secret()]
+}
+
+/// The fields of a user's hash that a new password replaces, and their values. It begins a new login epoch.
+pub(super) fn encode_password(hash: &PasswordHash) -> Vec<String> {
+    fields([password_field(hash), [LOGIN_EPOCH, &LoginEpoch::begin().to_string()]])
 }
 
 /// The fields and values of a user's hash.
 pub(super) fn encode_user(user: &User) -> Vec<String> {
-    let [password, hash] = password_field(&user.password_hash);
-    let disabled = if user.disabled { "1" } else { "0" };
-    let created = user.created_at.to_string();
-    let epoch = user.login_epoch.to_string();
-    [password, hash, ROLE, user.role.as_str(), CREATED, &created, DISABLED, disabled, LOGIN_EPOCH, &epoch]
-        .map(str::to_owned)
-        .into()
+    fields([
+        password_field(&user.password_hash),
+        [ROLE, user.role.as_str()],
+        [CREATED, &user.created_at.to_string()],
+        [DISABLED, flag(user.disabled)],
+        [LOGIN_EPOCH, &user.login_epoch.to_string()],
+    ])
 }
 
-/// The fields of a user's hash that an update replaces, and their values.
-pub(super) fn encode_update(update: UserUpdate) -> Vec<&'static str> {
-    let role = update.role.map(|role| [ROLE, role.as_str()]);
-    let disabled = update.disabled.map(|disabled| [DISABLED, if disabled { "1" } else { "0" }]);
-    role.into_iter().chain(disabled).flatten().collect()
+/// The fields of a user's hash that an update replaces, and their values. Disabling a user begins a new login epoch.
+pub(super) fn encode_update(UserUpdate { role, disabled }: UserUpdate) -> Vec<String> {
+    let epoch = LoginEpoch::begin().to_string();
+    let role = role.map(|role| [ROLE, role.as_str()]);
+    let ended = disabled.filter(|disabled| *disabled).map(|_| [LOGIN_EPOCH, &*epoch]);
+    let disabled = disabled.map(|disabled| [DISABLED, flag(disabled)]);
+    fields([role, disabled, ended].into_iter().flatten())
 }
 
-/// The field of a user's hash that keeps logins from before from leading to anything, and its value.
-pub(super) fn login_epoch_field(epoch: LoginEpoch) -> [String; 2] {
-    [LOGIN_EPOCH.to_owned(), epoch.to_string()]
+fn flag(value: bool) -> &'static str {
+    if value { "1" } else { "0" }
 }
 
-/// A user out of the hash of the name. An empty hash is a user who does not exist.
+fn fields<'a>(fields: impl IntoIterator<Item = [&'a str; 2]>) -> Vec<String> {
+    fields.into_iter().flatten().map(str::to_owned).collect()
+}
+
+/// A script's reply about a user: how many tokens it revoked, or a negative reason; and fields of the user.
+pub(super) type Reply = (i64, HashMap<String, String>);
+
+/// The number of the change that was faster.
+pub(super) fn decode_change(fields: &HashMap<String, String>) -> StoreResult<u64> {
+    fields.get(CHANGE).and_then(|number| number.parse().ok()).ok_or(StoreError::Corrupt("user"))
+}
+
+/// A user out of the hash of this name. The hash of a user who does not exist is empty.
 pub(super) fn decode_user(name: &UserName, fields: &HashMap<String, String>) -> StoreResult<Option<User>> {
     const CORRUPT: StoreError = StoreError::Corrupt("user");
+    fn field<T: FromStr>(fields: &HashMap<String, String>, name: &str) -> StoreResult<T> {
+        fields.get(name).and_then(|text| text.parse().ok()).ok_or(CORRUPT)
+    }
     if fields.is_empty() {
         return Ok(None);
     }
-    let field = |name| fields.get(name).ok_or(CORRUPT);
     Ok(Some(User {
         name: name.clone(),
-        password_hash: field(PASSWORD)?.parse().map_err(|_| CORRUPT)?,
-        role: field(ROLE)?.parse().map_err(|_| CORRUPT)?,
-        created_at: field(CREATED)?.parse().map_err(|_| CORRUPT)?,
-        disabled: match &**field(DISABLED)? {
-            "0" => false,
-            "1" => true,
+        password_hash: field(fields, PASSWORD)?,
+        role: field(fields, ROLE)?,
+        created_at: field(fields, CREATED)?,
+        disabled: match field(fields, DISABLED)? {
+            0_u8 => false,
+            1 => true,
             _ => return Err(CORRUPT),
         },
-        login_epoch: fields
-            .get(LOGIN_EPOCH)
-            .map_or(Ok(LoginEpoch::NONE), |epoch| epoch.parse())
-            .map_err(|_| CORRUPT)?,
+        login_epoch: if fields.contains_key(LOGIN_EPOCH) { field(fields, LOGIN_EPOCH)? } else { LoginEpoch::NONE },
     }))
 }

@@ -1,8 +1,8 @@
 #!lua
--- Adds a user to the enabled administrators: the second half of making one, unless an administrator was taken out meanwhile,
--- which may be this user.
+-- Adds a user to the enabled administrators, unless an administrator left them since the change began, who may be this
+-- user.
 -- KEYS: the administrators. ARGV: the user's name, the number of the change.
--- Returns 1: added. 0: an administrator was taken out.
+-- Returns 1: added. 0: an administrator left.
 
 if tonumber(redis.call('HGET', KEYS[1], ':withdrawals') or 0) > tonumber(ARGV[2]) then
   return unchanged(0)

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
 -- Removes a user and all of the user's tokens, even where Redis is out of memory.
--- KEYS: the user, the index, the number of the last removal of such a user. ARGV: the number of the change, the prefix of the
--- tokens' keys, for how many ms the number outlives the user.
--- Returns how many tokens ended. -1: no such user. -2, and the number of a later change that was faster: nothing changed.
+-- KEYS: the user; the index of the user's tokens; the number of the last removal of a user of this name.
+-- ARGV: the number of the change, the prefix of the tokens' keys, for how many ms the number is kept.
+-- Returns the number of tokens revoked. -1: no such user. -2, and the higher number of another change: nothing changed.
 
 local last = last_change(KEYS[1], KEYS[3])
 if last > tonumber(ARGV[1]) then

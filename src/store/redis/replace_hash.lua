@@ -1,5 +1,6 @@
 #!lua
--- Replaces a field of a user that still has its old value. KEYS: the user. ARGV: the field, its old value, its new value.
+-- Replaces a field of a user, if it has still its old value. KEYS: the user. ARGV: the field, its old value, its new
+-- value.
 -- Returns 1: replaced. 0: it has another value, or there is no such user.
 
 if redis.call('HGET', KEYS[1], ARGV[1]) ~= ARGV[2] then

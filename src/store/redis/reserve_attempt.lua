@@ -1,13 +1,12 @@
--- Counts a try to log in as a failure before its password is looked at, unless it comes too early. Where Redis is out
--- of memory, when users log in to revoke tokens, it weighs what is counted and adds nothing: strangers with many
--- addresses are not to fill it. No `#!lua` on purpose: with it, the script would not run at all then, or write
--- nevertheless.
--- KEYS: whether the user is known at the client; the counts: the failures of the client at the user, those at the user,
--- those of the client, those of its site, if it has one.
--- ARGV: ms until the free failures of a count, or more, are forgotten; the longest delay in ms; then for each count:
--- how many failures are free, the first delay in ms, the number of further failures that doubles it.
--- Returns 0: counted with all. -1: where the user is known, with the first alone. -2: out of memory, and not counted.
--- Else in how many ms to come again.
+-- Counts a login attempt as a failure before its password is verified, unless it comes too early. Out of memory, it
+-- applies the counters that exist and adds nothing: attempts from many addresses must not fill Redis. So it has no
+-- `#!lua` line, with which Redis would reject the whole script then, or let it write all the same.
+-- KEYS: exists if the client is known to the user; the counters of failures: of the client at the user, of the user, of
+-- the client, of the client's site, if it has one.
+-- ARGV: the longest retention in ms; the longest delay in ms; for each counter: the number of free failures, the first
+-- delay in ms, the number of further failures that doubles it.
+-- Returns 0: counted in all. -1: the client is known, and counted in the first alone. -2: out of memory, and not
+-- counted. Otherwise the ms to wait.
 
 local max_retention, max_delay = tonumber(ARGV[1]), tonumber(ARGV[2])
 local PER_CLIENT_AND_USER, PER_USER = 1, 2
@@ -29,14 +28,14 @@ local function delay(count)
   return math.min(first * 2 ^ math.floor(beyond / step), max_delay)
 end
 
--- For how many ms so many failures are remembered: `Backoff::retention`.
+-- The ms until a counter with this many failures expires: `Backoff::retention`.
 local function retention(count, failures)
   local free = tonumber((backoff(count)))
   return math.floor(max_retention * math.min(failures, free) / free)
 end
 
--- How many ms ago it was counted last: its TTL was full then. What is not there was, for ever. A TTL that is more than
--- full says that the clock was set back: then the time begins anew, by the clock as it is now.
+-- The ms since the last failure, when the TTL of the counter was full; without a counter, infinite. If the TTL is more
+-- than full, the clock was set back: then the failure counts as made now.
 local function since(count)
   local full, left = retention(count, failures(count)), redis.call('PTTL', KEYS[count + 1])
   if left < 0 then
@@ -48,7 +47,7 @@ local function since(count)
   return full - left
 end
 
--- What is left of a delay after the last try that was counted there.
+-- The ms that are left of a delay after the last failure of this counter.
 local function remaining(delay, count)
   return delay > 0 and delay - since(count) or 0
 end
@@ -68,7 +67,7 @@ for count = 1, counts do
   local failures = failures(count) + 1
   local reply = redis.pcall('SET', KEYS[count + 1], failures, 'PX', retention(count, failures))
   if reply.err then
-    -- Before the first of them was written: what a script may write does not change while it runs.
+    -- Then the first SET fails, and nothing was counted: Redis checks its memory before it runs a script.
     return reply.err:find('^OOM') and -2 or reply
   end
 end

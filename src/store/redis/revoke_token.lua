@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
--- Revokes a token, even where Redis is out of memory. KEYS: the token, the index. ARGV: its id, what its record must hold as
--- the digest of its JWT ('' for anything).
+-- Revokes a token, even where Redis is out of memory.
+-- KEYS: the token; the index of its owner's tokens. ARGV: its id; the digest of its JWT that its record must hold (''
+-- for any).
 -- Returns 1: revoked. 0: there was none.
 
 if ARGV[2] ~= '' then

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
--- Revokes all tokens of a user, even where Redis is out of memory. KEYS: the index. ARGV: the prefix of the tokens' keys.
--- Returns how many there were.
+-- Revokes all tokens of a user, even where Redis is out of memory. KEYS: the index. ARGV: the prefix of the tokens'
+-- keys.
+-- Returns the number of tokens revoked.
 
 local revoked = 0
 for _, id in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do

@@ -29,8 +29,8 @@ macro_rules! scripts {
 }
 
 scripts!(
-    guarded: create_token, revoke_token, revoke_tokens, create_user, update_user, replace_hash, remove_user, number_change,
-        register_admin, add_name, remove_name, mark;
+    guarded: create_token, revoke_token, revoke_tokens, create_user, update_user, replace_hash, remove_user,
+        number_change, register_admin, add_name, remove_name, mark;
     others: list_tokens, reserve_attempt, login_succeeded, probe, time
 );
 

@@ -1,57 +1,56 @@
-//! What a server says of itself, and what is wrong with it.
+//! The setup of a server by its own account (`INFO`), and the faults in it.
 
 use redis::{ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value};
 
 use crate::store::{Health, StoreError, Warning};
 
-/// A user without its index keeps tokens that nobody can list or revoke with the user.
-const EVICTS_ALL: Warning = "Redis may evict any key when its memory is full, and what it forgets of a user are tokens \
-                             that removing the user does not revoke: set maxmemory-policy to noeviction";
+/// Without the index of a user's tokens, removing the user does not revoke them.
+const EVICTS_ALL: Warning = "Redis may evict any key when its memory is full, also the index of a user's tokens, without \
+                             which removing the user does not revoke them: set maxmemory-policy to noeviction";
 
-/// An evicted key is a silently revoked token.
-const EVICTS_TOKENS: Warning = "Redis may evict tokens when its memory is full, and an evicted key is a token revoked \
-                                without anybody knowing: set maxmemory-policy to noeviction";
+/// An evicted key is a revoked token.
+const EVICTS_TOKENS: Warning = "Redis may evict tokens when its memory is full, which revokes them without notice: set \
+                                maxmemory-policy to noeviction";
 
-/// Without an append-only file a crash forgets revocations.
-const PERSISTENCE: Warning = "Redis keeps no append-only file: after a crash, new tokens are gone and revoked ones may be \
-                              back. Set appendonly to yes";
+/// Without an append-only file, a crash undoes revocations.
+const PERSISTENCE: Warning = "Redis keeps no append-only file: a crash loses new tokens and may bring revoked ones back. \
+                              Set appendonly to yes";
 
-/// Tokens are dated by Redis' clock, so that replicas agree. Whoever checks `exp` elsewhere goes by another clock.
+/// `iat` and `exp` come from Redis' clock, so that replicas agree. Other services check `exp` by their own clock.
 pub(super) const CLOCK: Warning =
     "the clocks of this machine and of Redis differ by 2 s or more: synchronize both (NTP)";
 
-/// Our scripts use what came with 7.0.
+/// The flags of the scripts (`#!lua`) need 7.0.
 const AGE: Warning = "Redis is older than 7.0, which is the oldest that works: upgrade it";
 
-/// INFO counts the replicas in step only where `min-replicas-to-write` wants any.
-const SPLIT_BRAIN: Warning = "Redis answers while it is cut off from its replicas and sentinels, which promote another one, and \
-                              may accept what was revoked there: set min-replicas-to-write and min-replicas-max-lag as in \
-                              deploy/sentinel/redis.conf";
+/// INFO has `min_slaves_good_slaves` only with `min-replicas-to-write`.
+const SPLIT_BRAIN: Warning = "Redis answers while it is cut off from its replicas and sentinels, and may accept tokens \
+                              that were revoked after another primary was promoted: set min-replicas-to-write and \
+                              min-replicas-max-lag as in deploy/sentinel/redis.conf";
 
-/// What INFO would tell is unknown then.
-const NO_INFO: Warning = "Redis does not allow this service's user to ask how it is set up (INFO), so that nothing is said \
-                          here of eviction, persistence and age: allow it (+info)";
+/// INFO reports eviction, persistence and version.
+const NO_INFO: Warning = "Redis does not allow this service's user to ask how it is set up (INFO), so eviction, \
+                          persistence and version are not checked: allow it (+info)";
 
-/// Every change is a script.
-const NO_SCRIPTS: Warning = "Redis does not allow this service's user to run scripts, without which no token is issued or \
-                             revoked: give it the rights in deploy/redis-acl";
+/// Every write is a script.
+const NO_SCRIPTS: Warning = "Redis does not allow this service's user to run scripts, without which no token is issued \
+                             or revoked: give it the rights in deploy/redis-acl";
 
-/// Whether Redis understood, and does not allow it to this user.
+/// Whether Redis does not allow this user the command.
 pub(super) fn is_forbidden(error: &StoreError) -> bool {
     let StoreError::Refused(cause) = error else { return false };
     let cause = cause.downcast_ref::<RedisError>().map(RedisError::kind);
     cause == Some(ErrorKind::Server(ServerErrorKind::NoPerm))
 }
 
-/// The health of a server that runs no scripts for us.
+/// The health of a server that does not allow scripts.
 pub(super) fn without_scripts() -> Health {
     Health { fault: Some(NO_SCRIPTS), ..Health::default() }
 }
 
-/// What an answer to `INFO` tells, but for what the server holds: of one server its text, of a cluster a map from each node to
-/// its text. `None`: it is not allowed to be asked. `promoted`: what is answered has to survive that sentinels promote
-/// another.
-pub(super) fn health(info: Option<&Value>, promoted: bool) -> Health {
+/// The setup that `INFO` reports: one server answers its text, a Cluster a map from node to text. `None`: INFO is not
+/// allowed. `survives_promotions`: whether acknowledged writes have to survive that sentinels promote another primary.
+pub(super) fn health(info: Option<&Value>, survives_promotions: bool) -> Health {
     let nodes = match info {
         None => return Health { warnings: vec![NO_INFO], ..Health::default() },
         Some(Value::Map(nodes)) => nodes.iter().map(|(_, text)| text).collect(),
@@ -62,14 +61,14 @@ pub(super) fn health(info: Option<&Value>, promoted: bool) -> Health {
     let is_old = |version: &str| {
         version.split('.').next().and_then(|major| major.parse().ok()).is_some_and(|major: u32| major < 7)
     };
-    let goes_on_alone = |text: &&String| {
+    let writes_alone = |text: &&String| {
         field(text, "role").is_some_and(|role| role == "master") && field(text, "min_slaves_good_slaves").is_none()
     };
     let warnings = [
         (any("maxmemory_policy", |policy| policy.starts_with("volatile")), EVICTS_TOKENS),
         (any("aof_enabled", |enabled| enabled == "0"), PERSISTENCE),
         (any("redis_version", is_old), AGE),
-        (promoted && texts.iter().any(|text| goes_on_alone(&text)), SPLIT_BRAIN),
+        (survives_promotions && texts.iter().any(|text| writes_alone(&text)), SPLIT_BRAIN),
     ];
     Health {
         fault: any("maxmemory_policy", |policy| policy.starts_with("allkeys")).then_some(EVICTS_ALL),
@@ -91,15 +90,15 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_is_set_up_well_gives_no_warning() {
+    fn a_good_setup_gives_no_warning() {
         let good = "# Server\r\nredis_version:7.0.15\r\nmaxmemory_policy:noeviction\r\naof_enabled:1\r\n";
         assert_eq!(health(Some(&text(good)), true), Health::default());
-        // What a provider hides is no reason to worry anybody.
+        // A provider may hide fields.
         assert_eq!(health(Some(&text("")), true), Health::default());
     }
 
     #[test]
-    fn a_primary_that_goes_on_alone_is_told_of_where_sentinels_promote_another() {
+    fn a_primary_that_writes_without_replicas_is_reported_if_sentinels_promote_another() {
         let [alone, with_replicas] = [text("role:master\r\n"), text("role:master\r\nmin_slaves_good_slaves:1\r\n")];
         assert_eq!(health(Some(&alone), true).warnings, [SPLIT_BRAIN]);
         assert_eq!(health(Some(&alone), false), Health::default());
@@ -107,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn each_node_of_a_cluster_is_looked_at() {
+    fn each_node_of_a_cluster_is_checked() {
         let good = (text("a:1"), text("aof_enabled:1\r\n"));
         let bad = (text("b:1"), text("redis_version:6.2.1\r\nmaxmemory_policy:volatile-lru\r\naof_enabled:0\r\n"));
         let worse = (text("c:1"), text("maxmemory_policy:allkeys-lru\r\n"));

@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
--- Changes a user who exists, even where Redis is out of memory: a password, a right or the tokens may have to go now.
--- KEYS: the user, the index of the user's tokens, the number of the last removal of such a user. ARGV: the number of the
--- change ('' for one that makes and unmakes no administrator), the prefix of the tokens' keys where they are to end ('' where
--- not), fields and values.
--- Returns how many tokens ended, and the fields and values of the user from now on. -1: no such user. -2, and the number of
--- a later change that was faster: nothing changed.
+-- Changes a user, even where Redis is out of memory: the change may revoke a password, a right or the tokens.
+-- KEYS: the user; the index of the user's tokens; the number of the last removal of a user of this name.
+-- ARGV: the number of the change ('' for one that makes and unmakes no administrator); the prefix of the tokens' keys,
+-- if they are to be revoked, else ''; fields and values.
+-- Returns the number of tokens revoked, and all fields and values of the user. -1: no such user. -2, and the higher
+-- number of another change: nothing changed.
 
 if redis.call('EXISTS', KEYS[1]) == 0 then
   return unchanged({-1, {}})

@@ -1,7 +1,7 @@
 //! Watches for changes with client-side caching (see [`super::invalidations`]).
 //!
-//! A lost push looks like no change: pushes are complete only once a later command on the same connection is answered, because
-//! a server's messages on one connection arrive in order or not at all.
+//! A lost push looks like no change: pushes are complete only once a later command on the same connection is answered,
+//! because a server's messages on one connection arrive in order or not at all.
 
 use std::sync::Arc;
 
@@ -40,8 +40,9 @@ impl RedisWatch {
 impl Watch for RedisWatch {
     async fn changes(&mut self) -> StoreResult<Changes> {
         let deadline = self.connections.deadline();
-        // Redis pushes only after it has run all commands that it had read, and may have answered the first command by then:
-        // changes before the first command are pushed before the second is answered. A replica rejects PERSIST, as it does reads.
+        // Redis pushes only after it has run all commands that it had read, and may have answered the first command by
+        // then: changes before the first command are pushed before the second is answered. A replica rejects PERSIST,
+        // as it does reads.
         self.connections.send_on(&self.shared, deadline, &Cmd::persist(keys::PROBE)).await?;
         self.connections.read_clock(deadline, &self.shared, keys::ADMINS).await?;
         // Then reads that were sent meanwhile were answered by the same server.

@@ -44,9 +44,7 @@ impl Write {
 
     /// A write to a key that belongs to no user, as a step of a change of this user.
     pub(super) fn to_key(script: &'static Script, key: &str, name: &UserName, by: &Authority) -> Self {
-        let mut write = Self::new(script, key).by(name, by);
-        write.key(key.to_owned());
-        write
+        Self::new(script, key).by(name, by).keys([key.to_owned()])
     }
 
     fn new(script: &'static Script, slot: &str) -> Self {
@@ -74,17 +72,18 @@ impl Write {
         Self { is_repeatable: true, ..self }
     }
 
-    pub(super) fn key(&mut self, key: String) -> &mut Self {
-        self.keys.push(key);
+    pub(super) fn keys<const N: usize>(mut self, keys: [String; N]) -> Self {
+        self.keys.extend(keys);
         self
     }
 
-    pub(super) fn arg(&mut self, argument: impl ToRedisArgs) -> &mut Self {
+    pub(super) fn arg(mut self, argument: impl ToRedisArgs) -> Self {
         self.arguments.extend(argument.to_redis_args());
         self
     }
 
-    /// A name for this run, unless the write is repeatable: where redis-rs resends the script, the guard rejects the name.
+    /// A name for this run, unless the write is repeatable: where redis-rs resends the script, the guard rejects the
+    /// name.
     pub(super) fn name(&self) -> Option<Uuid> {
         (!self.is_repeatable).then(Uuid::new_v4)
     }
@@ -94,8 +93,8 @@ impl Write {
         self.asker.as_ref().filter(|asker| asker.role.is_some())
     }
 
-    /// The script and all its arguments, those of the guard first. `window`: a reading of the server's clock, and the latest
-    /// moment at which the script may run.
+    /// The script and all its arguments, those of the guard first. `window`: a reading of the server's clock, and the
+    /// latest moment at which the script may run.
     pub(super) fn invocation(
         &self,
         name: Option<Uuid>,

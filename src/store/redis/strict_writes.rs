@@ -1,0 +1,195 @@
+//! The writes that take something away.
+
+use std::{collections::HashMap, time::Duration};
+
+use async_trait::async_trait;
+
+use super::{
+    RedisStore,
+    admins::Attempt,
+    creation, keys, milliseconds,
+    records::{self, Reply},
+    scripts::SCRIPTS,
+    write::Write,
+};
+use crate::{
+    domain::{
+        password::PasswordHash,
+        token::{Token, TokenDigest, TokenId},
+        user::{UserName, UserUpdate},
+    },
+    store::{Authority, NewToken, Rotation, Store, StoreError, StoreResult, StrictWrites, UpdatedUser, UserChange},
+};
+
+/// How long the number of a removal is kept: longer than a change that began before it can be under way.
+const REMOVAL_TTL: Duration = Duration::from_hours(24);
+
+#[async_trait]
+impl StrictWrites for RedisStore {
+    async fn revoke_token(&self, by: &Authority, owner: &UserName, id: TokenId) -> StoreResult<bool> {
+        self.connections.delete(&revocation(Write::to_user(&SCRIPTS.revoke_token, owner, by), owner, id, None)).await
+    }
+
+    async fn revoke_presented(
+        &self,
+        owner: &UserName,
+        id: TokenId,
+        digest: TokenDigest,
+        is_ours: bool,
+    ) -> StoreResult<bool> {
+        let write = revocation(Write::unauthorized(&SCRIPTS.revoke_token, owner), owner, id, Some(digest));
+        self.connections.write_for_holder(&write, is_ours).await
+    }
+
+    async fn confirm(&self, owner: &UserName) -> StoreResult<()> {
+        if self.connections.waits_for_replicas() {
+            let write = Write::unauthorized(&SCRIPTS.mark, owner).keys([keys::user(owner)]).repeatable();
+            let _unchanged: u8 = self.connections.write(&write).await?;
+        }
+        Ok(())
+    }
+
+    async fn revoke_tokens(&self, by: &Authority, owner: &UserName) -> StoreResult<u64> {
+        // No later than the answer: tokens that are created afterwards stay.
+        let write = self.to_user(&SCRIPTS.revoke_tokens, owner, by);
+        let write = write.keys([keys::token_index(owner)]).arg(keys::token_prefix(owner));
+        self.connections.write(&write).await
+    }
+
+    async fn rotate_token(&self, old: &Token, overlap: Duration, new: NewToken<'_>) -> StoreResult<Rotation> {
+        let rotated = Token { successor: Some(new.token.id), ..old.clone() };
+        let write = creation(new)
+            .until(self.connections.deadline())
+            .keys([keys::token(new.owner, old.id)])
+            .arg(old.id.to_string())
+            .arg(records::encode_token(&rotated))
+            .arg(milliseconds(overlap));
+        match self.connections.write(&write).await? {
+            1 => Ok(Rotation::Rotated),
+            0 => Ok(Rotation::QuotaReached),
+            -3 => Ok(Rotation::AlreadyRotated),
+            _ => Ok(Rotation::NoSuchToken),
+        }
+    }
+
+    async fn update_user(
+        &self,
+        by: &Authority,
+        name: &UserName,
+        update: UserUpdate,
+    ) -> StoreResult<UserChange<UpdatedUser>> {
+        let attempt = |number| self.try_update(by, name, number, update);
+        self.numbered(by, name, update.ends_administration(), attempt).await
+    }
+
+    async fn set_password(
+        &self,
+        by: &Authority,
+        name: &UserName,
+        hash: &PasswordHash,
+        revoke_tokens: bool,
+    ) -> StoreResult<Option<u64>> {
+        let write = self.updating(by, name, None, records::encode_password(hash), revoke_tokens);
+        let (revoked, _): Reply = self.connections.write(&write).await?;
+        Ok(u64::try_from(revoked).ok())
+    }
+
+    async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> StoreResult<bool> {
+        let [field, old] = records::password_field(old);
+        let [_, new] = records::password_field(new);
+        // The old hash proves the right: only a login that verified it has it.
+        let write = Write::unauthorized(&SCRIPTS.replace_hash, name).keys([keys::user(name)]).repeatable();
+        self.connections.write(&write.arg(field).arg(old).arg(new)).await
+    }
+
+    async fn remove_user(&self, by: &Authority, name: &UserName) -> StoreResult<UserChange<u64>> {
+        let removed = self.numbered(by, name, true, |number| self.try_removal(by, name, number)).await?;
+        if removed != UserChange::LastAdmin {
+            self.finish_removal(name).await.map_err(StoreError::in_the_middle)?;
+        }
+        Ok(removed)
+    }
+}
+
+impl RedisStore {
+    async fn try_update(
+        &self,
+        by: &Authority,
+        name: &UserName,
+        number: u64,
+        update: UserUpdate,
+    ) -> StoreResult<Attempt<UpdatedUser>> {
+        let write =
+            self.updating(by, name, Some(number), records::encode_update(update), update.disabled == Some(true));
+        let attempt = read_reply(self.connections.write(&write).await?, |tokens_revoked, fields| {
+            let user = records::decode_user(name, &fields)?.ok_or(StoreError::Corrupt("user"))?;
+            Ok(UpdatedUser { user, tokens_revoked })
+        })?;
+        if let Attempt::Changed(UserChange::Done(updated)) = &attempt
+            && updated.user.administers()
+            && !self.register_admin(name, number).await.map_err(StoreError::in_the_middle)?
+        {
+            return Ok(Attempt::Superseded(number));
+        }
+        Ok(attempt)
+    }
+
+    async fn try_removal(&self, by: &Authority, name: &UserName, number: u64) -> StoreResult<Attempt<u64>> {
+        let write = self
+            .to_user(&SCRIPTS.remove_user, name, by)
+            .keys([keys::user(name), keys::token_index(name), keys::removal(name)])
+            .arg(number)
+            .arg(keys::token_prefix(name))
+            .arg(milliseconds(REMOVAL_TTL));
+        read_reply(self.connections.write(&write).await?, |revoked, _| Ok(revoked))
+    }
+
+    /// The write that sets these fields of a user. `number`: that of the change, unless it leaves the administrators as
+    /// they are.
+    fn updating(
+        &self,
+        by: &Authority,
+        name: &UserName,
+        number: Option<u64>,
+        fields: Vec<String>,
+        revoke_tokens: bool,
+    ) -> Write {
+        self.to_user(&SCRIPTS.update_user, name, by)
+            .keys([keys::user(name), keys::token_index(name), keys::removal(name)])
+            .arg(number.map(|number| number.to_string()).unwrap_or_default())
+            .arg(if revoke_tokens { keys::token_prefix(name) } else { String::new() })
+            .arg(fields)
+    }
+
+    /// Removes the name of a user who was removed.
+    async fn finish_removal(&self, name: &UserName) -> StoreResult<()> {
+        self.change_name(&SCRIPTS.remove_name, &self.completion(), name).await?;
+        // The user may have been created again in between. Where this breaks off, repeating either change mends it.
+        if self.find_user(name).await?.is_some() {
+            self.change_name(&SCRIPTS.add_name, &self.completion(), name).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Revokes a token, if its JWT has this digest. An id is never used again, so a second run does nothing where the first
+/// one ran.
+fn revocation(write: Write, owner: &UserName, id: TokenId, digest: Option<TokenDigest>) -> Write {
+    write
+        .repeatable()
+        .keys([keys::token(owner, id), keys::token_index(owner)])
+        .arg(id.to_string())
+        .arg(digest.map(TokenDigest::to_base64).unwrap_or_default())
+}
+
+/// Reads the reply of a script that changes a user; `done` makes the result of a change that took place.
+fn read_reply<T>(
+    (revoked, fields): Reply,
+    done: impl FnOnce(u64, HashMap<String, String>) -> StoreResult<T>,
+) -> StoreResult<Attempt<T>> {
+    match revoked {
+        -1 => Ok(Attempt::Changed(UserChange::NoSuchUser)),
+        -2 => Ok(Attempt::Superseded(records::decode_change(&fields)?)),
+        _ => Ok(Attempt::Changed(UserChange::Done(done(revoked.unsigned_abs(), fields)?))),
+    }
+}
