@@ -6,7 +6,7 @@ use clap::Args;
 use rustls::crypto::aws_lc_rs;
 use ureq::{Agent, Error, tls::TlsConfig};
 
-use super::{Failure, serve::reachable};
+use super::{outcome::Failure, serve::reachable};
 use crate::config::{ConfigErrors, ListenSettings};
 
 /// How long the service may take to answer, connecting included.

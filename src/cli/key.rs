@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use secrecy::{ExposeSecret, SecretString};
 use tempfile::NamedTempFile;
 
-use super::Failure;
+use super::outcome::{Failure, print};
 use crate::{
     domain::{
         duration,
@@ -78,7 +78,7 @@ impl Key {
                 let set = key_rotation::generate(algorithm.algorithm.unwrap_or(Algorithm::Hs256), now);
                 match out {
                     Some(file) => create(&file, &set),
-                    None => super::print(set.expose_secret()),
+                    None => print(set.expose_secret()),
                 }
             }
             Command::Rotate { file, algorithm, delay } => {
@@ -95,7 +95,7 @@ impl Key {
                 if !removed.is_empty() {
                     replace(&file, &rest)?;
                 }
-                removed.iter().try_for_each(|kid| super::print(&format!("removed {kid}\n")))
+                removed.iter().try_for_each(|kid| print(&format!("removed {kid}\n")))
             }
         }
     }

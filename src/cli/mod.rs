@@ -8,18 +8,14 @@ use std::{
 };
 
 use clap::{Args as _, CommandFactory, FromArgMatches, Parser, Subcommand};
-use futures_util::future::select_all;
-use tokio::signal::unix::{SignalKind, signal};
-use tracing::Instrument;
 
-use crate::{
-    config::{self, ConfigErrors, SECRETS_HELP, Settings},
-    telemetry::{self, logs},
-};
+use self::outcome::Failure;
+use crate::config::{self, SECRETS_HELP, Settings};
 
 mod healthcheck;
 mod key;
 mod openapi;
+mod outcome;
 mod serve;
 mod user;
 
@@ -48,61 +44,6 @@ enum Command {
     Healthcheck(healthcheck::Healthcheck),
     /// Print the OpenAPI document
     Openapi(openapi::Openapi),
-}
-
-/// Why a command did not do what it should.
-enum Failure {
-    /// It was told wrongly: exit code 2.
-    Usage(String),
-    /// It could not: exit code 1.
-    Runtime(String),
-    /// This signal ended it: exit code 128 and its number, as of a process that dies of it.
-    Signal(u8),
-}
-
-impl From<ConfigErrors> for Failure {
-    fn from(errors: ConfigErrors) -> Self {
-        Self::Usage(errors.to_string())
-    }
-}
-
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self::Runtime(error.to_string())
-    }
-}
-
-/// Prints what a command has to say. A reader who hangs up has read enough.
-fn print(text: &str) -> Result<(), Failure> {
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
-        _ => Ok(()),
-    }
-}
-
-/// Runs a command until a signal asks it to end: then it is dropped, and puts in order what it changed of the terminal.
-async fn until_signal(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let kinds = [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::terminate()];
-    let mut signals = Vec::new();
-    for kind in kinds {
-        let mut signal = signal(kind)?;
-        signals.push(Box::pin(async move {
-            signal.recv().await;
-            kind
-        }));
-    }
-    tokio::select! {
-        result = command => result,
-        (kind, ..) = select_all(signals) => Err(Failure::Signal(u8::try_from(kind.as_raw_value()).unwrap_or_default())),
-    }
-}
-
-/// Runs a command that changes what the service works with, and writes its audit events to standard error.
-async fn audited(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let telemetry = telemetry::init(&telemetry::Settings::of_command(), None);
-    let result = command.instrument(logs::command_span()).await;
-    telemetry.shutdown().await;
-    result
 }
 
 /// Runs the command line. Exits with 0 on success, 1 on failure, and 2 where an argument or a setting is wrong.

@@ -2,7 +2,7 @@
 
 use clap::{Args, ValueEnum};
 
-use super::Failure;
+use super::outcome::{Failure, print};
 use crate::http;
 
 #[derive(Args)]
@@ -24,6 +24,6 @@ impl Openapi {
             Format::Yaml => http::document_yaml(),
             Format::Json => format!("{:#}\n", http::document()),
         };
-        super::print(&text)
+        print(&text)
     }
 }

@@ -14,7 +14,7 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-use super::Failure;
+use super::outcome::Failure;
 use crate::{
     app,
     config::{AdminPassword, Config, ConfigErrors, Settings, StoreConfig, environment},

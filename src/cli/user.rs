@@ -9,11 +9,16 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
+use futures_util::future::select_all;
 use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::oneshot;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
+use tracing::Instrument;
 
-use super::Failure;
+use super::outcome::{Failure, print};
 use crate::{
     config::{ConfigErrors, PasswordSettings, StoreConfig, StoreSettings, secret_line},
     domain::{
@@ -27,6 +32,7 @@ use crate::{
         users::{UserError, Users},
     },
     store::{StoreError, leased::LeasedStore},
+    telemetry::{self, logs},
 };
 
 #[derive(Args)]
@@ -105,10 +111,35 @@ impl From<StoreError> for Failure {
 /// How many users are read at once.
 const PAGE: usize = 500;
 
+/// Runs a command until a signal ends it. The command is dropped then, which restores the terminal.
+async fn until_signal(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let kinds = [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::terminate()];
+    let mut signals = Vec::new();
+    for kind in kinds {
+        let mut signal = signal(kind)?;
+        signals.push(Box::pin(async move {
+            signal.recv().await;
+            kind
+        }));
+    }
+    tokio::select! {
+        result = command => result,
+        (kind, ..) = select_all(signals) => Err(Failure::Signal(u8::try_from(kind.as_raw_value()).unwrap_or_default())),
+    }
+}
+
+/// Runs a command, and writes its audit events to standard error.
+async fn audited(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
+    let telemetry = telemetry::init(&telemetry::Settings::of_command(), None);
+    let result = command.instrument(logs::command_span()).await;
+    telemetry.shutdown().await;
+    result
+}
+
 impl User {
     #[tokio::main(flavor = "current_thread")]
     pub(super) async fn run(self, errors: ConfigErrors) -> Result<(), Failure> {
-        super::audited(super::until_signal(self.change(errors))).await
+        audited(until_signal(self.change(errors))).await
     }
 
     async fn change(self, mut errors: ConfigErrors) -> Result<(), Failure> {
@@ -126,7 +157,7 @@ impl User {
             Command::Add { name, role, password } => {
                 let password = password.read().await?;
                 users.add(Actor::Operator, name.clone(), role, password).await.map_err(about(&name))?;
-                super::print(&format!("added {role} {name}\n"))
+                print(&format!("added {role} {name}\n"))
             }
             Command::List => {
                 let mut after = None;
@@ -136,7 +167,7 @@ impl User {
                         let state = if user.disabled { "disabled" } else { "enabled" };
                         format!("{}\t{}\t{state}\n", user.name, user.role)
                     };
-                    super::print(&items.iter().map(line).collect::<String>())?;
+                    print(&items.iter().map(line).collect::<String>())?;
                     match items.into_iter().last().filter(|_| more) {
                         Some(last) => after = Some(last.name),
                         None => return Ok(()),
@@ -146,28 +177,28 @@ impl User {
             Command::Role { name, role } => {
                 let update = UserUpdate { role: Some(role), disabled: None };
                 users.update(Actor::Operator, &name, update).await.map_err(about(&name))?;
-                super::print(&format!("made {name} {role}\n"))
+                print(&format!("made {name} {role}\n"))
             }
             Command::Disable { name } => {
                 let update = UserUpdate { role: None, disabled: Some(true) };
                 let updated = users.update(Actor::Operator, &name, update).await.map_err(about(&name))?;
-                super::print(&format!("disabled {name} and revoked {} tokens\n", updated.tokens_revoked))
+                print(&format!("disabled {name} and revoked {} tokens\n", updated.tokens_revoked))
             }
             Command::Enable { name } => {
                 let update = UserUpdate { role: None, disabled: Some(false) };
                 users.update(Actor::Operator, &name, update).await.map_err(about(&name))?;
-                super::print(&format!("enabled {name}\n"))
+                print(&format!("enabled {name}\n"))
             }
             Command::Password { name, revoke_tokens, password } => {
                 let password = password.read().await?;
                 let revoked =
                     users.set_password(Actor::Operator, &name, password, revoke_tokens).await.map_err(about(&name))?;
                 let tokens = if revoke_tokens { format!(" and revoked {revoked} tokens") } else { String::new() };
-                super::print(&format!("changed the password of {name}{tokens}\n"))
+                print(&format!("changed the password of {name}{tokens}\n"))
             }
             Command::Remove { name } => {
                 let revoked = users.remove(Actor::Operator, &name).await.map_err(about(&name))?;
-                super::print(&format!("removed {name} and revoked {revoked} tokens\n"))
+                print(&format!("removed {name} and revoked {revoked} tokens\n"))
             }
         }
     }

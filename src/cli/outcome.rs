@@ -1,0 +1,35 @@
+//! The outcome of a command: output or a failure.
+
+use std::io::{self, Write};
+
+use crate::config::ConfigErrors;
+
+/// Why a command failed.
+pub(super) enum Failure {
+    /// An argument or a setting is wrong: exit code 2.
+    Usage(String),
+    /// The command could not do its work: exit code 1.
+    Runtime(String),
+    /// This signal ended the command: exit code 128 and its number, as of a process that the signal kills.
+    Signal(u8),
+}
+
+impl From<ConfigErrors> for Failure {
+    fn from(errors: ConfigErrors) -> Self {
+        Self::Usage(errors.to_string())
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Self::Runtime(error.to_string())
+    }
+}
+
+/// Prints to standard output. A reader that closes the pipe has read enough.
+pub(super) fn print(text: &str) -> Result<(), Failure> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
