@@ -20,7 +20,7 @@ use crate::{
         leased::{ActiveToken, Cached, LeasedStore},
     },
     telemetry::{
-        audit::{self, Outcome},
+        audit::{self, Outcome, Unconfirmed},
         events::Verification,
         metrics,
     },
@@ -115,7 +115,7 @@ impl Tokens {
         let creation = async move {
             let created = store.create_token(NewToken { owner: &owner, login, token: &issued.token, quota }).await;
             if let Some(outcome) = outcome(&created, |creation| *creation == Creation::Created) {
-                audit::token_issued(&owner, issued.token.id, life, outcome.map(|_| ()));
+                audit::token_issued(&owner, issued.token.id, life, &outcome);
             }
             match created? {
                 Creation::Created => Ok(issued),
@@ -151,7 +151,7 @@ impl Tokens {
             let successor = NewToken { owner: &owner, login, token: &issued.token, quota };
             let rotated = store.write(|store| store.rotate_token(&token, overlap, successor)).await;
             if let Some(outcome) = outcome(&rotated, |rotation| *rotation == Rotation::Rotated) {
-                audit::token_rotated(&owner, id, issued.token.id, overlap, outcome.map(|_| ()));
+                audit::token_rotated(&owner, id, issued.token.id, overlap, &outcome);
             }
             match rotated? {
                 Rotation::Rotated => Ok(issued),
@@ -189,7 +189,7 @@ impl Tokens {
             let by = by.account_authority(&owner);
             let revoked = store.write(|store| store.revoke_token(&by, &owner, id)).await;
             if let Some(outcome) = outcome(&revoked, |revoked| *revoked) {
-                audit::token_revoked(&owner, id, outcome.map(|_| ()));
+                audit::token_revoked(&owner, id, &outcome);
             }
             revoked
         };
@@ -203,7 +203,7 @@ impl Tokens {
             let by = by.account_authority(&owner);
             let revoked = store.write(|store| store.revoke_tokens(&by, &owner)).await;
             if let Some(outcome) = outcome(&revoked, |_| true) {
-                audit::tokens_revoked(&owner, outcome.map(|revoked| *revoked));
+                audit::tokens_revoked(&owner, outcome.copied());
             }
             revoked
         };
@@ -228,7 +228,7 @@ impl Tokens {
         let revocation = async move {
             let revoked = store.write(|store| store.revoke_presented(&owner, id, digest, is_ours)).await;
             if let Some(outcome) = outcome(&revoked, |revoked| *revoked) {
-                audit::token_revoked(&owner, id, outcome.map(|_| ()));
+                audit::token_revoked(&owner, id, &outcome);
             }
             if revoked? { Ok(()) } else { Err(VerifyError::Revoked) }
         };
@@ -344,8 +344,8 @@ impl Tokens {
 /// What the event of a change of tokens says; `None`: nothing changed, and there is none.
 fn outcome<T>(change: &Result<T, StoreError>, is_change: impl FnOnce(&T) -> bool) -> Option<Outcome<&T>> {
     match change {
-        Ok(done) => is_change(done).then_some(Outcome::Done(done)),
-        Err(error) => error.is_unconfirmed().then_some(Outcome::Unconfirmed),
+        Ok(done) => is_change(done).then_some(Ok(done)),
+        Err(error) => error.is_unconfirmed().then_some(Err(Unconfirmed)),
     }
 }
 

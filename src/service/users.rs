@@ -22,7 +22,7 @@ use crate::{
         Authority, StoreError, UpdatedUser, UserChange,
         leased::{LEASE, LeasedStore},
     },
-    telemetry::audit::{self, Outcome},
+    telemetry::audit::{self, Outcome, Unconfirmed},
 };
 
 /// All users.
@@ -82,10 +82,10 @@ impl<T> From<UserChange<T>> for Result<T, UserError> {
 /// What the event of a change says; `None`: nothing changed, and there is none.
 fn outcome<T>(change: &Result<T, UserError>) -> Option<Outcome<&T>> {
     match change {
-        Ok(done) => Some(Outcome::Done(done)),
+        Ok(done) => Some(Ok(done)),
         Err(UserError::Store(StoreError::LoginEnded | StoreError::Forbidden)) => None,
         // Of several steps, one may have taken place.
-        Err(UserError::Store(_)) => Some(Outcome::Unconfirmed),
+        Err(UserError::Store(_)) => Some(Err(Unconfirmed)),
         Err(_) => None,
     }
 }
@@ -124,8 +124,8 @@ impl Users {
                 Err(error) => Err(error.into()),
             };
             match outcome(&created) {
-                Some(Outcome::Unconfirmed) if again => {}
-                Some(outcome) => audit::user_added(&user.name, user.role, outcome.map(|()| ())),
+                Some(Err(Unconfirmed)) if again => {}
+                Some(outcome) => audit::user_added(&user.name, user.role, &outcome),
                 None => {}
             }
             created.map(|()| user)
@@ -157,11 +157,11 @@ impl Users {
             let changed = changed.map_err(UserError::from).and_then(Result::from);
             if let Some(outcome) = outcome(&changed) {
                 if let Some(role) = update.role {
-                    audit::role_changed(&name, role, outcome.map(|_| ()));
+                    audit::role_changed(&name, role, &outcome);
                 }
                 match update.disabled {
                     Some(true) => audit::user_disabled(&name, outcome.map(|updated| updated.tokens_revoked)),
-                    Some(false) => audit::user_enabled(&name, outcome.map(|_| ())),
+                    Some(false) => audit::user_enabled(&name, &outcome),
                     None => {}
                 }
             }
@@ -185,7 +185,7 @@ impl Users {
             let revoked = store.write(|store| store.set_password(&by, &name, &hash, revoke_tokens)).await;
             let changed = revoked.map_err(UserError::from).and_then(|revoked| revoked.ok_or(UserError::NoSuchUser));
             if let Some(outcome) = outcome(&changed) {
-                audit::password_changed(&name, outcome.map(|revoked| *revoked));
+                audit::password_changed(&name, outcome.copied());
             }
             changed
         };
@@ -200,7 +200,7 @@ impl Users {
             let removed = store.write(|store| store.remove_user(&by, &name)).await;
             let removed = removed.map_err(UserError::from).and_then(Result::from);
             if let Some(outcome) = outcome(&removed) {
-                audit::user_removed(&name, outcome.map(|revoked| *revoked));
+                audit::user_removed(&name, outcome.copied());
             }
             removed
         };

@@ -22,41 +22,23 @@ use crate::domain::{
     user::{Role, UserName},
 };
 
-/// The outcome of a change.
+/// The store failed during a change, or too few replicas acknowledged it. The change took place, did not, or will be
+/// undone by a failover. The client was answered with 503.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome<T = ()> {
-    /// The change took place, with this result.
-    Done(T),
-    /// The store failed during the change, or too few replicas acknowledged it. The change took place, did not, or will
-    /// be undone by a failover. The client was answered with 503.
-    Unconfirmed,
+pub struct Unconfirmed;
+
+/// The result of a change that took place, or that may have.
+pub type Outcome<T> = Result<T, Unconfirmed>;
+
+/// The value of the field `outcome`.
+fn label<T>(outcome: &Outcome<T>) -> &'static str {
+    if outcome.is_ok() { "done" } else { "unconfirmed" }
 }
 
-impl<T> Outcome<T> {
-    /// The same outcome with another result.
-    pub fn map<U>(self, result: impl FnOnce(T) -> U) -> Outcome<U> {
-        match self {
-            Self::Done(done) => Outcome::Done(result(done)),
-            Self::Unconfirmed => Outcome::Unconfirmed,
-        }
-    }
-
-    /// The value of the event's field `outcome`, and the result if the change took place.
-    fn split(self) -> (&'static str, Option<T>) {
-        match self {
-            Self::Done(done) => ("done", Some(done)),
-            Self::Unconfirmed => ("unconfirmed", None),
-        }
-    }
-}
-
-impl Outcome<u64> {
-    /// [`Outcome::split`] for a number of revoked tokens, which are counted.
-    fn split_revoked(self) -> (&'static str, Option<u64>) {
-        let (outcome, tokens) = self.split();
-        Counter::TokensRevoked.add(tokens.unwrap_or(0));
-        (outcome, tokens)
-    }
+/// Counts revoked tokens. Returns the values of the fields `tokens` and `outcome`.
+fn count_revoked(tokens: Outcome<u64>) -> (Option<u64>, &'static str) {
+    Counter::TokensRevoked.add(tokens.unwrap_or(0));
+    (tokens.ok(), label(&tokens))
 }
 
 /// A failed login as its event describes it.
@@ -100,62 +82,61 @@ pub(super) fn write_repetitions(now: Instant) {
 }
 
 /// Records that a token was issued.
-pub fn token_issued(owner: &UserName, id: TokenId, life: Life, outcome: Outcome) {
-    let (outcome, done) = outcome.split();
-    Counter::TokensIssued.add(done.map_or(0, |()| 1));
-    info!(target: AUDIT, %owner, token_id = %id, life_seconds = life.seconds(), outcome, "token.issued");
+pub fn token_issued<T>(owner: &UserName, id: TokenId, life: Life, outcome: &Outcome<T>) {
+    Counter::TokensIssued.add(outcome.is_ok().into());
+    info!(target: AUDIT, %owner, token_id = %id, life_seconds = life.seconds(), outcome = label(outcome), "token.issued");
 }
 
 /// Records that a token got a successor and expires after the overlap at the latest.
-pub fn token_rotated(owner: &UserName, id: TokenId, successor: TokenId, overlap: Duration, outcome: Outcome) {
-    let (outcome, done) = outcome.split();
-    Counter::TokensRotated.add(done.map_or(0, |()| 1));
+pub fn token_rotated<T>(owner: &UserName, id: TokenId, successor: TokenId, overlap: Duration, outcome: &Outcome<T>) {
+    Counter::TokensRotated.add(outcome.is_ok().into());
     let overlap_seconds = overlap.as_secs();
+    let outcome = label(outcome);
     info!(target: AUDIT, %owner, token_id = %id, successor_id = %successor, overlap_seconds, outcome, "token.rotated");
 }
 
 /// Records that a token was revoked: by the user of the span, or by its bearer where no user logged in.
-pub fn token_revoked(owner: &UserName, id: TokenId, outcome: Outcome) {
-    let (outcome, _) = outcome.map(|()| 1).split_revoked();
-    info!(target: AUDIT, %owner, token_id = %id, outcome, "token.revoked");
+pub fn token_revoked<T>(owner: &UserName, id: TokenId, outcome: &Outcome<T>) {
+    Counter::TokensRevoked.add(outcome.is_ok().into());
+    info!(target: AUDIT, %owner, token_id = %id, outcome = label(outcome), "token.revoked");
 }
 
 /// Records that all tokens of a user were revoked, and their number.
 pub fn tokens_revoked(owner: &UserName, tokens: Outcome<u64>) {
-    let (outcome, tokens) = tokens.split_revoked();
+    let (tokens, outcome) = count_revoked(tokens);
     info!(target: AUDIT, %owner, tokens, outcome, "tokens.revoked");
 }
 
 /// Records that a user was added.
-pub fn user_added(name: &UserName, role: Role, outcome: Outcome) {
-    info!(target: AUDIT, account = %name, role = role.as_str(), outcome = outcome.split().0, "user.added");
+pub fn user_added<T>(name: &UserName, role: Role, outcome: &Outcome<T>) {
+    info!(target: AUDIT, account = %name, role = role.as_str(), outcome = label(outcome), "user.added");
 }
 
 /// Records that a user has this role from now on.
-pub fn role_changed(name: &UserName, role: Role, outcome: Outcome) {
-    info!(target: AUDIT, account = %name, role = role.as_str(), outcome = outcome.split().0, "user.role_changed");
+pub fn role_changed<T>(name: &UserName, role: Role, outcome: &Outcome<T>) {
+    info!(target: AUDIT, account = %name, role = role.as_str(), outcome = label(outcome), "user.role_changed");
 }
 
 /// Records that a user was disabled, and the number of tokens revoked with it.
 pub fn user_disabled(name: &UserName, tokens: Outcome<u64>) {
-    let (outcome, tokens) = tokens.split_revoked();
+    let (tokens, outcome) = count_revoked(tokens);
     info!(target: AUDIT, account = %name, tokens, outcome, "user.disabled");
 }
 
 /// Records that a user may log in again.
-pub fn user_enabled(name: &UserName, outcome: Outcome) {
-    info!(target: AUDIT, account = %name, outcome = outcome.split().0, "user.enabled");
+pub fn user_enabled<T>(name: &UserName, outcome: &Outcome<T>) {
+    info!(target: AUDIT, account = %name, outcome = label(outcome), "user.enabled");
 }
 
 /// Records that a user has another password, and the number of tokens revoked with the old one.
 pub fn password_changed(name: &UserName, tokens: Outcome<u64>) {
-    let (outcome, tokens) = tokens.split_revoked();
+    let (tokens, outcome) = count_revoked(tokens);
     info!(target: AUDIT, account = %name, tokens, outcome, "user.password_changed");
 }
 
 /// Records that a user was removed, and the number of tokens removed with it.
 pub fn user_removed(name: &UserName, tokens: Outcome<u64>) {
-    let (outcome, tokens) = tokens.split_revoked();
+    let (tokens, outcome) = count_revoked(tokens);
     info!(target: AUDIT, account = %name, tokens, outcome, "user.removed");
 }
 

@@ -59,10 +59,9 @@ const CHECKS: [Check; 10] = [
 pub struct Variables(pub BTreeMap<String, String>);
 
 /// The SDK's providers of the signals that are on.
-#[derive(Default)]
 pub(super) struct Providers {
     pub(super) traces: Option<SdkTracerProvider>,
-    /// On for `Prometheus`, too.
+    /// Also on for Prometheus alone.
     pub(super) metrics: Option<SdkMeterProvider>,
     pub(super) logs: Option<SdkLoggerProvider>,
 }

@@ -45,8 +45,8 @@ fn generated_keys() -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Sends each kind of request that can hold a secret, and collects the responses. The one that issues the token holds it
-/// and is left out.
+/// Sends each kind of request that can hold a secret, and collects the responses. The one that issues the token holds
+/// it and is left out.
 fn exercise(service: &Service, secrets: &mut Secrets, admin: &Client, answers: &mut Vec<Answer>) {
     let (id, jwt) = admin.issue("x", "1h");
     let bearer = service.client().with_bearer(&jwt);
