@@ -1,26 +1,40 @@
-//! Who may know whom.
+//! The rules between the files of `src`, and between its warnings and the guide.
+
+mod circles;
 
 use std::{
     fs,
     path::{Path, PathBuf},
 };
 
-/// Each file of the library with the path of its module.
-fn sources() -> Vec<(PathBuf, String)> {
-    fn visit(directory: &Path, found: &mut Vec<(PathBuf, String)>) {
-        for entry in fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
-            if entry.is_dir() {
-                visit(&entry, found);
-            } else if entry.extension().is_some_and(|extension| extension == "rs") {
-                let text = fs::read_to_string(&entry).unwrap();
-                found.push((entry.strip_prefix(concat!(env!("CARGO_MANIFEST_DIR"), "/src")).unwrap().into(), text));
+/// The directory of the package.
+const ROOT: &str = env!("CARGO_MANIFEST_DIR");
+
+/// The files below `directory` with one of these extensions, by their path in it. Hidden and built files are left out.
+fn files(directory: &str, extensions: &[&str]) -> Vec<(PathBuf, String)> {
+    fn visit(directory: &Path, found: &mut Vec<PathBuf>) {
+        for path in fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()) {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            if path.is_dir() && !name.starts_with('.') && name != "target" {
+                visit(&path, found);
+            } else if path.is_file() {
+                found.push(path);
             }
         }
     }
+    let directory = Path::new(ROOT).join(directory);
     let mut found = Vec::new();
-    visit(Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/src")), &mut found);
-    assert!(found.len() > 20);
-    found
+    visit(&directory, &mut found);
+    found.retain(|path| path.extension().is_some_and(|extension| extensions.contains(&extension.to_str().unwrap())));
+    found.sort();
+    assert!(!found.is_empty());
+    let relative = |path: &Path| path.strip_prefix(&directory).unwrap().to_owned();
+    found.iter().map(|path| (relative(path), fs::read_to_string(path).unwrap())).collect()
+}
+
+/// The files of the library, by their path in `src`.
+fn sources() -> Vec<(PathBuf, String)> {
+    files("src", &["rs"])
 }
 
 /// Asserts that of all files only those below `allowed` name one of `words`.
@@ -72,7 +86,7 @@ fn imports_run_one_way() {
     only(&["cli", "app.rs", "http", "service", "store", "config"], &["crate::store", "store::"]);
 }
 
-/// The last text in the arguments of a call, which `code` begins with behind its first bracket; continued lines are joined.
+/// The last text literal among the arguments of a call. `code` begins behind the opening bracket.
 fn last_text(code: &str) -> Option<String> {
     let (mut depth, mut open, mut last) = (1, None, None);
     let mut characters = code.char_indices();
@@ -95,7 +109,7 @@ fn last_text(code: &str) -> Option<String> {
     last
 }
 
-/// What the service logs at WARN and ERROR.
+/// The texts that the service logs at WARN and ERROR.
 fn warnings() -> Vec<String> {
     let mut found = Vec::new();
     for (path, source) in sources() {
@@ -109,7 +123,7 @@ fn warnings() -> Vec<String> {
             );
         }
     }
-    // Some are made elsewhere, where they are found, too.
+    // A mere placeholder: its text is made elsewhere, and found there.
     found.retain(|text| !(text.starts_with('{') && text.ends_with('}')));
     found
 }
