@@ -7,10 +7,7 @@ use poem::{
     Request, RequestBody, Result,
     http::{HeaderValue, StatusCode, header},
 };
-use poem_openapi::{
-    ApiExtractor, ApiExtractorType, ExtractParamOptions,
-    registry::{MetaSecurityScheme, Registry},
-};
+use poem_openapi::{ApiExtractor, ApiExtractorType, ExtractParamOptions};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
@@ -194,68 +191,40 @@ async fn log_in(request: &Request, user: UserName, passwords: &[Password]) -> Re
     }
 }
 
-/// Implements what the extractors have in common: which schemes the document names for them.
-macro_rules! security_schemes {
-    ($($scheme:ident),+) => {
-        const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::SecurityScheme];
-        type ParamType = ();
-        type ParamRawType = ();
-
-        fn register(registry: &mut Registry) {
-            $(Scheme::$scheme.register(registry);)+
-        }
-
-        fn security_schemes() -> Vec<&'static str> {
-            vec![$(Scheme::$scheme.as_str()),+]
-        }
-    };
-}
-
-impl<'a> ApiExtractor<'a> for BasicUser {
-    security_schemes!(Basic);
-
-    async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> Result<Self> {
-        let services = Services::of(request);
+impl BasicUser {
+    async fn of(request: &Request) -> Result<Self, Problem> {
         match Credentials::of(request)? {
             Credentials::Basic(name, passwords) => Ok(Self(log_in(request, name, &passwords).await?)),
             Credentials::Bearer(jwt) => {
-                // Only a live token is told what it may not do.
-                services.tokens.verify(jwt).await.map_err(Problem::from)?;
-                Err(login_needed().into())
+                // 403 would say that the token is live.
+                Services::of(request).tokens.verify(jwt).await?;
+                Err(login_needed())
             }
         }
     }
 }
 
-impl<'a> ApiExtractor<'a> for Administrator {
-    security_schemes!(Basic);
-
-    async fn from_request(
-        request: &'a Request,
-        body: &mut RequestBody,
-        options: ExtractParamOptions<()>,
-    ) -> Result<Self> {
-        let BasicUser(user) = BasicUser::from_request(request, body, options).await?;
-        if user.administers() { Ok(Self(user)) } else { Err(Problem::administrators_only().into()) }
+impl Administrator {
+    async fn of(request: &Request) -> Result<Self, Problem> {
+        let BasicUser(user) = BasicUser::of(request).await?;
+        if user.administers() { Ok(Self(user)) } else { Err(Problem::administrators_only()) }
     }
 }
 
-impl<'a> ApiExtractor<'a> for BearerToken {
-    security_schemes!(Bearer);
-
-    async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> Result<Self> {
+impl BearerToken {
+    async fn of(request: &Request) -> Result<Self, Problem> {
         match Credentials::of(request)? {
             Credentials::Bearer(jwt) => Ok(Self(jwt.into())),
             Credentials::Basic(name, passwords) => {
                 log_in(request, name, &passwords).await?;
-                Err(token_needed().into())
+                Err(token_needed())
             }
         }
     }
 }
 
 impl BasicOrBearerUser {
-    /// Who makes this request.
+    /// The caller of this request.
     pub(super) async fn of(request: &Request) -> Result<Self, Problem> {
         let services = Services::of(request);
         let user = match Credentials::of(request)? {
@@ -269,15 +238,31 @@ impl BasicOrBearerUser {
     }
 }
 
-impl<'a> ApiExtractor<'a> for BasicOrBearerUser {
-    security_schemes!(Basic, Bearer);
+/// Implements poem-openapi's extractor by a type's `of`; the document names these security schemes for it.
+macro_rules! extractor {
+    ($type:ident: $($scheme:ident),+) => {
+        impl<'a> ApiExtractor<'a> for $type {
+            const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::SecurityScheme];
+            type ParamType = ();
+            type ParamRawType = ();
 
-    async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> Result<Self> {
-        Ok(Self::of(request).await?)
-    }
+            fn security_schemes() -> Vec<&'static str> {
+                vec![$(Scheme::$scheme.as_str()),+]
+            }
+
+            async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> Result<Self> {
+                Ok(Self::of(request).await?)
+            }
+        }
+    };
 }
 
-/// How a client can say who it is.
+extractor!(BasicUser: Basic);
+extractor!(Administrator: Basic);
+extractor!(BearerToken: Bearer);
+extractor!(BasicOrBearerUser: Basic, Bearer);
+
+/// A scheme of HTTP authentication, described in `overlay.yaml`.
 #[derive(Clone, Copy)]
 pub(super) enum Scheme {
     /// With a name and a password (RFC 7617).
@@ -294,25 +279,5 @@ impl Scheme {
             Self::Basic => "Basic",
             Self::Bearer => "Bearer",
         }
-    }
-
-    fn register(self, registry: &mut Registry) {
-        let (scheme, bearer_format, description) = match self {
-            Self::Basic => ("basic", None, "A user's name and password."),
-            Self::Bearer => ("bearer", Some("JWT"), "A token issued here."),
-        };
-        registry.create_security_scheme(
-            self.as_str(),
-            MetaSecurityScheme {
-                ty: "http",
-                description: Some(description),
-                name: None,
-                key_in: None,
-                scheme: Some(scheme),
-                bearer_format,
-                flows: None,
-                openid_connect_url: None,
-            },
-        );
     }
 }

@@ -1,12 +1,10 @@
 //! What protects a user whose browser knows a password of this service: other sites cannot write in the user's name, read an
 //! answer, or put one into a frame.
 
-use std::sync::Arc;
-
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use poem::{
-    Endpoint, IntoResponse, Middleware, Request, Response, Result,
+    Endpoint, Middleware, Request, Response, Result,
     http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header},
     middleware::{Cors, CorsEndpoint},
 };
@@ -23,92 +21,65 @@ const REQUESTED_WITH: HeaderName = HeaderName::from_static("x-requested-with");
 const INERT: HeaderValue = HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'");
 
 /// How long a browser may remember what other sites may do, in seconds.
-const CORS_MAX_AGE: i32 = 600;
+const CORS_MAX_AGE_SECONDS: i32 = 600;
 
-/// Refuses what other sites have a browser write, and protects the answers ([`protect`]).
-pub(super) struct BrowserSafety {
-    /// The sites (`https://console.example`) whose pages may use the API.
-    pub(super) origins: Vec<HeaderValue>,
-}
-
-/// An endpoint that is safe in a browser.
-pub(super) struct Safe<E> {
-    inner: E,
-    origins: Vec<HeaderValue>,
-}
-
-impl<E: Endpoint> Middleware<E> for BrowserSafety {
-    type Output = Safe<E>;
-
-    fn transform(&self, inner: E) -> Self::Output {
-        Safe { inner, origins: self.origins.clone() }
+/// Refuses a write that a page of another site has the browser send. The pages of `origins` (`https://console.example`) may
+/// write.
+pub(super) fn refuse_other_sites(request: Request, origins: &[HeaderValue]) -> Result<Request> {
+    let headers = request.headers();
+    let is_of_another = headers.get(SEC_FETCH_SITE).is_some_and(|site| site == "cross-site" || site == "same-site");
+    if is_of_another && !request.method().is_safe() && !is_of(headers, origins) {
+        let detail = "Another site may not write here. MAYFLY_CORS_ORIGINS says which may.";
+        return Err(Problem::new(StatusCode::FORBIDDEN, detail).into());
     }
+    Ok(request)
 }
 
-impl<E: Endpoint> Endpoint for Safe<E> {
-    type Output = Response;
-
-    async fn call(&self, request: Request) -> Result<Response> {
-        if !request.method().is_safe() && self.is_of_another_site(request.headers()) {
-            let detail = "Another site may not write here. MAYFLY_CORS_ORIGINS says which may.";
-            return Err(Problem::new(StatusCode::FORBIDDEN, detail).into());
-        }
-        let mut response = self.inner.call(request).await?.into_response();
-        protect(response.headers_mut());
-        Ok(response)
-    }
+/// Whether a page of one of these sites sent the request.
+fn is_of(headers: &HeaderMap, origins: &[HeaderValue]) -> bool {
+    headers.get(header::ORIGIN).is_some_and(|origin| origins.contains(origin))
 }
 
-impl<E> Safe<E> {
-    fn is_of_another_site(&self, headers: &HeaderMap) -> bool {
-        let another = headers.get(SEC_FETCH_SITE).is_some_and(|site| site == "cross-site" || site == "same-site");
-        another && !headers.get(header::ORIGIN).is_some_and(|origin| self.origins.contains(origin))
-    }
-}
-
-/// Lets pages of some sites use the API, and read its answers. Pages of all others cannot.
+/// Lets pages of these sites (`https://console.example`) use the API and read its answers (CORS).
 pub(super) struct CrossOrigin {
-    /// The sites (`https://console.example`).
     pub(super) origins: Vec<HeaderValue>,
 }
 
-/// An endpoint that some sites' pages may use.
+/// An endpoint that pages of these sites may use.
 pub(super) struct Shared<E> {
     origins: Vec<HeaderValue>,
-    with_cors: CorsEndpoint<Arc<E>>,
-    without: Arc<E>,
+    cors: CorsEndpoint<E>,
 }
 
 impl<E: Endpoint<Output = Response>> Middleware<E> for CrossOrigin {
     type Output = Shared<E>;
 
     fn transform(&self, inner: E) -> Self::Output {
-        let without = Arc::new(inner);
         let cors = Cors::new()
             .expose_headers([header::LINK, header::LOCATION, header::RETRY_AFTER, header::WWW_AUTHENTICATE])
-            .max_age(CORS_MAX_AGE);
-        Shared { origins: self.origins.clone(), with_cors: cors.transform(Arc::clone(&without)), without }
+            .max_age(CORS_MAX_AGE_SECONDS);
+        Shared { origins: self.origins.clone(), cors: cors.transform(inner) }
     }
 }
 
 impl<E: Endpoint<Output = Response>> Endpoint for Shared<E> {
     type Output = Response;
 
-    async fn call(&self, request: Request) -> Result<Response> {
+    async fn call(&self, mut request: Request) -> Result<Response> {
         let headers = request.headers();
-        let is_shared = headers.get(header::ORIGIN).is_some_and(|origin| self.origins.contains(origin));
-        // An OPTIONS that asks for no method is no preflight.
-        let asks = request.method() != Method::OPTIONS || headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD);
-        // poem's middleware answers by itself to those whom it does not let in, which is not for it to do here.
-        // In boxes, so that the future of a request where nothing is shared is not as large as what they need.
-        if is_shared && asks {
-            let mut response = Box::pin(self.with_cors.call(request)).await?;
-            // poem replaces what the documentation says there, which depends on one more header.
-            response.headers_mut().insert(header::VARY, HeaderValue::from_static("Origin, Accept-Encoding"));
-            Ok(response)
-        } else {
-            Box::pin(self.without.call(request)).await
+        // An OPTIONS without this header is no preflight.
+        let is_shared = is_of(headers, &self.origins)
+            && (request.method() != Method::OPTIONS || headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD));
+        if !is_shared {
+            // Or poem's middleware would refuse the request; without the header it passes it on.
+            request.headers_mut().remove(header::ORIGIN);
         }
+        let mut response = self.cors.call(request).await?;
+        if is_shared {
+            // poem's middleware drops the `Accept-Encoding` of the documentation.
+            response.headers_mut().insert(header::VARY, HeaderValue::from_static("Origin, Accept-Encoding"));
+        }
+        Ok(response)
     }
 }
 

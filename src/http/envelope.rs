@@ -126,7 +126,8 @@ impl<E: Endpoint> Enveloped<E> {
         };
         let (response, pattern) = match result {
             Ok(response) => {
-                let response = response.into_response();
+                let mut response = response.into_response();
+                browser::protect(response.headers_mut());
                 let pattern = response.data::<PathPattern>().cloned();
                 (response, pattern)
             }

@@ -12,12 +12,7 @@ use poem::{
     middleware::{AddData, NormalizePath, TrailingSlash},
 };
 
-use self::{
-    allow::AllowedMethods,
-    browser::{BrowserSafety, CrossOrigin},
-    envelope::Envelope,
-    verify::Verification,
-};
+use self::{allow::AllowedMethods, browser::CrossOrigin, envelope::Envelope, verify::Verification};
 
 mod allow;
 mod application;
@@ -68,6 +63,7 @@ pub fn endpoint(
     let allowed = AllowedMethods::of(&document);
     let docs = if access.docs { docs::routes(&document) } else { Route::new() };
     let origins = access.cors_origins;
+    let writers = origins.clone();
     let metadata = services.issuer.as_deref().and_then(oauth::further_metadata_path);
     let verification = Verification { services: Arc::clone(&services) };
     docs.nest_no_strip("/", document::api())
@@ -86,7 +82,7 @@ pub fn endpoint(
         .with(AddData::new(Arc::clone(&proxies)))
         .with(NormalizePath::new(TrailingSlash::Trim))
         .before(paths::refuse_empty_names)
-        .with(BrowserSafety { origins: origins.clone() })
+        .before(move |request| ready(browser::refuse_other_sites(request, &writers)))
         .with(Envelope { verification, allowed, proxies })
         .with_if(!origins.is_empty(), CrossOrigin { origins })
         .into_endpoint()

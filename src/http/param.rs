@@ -12,9 +12,6 @@ use crate::domain::{token::TokenId, user::UserName};
 
 /// A type of parameters.
 pub(super) trait Parameter: FromStr + Send + Sync {
-    /// The type's name in the document.
-    const TYPE: &'static str;
-
     fn schema() -> MetaSchema;
 
     /// The answer where the parameter is malformed.
@@ -44,7 +41,7 @@ impl<T: Parameter> Type for Param<T> {
     type RawElementValueType = Self;
 
     fn name() -> Cow<'static, str> {
-        T::TYPE.into()
+        "parameter".into()
     }
 
     fn schema_ref() -> MetaSchemaRef {
@@ -74,8 +71,6 @@ impl<T: Parameter> ParseFromParameter for Param<T> {
 
 /// A malformed id names nothing, and is answered like any other that names nothing.
 impl Parameter for TokenId {
-    const TYPE: &'static str = "string_uuid";
-
     fn schema() -> MetaSchema {
         MetaSchema::new_with_format("string", "uuid")
     }
@@ -87,8 +82,6 @@ impl Parameter for TokenId {
 
 /// A malformed name is answered like any other that nobody has.
 impl Parameter for UserName {
-    const TYPE: &'static str = "string_username";
-
     fn schema() -> MetaSchema {
         MetaSchema { pattern: Some(UserName::PATTERN.to_owned()), ..MetaSchema::new("string") }
     }
@@ -114,8 +107,6 @@ impl FromStr for Limit {
 }
 
 impl Parameter for Limit {
-    const TYPE: &'static str = "integer_limit";
-
     fn schema() -> MetaSchema {
         MetaSchema { minimum: Some(1.0), maximum: Some(1000.0), ..MetaSchema::new("integer") }
     }
@@ -123,6 +114,13 @@ impl Parameter for Limit {
     fn refusal() -> Problem {
         Problem::bad_request("limit: must be a number from 1 to 1000.")
     }
+}
+
+/// The `Link` header to the page after `last` (RFC 8288).
+pub(super) fn next_page(path: &str, limit: usize, last: &str) -> String {
+    // A `+` in a query is a space unless it is escaped.
+    let query = serde_urlencoded::to_string([("limit", &*limit.to_string()), ("after", last)]);
+    format!("<{path}?{}>; rel=\"next\"", query.expect("texts can be encoded"))
 }
 
 /// `all=true`: what a caller says who means all tokens, and not one whose id was left empty by mistake.
@@ -137,8 +135,6 @@ impl FromStr for All {
 }
 
 impl Parameter for All {
-    const TYPE: &'static str = "boolean_all";
-
     fn schema() -> MetaSchema {
         MetaSchema { enum_items: vec![true.into()], ..MetaSchema::new("boolean") }
     }

@@ -31,37 +31,55 @@ pub(super) const FORM: &str = "application/x-www-form-urlencoded";
 /// How long a client may take to send a body.
 pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A body of JSON. Its type is documented by poem-openapi's `Object` and travels by serde, which, unlike the former,
-/// refuses duplicate fields (and unknown ones where the type denies them) and keeps the order of a map.
-pub(super) struct Json<T>(pub(super) T);
+/// Implements a body of this media type, read by this function.
+macro_rules! body {
+    ($body:ident, $media_type:expr, $parse:path) => {
+        impl<T: Type> Payload for $body<T> {
+            const CONTENT_TYPE: &'static str = $media_type;
 
-impl<T: Type> Payload for Json<T> {
-    const CONTENT_TYPE: &'static str = JSON;
+            fn check_content_type(content_type: &str) -> bool {
+                is_media_type(content_type, $media_type)
+            }
 
-    fn check_content_type(content_type: &str) -> bool {
-        is_media_type(content_type, Self::CONTENT_TYPE)
-    }
+            fn schema_ref() -> MetaSchemaRef {
+                T::schema_ref()
+            }
 
-    fn schema_ref() -> MetaSchemaRef {
-        T::schema_ref()
-    }
+            fn register(registry: &mut Registry) {
+                T::register(registry);
+            }
+        }
 
-    fn register(registry: &mut Registry) {
-        T::register(registry);
-    }
+        impl<T: Type + DeserializeOwned> ParsePayload for $body<T> {
+            const IS_REQUIRED: bool = true;
+
+            async fn from_request(request: &Request, body: &mut RequestBody) -> Result<Self> {
+                Ok(Self($parse(&read(request, body).await?)?))
+            }
+        }
+
+        impl_apirequest_for_payload!($body<T>, T: Type + DeserializeOwned);
+    };
 }
 
-impl<T: Type + DeserializeOwned> ParsePayload for Json<T> {
-    const IS_REQUIRED: bool = true;
+/// A body of JSON. poem-openapi documents its type and serde reads and writes it: serde rejects duplicate fields, and unknown
+/// ones where the type denies them, and keeps the order of a map.
+pub(super) struct Json<T>(pub(super) T);
 
-    async fn from_request(request: &Request, body: &mut RequestBody) -> Result<Self> {
-        let bytes = read(request, body).await?;
-        Ok(Self(parse(&bytes)?))
-    }
+body!(Json, JSON, parse_json);
+
+/// A body of form fields, as OAuth's endpoints take. Unknown fields are ignored, repeated ones rejected (RFC 6749,
+/// section 3.2).
+pub(super) struct Form<T>(pub(super) T);
+
+body!(Form, FORM, parse_form);
+
+fn parse_form<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    serde_urlencoded::from_bytes(bytes).map_err(|error| Problem::bad_request(format!("The body: {error}.")))
 }
 
 /// The value of a JSON object.
-fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     // Those of UTF-8 and of UTF-16, in either order of bytes. JSON is sent without (RFC 8259, section 8.1).
     let byte_order_marks: [&[u8]; 3] = [b"\xef\xbb\xbf", b"\xfe\xff", b"\xff\xfe"];
     if byte_order_marks.iter().any(|mark| bytes.starts_with(mark)) {
@@ -137,8 +155,6 @@ impl<T: Type + Serialize> ApiResponse for Json<T> {
     }
 }
 
-impl_apirequest_for_payload!(Json<T>, T: Type + DeserializeOwned);
-
 /// A body of JSON that may be left out, which means the default.
 pub(super) struct OptionalJson<T>(pub(super) T);
 
@@ -162,43 +178,37 @@ impl<'a, T: Type + DeserializeOwned + Default> ApiExtractor<'a> for OptionalJson
             return Ok(Self(T::default()));
         }
         match request.content_type() {
-            Some(content_type) if Json::<T>::check_content_type(content_type) => Ok(Self(parse(&bytes)?)),
+            Some(content_type) if Json::<T>::check_content_type(content_type) => Ok(Self(parse_json(&bytes)?)),
             _ => Err(ContentTypeError::ExpectContentType.into()),
         }
     }
 }
 
-/// A body of form fields, as the endpoints of OAuth take. Unknown fields are ignored and repeated ones refused (RFC 6749,
-/// section 3.2).
-pub(super) struct Form<T>(pub(super) T);
-
-impl<T: Type> Payload for Form<T> {
-    const CONTENT_TYPE: &'static str = FORM;
-
-    fn check_content_type(content_type: &str) -> bool {
-        is_media_type(content_type, Self::CONTENT_TYPE)
-    }
-
-    fn schema_ref() -> MetaSchemaRef {
-        T::schema_ref()
-    }
-
-    fn register(registry: &mut Registry) {
-        T::register(registry);
-    }
+/// The answer to a request that created something.
+#[derive(ApiResponse)]
+pub(super) enum Created<T: Type + Serialize + Send> {
+    /// Created.
+    #[oai(status = 201)]
+    Created(
+        Json<T>,
+        /// The path of what was created.
+        #[oai(header = "Location")]
+        String,
+    ),
 }
 
-impl<T: Type + DeserializeOwned> ParsePayload for Form<T> {
-    const IS_REQUIRED: bool = true;
-
-    async fn from_request(request: &Request, body: &mut RequestBody) -> Result<Self> {
-        let bytes = read(request, body).await?;
-        let fields = serde_urlencoded::from_bytes(&bytes);
-        Ok(Self(fields.map_err(|error| Problem::bad_request(format!("The body: {error}.")))?))
-    }
+/// The answer to a request for a list.
+#[derive(ApiResponse)]
+pub(super) enum Paged<T: Type + Serialize + Send> {
+    /// The list, or a page of it.
+    #[oai(status = 200)]
+    Ok(
+        Json<T>,
+        /// The next page, with `rel="next"` (RFC 8288); absent on the last one.
+        #[oai(header = "Link")]
+        Option<String>,
+    ),
 }
-
-impl_apirequest_for_payload!(Form<T>, T: Type + DeserializeOwned);
 
 fn is_media_type(content_type: &str, expected: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim();

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, convert::Infallible, fmt, str::FromStr, sync::A
 
 use poem::web::Data;
 use poem_openapi::{
-    ApiResponse, Object, OpenApi,
+    Object, OpenApi,
     param::{Path, Query},
 };
 use secrecy::ExposeSecret;
@@ -14,9 +14,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     auth::{BasicUser, BearerToken},
-    param::{All, Limit, Param},
+    param::{All, Limit, Param, next_page},
     paths::TOKENS,
-    payload::{Json, OptionalJson},
+    payload::{Created, Json, OptionalJson, Paged},
     problem::Problem,
     services::Services,
     tags::Tag,
@@ -25,6 +25,7 @@ use crate::{
     domain::{
         listing::{Listing, Page},
         token::{LiveToken, TokenId},
+        user::UserName,
     },
     service::{
         Actor,
@@ -121,30 +122,6 @@ pub(super) struct TokensDeleted {
     jwt_tokens_deleted: u64,
 }
 
-#[derive(ApiResponse)]
-enum IssueResponse {
-    /// The token was issued.
-    #[oai(status = 201)]
-    Created(
-        Json<TokenIssued>,
-        /// The path of the new token.
-        #[oai(header = "Location")]
-        String,
-    ),
-}
-
-#[derive(ApiResponse)]
-pub(super) enum ListResponse {
-    /// The live tokens, or a page of them.
-    #[oai(status = 200)]
-    Ok(
-        Json<TokenList>,
-        /// Where the next page is, with `rel="next"` (RFC 8288); absent on the last.
-        #[oai(header = "Link")]
-        Option<String>,
-    ),
-}
-
 #[OpenApi(prefix_path = "/api/v1alpha/token", tag = "Tag::Tokens")]
 impl TokenApi {
     /// Issue a token
@@ -156,11 +133,9 @@ impl TokenApi {
         services: Data<&Arc<Services>>,
         BasicUser(user): BasicUser,
         request: Json<TokenRequest>,
-    ) -> Result<IssueResponse, Problem> {
+    ) -> Result<Created<TokenIssued>, Problem> {
         let Json(TokenRequest { jwt_token_description, jwt_token_life }) = request;
-        let issued = services.tokens.issue(&user, &jwt_token_description, &jwt_token_life).await?;
-        let location = format!("{TOKENS}/{}", issued.token.id);
-        Ok(IssueResponse::Created(Json(issued.into()), location))
+        Ok(services.tokens.issue(&user, &jwt_token_description, &jwt_token_life).await?.into())
     }
 
     /// List the own tokens
@@ -175,13 +150,8 @@ impl TokenApi {
         limit: Query<Option<Param<Limit>>>,
         /// Begin behind this live token.
         after: Query<Option<String>>,
-    ) -> Result<ListResponse, Problem> {
-        let after = after.0.map(|id| id.parse()).transpose().map_err(|_| no_such_cursor())?;
-        let limit = limit.0.map(Param::parsed).transpose()?.map(|Limit(limit)| limit);
-        let page = Page { after, limit };
-        let listing = services.tokens.list(&user.name, page).await?.ok_or_else(no_such_cursor)?;
-        let link = next_page(TOKENS, &listing, page.limit);
-        Ok(ListResponse::Ok(Json(listing.into()), link))
+    ) -> Result<Paged<TokenList>, Problem> {
+        list_page(&services, &user.name, TOKENS, limit.0, after.0).await
     }
 
     /// Inspect a token
@@ -209,10 +179,9 @@ impl TokenApi {
         /// The token's id.
         id: Path<Param<TokenId>>,
     ) -> Result<Json<TokenDeleted>, Problem> {
-        let id = id.0.parsed()?;
-        let owner = user.name.clone();
+        let (owner, id) = (user.name.clone(), id.0.parsed()?);
         let revoked = services.tokens.revoke(Actor::User(user), &owner, id).await?;
-        if revoked { Ok(Json(TokenDeleted::new())) } else { Err(Problem::no_such_token()) }
+        revoked.then(TokenDeleted::new).ok_or_else(Problem::no_such_token)
     }
 
     /// Revoke all own tokens
@@ -228,7 +197,7 @@ impl TokenApi {
     ) -> Result<Json<TokensDeleted>, Problem> {
         let All = all.0.parsed()?;
         let owner = user.name.clone();
-        Ok(Json(TokensDeleted::so_many(services.tokens.revoke_all(Actor::User(user), &owner).await?)))
+        Ok(TokensDeleted::new(services.tokens.revoke_all(Actor::User(user), &owner).await?))
     }
 
     /// Rotate a token
@@ -244,12 +213,10 @@ impl TokenApi {
         /// The token's id.
         id: Path<Param<TokenId>>,
         request: OptionalJson<RotateRequest>,
-    ) -> Result<IssueResponse, Problem> {
+    ) -> Result<Created<TokenIssued>, Problem> {
         let OptionalJson(RotateRequest { overlap }) = request;
         let id = id.0.parsed()?;
-        let issued = services.tokens.rotate(&user, id, overlap.as_deref()).await?;
-        let location = format!("{TOKENS}/{}", issued.token.id);
-        Ok(IssueResponse::Created(Json(issued.into()), location))
+        Ok(services.tokens.rotate(&user, id, overlap.as_deref()).await?.into())
     }
 
     /// Inspect the presented token
@@ -272,7 +239,7 @@ impl TokenApi {
         BearerToken(jwt): BearerToken,
     ) -> Result<Json<TokenDeleted>, Problem> {
         services.tokens.revoke_presented(jwt.expose_secret()).await?;
-        Ok(Json(TokenDeleted::new()))
+        Ok(TokenDeleted::new())
     }
 }
 
@@ -281,21 +248,38 @@ pub(super) fn no_such_cursor() -> Problem {
     Problem::not_found("after: there is no such token (any more). Begin with the first page.")
 }
 
-/// Where the page of the list at this path is that comes next.
-pub(super) fn next_page(path: &str, listing: &Listing<LiveToken>, limit: Option<usize>) -> Option<String> {
-    let last = listing.items.last().filter(|_| listing.more)?.token.id;
-    Some(format!("<{path}?limit={}&after={last}>; rel=\"next\"", limit?))
+/// A page of the tokens of `owner`, whose list is at `path`.
+pub(super) async fn list_page(
+    services: &Services,
+    owner: &UserName,
+    path: &str,
+    limit: Option<Param<Limit>>,
+    after: Option<String>,
+) -> Result<Paged<TokenList>, Problem> {
+    let after = after.map(|id| id.parse()).transpose().map_err(|_| no_such_cursor())?;
+    let limit = limit.map(Param::parsed).transpose()?.map(|Limit(limit)| limit);
+    let listing = services.tokens.list(owner, Page { after, limit }).await?.ok_or_else(no_such_cursor)?;
+    let last = listing.items.last().filter(|_| listing.more);
+    let next = last.zip(limit).map(|(last, limit)| next_page(path, limit, &last.token.id.to_string()));
+    Ok(Paged::Ok(Json(listing.into()), next))
 }
 
 impl TokenDeleted {
-    pub(super) fn new() -> Self {
-        Self { message: "Token deleted".into() }
+    pub(super) fn new() -> Json<Self> {
+        Json(Self { message: "Token deleted".into() })
     }
 }
 
 impl TokensDeleted {
-    pub(super) fn so_many(jwt_tokens_deleted: u64) -> Self {
-        Self { message: "Tokens deleted".into(), jwt_tokens_deleted }
+    pub(super) fn new(jwt_tokens_deleted: u64) -> Json<Self> {
+        Json(Self { message: "Tokens deleted".into(), jwt_tokens_deleted })
+    }
+}
+
+impl From<Issued> for Created<TokenIssued> {
+    fn from(issued: Issued) -> Self {
+        let location = format!("{TOKENS}/{}", issued.token.id);
+        Self::Created(Json(issued.into()), location)
     }
 }
 

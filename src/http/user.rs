@@ -4,16 +4,16 @@ use std::sync::Arc;
 
 use poem::web::Data;
 use poem_openapi::{
-    ApiResponse, Enum, Object, OpenApi,
+    Enum, Object, OpenApi,
     param::{Path, Query},
 };
 use serde::{Deserialize, Serialize};
 
 use super::{
     auth::{Administrator, BasicUser},
-    param::{Limit, Param},
+    param::{Limit, Param, next_page},
     paths::USERS,
-    payload::{self, Json},
+    payload::{self, Created, Json, Paged},
     problem::Problem,
     services::Services,
     tags::Tag,
@@ -112,14 +112,9 @@ struct UserList {
 struct UserDetails {
     /// `User exists`, `User created` or `User changed`.
     message: String,
-    /// The name.
-    username: String,
-    /// What the user may do.
-    role: Role,
-    /// Whether the user is kept out.
-    disabled: bool,
-    /// When the user was added, in seconds since the epoch.
-    created_at: u64,
+    #[serde(flatten)]
+    #[oai(flatten)]
+    user: UserSummary,
 }
 
 /// A user has another password.
@@ -140,30 +135,6 @@ struct UserDeleted {
     jwt_tokens_deleted: u64,
 }
 
-#[derive(ApiResponse)]
-enum AddResponse {
-    /// The user was added.
-    #[oai(status = 201)]
-    Created(
-        Json<UserDetails>,
-        /// The path of the new user.
-        #[oai(header = "Location")]
-        String,
-    ),
-}
-
-#[derive(ApiResponse)]
-enum ListResponse {
-    /// A page of the users.
-    #[oai(status = 200)]
-    Ok(
-        Json<UserList>,
-        /// Where the next page is, with `rel="next"` (RFC 8288); absent on the last.
-        #[oai(header = "Link")]
-        Option<String>,
-    ),
-}
-
 #[OpenApi(prefix_path = "/api/v1alpha/user", tag = "Tag::Users")]
 impl UserApi {
     /// List the users
@@ -178,15 +149,15 @@ impl UserApi {
         limit: Query<Option<Param<Limit>>>,
         /// Begin behind this name, which need not exist.
         after: Query<Option<String>>,
-    ) -> Result<ListResponse, Problem> {
+    ) -> Result<Paged<UserList>, Problem> {
         let after: Option<UserName> = after.0.map(|name| name.parse()).transpose().map_err(invalid("after"))?;
         let limit = limit.0.map(Param::parsed).transpose()?.map_or(DEFAULT_LIMIT, |Limit(limit)| limit);
         let Listing { items: users, more } = services.users.list(after.as_ref(), limit).await?;
-        let link = users.last().filter(|_| more).map(|last| next_page(limit, &last.name));
+        let link = users.last().filter(|_| more).map(|last| next_page(USERS, limit, last.name.as_str()));
         // An empty page behind somebody says nothing of those before.
         let message = if users.is_empty() && after.is_none() { "No users exist" } else { "Users exist" };
         let users = users.into_iter().map(UserSummary::from).collect();
-        Ok(ListResponse::Ok(Json(UserList { message: message.into(), users }), link))
+        Ok(Paged::Ok(Json(UserList { message: message.into(), users }), link))
     }
 
     /// Add a user
@@ -196,12 +167,12 @@ impl UserApi {
         services: Data<&Arc<Services>>,
         Administrator(actor): Administrator,
         request: Json<UserRequest>,
-    ) -> Result<AddResponse, Problem> {
+    ) -> Result<Created<UserDetails>, Problem> {
         let Json(UserRequest { username, role, password }) = request;
         let name = username.parse().map_err(invalid("username"))?;
         let user = services.users.add(Actor::User(actor), name, role.into(), parse_password(&password)?).await?;
         let location = format!("{USERS}/{}", user.name);
-        Ok(AddResponse::Created(Json(UserDetails::new("User created", user)), location))
+        Ok(Created::Created(Json(UserDetails::new("User created", user)), location))
     }
 
     /// Get a user
@@ -286,12 +257,6 @@ fn parse_password(text: &str) -> Result<Password, Problem> {
     text.parse().map_err(invalid("password"))
 }
 
-fn next_page(limit: usize, last: &UserName) -> String {
-    // A `+` in a query is a space unless it is escaped.
-    let query = serde_urlencoded::to_string([("limit", &*limit.to_string()), ("after", last.as_str())]);
-    format!("<{USERS}?{}>; rel=\"next\"", query.expect("texts can be encoded"))
-}
-
 impl From<User> for UserSummary {
     fn from(User { name, role, created_at, disabled, .. }: User) -> Self {
         Self { username: name.to_string(), role: role.into(), disabled, created_at }
@@ -300,8 +265,7 @@ impl From<User> for UserSummary {
 
 impl UserDetails {
     fn new(message: &str, user: User) -> Self {
-        let UserSummary { username, role, disabled, created_at } = user.into();
-        Self { message: message.into(), username, role, disabled, created_at }
+        Self { message: message.into(), user: user.into() }
     }
 }
 

@@ -12,14 +12,14 @@ use super::{
     auth::Administrator,
     param::{All, Limit, Param},
     paths::USERS,
-    payload::Json,
+    payload::{Json, Paged},
     problem::Problem,
     services::Services,
     tags::Tag,
-    token::{ListResponse, TokenDeleted, TokensDeleted, next_page, no_such_cursor},
+    token::{TokenDeleted, TokenList, TokensDeleted, list_page},
 };
 use crate::{
-    domain::{listing::Page, token::TokenId, user::UserName},
+    domain::{token::TokenId, user::UserName},
     service::Actor,
 };
 
@@ -42,14 +42,9 @@ impl UserTokenApi {
         limit: Query<Option<Param<Limit>>>,
         /// Begin behind this live token.
         after: Query<Option<String>>,
-    ) -> Result<ListResponse, Problem> {
+    ) -> Result<Paged<TokenList>, Problem> {
         let name = known_user(&services, name.0).await?;
-        let after = after.0.map(|id| id.parse()).transpose().map_err(|_| no_such_cursor())?;
-        let limit = limit.0.map(Param::parsed).transpose()?.map(|Limit(limit)| limit);
-        let page = Page { after, limit };
-        let listing = services.tokens.list(&name, page).await?.ok_or_else(no_such_cursor)?;
-        let link = next_page(&format!("{USERS}/{name}/token"), &listing, page.limit);
-        Ok(ListResponse::Ok(Json(listing.into()), link))
+        list_page(&services, &name, &format!("{USERS}/{name}/token"), limit.0, after.0).await
     }
 
     /// Revoke all of a user's tokens
@@ -67,7 +62,7 @@ impl UserTokenApi {
     ) -> Result<Json<TokensDeleted>, Problem> {
         let All = all.0.parsed()?;
         let name = known_user(&services, name.0).await?;
-        Ok(Json(TokensDeleted::so_many(services.tokens.revoke_all(Actor::User(actor), &name).await?)))
+        Ok(TokensDeleted::new(services.tokens.revoke_all(Actor::User(actor), &name).await?))
     }
 
     /// Revoke one of a user's tokens
@@ -85,7 +80,7 @@ impl UserTokenApi {
     ) -> Result<Json<TokenDeleted>, Problem> {
         let name = known_user(&services, name.0).await?;
         let revoked = services.tokens.revoke(Actor::User(actor), &name, id.0.parsed()?).await?;
-        if revoked { Ok(Json(TokenDeleted::new())) } else { Err(Problem::no_such_token()) }
+        revoked.then(TokenDeleted::new).ok_or_else(Problem::no_such_token)
     }
 }
 
