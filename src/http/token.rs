@@ -276,8 +276,8 @@ impl TokensDeleted {
     }
 }
 
-impl From<Issued> for Created<TokenIssued> {
-    fn from(issued: Issued) -> Self {
+impl From<IssuedToken> for Created<TokenIssued> {
+    fn from(issued: IssuedToken) -> Self {
         let location = format!("{TOKENS}/{}", issued.token.id);
         Self::Created(Json(issued.into()), location)
     }
