@@ -1,4 +1,4 @@
-//! A write runs only while its authority holds, which is checked where the write runs.
+//! A write runs only while its authority holds.
 
 use super::*;
 
@@ -16,7 +16,7 @@ async fn after_a_password_change(kind: Kind) -> (Fixture, UserName, Token, Login
 
 #[rstest]
 #[tokio::test]
-async fn a_login_that_has_ended_writes_nothing(
+async fn a_login_that_has_ended_cannot_write(
     #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let (fixture, alice, live, ended) = after_a_password_change(kind).await;
@@ -39,7 +39,7 @@ async fn a_login_that_has_ended_writes_nothing(
 
 #[rstest]
 #[tokio::test]
-async fn a_right_that_has_lapsed_writes_nothing(
+async fn an_authority_that_has_lapsed_cannot_write(
     #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let (fixture, alice, live, _) = after_a_password_change(kind).await;
@@ -55,7 +55,7 @@ async fn a_right_that_has_lapsed_writes_nothing(
         store.set_password(by, &alice, &hash, true).await.map(drop),
         store.create_user(by, &admin("mallory")).await.map(drop),
         store.update_user(by, &alice, promotion).await.map(drop),
-        store.update_user(by, &alice, DISABLED).await.map(drop),
+        store.update_user(by, &alice, DISABLE).await.map(drop),
         store.remove_user(by, &alice).await.map(drop),
     ];
     for refusal in refusals {
@@ -68,7 +68,7 @@ async fn a_right_that_has_lapsed_writes_nothing(
 
 #[rstest]
 #[tokio::test]
-async fn an_administrator_who_is_none_any_more_writes_nothing(
+async fn a_former_administrator_cannot_write(
     #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let (fixture, alice, live, _) = after_a_password_change(kind).await;
@@ -89,7 +89,7 @@ async fn an_administrator_who_is_none_any_more_writes_nothing(
             store.set_password(by, &alice, &hash, true).await.map(drop),
             store.create_user(by, &admin("mallory")).await.map(drop),
             store.update_user(by, &alice, promotion).await.map(drop),
-            store.update_user(by, &alice, DISABLED).await.map(drop),
+            store.update_user(by, &alice, DISABLE).await.map(drop),
             store.update_user(by, &root.name, demotion).await.map(drop),
             store.remove_user(by, &alice).await.map(drop),
         ]
@@ -107,6 +107,6 @@ async fn an_administrator_who_is_none_any_more_writes_nothing(
     }
     assert_eq!(format!("{:?}", store.find_user(&alice).await.unwrap()), before);
     assert_eq!(fixture.ids(&alice, Page::ALL).await, Some(vec![live.id]));
-    // Nothing of it was begun: the last administrator is still counted, and may still act.
+    // No rejected write took a first step: the last administrator is still registered and may still act.
     store.update_user(&by(&root), &alice, promotion).await.unwrap();
 }

@@ -38,7 +38,7 @@ impl Fixture {
         matches!(self.reserve_attempt(attempt).await, Reservation::Reserved(_))
     }
 
-    /// Logs in, where that is let through.
+    /// Logs in with the right password.
     async fn log_in(&self, attempt: &LoginAttempt) {
         let Reservation::Reserved(scope) = self.reserve_attempt(attempt).await else {
             panic!("{attempt:?} has to wait")
@@ -46,7 +46,7 @@ impl Fixture {
         self.store.login_succeeded(attempt, epoch(), scope).await.unwrap();
     }
 
-    /// What it has to wait, and where that is nothing, it fails.
+    /// The delay before this attempt is allowed; if there is none, it is made and fails.
     async fn remaining(&self, attempt: &LoginAttempt) -> Duration {
         match self.reserve_attempt(attempt).await {
             Reservation::RetryAfter(remaining) => remaining,
@@ -54,7 +54,7 @@ impl Fixture {
         }
     }
 
-    /// Tries until it is let through, and says how often it was not.
+    /// Waits until this attempt is allowed, and returns how often it was rejected.
     async fn wait_and_admit(&self, attempt: &LoginAttempt) -> usize {
         let mut refused = 0;
         while let Reservation::RetryAfter(remaining) = self.reserve_attempt(attempt).await {
@@ -65,7 +65,7 @@ impl Fixture {
         refused
     }
 
-    /// Fails so often as this user, each time from another address.
+    /// Fails this many times as this user, each time from another address.
     async fn fail_from_everywhere(&self, user: &str, failures: u32) {
         for address in 0..failures {
             assert!(self.admits(&attempt(user, &format!("198.51.100.{address}"))).await);
@@ -75,12 +75,12 @@ impl Fixture {
 
 #[rstest]
 #[tokio::test]
-async fn a_client_has_free_tries_and_then_waits(
+async fn a_client_has_free_attempts_and_then_waits(
     #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let fixture = Fixture::new(kind);
     let alice = attempt("alice", "192.0.2.1");
-    // Whether she exists, it does not ask. However many come at once, each is counted before the next.
+    // Unknown users count, too. Of many attempts at once, each is counted before the next.
     let tries = join_all((0..50).map(|_| fixture.reserve_attempt(&alice))).await;
     let refused: Vec<_> =
         tries.into_iter().filter(|admission| !matches!(admission, Reservation::Reserved(_))).collect();
@@ -89,7 +89,7 @@ async fn a_client_has_free_tries_and_then_waits(
         let Reservation::RetryAfter(remaining) = admission else { unreachable!() };
         assert!(remaining > Duration::ZERO && remaining <= PER_CLIENT_AND_USER.first_delay, "{remaining:?}");
     }
-    // Others are not slowed, nor is she elsewhere. What was refused was not counted, what is let through is.
+    // Other users and other clients are not delayed. Rejected attempts are not counted; allowed ones are.
     assert!(fixture.admits(&attempt("bob", "192.0.2.1")).await && fixture.admits(&attempt("alice", "192.0.2.2")).await);
     assert!(fixture.wait_and_admit(&alice).await > 0);
     let Reservation::RetryAfter(remaining) = fixture.reserve_attempt(&alice).await else { panic!("another at once") };
@@ -98,15 +98,17 @@ async fn a_client_has_free_tries_and_then_waits(
 
 #[rstest]
 #[tokio::test]
-async fn strangers_keep_nobody_out(#[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind) {
+async fn failures_of_other_clients_lock_no_user_out(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
+) {
     let fixture = Fixture::new(kind);
     let (home, hotel) = (attempt("alice", "192.0.2.1"), attempt("alice", "192.0.2.2"));
     fixture.log_in(&home).await;
     fixture.fail_from_everywhere("alice", PER_USER.free_failures).await;
-    assert!(!fixture.admits(&attempt("alice", "198.51.100.0")).await, "the second try of a stranger");
-    // A client that has not failed for her has one try, wherever it is. Where she is known, only her own failures count.
+    assert!(!fixture.admits(&attempt("alice", "198.51.100.0")).await, "the second attempt of an unknown client");
+    // Each client without a failure has one attempt. A known client is delayed by its own failures only.
     assert!(fixture.admits(&hotel).await);
-    // Then one each time that it waited as long as it was told.
+    // Then it has one each time that it has waited.
     assert_eq!(fixture.wait_and_admit(&hotel).await, 1);
     for _ in 0..PER_CLIENT_AND_USER.free_failures {
         assert!(fixture.admits(&home).await);
@@ -131,7 +133,7 @@ async fn a_client_that_tries_many_users_waits(
     }
     assert!(!fixture.admits(&attempt("carol", office)).await);
     assert!(fixture.admits(&attempt("carol", "2001:db8:1:3::7")).await);
-    assert!(fixture.admits(&alice).await, "she is known there");
+    assert!(fixture.admits(&alice).await, "she is known at this client");
 }
 
 #[rstest]
@@ -150,12 +152,12 @@ async fn a_site_that_tries_from_many_networks_waits(
     }
     assert!(refused > 0 && refused <= PER_SITE.free_failures, "{refused}");
     assert!(fixture.admits(&attempt("carol", "2001:db8:2::1")).await, "another site");
-    assert!(fixture.admits(&alice).await, "she is known there");
+    assert!(fixture.admits(&alice).await, "she is known at this client");
 }
 
 #[rstest]
 #[tokio::test]
-async fn another_password_has_no_failures_yet(
+async fn a_new_password_starts_the_counters_of_its_user_at_zero(
     #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let fixture = Fixture::new(kind);
@@ -172,7 +174,7 @@ async fn another_password_has_no_failures_yet(
         while admit(client, old).await {}
         assert!(admit(client, new).await && !admit(client, old).await);
     }
-    // What a client did at all users, it did.
+    // The failures of the client at all users stay.
     for user in 0..2 * PER_CLIENT.free_failures {
         admit(&attempt(&format!("user{user}"), "192.0.2.1"), old).await;
     }
@@ -182,7 +184,7 @@ async fn another_password_has_no_failures_yet(
 
 #[rstest]
 #[tokio::test]
-async fn a_user_is_known_where_a_login_succeeded(
+async fn a_login_makes_its_client_known(
     #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let fixture = Fixture::new(kind);
@@ -196,12 +198,12 @@ async fn a_user_is_known_where_a_login_succeeded(
 
 #[rstest]
 #[tokio::test]
-async fn what_was_no_failure_is_taken_back(
+async fn an_attempt_that_succeeds_is_removed_from_its_counters(
     #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let fixture = Fixture::new(kind);
     let alice = attempt("alice", "192.0.2.1");
-    // A login forgets the failures at this client, and no others; but where she is known, only those were counted.
+    // A login resets the counter of client and user, and no other; at a known client, no other was counted.
     for scope in [AttemptScope::AllCounters, AttemptScope::KnownClient] {
         for _ in 0..PER_CLIENT_AND_USER.free_failures {
             assert_eq!(fixture.reserve_attempt(&alice).await, Reservation::Reserved(scope));
@@ -209,13 +211,14 @@ async fn what_was_no_failure_is_taken_back(
         assert!(!fixture.admits(&alice).await);
         fixture.store.login_succeeded(&alice, epoch(), scope).await.unwrap();
     }
-    // Whoever logs in is let in as often as they like.
+    // Logins with the right password are not limited.
     for _ in 0..PER_CLIENT.free_failures + PER_USER.free_failures {
         fixture.log_in(&alice).await;
     }
     fixture.fail_from_everywhere("alice", PER_USER.free_failures - (PER_CLIENT_AND_USER.free_failures - 1)).await;
     assert!(!fixture.admits(&attempt("alice", "198.51.100.0")).await);
-    // One that was under way when another made her known is taken back as it was counted.
+    // An attempt that was counted before another made the client known is removed from the counters that it was counted
+    // in.
     let [bob, other] = ["192.0.2.1", "192.0.2.2"].map(|address| attempt("bob", address));
     let tries = [fixture.reserve_attempt(&bob).await, fixture.reserve_attempt(&bob).await];
     assert_eq!(tries, [Reservation::Reserved(AttemptScope::AllCounters); 2]);
@@ -228,13 +231,13 @@ async fn what_was_no_failure_is_taken_back(
 
 #[rstest]
 #[tokio::test]
-async fn logins_of_a_known_user_keep_no_count_alive(
+async fn logins_at_a_known_client_keep_no_counter_from_expiring(
     #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let fixture = Fixture::new(kind);
     let [alice, mallory] = ["alice", "mallory"].map(|user| attempt(user, "192.0.2.1"));
     fixture.log_in(&alice).await;
-    // The last failure is the one that delays are counted from, and when a count is forgotten.
+    // Delays and retention begin at the last failure.
     for user in 0..PER_CLIENT.free_failures {
         assert!(fixture.admits(&attempt(&format!("user{user}"), "192.0.2.1")).await);
     }
@@ -247,7 +250,7 @@ async fn logins_of_a_known_user_keep_no_count_alive(
 }
 
 #[tokio::test]
-async fn a_full_redis_lets_log_in_and_is_filled_by_nobody() {
+async fn a_full_redis_allows_logins_and_gets_no_new_counters() {
     let redis = RedisServer::start();
     let fixture = Fixture::on(&redis);
     let [alice, bob] = ["192.0.2.1", "192.0.2.2"].map(|address| attempt("alice", address));
@@ -256,34 +259,34 @@ async fn a_full_redis_lets_log_in_and_is_filled_by_nobody() {
     }
     redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     let before = redis.cli(&["DBSIZE"]);
-    // What was counted before is weighed, and what comes now is counted here.
+    // Counters in Redis still apply; new failures are counted by this replica.
     assert!(!fixture.admits(&alice).await);
     for _ in 0..PER_CLIENT_AND_USER.free_failures {
         assert_eq!(fixture.reserve_attempt(&bob).await, Reservation::Reserved(AttemptScope::ThisReplica));
     }
     assert!(!fixture.admits(&bob).await);
     fixture.fail_from_everywhere("carol", PER_USER.free_failures).await;
-    assert!(!fixture.admits(&attempt("carol", "198.51.100.0")).await, "the second try of a stranger");
-    // Whoever logs in is let in as often as they like.
+    assert!(!fixture.admits(&attempt("carol", "198.51.100.0")).await, "the second attempt of an unknown client");
+    // Logins with the right password are not limited.
     let dave = attempt("dave", "192.0.2.3");
     for _ in 0..2 * PER_CLIENT.free_failures {
         fixture.log_in(&dave).await;
     }
     assert_eq!(redis.cli(&["DBSIZE"]), before);
-    // A login forgets what was counted in Redis, too.
+    // A login resets the counter in Redis, too.
     fixture.store.login_succeeded(&alice, epoch(), AttemptScope::ThisReplica).await.unwrap();
     assert!(fixture.admits(&alice).await);
     redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     assert_eq!(fixture.reserve_attempt(&dave).await, Reservation::Reserved(AttemptScope::AllCounters));
 }
 
-/// Whatever the clock of Redis does, a failure that is free costs nothing, and one that is not, its delay at most.
+/// A step of Redis' clock makes no free failure cost anything, and no delay longer than its maximum.
 #[rstest]
 #[case::back(-1_200_000)]
 #[case::back_by_less_than_a_delay(-30_000)]
 #[case::forward(1_200_000)]
 #[tokio::test]
-async fn a_clock_that_steps_keeps_nobody_waiting(#[case] step_ms: i64) {
+async fn a_step_of_the_clock_lengthens_no_delay(#[case] step_ms: i64) {
     let clock = Arc::new(SteppingClock::new());
     let redis = RedisServer::start_with_clock(&clock, &[]);
     let fixture = Fixture::on(&redis);
@@ -300,15 +303,15 @@ async fn a_clock_that_steps_keeps_nobody_waiting(#[case] step_ms: i64) {
         let remaining = fixture.remaining(attempt).await;
         assert!(remaining <= longest, "{remaining:?} for {attempt:?}");
         if step_ms < 0 {
-            assert!(remaining > Duration::ZERO, "a step is no way to guess on");
+            assert!(remaining > Duration::ZERO, "a step does not end a delay");
         }
     }
-    // It passes on the clock as it is now.
+    // The delay passes on the stepped clock.
     assert!(fixture.wait_and_admit(&bob).await <= 2);
 }
 
-/// A thousand failures a second from everywhere, for ten minutes, take less than 32 MiB: here on a scale of one to ten, on
-/// a clock that goes as fast as they are counted.
+/// 1,000 failures a second from random addresses for 10 minutes take less than 32 MiB: here a tenth of that, on a clock
+/// that advances as fast as they are counted.
 #[tokio::test]
 async fn failures_from_everywhere_do_not_fill_redis() {
     const FAILURES_PER_SECOND: u32 = 100;
@@ -317,7 +320,7 @@ async fn failures_from_everywhere_do_not_fill_redis() {
     let fixture = Fixture::on(&redis);
     let used_memory = || redis.info("used_memory").parse::<u64>().unwrap();
     let fail = async |number: u32| {
-        // Half of them over IPv6, each in a site of its own, and each as somebody else.
+        // Half of them over IPv6, each in a site of its own, and each as another user.
         let [a, b, c, d] = number.wrapping_mul(2_654_435_761).to_be_bytes();
         let address =
             if number.is_multiple_of(2) { format!("{a}.{b}.{c}.{d}") } else { format!("2001:{a:x}{b:x}:{c:x}{d:x}::") };
@@ -331,6 +334,6 @@ async fn failures_from_everywhere_do_not_fill_redis() {
         let admitted = join_all((first..first + FAILURES_PER_SECOND).map(fail)).await;
         assert!(admitted.into_iter().all(|admitted| admitted));
     }
-    // Redis drops what is over when it comes to it.
+    // Redis deletes expired keys a while later.
     eventually("they fit", || (used_memory().saturating_sub(before) < (32 << 20) / 10).then_some(()));
 }
