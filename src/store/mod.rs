@@ -58,6 +58,11 @@ impl StoreError {
         }
     }
 
+    /// An operation that may have taken place, for this reason.
+    fn unavailable(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Unavailable(reason.into().into())
+    }
+
     /// The error of an operation of several steps, an earlier one of which took place.
     fn in_the_middle(self) -> Self {
         match self {

@@ -9,7 +9,7 @@
 //! keeps the highest and rejects changes with a lower one, and no administrator joins after a withdrawal with a higher
 //! one. A change that was superseded begins again after a moment.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 
 use tokio::time::sleep;
 
@@ -22,11 +22,6 @@ use crate::{
 /// The most attempts of one change while others of the same user, or withdrawals of administrators, are faster.
 const ATTEMPTS: usize = 32;
 
-/// Others changed the same again and again.
-#[derive(Debug, thiserror::Error)]
-#[error("too many changes of users at once")]
-struct Contended;
-
 /// The result of an attempt at a numbered change.
 pub(super) enum Attempt<T> {
     Changed(UserChange<T>),
@@ -36,7 +31,7 @@ pub(super) enum Attempt<T> {
 
 impl RedisStore {
     /// Makes attempts at a change, each with a higher number, until none is superseded.
-    pub(super) async fn numbered<T, F>(
+    pub(super) async fn make_numbered_change<T, F>(
         &self,
         by: &Authority,
         name: &UserName,
@@ -58,7 +53,7 @@ impl RedisStore {
             // The other change has another number and waits for another time.
             sleep(Duration::from_millis(number % 16)).await;
         }
-        Err(StoreError::Unavailable(Arc::new(Contended)))
+        Err(StoreError::unavailable("too many changes of users at once"))
     }
 
     /// A number beyond `last` for a change. Where the change ends administration, its user leaves the registered
@@ -77,7 +72,7 @@ impl RedisStore {
                 Err(StoreError::Corrupt(_)) => true,
                 Err(error) => return Err(error),
             };
-        let mut write = self.to_key(&SCRIPTS.number_change, keys::ADMINS, name, by).arg(last);
+        let mut write = self.write_to_key(&SCRIPTS.number_change, keys::ADMINS, name, by).arg(last);
         if ends_administration {
             write = write.arg(name.as_str()).arg(u8::from(administers));
         }
@@ -87,7 +82,7 @@ impl RedisStore {
 
     /// Registers an enabled administrator. `false`: an administrator was withdrawn since this number was given out.
     pub(super) async fn register_admin(&self, name: &UserName, number: u64) -> StoreResult<bool> {
-        let write = self.to_key(&SCRIPTS.register_admin, keys::ADMINS, name, &self.completion());
+        let write = self.write_to_key(&SCRIPTS.register_admin, keys::ADMINS, name, &self.authority_to_complete());
         self.connections.write(&write.arg(name.as_str()).arg(number)).await
     }
 }

@@ -38,11 +38,6 @@ impl AnyConnection {
         Self { endpoint, invalidations, is_instrumented: true, _open: Arc::new(Level::RedisConnectionsOpen.raise()) }
     }
 
-    /// The same connection, without metrics and spans.
-    pub(super) fn uninstrumented(self) -> Self {
-        Self { is_instrumented: false, ..self }
-    }
-
     /// Whether it leads to more than one server.
     pub(super) fn is_cluster(&self) -> bool {
         matches!(self.endpoint, Endpoint::Cluster(_))
@@ -97,7 +92,8 @@ pub(super) struct Uninstrumented<'a>(pub(super) &'a Cmd);
 
 impl Request for Uninstrumented<'_> {
     async fn send(&self, connection: &mut AnyConnection) -> RedisResult<Value> {
-        self.0.query_async(&mut connection.clone().uninstrumented()).await
+        let mut connection = AnyConnection { is_instrumented: false, ..connection.clone() };
+        self.0.query_async(&mut connection).await
     }
 }
 

@@ -53,21 +53,11 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// a second of each replica, however many requests there are.
 const CONNECT_PAUSE: Duration = Duration::from_millis(100);
 
-/// A failover may undo the write.
-#[derive(Debug, thiserror::Error)]
-#[error("only {0} replicas acknowledged the write")]
-struct Unreplicated(u32);
-
-/// A watch ends with its connection.
-#[derive(Debug, thiserror::Error)]
-#[error("the connection was replaced")]
-struct Replaced;
-
 /// Connections that renew themselves.
 pub(super) struct Connections {
     pool: Pool<Client>,
     client: Arc<Client>,
-    shared: Mutex<Option<Arc<Shared>>>,
+    shared: Mutex<Option<Arc<SharedConnection>>>,
     /// The latest reading of a server's clock.
     clock: ArcSwapOption<ClockReading>,
     /// Permits of revocations by a token's holder that wait for replicas.
@@ -80,14 +70,14 @@ pub(super) struct Connections {
 }
 
 /// The connection that all requests share. It exists before it is open: requests wait for that together.
-pub(super) struct Shared {
+pub(super) struct SharedConnection {
     begun: Instant,
     /// The latest reading of its server's clock. Always empty for a Cluster, whose nodes have a clock each.
     clock: ArcSwapOption<ClockReading>,
     opened: future::Shared<BoxFuture<'static, Result<AnyConnection, Failure>>>,
 }
 
-impl Shared {
+impl SharedConnection {
     fn open(client: Arc<Client>) -> Self {
         // A task, because the requests that wait for it may give up.
         let opening = async move {
@@ -138,14 +128,15 @@ impl Connections {
     /// breaks.
     pub(super) async fn read<T: FromRedisValue>(&self, request: &impl Request) -> StoreResult<T> {
         let deadline = self.deadline();
-        let attempt = || self.attempt(deadline, request);
+        let attempt = || async { self.attempt(&self.shared(), deadline, request).await };
         Ok(repeat_if(|failure| failure.is_dropped() || failure.is_demoted(), attempt).await?)
     }
 
     /// Sends a request at most once, unless a replica rejects it, and waits for no replica.
     pub(super) async fn send_once<T: FromRedisValue>(&self, request: &impl Request) -> StoreResult<T> {
         let deadline = self.deadline();
-        Ok(repeat_if(Failure::is_demoted, || self.attempt(deadline, request)).await?)
+        let attempt = || async { self.attempt(&self.shared(), deadline, request).await };
+        Ok(repeat_if(Failure::is_demoted, attempt).await?)
     }
 
     /// Runs a script that writes, and waits until as many replicas as configured have acknowledged the write.
@@ -226,7 +217,7 @@ impl Connections {
         let result = if self.waits_for_replicas() {
             self.run_and_wait(deadline, &script).await
         } else {
-            self.attempt_on(&shared, deadline, &script).await
+            self.attempt(&shared, deadline, &script).await
         };
         if result.as_ref().is_err_and(Failure::is_too_late) {
             shared.clock.store(None);
@@ -236,7 +227,7 @@ impl Connections {
 
     /// Checks that a user has still the same login, and the role if one is needed.
     async fn expect_role(&self, deadline: Deadline, asker: &Asker) -> Result<(), Failure> {
-        let (fields,) = self.attempt(deadline, &records::user_request(&asker.name)).await?;
+        let (fields,) = self.attempt(&self.shared(), deadline, &records::user_request(&asker.name)).await?;
         let user = records::decode_user(&asker.name, &fields)?;
         let user = user.filter(|user| !user.disabled && user.login_epoch == asker.login);
         let user = user.ok_or(StoreError::LoginEnded)?;
@@ -244,7 +235,12 @@ impl Connections {
     }
 
     /// The clock of the server that has the slot of this key: a recent reading where there is one.
-    async fn recent_clock(&self, deadline: Deadline, shared: &Arc<Shared>, key: &str) -> Result<ClockReading, Failure> {
+    async fn recent_clock(
+        &self,
+        deadline: Deadline,
+        shared: &Arc<SharedConnection>,
+        key: &str,
+    ) -> Result<ClockReading, Failure> {
         match shared.clock.load().as_deref() {
             Some(clock) if clock.is_fresh() => Ok(*clock),
             _ => self.read_clock(deadline, shared, key).await,
@@ -255,16 +251,16 @@ impl Connections {
     pub(super) async fn read_clock(
         &self,
         deadline: Deadline,
-        shared: &Arc<Shared>,
+        shared: &Arc<SharedConnection>,
         key: &str,
     ) -> Result<ClockReading, Failure> {
         let is_cluster = shared.opened(deadline).await?.is_cluster();
         let asked_at = Deadline::now();
         let answer = if is_cluster {
             let mut script = SCRIPTS.time.prepare_invoke();
-            self.attempt_on(shared, deadline, script.key(key)).await?
+            self.attempt(shared, deadline, script.key(key)).await?
         } else {
-            self.attempt_on(shared, deadline, &Uninstrumented(&cmd("TIME"))).await?
+            self.attempt(shared, deadline, &Uninstrumented(&cmd("TIME"))).await?
         };
         let clock = ClockReading::new(answer, asked_at);
         if !is_cluster {
@@ -282,20 +278,16 @@ impl Connections {
         self.clock.load().as_deref().copied()
     }
 
-    /// Sends a request once, on the shared connection.
-    async fn attempt<T: FromRedisValue>(&self, deadline: Deadline, request: &impl Request) -> Result<T, Failure> {
-        self.attempt_on(&self.shared(), deadline, request).await
-    }
-
-    async fn attempt_on<T: FromRedisValue>(
+    /// Sends a request once, on this connection, which all requests share unless it broke.
+    async fn attempt<T: FromRedisValue>(
         &self,
-        shared: &Arc<Shared>,
+        shared: &Arc<SharedConnection>,
         deadline: Deadline,
         request: &impl Request,
     ) -> Result<T, Failure> {
         let mut connection = shared.opened(deadline).await?.clone();
         let sending = async { Ok(T::from_redis_value(request.send(&mut connection).await?)?) };
-        let result = until(deadline, sending).await;
+        let result = before(deadline, sending).await;
         if result.as_ref().is_err_and(Failure::breaks_connection) {
             // Unless another connection has taken its place.
             self.shared.lock().take_if(|current| Arc::ptr_eq(current, shared));
@@ -305,16 +297,21 @@ impl Connections {
     }
 
     /// Sends a command on just this connection, without metrics and spans.
-    pub(super) async fn send_on(&self, shared: &Arc<Shared>, deadline: Deadline, command: &Cmd) -> StoreResult<()> {
-        Ok(self.attempt_on(shared, deadline, &Uninstrumented(command)).await?)
+    pub(super) async fn send_on(
+        &self,
+        shared: &Arc<SharedConnection>,
+        deadline: Deadline,
+        command: &Cmd,
+    ) -> StoreResult<()> {
+        Ok(self.attempt(shared, deadline, &Uninstrumented(command)).await?)
     }
 
     /// An error, if this connection is no longer the one that all requests share.
-    pub(super) fn expect_shared(&self, shared: &Arc<Shared>) -> StoreResult<()> {
+    pub(super) fn expect_shared(&self, shared: &Arc<SharedConnection>) -> StoreResult<()> {
         if self.shared.lock().as_ref().is_some_and(|current| Arc::ptr_eq(current, shared)) {
             Ok(())
         } else {
-            Err(StoreError::Unavailable(Arc::new(Replaced)))
+            Err(StoreError::unavailable("the connection was replaced"))
         }
     }
 
@@ -351,10 +348,12 @@ impl Connections {
                 result => result,
             }
         };
-        let result: Result<(T, u32), Failure> = until(deadline, run).await;
+        let result: Result<(T, u32), Failure> = before(deadline, run).await;
         match result {
             Ok((result, replicas)) if replicas >= self.replicas => Ok(result),
-            Ok((_, replicas)) => Err(StoreError::Unavailable(Arc::new(Unreplicated(replicas))).into()),
+            Ok((_, replicas)) => {
+                Err(StoreError::unavailable(format!("only {replicas} replicas acknowledged the write")).into())
+            }
             Err(failure) => {
                 if failure.breaks_connection() {
                     drop(Object::take(connection));
@@ -369,17 +368,17 @@ impl Connections {
     }
 
     /// The connection that all requests share now.
-    pub(super) fn shared(&self) -> Arc<Shared> {
+    pub(super) fn shared(&self) -> Arc<SharedConnection> {
         let mut current = self.shared.lock();
         if let Some(shared) = current.as_ref().filter(|shared| shared.is_usable()) {
             return Arc::clone(shared);
         }
-        Arc::clone(current.insert(Arc::new(Shared::open(Arc::clone(&self.client)))))
+        Arc::clone(current.insert(Arc::new(SharedConnection::open(Arc::clone(&self.client)))))
     }
 }
 
 /// Gives up at the deadline.
-async fn until<T>(deadline: Deadline, request: impl Future<Output = RedisResult<T>>) -> Result<T, Failure> {
+async fn before<T>(deadline: Deadline, request: impl Future<Output = RedisResult<T>>) -> Result<T, Failure> {
     Ok(timeout_at(deadline, request).await??)
 }
 

@@ -101,7 +101,7 @@ impl Store for RedisStore {
     async fn create_user(&self, by: &Authority, user: &User) -> StoreResult<bool> {
         // The set of names lives in a slot of its own. Wherever this breaks off, each user has a name in it.
         self.change_name(&SCRIPTS.add_name, by, &user.name).await?;
-        let write = self.to_user(&SCRIPTS.create_user, &user.name, by);
+        let write = self.write_to_user(&SCRIPTS.create_user, &user.name, by);
         let write = write.keys([keys::user(&user.name)]).arg(records::encode_user(user));
         let created = self.connections.write(&write).await?;
         self.finish_creation(user).await.map_err(StoreError::in_the_middle)?;
@@ -210,27 +210,27 @@ fn creation(NewToken { owner, login, token, quota }: NewToken<'_>) -> Write {
 impl RedisStore {
     /// A write to this user's account that does not run after its operation has failed: the client may have done
     /// something else by then.
-    fn to_user(&self, script: &'static Script, name: &UserName, by: &Authority) -> Write {
+    fn write_to_user(&self, script: &'static Script, name: &UserName, by: &Authority) -> Write {
         Write::to_user(script, name, by).until(self.connections.deadline())
     }
 
     /// The same for a write to a key that belongs to no user, as a step of a change of this user.
-    fn to_key(&self, script: &'static Script, key: &str, name: &UserName, by: &Authority) -> Write {
+    fn write_to_key(&self, script: &'static Script, key: &str, name: &UserName, by: &Authority) -> Write {
         Write::to_key(script, key, name, by).until(self.connections.deadline())
     }
 
     /// The authority of a step that completes an authorized change.
-    fn completion(&self) -> Authority {
+    fn authority_to_complete(&self) -> Authority {
         Authority::Until(self.connections.deadline())
     }
 
     /// Adds the name of a user who was created, and registers an administrator.
     async fn finish_creation(&self, user: &User) -> StoreResult<()> {
         // A removal of a user of this name may have removed it since.
-        self.change_name(&SCRIPTS.add_name, &self.completion(), &user.name).await?;
+        self.change_name(&SCRIPTS.add_name, &self.authority_to_complete(), &user.name).await?;
         if user.administers() {
             // An empty update registers an enabled administrator.
-            self.update_user(&self.completion(), &user.name, UserUpdate::default()).await?;
+            self.update_user(&self.authority_to_complete(), &user.name, UserUpdate::default()).await?;
         }
         Ok(())
     }
@@ -273,7 +273,7 @@ impl RedisStore {
 
     /// Runs a script that adds or removes a name.
     async fn change_name(&self, script: &'static Script, by: &Authority, name: &UserName) -> StoreResult<()> {
-        let write = self.to_key(script, keys::NAMES, name, by).arg(name.as_str());
+        let write = self.write_to_key(script, keys::NAMES, name, by).arg(name.as_str());
         let _was_changed: bool = self.connections.write(&write).await?;
         Ok(())
     }

@@ -11,17 +11,17 @@
 local max_retention, max_delay = tonumber(ARGV[1]), tonumber(ARGV[2])
 local PER_CLIENT_AND_USER, PER_USER = 1, 2
 
-local function backoff(count)
-  return unpack(ARGV, 3 * count, 3 * count + 2)
+local function backoff(counter)
+  return unpack(ARGV, 3 * counter, 3 * counter + 2)
 end
 
-local function failures(count)
-  return tonumber(redis.call('GET', KEYS[count + 1]) or 0)
+local function failures(counter)
+  return tonumber(redis.call('GET', KEYS[counter + 1]) or 0)
 end
 
-local function delay(count)
-  local free, first, step = backoff(count)
-  local beyond = failures(count) - free
+local function delay(counter)
+  local free, first, step = backoff(counter)
+  local beyond = failures(counter) - free
   if beyond < 0 then
     return 0
   end
@@ -29,43 +29,43 @@ local function delay(count)
 end
 
 -- The ms until a counter with this many failures expires: `Backoff::retention`.
-local function retention(count, failures)
-  local free = tonumber((backoff(count)))
+local function retention(counter, failures)
+  local free = tonumber((backoff(counter)))
   return math.floor(max_retention * math.min(failures, free) / free)
 end
 
 -- The ms since the last failure, when the TTL of the counter was full; without a counter, infinite. If the TTL is more
 -- than full, the clock was set back: then the failure counts as made now.
-local function since(count)
-  local full, left = retention(count, failures(count)), redis.call('PTTL', KEYS[count + 1])
+local function since(counter)
+  local full, left = retention(counter, failures(counter)), redis.call('PTTL', KEYS[counter + 1])
   if left < 0 then
     return math.huge
   elseif left > full then
-    redis.call('PEXPIRE', KEYS[count + 1], full)
+    redis.call('PEXPIRE', KEYS[counter + 1], full)
     return 0
   end
   return full - left
 end
 
 -- The ms that are left of a delay after the last failure of this counter.
-local function remaining(delay, count)
-  return delay > 0 and delay - since(count) or 0
+local function remaining(delay, counter)
+  return delay > 0 and delay - since(counter) or 0
 end
 
 local known = redis.call('EXISTS', KEYS[1]) == 1
-local counts = known and 1 or #KEYS - 1
+local counters = known and 1 or #KEYS - 1
 
 local wait = remaining(math.max(delay(PER_CLIENT_AND_USER), known and 0 or delay(PER_USER)), PER_CLIENT_AND_USER)
-for count = PER_USER + 1, counts do
-  wait = math.max(wait, remaining(delay(count), count))
+for counter = PER_USER + 1, counters do
+  wait = math.max(wait, remaining(delay(counter), counter))
 end
 if wait > 0 then
   return wait
 end
 
-for count = 1, counts do
-  local failures = failures(count) + 1
-  local reply = redis.pcall('SET', KEYS[count + 1], failures, 'PX', retention(count, failures))
+for counter = 1, counters do
+  local failures = failures(counter) + 1
+  local reply = redis.pcall('SET', KEYS[counter + 1], failures, 'PX', retention(counter, failures))
   if reply.err then
     -- Then the first SET fails, and nothing was counted: Redis checks its memory before it runs a script.
     return reply.err:find('^OOM') and -2 or reply

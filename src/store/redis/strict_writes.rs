@@ -51,7 +51,7 @@ impl StrictWrites for RedisStore {
 
     async fn revoke_tokens(&self, by: &Authority, owner: &UserName) -> StoreResult<u64> {
         // No later than the answer: tokens that are created afterwards stay.
-        let write = self.to_user(&SCRIPTS.revoke_tokens, owner, by);
+        let write = self.write_to_user(&SCRIPTS.revoke_tokens, owner, by);
         let write = write.keys([keys::token_index(owner)]).arg(keys::token_prefix(owner));
         self.connections.write(&write).await
     }
@@ -79,7 +79,7 @@ impl StrictWrites for RedisStore {
         update: UserUpdate,
     ) -> StoreResult<UserChange<UpdatedUser>> {
         let attempt = |number| self.try_update(by, name, number, update);
-        self.numbered(by, name, update.ends_administration(), attempt).await
+        self.make_numbered_change(by, name, update.ends_administration(), attempt).await
     }
 
     async fn set_password(
@@ -103,7 +103,7 @@ impl StrictWrites for RedisStore {
     }
 
     async fn remove_user(&self, by: &Authority, name: &UserName) -> StoreResult<UserChange<u64>> {
-        let removed = self.numbered(by, name, true, |number| self.try_removal(by, name, number)).await?;
+        let removed = self.make_numbered_change(by, name, true, |number| self.try_removal(by, name, number)).await?;
         if removed != UserChange::LastAdmin {
             self.finish_removal(name).await.map_err(StoreError::in_the_middle)?;
         }
@@ -136,7 +136,7 @@ impl RedisStore {
 
     async fn try_removal(&self, by: &Authority, name: &UserName, number: u64) -> StoreResult<Attempt<u64>> {
         let write = self
-            .to_user(&SCRIPTS.remove_user, name, by)
+            .write_to_user(&SCRIPTS.remove_user, name, by)
             .keys([keys::user(name), keys::token_index(name), keys::removal(name)])
             .arg(number)
             .arg(keys::token_prefix(name))
@@ -154,7 +154,7 @@ impl RedisStore {
         fields: Vec<String>,
         revoke_tokens: bool,
     ) -> Write {
-        self.to_user(&SCRIPTS.update_user, name, by)
+        self.write_to_user(&SCRIPTS.update_user, name, by)
             .keys([keys::user(name), keys::token_index(name), keys::removal(name)])
             .arg(number.map(|number| number.to_string()).unwrap_or_default())
             .arg(if revoke_tokens { keys::token_prefix(name) } else { String::new() })
@@ -163,10 +163,10 @@ impl RedisStore {
 
     /// Removes the name of a user who was removed.
     async fn finish_removal(&self, name: &UserName) -> StoreResult<()> {
-        self.change_name(&SCRIPTS.remove_name, &self.completion(), name).await?;
+        self.change_name(&SCRIPTS.remove_name, &self.authority_to_complete(), name).await?;
         // The user may have been created again in between. Where this breaks off, repeating either change mends it.
         if self.find_user(name).await?.is_some() {
-            self.change_name(&SCRIPTS.add_name, &self.completion(), name).await?;
+            self.change_name(&SCRIPTS.add_name, &self.authority_to_complete(), name).await?;
         }
         Ok(())
     }

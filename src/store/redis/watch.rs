@@ -9,7 +9,7 @@ use async_trait::async_trait;
 use redis::{Cmd, cmd};
 
 use super::{
-    connections::{Connections, Shared},
+    connections::{Connections, SharedConnection},
     keys,
 };
 use crate::store::{Changes, StoreResult, Watch};
@@ -17,7 +17,7 @@ use crate::store::{Changes, StoreResult, Watch};
 /// A watch on the shared connection, so that all reads are answered by the server that reports the changes.
 pub(super) struct RedisWatch {
     connections: Arc<Connections>,
-    shared: Arc<Shared>,
+    shared: Arc<SharedConnection>,
 }
 
 impl RedisWatch {
