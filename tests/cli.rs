@@ -535,3 +535,73 @@ fn a_key_file_is_made_once_and_for_its_owner() {
     assert_eq!(code, 1);
     assert!(stderr.contains("cannot write /nowhere/keys.json"), "{stderr}");
 }
+
+#[test]
+fn a_pipe_is_no_file_of_a_setting_or_of_keys() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe");
+    assert!(run(Command::new("mkfifo").arg(&pipe), "").status.success());
+    let pipe = pipe.to_str().unwrap();
+    let redis = "--redis-url=rediss://127.0.0.1:1";
+    for (arguments, code) in [
+        (&["--admin-password-file", pipe][..], 2),
+        (&["user", "list", redis, "--redis-password-file", pipe], 2),
+        (&["user", "list", redis, "--redis-ca-file", pipe], 2),
+        (&["user", "list", redis, "--redis-cert-file", pipe, "--redis-key-file", pipe], 2),
+        (&["key", "rotate", pipe], 1),
+        (&["key", "prune", pipe, "--older-than=1h"], 1),
+    ] {
+        let log = Log::new();
+        let mut process = Process::spawn(Service::command().args(arguments).stderr(log.stdio()));
+        assert_eq!(process.wait().code(), Some(code), "{arguments:?}: {}", log.text());
+        assert!(log.text().contains(&format!("cannot read {pipe}: ")), "{arguments:?}: {}", log.text());
+        assert!(log.text().contains("regular file"), "{arguments:?}: {}", log.text());
+    }
+}
+
+#[test]
+fn the_end_of_the_input_at_a_password_prompt_is_an_error() {
+    let redis = RedisServer::start();
+    let url = redis.url();
+    // Ctrl-D at the beginning of a line ends the input; the second one ends it behind characters.
+    for typed in [&["\x04"][..], &["secret\x04\x04"], &["secret\n", "\x04"], &["secret\n", "secret\x04\x04"]] {
+        let terminal = Terminal::open();
+        let before = terminal.settings();
+        let mut command = Service::command();
+        command.args(["user", "add", "bob"]).env("MAYFLY_REDIS_URL", &url);
+        let mut process = terminal.spawn(&command);
+        for (prompt, line) in ["Password: ", "Again: "].into_iter().zip(typed) {
+            terminal.wait_for(prompt);
+            eventually("it hides what is typed", || (terminal.settings() != before).then_some(()));
+            terminal.write(line.as_bytes());
+        }
+        assert_eq!(process.wait().code(), Some(2), "{typed:?}");
+        terminal.wait_for("the input ended before the line");
+        assert_eq!(terminal.settings(), before, "{typed:?}");
+    }
+    assert_eq!(redis.cli(&["EXISTS", "mayfly:{bob}:user"]), "0");
+}
+
+#[test]
+fn a_password_prompt_is_not_suspended() {
+    let redis = RedisServer::start();
+    let url = redis.url();
+    let terminal = Terminal::open();
+    let before = terminal.settings();
+    // Under a shell, which would take the terminal back from a command that stops.
+    let mut shell = Command::new("bash");
+    shell.args(["-mc", "\"$@\"; echo \"it ended with $?\"", "-"]);
+    shell.arg(Service::command().get_program()).args(["user", "add", "bob"]).env("MAYFLY_REDIS_URL", &url);
+    let mut process = terminal.spawn(&shell);
+    terminal.wait_for("Password: ");
+    eventually("it hides what is typed", || (terminal.settings() != before).then_some(()));
+    terminal.write(b"\x1a");
+    terminal.signal(Signal::SIGTSTP);
+    terminal.write(b"secret\n");
+    terminal.wait_for("Again: ");
+    terminal.write(b"secret\n");
+    terminal.wait_for("it ended with 0");
+    assert!(process.wait().success());
+    assert_eq!(terminal.settings(), before);
+    assert_eq!(redis.cli(&["EXISTS", "mayfly:{bob}:user"]), "1");
+}

@@ -22,6 +22,7 @@ use crate::{
         life::Life,
     },
     service::Clock,
+    watched_files::read_regular_file,
 };
 
 #[derive(Args)]
@@ -114,7 +115,8 @@ fn lock(file: &Path) -> Result<File, Failure> {
 
 /// A set that the service would take.
 fn read(file: &Path) -> Result<SecretString, Failure> {
-    let set = fs::read_to_string(file).map(SecretString::from);
+    let set = read_regular_file(file).and_then(|bytes| String::from_utf8(bytes).map_err(io::Error::other));
+    let set = set.map(SecretString::from);
     let set = set.map_err(|error| Failure::Runtime(format!("cannot read {}: {error}", file.display())))?;
     KeySet::parse(set.expose_secret()).map_err(|error| broken(file, &error))?;
     Ok(set)

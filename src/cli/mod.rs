@@ -16,6 +16,7 @@ mod healthcheck;
 mod key;
 mod openapi;
 mod outcome;
+mod password_prompt;
 mod serve;
 mod user;
 

@@ -1,30 +1,27 @@
 //! `mayfly user`: the users, in Redis and while the service runs.
 
 use std::{
-    fs::File,
-    io::{self, BufRead, BufReader, IsTerminal, Write},
+    io::{self, IsTerminal},
     sync::Arc,
-    thread,
     time::Duration,
 };
 
 use clap::{Args, Subcommand};
 use futures_util::future::select_all;
-use rustix::termios::{LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr};
-use secrecy::{ExposeSecret, SecretString};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::oneshot,
-};
+use secrecy::ExposeSecret;
+use tokio::signal::unix::{SignalKind, signal};
 use tracing::Instrument;
 
-use super::outcome::{Failure, print};
+use super::{
+    outcome::{Failure, print},
+    password_prompt,
+};
 use crate::{
     config::{ConfigErrors, PasswordSettings, StoreConfig, StoreSettings, secret_line},
     domain::{
         listing::Listing,
         password::{Password, PasswordError},
-        user::{Role, UserName, UserUpdate},
+        user::{self, Role, UserName, UserUpdate},
     },
     service::{
         Actor, Clock,
@@ -53,46 +50,35 @@ enum Command {
     Add {
         /// 1 to 64 of the characters A-Z a-z 0-9 . _ @ + -, but neither "." nor ".."
         name: UserName,
-        /// What the user may do: user, introspector (ask about others' tokens) or admin (all)
+        /// Set the role: user, introspector (may ask about tokens of others) or admin (may do everything)
         #[arg(long, default_value_t = Role::User)]
         role: Role,
         #[command(flatten)]
         password: PasswordSource,
     },
-    /// List all users
+    /// List all users with their roles and states
     List,
-    /// Say what a user may do
+    /// Change the role of a user
     Role {
-        /// Who
         name: UserName,
-        /// user, introspector (ask about others' tokens) or admin (all)
+        /// user, introspector (may ask about tokens of others) or admin (may do everything)
         role: Role,
     },
-    /// Keep a user out, and revoke all of the user's tokens
-    Disable {
-        /// Who
-        name: UserName,
-    },
-    /// Let a user in again
-    Enable {
-        /// Who
-        name: UserName,
-    },
-    /// Give a user another password
+    /// Disable a user, and revoke all tokens of that user
+    Disable { name: UserName },
+    /// Enable a user again
+    Enable { name: UserName },
+    /// Change the password of a user
     Password {
-        /// Who
         name: UserName,
-        /// Revoke all of the user's tokens, too
+        /// Revoke all tokens of the user, too
         #[arg(long)]
         revoke_tokens: bool,
         #[command(flatten)]
         password: PasswordSource,
     },
-    /// Remove a user and revoke all of the user's tokens
-    Remove {
-        /// Who
-        name: UserName,
-    },
+    /// Remove a user, and revoke all tokens of that user
+    Remove { name: UserName },
 }
 
 #[derive(Args)]
@@ -108,8 +94,63 @@ impl From<StoreError> for Failure {
     }
 }
 
-/// How many users are read at once.
+/// Users that are read at once.
 const PAGE: usize = 500;
+
+impl User {
+    #[tokio::main(flavor = "current_thread")]
+    pub(super) async fn run(self, errors: ConfigErrors) -> Result<(), Failure> {
+        audited(until_signal(self.execute(errors))).await
+    }
+
+    async fn execute(self, mut errors: ConfigErrors) -> Result<(), Failure> {
+        let store = self.store.load(&mut errors);
+        let store = errors.or(Some(store))?;
+        if let StoreConfig::Memory = store {
+            let reason = "MAYFLY_REDIS_URL (--redis-url) is missing. Users of the embedded store live in the memory of the \
+                          service that runs: no other process can reach them";
+            return Err(Failure::Usage(reason.into()));
+        }
+        // This process reads without leases. Its writes wait for those of the service all the same.
+        let store = LeasedStore::new(store.open(), Duration::ZERO);
+        let users = Users::new(Arc::new(store), Clock::system(), Arc::new(Hashing::new(self.passwords.password_cost)));
+        let update = async |name: &UserName, role, disabled| {
+            users.update(Actor::Operator, name, UserUpdate { role, disabled }).await.map_err(failure_for(name))
+        };
+        let report = match self.command {
+            Command::List => return list(&users).await,
+            Command::Add { name, role, password } => {
+                let password = password.read().await?;
+                users.add(Actor::Operator, name.clone(), role, password).await.map_err(failure_for(&name))?;
+                format!("added {role} {name}\n")
+            }
+            Command::Role { name, role } => {
+                update(&name, Some(role), None).await?;
+                format!("made {name} {role}\n")
+            }
+            Command::Disable { name } => {
+                let revoked = update(&name, None, Some(true)).await?.tokens_revoked;
+                format!("disabled {name} and revoked {revoked} tokens\n")
+            }
+            Command::Enable { name } => {
+                update(&name, None, Some(false)).await?;
+                format!("enabled {name}\n")
+            }
+            Command::Password { name, revoke_tokens, password } => {
+                let password = password.read().await?;
+                let revoked = users.set_password(Actor::Operator, &name, password, revoke_tokens).await;
+                let revoked = revoked.map_err(failure_for(&name))?;
+                let tokens = if revoke_tokens { format!(" and revoked {revoked} tokens") } else { String::new() };
+                format!("changed the password of {name}{tokens}\n")
+            }
+            Command::Remove { name } => {
+                let revoked = users.remove(Actor::Operator, &name).await.map_err(failure_for(&name))?;
+                format!("removed {name} and revoked {revoked} tokens\n")
+            }
+        };
+        print(&report)
+    }
+}
 
 /// Runs a command until a signal ends it. The command is dropped then, which restores the terminal.
 async fn until_signal(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
@@ -136,76 +177,25 @@ async fn audited(command: impl Future<Output = Result<(), Failure>>) -> Result<(
     result
 }
 
-impl User {
-    #[tokio::main(flavor = "current_thread")]
-    pub(super) async fn run(self, errors: ConfigErrors) -> Result<(), Failure> {
-        audited(until_signal(self.change(errors))).await
-    }
-
-    async fn change(self, mut errors: ConfigErrors) -> Result<(), Failure> {
-        let store = self.store.load(&mut errors);
-        let store = errors.or(Some(store))?;
-        if let StoreConfig::Memory = store {
-            let why = "MAYFLY_REDIS_URL (--redis-url) is missing. Users of the embedded store live in the memory of the \
-                       service that runs: no other process can reach them";
-            return Err(Failure::Usage(why.into()));
-        }
-        // Its writes wait until no replica goes by what it read before.
-        let store = LeasedStore::new(store.open(), Duration::ZERO);
-        let users = Users::new(Arc::new(store), Clock::system(), Arc::new(Hashing::new(self.passwords.password_cost)));
-        match self.command {
-            Command::Add { name, role, password } => {
-                let password = password.read().await?;
-                users.add(Actor::Operator, name.clone(), role, password).await.map_err(about(&name))?;
-                print(&format!("added {role} {name}\n"))
-            }
-            Command::List => {
-                let mut after = None;
-                loop {
-                    let Listing { items, more } = users.list(after.as_ref(), PAGE).await?;
-                    let line = |user: &crate::domain::user::User| {
-                        let state = if user.disabled { "disabled" } else { "enabled" };
-                        format!("{}\t{}\t{state}\n", user.name, user.role)
-                    };
-                    print(&items.iter().map(line).collect::<String>())?;
-                    match items.into_iter().last().filter(|_| more) {
-                        Some(last) => after = Some(last.name),
-                        None => return Ok(()),
-                    }
-                }
-            }
-            Command::Role { name, role } => {
-                let update = UserUpdate { role: Some(role), disabled: None };
-                users.update(Actor::Operator, &name, update).await.map_err(about(&name))?;
-                print(&format!("made {name} {role}\n"))
-            }
-            Command::Disable { name } => {
-                let update = UserUpdate { role: None, disabled: Some(true) };
-                let updated = users.update(Actor::Operator, &name, update).await.map_err(about(&name))?;
-                print(&format!("disabled {name} and revoked {} tokens\n", updated.tokens_revoked))
-            }
-            Command::Enable { name } => {
-                let update = UserUpdate { role: None, disabled: Some(false) };
-                users.update(Actor::Operator, &name, update).await.map_err(about(&name))?;
-                print(&format!("enabled {name}\n"))
-            }
-            Command::Password { name, revoke_tokens, password } => {
-                let password = password.read().await?;
-                let revoked =
-                    users.set_password(Actor::Operator, &name, password, revoke_tokens).await.map_err(about(&name))?;
-                let tokens = if revoke_tokens { format!(" and revoked {revoked} tokens") } else { String::new() };
-                print(&format!("changed the password of {name}{tokens}\n"))
-            }
-            Command::Remove { name } => {
-                let revoked = users.remove(Actor::Operator, &name).await.map_err(about(&name))?;
-                print(&format!("removed {name} and revoked {revoked} tokens\n"))
-            }
+/// Prints each user's name, role and state, separated by tabs.
+async fn list(users: &Users) -> Result<(), Failure> {
+    let line = |user: &user::User| {
+        let state = if user.disabled { "disabled" } else { "enabled" };
+        format!("{}\t{}\t{state}\n", user.name, user.role)
+    };
+    let mut after = None;
+    loop {
+        let Listing { items, more } = users.list(after.as_ref(), PAGE).await?;
+        print(&items.iter().map(line).collect::<String>())?;
+        match items.into_iter().last().filter(|_| more) {
+            Some(last) => after = Some(last.name),
+            None => return Ok(()),
         }
     }
 }
 
-/// What went wrong with the user of this name.
-fn about(name: &UserName) -> impl Fn(UserError) -> Failure {
+/// Names this user in the message of an error.
+fn failure_for(name: &UserName) -> impl Fn(UserError) -> Failure {
     move |error| {
         Failure::Runtime(match error {
             UserError::NoSuchUser => format!("there is no user {name}"),
@@ -219,65 +209,14 @@ fn about(name: &UserName) -> impl Fn(UserError) -> Failure {
 impl PasswordSource {
     async fn read(&self) -> Result<Password, Failure> {
         let text = if self.password_stdin {
-            in_thread(|| io::read_to_string(io::stdin())).await?
+            password_prompt::read_in_thread(|| io::read_to_string(io::stdin())).await?
         } else if io::stdin().is_terminal() {
-            let terminal = File::options().read(true).write(true).open("/dev/tty")?;
-            let _hidden = Hidden::on(&terminal)?;
-            let text = ask(&terminal, "Password: ").await?;
-            if ask(&terminal, "Again: ").await?.expose_secret() != text.expose_secret() {
-                return Err(Failure::Usage("the passwords differ".into()));
-            }
-            text
+            password_prompt::ask().await?
         } else {
             return Err(Failure::Usage("there is no terminal to ask for the password: use --password-stdin".into()));
         };
         let line =
             secret_line(text.expose_secret()).map_err(|error| Failure::Usage(format!("the password: {error}")))?;
         line.parse().map_err(|error: PasswordError| Failure::Usage(error.to_string()))
-    }
-}
-
-/// Asks for a line.
-async fn ask(mut terminal: &File, prompt: &str) -> io::Result<SecretString> {
-    terminal.write_all(prompt.as_bytes())?;
-    let mut reader = BufReader::new(terminal.try_clone()?);
-    in_thread(move || {
-        let mut line = String::new();
-        reader.read_line(&mut line).map(|_| line)
-    })
-    .await
-}
-
-/// Reads on a thread of its own, which nobody waits for where a signal ends the command.
-async fn in_thread(read: impl FnOnce() -> io::Result<String> + Send + 'static) -> io::Result<SecretString> {
-    let (sender, text) = oneshot::channel();
-    thread::spawn(move || sender.send(read().map(SecretString::from)));
-    text.await.expect("it reads to its end")
-}
-
-/// A terminal that does not show what is typed, until the value is dropped. Keys that send signals work as ever, but for
-/// Ctrl-Z, which would leave a shell with such a terminal.
-struct Hidden<'a> {
-    terminal: &'a File,
-    before: Termios,
-}
-
-impl<'a> Hidden<'a> {
-    fn on(terminal: &'a File) -> io::Result<Self> {
-        let before = tcgetattr(terminal)?;
-        let mut hidden = before.clone();
-        hidden.local_modes.remove(LocalModes::ECHO);
-        hidden.local_modes.insert(LocalModes::ECHONL);
-        // The value that switches a character off.
-        hidden.special_codes[SpecialCodeIndex::VSUSP] = 0;
-        tcsetattr(terminal, OptionalActions::Now, &hidden)?;
-        Ok(Self { terminal, before })
-    }
-}
-
-impl Drop for Hidden<'_> {
-    fn drop(&mut self) {
-        // A terminal that is gone shows nothing.
-        let _ = tcsetattr(self.terminal, OptionalActions::Now, &self.before);
     }
 }

@@ -7,7 +7,7 @@ use secrecy::{SecretSlice, SecretString};
 
 use super::{
     errors::ConfigErrors,
-    values::{file, number, read_pem, read_secret, text, timeout},
+    values::{file, number, read_file, read_secret, text, timeout},
 };
 use crate::store::{
     StrictWrites,
@@ -40,16 +40,16 @@ pub struct StoreSettings {
     redis_password_file: Option<SecretString>,
 
     /// Set the authorities to trust with rediss:// instead of the system's, a PEM file
-    #[arg(long, env = "MAYFLY_REDIS_CA_FILE", value_name = "FILE", value_parser = file(read_pem))]
+    #[arg(long, env = "MAYFLY_REDIS_CA_FILE", value_name = "FILE", value_parser = file(read_file))]
     redis_ca_file: Option<Pem>,
 
     /// Set the client certificate for rediss://, a PEM file
-    #[arg(long, env = "MAYFLY_REDIS_CERT_FILE", value_name = "FILE", value_parser = file(read_pem))]
+    #[arg(long, env = "MAYFLY_REDIS_CERT_FILE", value_name = "FILE", value_parser = file(read_file))]
     redis_cert_file: Option<Pem>,
 
     /// Set the private key of the client certificate, a PEM file
     #[arg(long, env = "MAYFLY_REDIS_KEY_FILE", value_name = "FILE")]
-    #[arg(value_parser = file(|path| read_pem(path).map(SecretSlice::from)))]
+    #[arg(value_parser = file(|path| read_file(path).map(SecretSlice::from)))]
     redis_key_file: Option<SecretSlice<u8>>,
 
     /// Set how long an operation of Redis may take, connecting included, from 1ms to 1h

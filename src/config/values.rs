@@ -3,7 +3,6 @@
 use std::{
     ffi::OsString,
     fmt::Display,
-    fs,
     net::SocketAddr,
     ops::RangeInclusive,
     path::{Path, PathBuf},
@@ -12,9 +11,9 @@ use std::{
 };
 
 use clap::builder::{OsStringValueParser, TypedValueParser};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::{ExposeSecret, SecretSlice, SecretString};
 
-use crate::domain;
+use crate::{domain, watched_files::read_regular_file};
 
 /// The longest that a setting may have the service wait.
 const MAX_WAIT: Duration = Duration::from_hours(1);
@@ -92,16 +91,16 @@ pub(super) fn switch(text: &str) -> Result<bool, String> {
     }
 }
 
-/// Reads a file of PEM.
-pub(super) fn read_pem(file: &Path) -> Result<Vec<u8>, String> {
-    fs::read(file).map_err(|error| format!("cannot read {}: {error}", file.display()))
+/// Reads a regular file.
+pub(super) fn read_file(file: &Path) -> Result<Vec<u8>, String> {
+    read_regular_file(file).map_err(|error| format!("cannot read {}: {error}", file.display()))
 }
 
 /// Reads a file that holds a secret and nothing else ([`secret_line`]).
 pub(super) fn read_secret(file: &Path) -> Result<SecretString, String> {
-    let text = fs::read_to_string(file).map(SecretString::from);
-    let text = text.map_err(|error| format!("cannot read {}: {error}", file.display()))?;
-    let line = secret_line(text.expose_secret()).map_err(|error| format!("{}: {error}", file.display()))?;
+    let bytes = SecretSlice::from(read_file(file)?);
+    let text = str::from_utf8(bytes.expose_secret()).map_err(|_| "it is not UTF-8");
+    let line = text.and_then(secret_line).map_err(|error| format!("{}: {error}", file.display()))?;
     Ok(line.into())
 }
 

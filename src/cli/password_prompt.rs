@@ -1,0 +1,81 @@
+//! The prompt for a new password, at the terminal.
+
+use std::{
+    fs::File,
+    io::{self, BufRead, BufReader, Write},
+    thread,
+};
+
+use rustix::{
+    process::Signal,
+    termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr},
+};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
+
+use super::outcome::Failure;
+
+/// Asks for a password and its repetition.
+pub(super) async fn ask() -> Result<SecretString, Failure> {
+    let terminal = File::options().read(true).write(true).open("/dev/tty")?;
+    // From here on Ctrl-Z does nothing: it would leave the shell with a terminal that hides what is typed.
+    let _ignored = signal(SignalKind::from_raw(Signal::TSTP.as_raw()))?;
+    let _hidden = EchoOff::on(&terminal)?;
+    let password = ask_line(&terminal, "Password: ").await?;
+    if ask_line(&terminal, "Again: ").await?.expose_secret() != password.expose_secret() {
+        return Err(Failure::Usage("the passwords differ".into()));
+    }
+    Ok(password)
+}
+
+async fn ask_line(mut terminal: &File, prompt: &str) -> Result<SecretString, Failure> {
+    terminal.write_all(prompt.as_bytes())?;
+    let mut reader = BufReader::new(terminal.try_clone()?);
+    let line = read_in_thread(move || {
+        let mut line = String::new();
+        reader.read_line(&mut line).map(|_| line)
+    });
+    let line = line.await?;
+    // Ctrl-D ends the input.
+    if line.expose_secret().ends_with('\n') {
+        Ok(line)
+    } else {
+        Err(Failure::Usage("no password: the input ended before the line did".into()))
+    }
+}
+
+/// Reads on a thread that ends with the process, not on one of the runtime, which would wait for it after a signal.
+pub(super) async fn read_in_thread(
+    read: impl FnOnce() -> io::Result<String> + Send + 'static,
+) -> io::Result<SecretString> {
+    let (sender, text) = oneshot::channel();
+    thread::spawn(move || sender.send(read().map(SecretString::from)));
+    text.await.expect("the thread sends a result")
+}
+
+/// Hides what is typed at a terminal, until the value is dropped.
+struct EchoOff<'a> {
+    terminal: &'a File,
+    before: Termios,
+}
+
+impl<'a> EchoOff<'a> {
+    fn on(terminal: &'a File) -> io::Result<Self> {
+        let before = tcgetattr(terminal)?;
+        let mut hidden = before.clone();
+        hidden.local_modes.remove(LocalModes::ECHO);
+        hidden.local_modes.insert(LocalModes::ECHONL);
+        tcsetattr(terminal, OptionalActions::Now, &hidden)?;
+        Ok(Self { terminal, before })
+    }
+}
+
+impl Drop for EchoOff<'_> {
+    fn drop(&mut self) {
+        // A terminal that is gone shows nothing.
+        let _ = tcsetattr(self.terminal, OptionalActions::Now, &self.before);
+    }
+}
