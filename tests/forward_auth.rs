@@ -16,7 +16,7 @@ use crate::support::{Answer, Backend, Client, Process, Service, eventually, free
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// A WSGI application that answers with what it was told. WSGI, like CGI, writes headers in capitals and `-` as `_`.
+/// A WSGI application that answers with its request headers. WSGI, like CGI, writes them in capitals with `_` for `-`.
 const APPLICATION: &str = r#"
 import json, socketserver, sys
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
@@ -30,17 +30,18 @@ class Handler(WSGIRequestHandler):
 
 def application(environ, start_response):
     environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
-    body = json.dumps({name: value for name, value in environ.items() if name.startswith(("HTTP_", "REQUEST_"))}).encode()
+    headers = {name: value for name, value in environ.items() if name.startswith(("HTTP_", "REQUEST_"))}
+    body = json.dumps(headers).encode()
     start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(body)))])
     return [body]
 
 make_server("127.0.0.1", int(sys.argv[1]), application, Server, Handler).serve_forever()
 "#;
 
-/// What RFC 9110, section 5.6.2, allows in a name beside letters and digits.
+/// The characters that RFC 9110, section 5.6.2, allows in a header name beside letters and digits.
 const BETWEEN: &str = "-_.!#$%&'*+^`|~";
 
-/// A process on a port, with the files it needs.
+/// A server process, its port and its files.
 struct Server {
     port: u16,
     _process: Process,
@@ -48,7 +49,7 @@ struct Server {
 }
 
 impl Server {
-    /// Starts the command that `command` makes in a directory with these files, and waits until `port` is served.
+    /// Starts `command` in a directory with these files, and waits until `port` answers.
     fn start(port: u16, files: &[(&str, String)], command: impl FnOnce(&Path) -> Command) -> Self {
         let directory = tempfile::tempdir().unwrap();
         for (name, text) in files {
@@ -58,7 +59,7 @@ impl Server {
         command.current_dir(&directory).env("HOME", directory.path()).stdout(Stdio::null()).stderr(Stdio::null());
         let process = Process::spawn(&mut command);
         let client = Client::new(&format!("http://127.0.0.1:{port}"));
-        // Traefik knows no path until it has read its routes.
+        // Traefik answers 404 until it has read its routes.
         let serves = |answer: &Answer| answer.status != 404;
         eventually("the server serves", || client.get("/").try_send().ok().filter(serves));
         Self { port, _process: process, _directory: directory }
@@ -76,7 +77,7 @@ fn command(program: &str, arguments: &[&str]) -> Command {
     command
 }
 
-/// The files of an example, with these addresses in the place of their own.
+/// The files of an example, with these addresses instead of their own.
 fn example<'a>(files: &[&'a str], port: u16, mayfly: &str, application: u16) -> Vec<(&'a str, String)> {
     let addresses = [
         ("8000", port.to_string()),
@@ -86,7 +87,7 @@ fn example<'a>(files: &[&'a str], port: u16, mayfly: &str, application: u16) -> 
     let read = |name: &&'a str| (*name, fs::read_to_string(format!("{ROOT}/deploy/examples/{name}")).unwrap());
     let mut files: Vec<_> = files.iter().map(read).collect();
     for (of_the_example, of_this_test) in addresses {
-        // Envoy writes the port by itself.
+        // Envoy has the port in a field of its own.
         for prefix in ["127.0.0.1:", "address: 127.0.0.1, port_value: "] {
             let address = format!("{prefix}{of_the_example}");
             for (_, text) in &mut files {
@@ -99,7 +100,7 @@ fn example<'a>(files: &[&'a str], port: u16, mayfly: &str, application: u16) -> 
     files
 }
 
-/// A request, written as it is: a client's library would mend some names.
+/// Sends a request byte by byte, because an HTTP library would normalise some header names.
 fn raw(port: u16, method: &str, headers: &[String]) -> Answer {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let headers = headers.join("\r\n");
@@ -108,12 +109,12 @@ fn raw(port: u16, method: &str, headers: &[String]) -> Answer {
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").expect(&answer);
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    // The JSON, whether it came in chunks or not.
+    // The JSON, in chunks or not.
     let text = body.find('{').map_or("", |start| &body[start..=body.rfind('}').unwrap()]);
     Answer { status, headers: ureq::http::HeaderMap::new(), text: text.to_owned() }
 }
 
-/// What the application was told under names like `X-Auth-…`, in whatever spelling a gateway may take for them.
+/// The headers that the application reads as `X-Auth-…`, in any spelling.
 fn identity(answer: &Answer) -> Value {
     assert_eq!(answer.status, 200, "{answer:?}");
     let mut told: Vec<_> = answer.json().as_object().unwrap().clone().into_iter().collect();
@@ -146,7 +147,7 @@ fn forgeries() -> Vec<String> {
     forged
 }
 
-/// What holds for every example.
+/// The properties of every example.
 fn protects(service: &mut Service, proxy: &Server) {
     let client = Client::new(&format!("http://127.0.0.1:{}", proxy.port));
     let (id, jwt) = service.admin().issue("x", "1h");
@@ -164,7 +165,7 @@ fn protects(service: &mut Service, proxy: &Server) {
         assert_eq!(answer.json()["HTTP_AUTHORIZATION"], Value::Null);
     }
 
-    // An application is told whose token it is, whatever a client writes.
+    // The application gets the owner of the token, whatever headers a client sends.
     let authorization = format!("Authorization: Bearer {jwt}");
     for forged in forgeries().chunks(40) {
         let mut headers = forged.to_vec();
@@ -172,11 +173,11 @@ fn protects(service: &mut Service, proxy: &Server) {
         headers.push(authorization.clone());
         assert_eq!(identity(&raw(proxy.port, "GET", &headers)), owner, "{forged:?}");
     }
-    // A header that is named in Connection goes no further than the proxy, so none of these may be.
+    // A client cannot have the proxy drop these headers by naming them in Connection.
     let named = "Connection: X-Auth-User, x-auth-token-id, X-Auth-Expires-In".to_owned();
     assert_eq!(identity(&raw(proxy.port, "GET", &[authorization.clone(), named])), owner);
 
-    // A preflight has no token. It reaches the application, as nobody's.
+    // A preflight has no token. It reaches the application without an identity.
     let preflight = ["Origin: https://console.example".to_owned(), "Access-Control-Request-Method: PUT".to_owned()];
     for forged in forgeries().chunks(40) {
         let answer = raw(proxy.port, "OPTIONS", &[&preflight, forged, &[authorization.clone()][..]].concat());
@@ -186,7 +187,7 @@ fn protects(service: &mut Service, proxy: &Server) {
             (&json!("OPTIONS"), &Value::Null)
         );
     }
-    // What is no preflight has one.
+    // Any other request needs a token.
     for (method, headers) in [("OPTIONS", &preflight[..1]), ("OPTIONS", &preflight[1..]), ("GET", &preflight[..])] {
         assert_eq!(raw(proxy.port, method, headers).status, 401, "{method} {headers:?}");
     }
@@ -227,7 +228,7 @@ fn nginx_lets_live_tokens_through() {
         let configuration = format!("{path}/nginx.conf");
         command("nginx", &["-p", path, "-c", &configuration, "-e", "stderr", "-g", "daemon off; pid nginx.pid;"])
     });
-    // However much else a client sends, the question is a small one.
+    // Large cookies are not passed on to Mayfly.
     let (_, jwt) = service.admin().issue("x", "1h");
     let bearer = Client::new(&format!("http://127.0.0.1:{port}")).with_bearer(&jwt);
     let many = (0..4).fold(bearer.get("/"), |request, _| request.header("cookie", &"x".repeat(6000)));
@@ -241,7 +242,7 @@ fn caddy_lets_live_tokens_through() {
     let mut service = Service::start(Backend::Redis);
     let (application, port) = (Server::application(), free_port());
     let mut files = example(&["Caddyfile"], port, &service.url, application.port);
-    // Without its interface for administration, which has one port for all.
+    // Without its administration interface, whose port is fixed.
     files[0].1.insert_str(0, "{\n\tadmin off\n}\n");
     let proxy = Server::start(port, &files, |_| command("caddy", &["run", "--config", "Caddyfile"]));
     gives_up_soon(&service, &proxy);
@@ -263,7 +264,7 @@ fn envoy_lets_live_tokens_through() {
     let mut service = Service::start(Backend::Redis);
     let (application, port) = (Server::application(), free_port());
     let files = example(&["envoy.yaml"], port, &service.url, application.port);
-    // Alone on this machine, as far as it knows.
+    // Without the shared memory that other instances use.
     let alone = ["--config-path", "envoy.yaml", "--use-dynamic-base-id", "--concurrency", "1"];
     let proxy = Server::start(port, &files, |_| command(&format!("{ROOT}/tests/.tools/bin/envoy"), &alone));
     gives_up_soon(&service, &proxy);

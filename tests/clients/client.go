@@ -1,4 +1,4 @@
-// What a service does with the client that oapi-codegen generated.
+// Uses the client that oapi-codegen generated as a service would.
 package main
 
 import (

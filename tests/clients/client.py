@@ -1,4 +1,4 @@
-"""What a service does with the client that openapi-python-client generated."""
+"""Uses the client that openapi-python-client generated as a service would."""
 
 import os
 from base64 import b64encode

@@ -1,4 +1,4 @@
-// What a service does with openapi-fetch and the types that openapi-typescript generated.
+// Uses openapi-fetch and the types that openapi-typescript generated as a service would.
 import assert from "node:assert";
 import createClient from "openapi-fetch";
 import type { paths } from "./mayfly.js";

@@ -1,4 +1,4 @@
-"""What the document cannot tell: how to log in, what a duration looks like, and which tokens and users there are."""
+"""Adds to the OpenAPI document how to log in, valid durations, and existing tokens and users."""
 
 import base64
 import ipaddress
@@ -12,10 +12,10 @@ from hypothesis import strategies
 URL = os.environ["MAYFLY_URL"]
 LOGIN = (os.environ["MAYFLY_NAME"], os.environ["MAYFLY_PASSWORD"])
 
-# What is not done to the user who asks: one who is gone, disabled or has another role or password cannot go on.
+# Operations that are not sent about the user of the tests, who could not log in afterwards.
 CHANGES_OF_USERS = ("changeUser", "removeUser", "changePassword", "revokeUserTokens")
 
-# An hour at least, so that what was issued lives until it is asked for, and a year at most, as is the rule.
+# At least an hour, so that tokens live until they are used, and at most a year, the maximum of the service.
 schemathesis.openapi.format(
     "human-duration",
     strategies.builds("{} {}".format, strategies.integers(1, 365), strategies.sampled_from(["h", "hours", "d", "days"])),
@@ -29,13 +29,13 @@ def post(path, body):
 
 
 def issue():
-    """A token that nobody knows yet."""
+    """Issues a token for one request."""
     return post("token", {"jwt_token_description": "for one request", "jwt_token_life": "1 min"})
 
 
 @schemathesis.auth(refresh_interval=None)
 class Credentials:
-    """The user's password, and where only a token will do, a new one for each request: the request may revoke it."""
+    """The user's password; for operations that take only a token, a new one each time, as the request may revoke it."""
 
     def get(self, case, context):
         schemes = [name for requirement in context.operation.definition.raw.get("security", []) for name in requirement]
@@ -50,9 +50,9 @@ class Credentials:
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    """Has valid requests name a live token, where all that the tool has to offer is made up.
+    """Lets valid requests name a live token, in place of generated text.
 
-    Each comes from another address: the tool tries many wrong passwords, and nobody is to wait for that.
+    Each request comes from another address, so that the tool's many wrong passwords delay no other request.
     """
     case.headers["X-Forwarded-For"] = str(ipaddress.IPv4Address(random.getrandbits(32)))
     operation = case.operation.definition.raw.get("operationId")
