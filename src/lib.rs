@@ -1,43 +1,54 @@
-//! Mayfly issues API tokens that live exactly as long as their owner says.
+//! Mayfly issues API tokens that live exactly as long as their owners choose.
 //!
-//! A token is a signed JWT and one key in Redis, whose TTL is its life; deleting the key revokes the token on every
-//! replica, because a replica keeps no state of its own.
+//! A token is a signed JWT and one key in Redis, whose TTL is the token's life. Deleting the key revokes the token on
+//! every replica: what a replica caches is used for a quarter of a second, and a revocation waits longer than that.
 //!
 //! # Layout
-//! - [`cli`]: the command line, one file a subcommand; [`config`]: every setting once.
+//! - [`cli`]: the command line, one file a subcommand. [`config`]: the settings, one file a subject.
 //! - [`app`]: puts the parts together and runs them.
-//! - [`server`]: accepts connections, with limits and deadlines. It alone knows hyper.
-//! - [`http`]: the only place that knows poem. One file a resource.
-//! - [`service`]: the use cases. They know neither poem nor Redis.
-//! - [`store`]: the [`store::Store`] trait, in memory and in Redis, and [`store::leased`], which remembers reads for a moment;
-//!   `store::redis` alone knows Redis.
-//! - [`domain`]: values and rules, without any of the above.
-//! - [`watched_files`]: files that are read again when they change, for signing keys and certificates.
-//! - [`telemetry`]: what operators see, one file a subject: logs, audit events, metrics, traces. It alone knows
-//!   OpenTelemetry.
+//! - [`server`]: accepts connections, with limits and deadlines. Only this module uses hyper.
+//! - [`http`]: the API, one file a resource. Only this module uses poem.
+//! - [`service`]: the use cases, without HTTP and Redis.
+//! - [`store`]: the traits of a store, and the stores: in memory, in Redis, and [`store::leased`], the cache in front.
+//!   Only `store::redis` uses Redis.
+//! - [`domain`]: values and rules, without I/O.
+//! - [`telemetry`]: logs, audit events, metrics and traces. Only this module uses OpenTelemetry.
+//! - [`single_flight`], [`watched_files`]: shared work, and files that are read again when they change.
 //!
 //! Imports run one way: `main → cli → app → {server, http, service, store}`, `http → {server, service}`,
-//! `service → {domain, store}`,
-//! `store → domain`; [`config`] knows the options of what it configures, and any of them tells `telemetry` what happened, in one line. `tests/architecture.rs` keeps it so.
+//! `service → {domain, store}`, `store → domain`. [`config`] imports the options of what it configures, and each module
+//! reports to [`telemetry`]. `tests/architecture.rs` checks this.
 //!
 //! # The path of a request
-//! [`server`] accepts the connection and hyper reads the request; `http::envelope` names it, observes it and will turn
-//! whatever fails into a problem; an operation in the file of its resource asks `http::auth` who is asking, calls one method of
-//! [`service`], which makes one call of the store, and converts the result.
-
+//! [`server`] reads the request. `http::envelope` gives it an id, measures it and turns every failure into a problem.
+//! An operation of its resource asks `http::auth` for the user, calls one use case of [`service`], and converts the
+//! result.
+//!
+//! A verification takes the shortest path:
+//! ```text
+//! server::connection → http::envelope → http::verify, http::auth     the Bearer token of the request
+//!   service::tokens                     SHA-256 of the JWT, and the version of the keys
+//!     store::leased: cache, leases      cached under a lease: answered from here
+//!   otherwise
+//!     service::signing_keys → domain::{keys, claims}    the signature, once for each version of the keys
+//!     single_flight → store::redis                      the token, which is then cached
+//! ```
 //!
 //! # What makes revocation strict
-//! Three mechanisms, each in a sentence; the files have the reasons.
-//! - **A lease.** A replica uses again what it read from the store for at most [`store::leased::LEASE`] after the read was sent,
-//!   and every change waits longer than that between its write and its answer.
-//! - **An authority.** A write carries the right that it rests on ([`store::Authority`]), and the store checks that right in the
-//!   same atomic step, so that a write that was delayed on its way uses no right that was lost meanwhile: the epoch of the
-//!   user's login, and the role of an administrator. Only in a Cluster, where no script sees the keys of another slot, an
-//!   administrator's right is read before, and the write runs within one lease of that read, by the clock of the server that
-//!   runs it. What is to undo no change that was answered runs no later than its own answer, by that clock, too.
-//! - **A mark.** A write that is answered once replicas have it writes something in any case (`store/redis/guard.lua`), so that
-//!   its answer waits for all that it rests on, whichever connection wrote that. No write is sent twice, unless the second run
-//!   does nothing where the first one ran.
+//! Three mechanisms; their files have the reasons.
+//! - **The lease.** A replica uses a value that it read from the store for at most [`store::leased::LEASE`] after the
+//!   read
+//!   was sent, unless the store confirms that it is unchanged. Each write that takes something away waits longer than
+//!   that before it is answered ([`store::leased::LeasedStore::write`]).
+//! - **The authority.** A write carries the right that it rests on ([`store::Authority`]): the epoch of the user's
+//!   login,
+//!   and the role of an administrator. The store checks it in the same atomic step, so that a delayed write never uses a
+//!   right that was lost meanwhile. In a Cluster a script cannot read the keys of another slot, so an administrator's
+//!   right is read first, and the write has to run within one lease of that read, by the clock of its Redis node.
+//! - **The mark.** If answers wait for replicas, a write that changes nothing still writes a mark
+//!   (`store/redis/guard.lua`),
+//!   so that its answer waits for all that it rests on, whichever connection wrote that. A write is only sent again if a
+//!   second run does nothing where the first one ran.
 
 pub mod app;
 pub mod cli;

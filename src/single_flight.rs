@@ -9,7 +9,7 @@ use futures_util::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Work under way, by key. The callers drive it: once all of them are gone, it is dropped.
+/// Work under way, by key. The callers poll it; once all of them are dropped, so is the work.
 pub struct SingleFlight<K, V> {
     max_age: Duration,
     flights: Arc<Mutex<HashMap<K, Flight<V>>>>,
@@ -37,7 +37,7 @@ where
         Self { max_age, flights: Arc::default() }
     }
 
-    /// The result of the work under way for `key`, or else of the work that `start` begins.
+    /// Returns the result of the work under way for `key`, or else of the work that `start` begins.
     ///
     /// # Panics
     /// If the work does.
@@ -69,7 +69,7 @@ where
 impl<K: Hash + Eq, V> Drop for RemoveOnDrop<K, V> {
     fn drop(&mut self) {
         let mut flights = self.flights.lock();
-        // Later work may have taken its place.
+        // Work that started later may have taken its place.
         if flights.get(&self.key).is_some_and(|flight| flight.started == self.started) {
             flights.remove(&self.key);
         }
@@ -115,7 +115,7 @@ mod tests {
         advance(MAX_AGE / 2).await;
         let mut joined = Box::pin(join_all((0..10).map(|_| flights.run("key", work))));
         assert!(poll!(&mut joined).is_pending());
-        // The work goes on without the caller that started it.
+        // The work goes on without the caller that began it.
         drop(first);
         advance(MAX_AGE / 2).await;
         let mut later = Box::pin(flights.run("key", work));

@@ -1,4 +1,4 @@
-//! What a token's JWT says.
+//! The claims of a token's JWT.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
@@ -9,38 +9,38 @@ use super::{
     user::UserName,
 };
 
-/// The longest token that is looked at, in bytes. The longest that is issued has about 3 KiB: 256 characters of
-/// description at up to four bytes each, twice a name of 64, in base64.
+/// Maximum length of a JWT, in bytes. The longest that is issued has about 3 KiB: a description of 256 characters at up
+/// to four bytes each and a name of 64 characters twice, in base64.
 pub const MAX_JWT_BYTES: usize = 4096;
 
-/// The claims of a token, in the order in which they are written: those of the contract, then the registered names
-/// for the same things (RFC 7519, section 4.1) that other software looks for.
+/// The claims of a token, in the order in which they are written: those of the API's contract, then the registered
+/// claims (RFC 7519, section 4.1) with the same values, for other software.
 ///
-/// Unknown and duplicate claims are an error when read: nothing but what was written here is accepted.
+/// Unknown and duplicate claims are rejected: no token was issued with them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Claims {
-    /// The owner's name.
+    /// The name of the owner.
     pub username: String,
     /// The token's id.
     pub jwt_token_id: String,
-    /// What the owner calls it.
+    /// The owner's description of the token.
     pub jwt_token_description: String,
-    /// When it dies at the latest, in seconds since the epoch.
+    /// When the token expires at the latest, in seconds since the epoch.
     pub exp: u64,
-    /// When it was issued, in seconds since the epoch.
+    /// When the token was issued, in seconds since the epoch.
     pub iat: u64,
-    /// `username` again.
+    /// The same as `username`.
     pub sub: String,
-    /// `jwt_token_id` again.
+    /// The same as `jwt_token_id`.
     pub jti: String,
-    /// Who issued it, where that is configured.
+    /// The configured issuer, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iss: Option<String>,
 }
 
 impl Claims {
-    /// What a text says that looks like one of our JWTs. Anybody can have written it.
+    /// Reads the claims of a JWT without a check of its signature: anyone can have written them.
     pub fn unverified(jwt: &str) -> Option<Self> {
         if jwt.len() > MAX_JWT_BYTES {
             return None;
@@ -49,7 +49,7 @@ impl Claims {
         serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?).ok()
     }
 
-    /// The claims of `owner`'s token, issued at `iat` seconds since the epoch; `exp - iat` is `life` exactly.
+    /// The claims of a token that is issued at `iat`, in seconds since the epoch. `exp - iat` is exactly `life`.
     pub fn new(
         owner: &UserName,
         id: TokenId,
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_too_long_is_not_read() {
+    fn a_jwt_that_is_too_long_is_rejected() {
         let claims = Claims {
             username: "alice".into(),
             jwt_token_id: "b56929f3-54f1-4dc2-9984-9bba615e26e6".into(),

@@ -47,8 +47,8 @@ pub fn rotate(
     Ok(to_json(&keys))
 }
 
-/// The set without the keys that signed nothing in the last `age`, and the ids of the removed keys. If `age` is the longest
-/// life of a token, no live token needs a removed key.
+/// The set without the keys that signed nothing in the last `age`, and the ids of the removed keys. If `age` is the
+/// longest life of a token, no live token needs a removed key.
 ///
 /// A key stopped signing when a key in front of it began to. If the file does not say when, the key stays.
 pub fn prune(set: &str, age: Duration, now: u64) -> Result<(SecretString, Vec<String>), JwkSetError> {

@@ -1,40 +1,40 @@
-//! How long a token lives.
+//! The life of a token: the time from its creation to its expiry.
 
 use std::{fmt, time::Duration};
 
 use super::duration::{self, DurationError};
 
-/// The life of a token: whole seconds, at least one.
+/// A life in whole seconds, at least one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Life(u64);
 
-/// Why a text is no [`Life`].
+/// Why a text is not a [`Life`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum LifeError {
-    /// No duration at all.
+    /// It is not a duration.
     #[error(transparent)]
     Duration(#[from] DurationError),
-    /// Not a whole number of seconds, or none at all.
+    /// It is not a whole number of seconds, or zero.
     #[error("must be whole seconds, and at least one")]
     WholeSeconds,
-    /// Longer than the service allows.
+    /// It is longer than this maximum.
     #[error("must be at most {0} here")]
     TooLong(Life),
 }
 
 impl Life {
-    /// Takes whole seconds, at least one.
+    /// A life of this many seconds, at least one.
     pub fn from_seconds(seconds: u64) -> Result<Self, LifeError> {
         if seconds == 0 { Err(LifeError::WholeSeconds) } else { Ok(Self(seconds)) }
     }
 
-    /// Reads a human duration ([`duration::parse`]) of any length.
+    /// Parses a human duration ([`duration::parse`]) of any length.
     pub fn parse(text: &str) -> Result<Self, LifeError> {
         let duration = duration::parse(text)?;
         if duration.subsec_nanos() == 0 { Self::from_seconds(duration.as_secs()) } else { Err(LifeError::WholeSeconds) }
     }
 
-    /// [`Life::parse`], and no longer than `max`.
+    /// Parses a life of at most `max`.
     pub fn parse_up_to(text: &str, max: Self) -> Result<Self, LifeError> {
         let life = Self::parse(text)?;
         if life > max { Err(LifeError::TooLong(max)) } else { Ok(life) }
@@ -51,8 +51,8 @@ impl Life {
     }
 }
 
-/// The life in the largest unit that gives a whole number, which [`Life::parse`] reads back up to a century, the longest that
-/// is ever allowed. A year is humantime's, 365.25 days; months are none of the units.
+/// Writes the life in the largest unit that gives a whole number: years of 365.25 days as humantime has, days, hours,
+/// minutes or seconds. [`Life::parse`] reads the text back, up to the longest life that can be configured, a century.
 impl fmt::Display for Life {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = [(31_557_600, "years"), (86_400, "days"), (3_600, "hours"), (60, "minutes"), (1, "seconds")];
@@ -84,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn displays_as_people_write() {
+    fn a_life_is_written_in_the_largest_whole_unit() {
         for text in [
             "1 year",
             "99 years",

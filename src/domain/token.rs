@@ -1,4 +1,4 @@
-//! A token, as everybody but its owner sees it: all but the JWT itself.
+//! Tokens, without their JWTs.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -8,22 +8,23 @@ use uuid::{Uuid, fmt::Hyphenated};
 
 use super::{life::Life, user::UserName};
 
-/// The id of a token: a random UUID (v4). Written in lower case with hyphens, and read in either case (RFC 9562, section 4).
+/// The id of a token: a random UUID (v4), written in lower case with hyphens and read in either case (RFC 9562, section
+/// 4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TokenId(Uuid);
 
-/// A text is no [`TokenId`].
+/// The text is not a [`TokenId`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a token id")]
 pub struct TokenIdError;
 
 impl TokenId {
-    /// A new id out of the thread's cryptographic generator.
+    /// A new id from a cryptographic generator.
     pub fn random() -> Self {
         Self(Uuid::new_v4())
     }
 
-    /// The characters that it is written in.
+    /// The id in its written form.
     pub fn to_ascii(self) -> [u8; Hyphenated::LENGTH] {
         let mut text = [0; Hyphenated::LENGTH];
         self.0.hyphenated().encode_lower(&mut text);
@@ -36,7 +37,7 @@ impl FromStr for TokenId {
 
     fn from_str(text: &str) -> Result<Self, TokenIdError> {
         let id = Self(Uuid::try_parse(text).map_err(|_| TokenIdError)?);
-        // `Uuid` also reads braces, URNs and no hyphens.
+        // `Uuid` also reads forms with braces, with `urn:uuid:` and without hyphens.
         if id.to_ascii().eq_ignore_ascii_case(text.as_bytes()) { Ok(id) } else { Err(TokenIdError) }
     }
 }
@@ -47,21 +48,21 @@ impl fmt::Display for TokenId {
     }
 }
 
-/// What its owner calls a token: 1 to 256 characters once trimmed, none of them a control character.
+/// The owner's description of a token: 1 to 256 characters after trimming, without control characters.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description(String);
 
-/// A text is no [`Description`].
+/// The text is not a [`Description`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a description is 1 to {} characters once trimmed, without control characters", Description::MAX_CHARS)]
 pub struct DescriptionError;
 
 impl Description {
-    /// The most characters (Unicode scalar values) in one.
+    /// Maximum length in characters (Unicode scalar values).
     pub const MAX_CHARS: usize = 256;
 
-    /// What can be made into one, as a regular expression of ECMA-262 for the OpenAPI document. Its `\s` are written out,
-    /// for what they are differs from language to language.
+    /// Texts that can be parsed, as a regular expression of ECMA-262 for the OpenAPI document. White space is listed,
+    /// as the meaning of `\s` depends on the language.
     pub const PATTERN: &str = concat!(
         r"^[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]*",
         r"[^\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]",
@@ -85,12 +86,12 @@ impl FromStr for Description {
     }
 }
 
-/// The SHA-256 of a whole JWT: what is stored in its place.
+/// The SHA-256 of a whole JWT, which is stored instead of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct TokenDigest([u8; 32]);
 
 impl TokenDigest {
-    /// The digest of these bytes.
+    /// Computes the digest of a JWT.
     pub fn of(jwt: &str) -> Self {
         let mut bytes = [0; 32];
         bytes.copy_from_slice(digest(&SHA256, jwt.as_bytes()).as_ref());
@@ -109,18 +110,18 @@ impl TokenDigest {
     }
 }
 
-/// What is known of a token for as long as it lives.
+/// A token as the store keeps it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Token {
-    /// Its id, the `jti` of the JWT.
+    /// The id, which is the `jti` of the JWT.
     pub id: TokenId,
-    /// What its owner calls it.
+    /// The owner's description.
     pub description: Description,
-    /// How long it lives from its creation on.
+    /// The time from its creation to its expiry.
     pub life: Life,
-    /// What a presented JWT must hash to.
+    /// The digest of its JWT.
     pub digest: TokenDigest,
-    /// The token that took its place, where there is one: this one lives on only so that its users can change over.
+    /// The token that replaces it, if it was rotated: it stays live for the overlap only.
     pub successor: Option<TokenId>,
 }
 
@@ -146,23 +147,23 @@ impl SignedToken {
     }
 }
 
-/// What the operator allows.
+/// The operator's rules for new tokens.
 #[derive(Debug, Clone)]
 pub struct TokenPolicy {
-    /// The longest life.
+    /// Maximum life.
     pub max_life: Life,
-    /// The most live tokens of one user.
+    /// Maximum number of live tokens of a user.
     pub quota: usize,
-    /// The `iss` of the JWTs.
+    /// The `iss` of all JWTs; `None`: they have none.
     pub issuer: Option<String>,
 }
 
-/// A token that exists, with what the store says of its remaining life.
+/// A live token with the rest of its life.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LiveToken {
     /// The token.
     pub token: Token,
-    /// What is left of its life, by the store's clock.
+    /// The rest of its life, by the store's clock.
     pub remaining: Duration,
 }
 
@@ -171,7 +172,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_is_written_in_one_way() {
+    fn an_id_has_one_written_form() {
         let text = "b56929f3-54f1-4dc2-9984-9bba615e26e6";
         for read in [text, "B56929F3-54F1-4DC2-9984-9BBA615E26E6"] {
             assert_eq!(read.parse::<TokenId>().unwrap().to_string(), text);
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn a_digest_survives_its_text() {
+    fn a_digest_is_read_as_it_was_written() {
         let digest = TokenDigest::of("abc");
         assert_eq!(TokenDigest::from_base64(&digest.to_base64()), Some(digest));
         assert_eq!(TokenDigest::from_base64("AAAA"), None);

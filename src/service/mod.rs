@@ -1,7 +1,7 @@
-//! The use cases: log in, issue, inspect, list, revoke, verify, and the users behind them.
+//! The use cases: log in, manage users, and issue, list, revoke and verify tokens.
 //!
-//! They know the domain and the store's trait, and neither HTTP nor Redis. Each has an error enum of its own, which
-//! says what went wrong and not how it is answered.
+//! They use the domain and the store's traits, and neither HTTP nor Redis. Each has its own error enum, which says what
+//! failed; `http` decides on the answer.
 
 use std::{
     panic::resume_unwind,
@@ -25,20 +25,20 @@ pub mod signing_keys;
 pub mod tokens;
 pub mod users;
 
-/// How long an operator's command may take in all.
+/// Time limit of a command of the operator.
 const OPERATOR_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// On whose authority something is changed.
+/// The person or program that asks for a change.
 #[derive(Debug, Clone)]
 pub enum Actor {
-    /// The operator, whose right is to reach the store.
+    /// The operator, on the command line: access to the store is the right.
     Operator,
     /// A user who logged in.
     User(User),
 }
 
 impl Actor {
-    /// The authority over the account of this name: users have it over their own, administrators over all.
+    /// The right to change this account: users have it over their own, administrators over all.
     fn account_authority(&self, name: &UserName) -> Authority {
         match self {
             Self::User(user) if user.name == *name => Authority::Login(user.login_epoch),
@@ -46,7 +46,7 @@ impl Actor {
         }
     }
 
-    /// The authority of an administrator.
+    /// The right of an administrator, if the actor is one: the store checks it with the write.
     fn admin_authority(&self) -> Authority {
         match self {
             Self::User(User { name, login_epoch, .. }) => {
@@ -57,7 +57,8 @@ impl Actor {
     }
 }
 
-/// Runs `work` to its end, even if the caller goes away: a client that hangs up leaves no change without its audit event.
+/// Runs `work` to its end, even if the caller goes away: a client that hangs up leaves no change without its audit
+/// event.
 ///
 /// # Panics
 /// If `work` does.
@@ -68,7 +69,7 @@ async fn run_to_completion<T: Send + 'static>(work: impl Future<Output = T> + Se
     }
 }
 
-/// Where the time of day comes from, as the time since the Unix epoch.
+/// A source of the time since the Unix epoch.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> Duration + Send + Sync>);
 
@@ -78,14 +79,14 @@ impl Clock {
         Self::new(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
     }
 
-    /// The clock of the store, which ends the lives of tokens: replicas whose own clocks differ agree on `iat` and `exp`. As
-    /// long as the store has not told it, the clock of this machine.
+    /// The clock of the store, by which tokens expire: replicas with different clocks agree on `iat` and `exp`. Until
+    /// the store's time is known, this machine's clock.
     pub fn of_store(store: Arc<LeasedStore>) -> Self {
         let system = Self::system();
         Self::new(move || store.time().unwrap_or_else(|| (system.0)()))
     }
 
-    /// Any clock.
+    /// A clock that shows `now`.
     pub fn new(now: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
         Self(Arc::new(now))
     }

@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// The tokens of all users.
+/// The use cases of tokens.
 pub struct Tokens {
     store: Arc<LeasedStore>,
     keys: Arc<SigningKeys>,
@@ -34,78 +34,78 @@ pub struct Tokens {
     policy: TokenPolicy,
 }
 
-/// A token that has just been made: the one moment at which its JWT is known.
+/// A new token with its JWT, which is kept nowhere.
 pub struct IssuedToken {
     /// The JWT.
     pub jwt: SecretString,
-    /// What remains of it here.
+    /// The token without it.
     pub token: Token,
 }
 
 /// Why no token was issued.
 #[derive(Debug, thiserror::Error)]
 pub enum IssueError {
-    /// The life is none, or too long.
+    /// The life is malformed or too long.
     #[error(transparent)]
     Life(#[from] LifeError),
-    /// The description is none.
+    /// The description is malformed.
     #[error(transparent)]
     Description(#[from] DescriptionError),
-    /// As many live tokens as allowed.
+    /// The owner has this number of live tokens, the most allowed.
     #[error("the quota of {0} live tokens is reached")]
     QuotaReached(usize),
-    /// Nobody knows.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Why no token took the place of another.
+/// Why a token was not rotated.
 #[derive(Debug, thiserror::Error)]
 pub enum RotateError {
-    /// The overlap is no duration.
+    /// The overlap is not a duration.
     #[error(transparent)]
     Overlap(#[from] DurationError),
-    /// The overlap has a fraction of a second.
+    /// The overlap is not a whole number of seconds.
     #[error("must be whole seconds")]
     FractionOfOverlap,
-    /// There is none, or not any more.
+    /// The user has no such live token.
     #[error("no such token")]
     NoSuchToken,
-    /// Another has taken its place already: this one, or one that came in this moment.
+    /// The token has a successor already; `None`: one that was issued during this call.
     #[error("the token has a successor")]
     AlreadyRotated(Option<TokenId>),
-    /// As many live tokens as allowed, and both are to live.
+    /// The owner has this number of live tokens, the most allowed, and the overlap needs one more.
     #[error("the quota of {0} live tokens is reached")]
     QuotaReached(usize),
-    /// Nobody knows.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// Why a JWT is not accepted. Which of the first three it was is for the metrics, not for the client.
+/// Why a JWT is not accepted. Only metrics tell the first three apart; clients are not told.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    /// Not signed by us or not for us.
+    /// The JWT is malformed, no key of this service verifies it, or its issuer is another.
     #[error("not a token of this service")]
     Invalid,
-    /// Past its `exp`.
+    /// Its `exp` has passed.
     #[error("expired")]
     Expired,
-    /// Revoked, or dead by the store's clock, or never issued though well signed.
+    /// The store has no such token: it was revoked, has expired by the store's clock, or was never issued.
     #[error("not a live token")]
     Revoked,
-    /// Nobody knows.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 impl Tokens {
-    /// Tokens in `store`, signed with `keys`.
+    /// Keeps tokens in `store` and signs them with `keys`.
     pub fn new(store: Arc<LeasedStore>, keys: Arc<SigningKeys>, clock: Clock, policy: TokenPolicy) -> Self {
         Self { store, keys, clock, policy }
     }
 
-    /// Issues a token. It lives from the moment the store has it, which is in the second of its `iat` or the next.
+    /// Issues a token. Its life begins when the store creates it: in the second of its `iat` or the next.
     pub async fn issue(&self, owner: &User, description: &str, life: &str) -> Result<IssuedToken, IssueError> {
         let description = description.parse()?;
         let life = Life::parse_up_to(life, self.policy.max_life)?;
@@ -125,10 +125,8 @@ impl Tokens {
         run_to_completion(creation).await
     }
 
-    /// Issues a token with the description and the life of another, which lives on for `overlap` only: not at all where
-    /// there is none.
-    ///
-    /// Costs two round trips: what is signed is what the first one reads.
+    /// Replaces a token by one with the same description and life. The old token expires after `overlap`; without one,
+    /// it is revoked at once. Costs two round trips: the new token is signed with what the first one reads.
     pub async fn rotate(&self, owner: &User, id: TokenId, overlap: Option<&str>) -> Result<IssuedToken, RotateError> {
         let overlap = overlap.map(duration::parse).transpose()?.unwrap_or_default();
         if overlap.subsec_nanos() > 0 {
@@ -138,7 +136,7 @@ impl Tokens {
         let token = self.store.find_token(&owner, id).await?.map(|live| live.token);
         let token = match token {
             Some(token) if token.successor.is_none() => token,
-            // Another try may have rotated it, and may have been told that it failed.
+            // An earlier attempt may have rotated or revoked it and been answered with an error.
             rotated => {
                 self.store.write(|store| store.confirm(&owner)).await?;
                 let successor = rotated.and_then(|token| token.successor);
@@ -172,17 +170,17 @@ impl Tokens {
         IssuedToken { jwt, token: Token { id, description, life, digest, successor: None } }
     }
 
-    /// A live token of this user.
+    /// Finds a live token of this user.
     pub async fn inspect(&self, owner: &UserName, id: TokenId) -> Result<Option<LiveToken>, StoreError> {
         self.store.find_token(owner, id).await
     }
 
-    /// The live tokens of this user. `None`: there is no live token that is `page.after`.
+    /// Lists live tokens of this user. `None`: `page.after` is not a live token.
     pub async fn list(&self, owner: &UserName, page: Page) -> Result<Option<Listing<LiveToken>>, StoreError> {
         self.store.list_tokens(owner, page).await
     }
 
-    /// Ends a token on every replica before it returns. `false`: there was none to end.
+    /// Revokes a token on every replica before it returns. `false`: the user has no such live token.
     pub async fn revoke(&self, by: Actor, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
         let (store, owner) = (Arc::clone(&self.store), owner.clone());
         let revocation = async move {
@@ -196,7 +194,7 @@ impl Tokens {
         run_to_completion(revocation).await
     }
 
-    /// Ends all tokens of this user on every replica before it returns, and says how many there were.
+    /// Revokes all tokens of this user on every replica before it returns, and returns their number.
     pub async fn revoke_all(&self, by: Actor, owner: &UserName) -> Result<u64, StoreError> {
         let (store, owner) = (Arc::clone(&self.store), owner.clone());
         let revocation = async move {
@@ -210,10 +208,10 @@ impl Tokens {
         run_to_completion(revocation).await
     }
 
-    /// Ends the presented token on every replica before it returns.
+    /// Revokes the token of this JWT on every replica before it returns.
     ///
-    /// A token that none of our keys signed is revoked, too, if the store has exactly these bytes: another replica may have a
-    /// key that this one has not (any more). It is looked for first, so that strangers who make tokens up share one place.
+    /// No key has to verify the JWT, as another replica may have keys that this one lacks: the store has to have these
+    /// bytes. Unverified JWTs are read first, so that made-up ones cannot take the connections of other writes.
     pub async fn revoke_presented(&self, jwt: &str) -> Result<(), VerifyError> {
         let claims = Claims::unverified(jwt).ok_or(VerifyError::Invalid)?;
         let (Ok(owner), Ok(id)) = (claims.username.parse::<UserName>(), claims.jwt_token_id.parse()) else {
@@ -235,7 +233,7 @@ impl Tokens {
         run_to_completion(revocation).await
     }
 
-    /// The presented token, read from the store.
+    /// Finds the token of this JWT in the store.
     pub async fn inspect_presented(&self, jwt: &str) -> Result<LiveToken, VerifyError> {
         let digest = TokenDigest::of(jwt);
         let signed = self.check(jwt, self.cached(&digest)).await?;
@@ -243,10 +241,11 @@ impl Tokens {
         live.ok_or(VerifyError::Revoked)
     }
 
-    /// The token of this JWT, if one of our keys signed it, it has not expired, and the store has a live token of exactly these
-    /// bytes: one that was forged with a stolen key was never issued.
+    /// Finds the token of this JWT, if a key verifies it, it has not expired, and the store has a live token of exactly
+    /// these bytes: a JWT that was forged with a stolen key was never issued.
     ///
-    /// Under a lease ([`crate::store::leased`]) it costs neither a signature check nor a read, and after the lease only a read.
+    /// Under a lease ([`crate::store::leased`]) this costs neither a signature check nor a read; after it, only the
+    /// read.
     pub async fn verify(&self, jwt: &str) -> Result<ActiveToken, VerifyError> {
         let result = self.find_active(jwt).await;
         metrics::token_verified(match &result {
@@ -259,14 +258,15 @@ impl Tokens {
         result
     }
 
-    /// Whole seconds for which a token stays valid: until its `exp` and its end in the store, by the store's clock or by this
-    /// machine's, whichever is ahead, as the store's may have been set back.
+    /// Whole seconds until a token expires in the store or by its `exp`, whichever is first. The later of the store's
+    /// clock and this machine's counts, as the store's may have been set back.
     pub fn expires_in(&self, token: &ActiveToken) -> u64 {
         let now = self.clock.unix_seconds().max(Clock::system().unix_seconds());
         token.remaining().as_secs().min(token.signed.expires_at.saturating_sub(now))
     }
 
-    /// The content of a live token, for its owner and for users whose role allows to introspect; `None` for all others.
+    /// The content of a live token; `None` if it is not live, or if `user` neither owns it nor has a role that may
+    /// introspect.
     pub async fn introspect(&self, user: &User, jwt: &str) -> Result<Option<SignedToken>, StoreError> {
         let token = match self.verify(jwt).await {
             Ok(token) => token,
@@ -292,7 +292,7 @@ impl Tokens {
                 self.check_expiry(&value.signed)?;
                 Ok(value)
             }
-            // Boxed: the future of a cache hit is not to be as large as that of a read.
+            // Boxed, so that a cache hit does not pay for the size of the future of a read.
             cached => {
                 let read = async {
                     let signed = self.check(jwt, cached).await?;
@@ -303,7 +303,7 @@ impl Tokens {
         }
     }
 
-    /// The cached token of this JWT, if today's keys verified it.
+    /// The cached token of this JWT, if the keys in force verified it.
     fn cached(&self, digest: &TokenDigest) -> Option<Cached<ActiveToken>> {
         let cached = self.store.cached_token(digest)?;
         (cached.value.signed.key_generation == self.keys.current_keys().generation).then_some(cached)
@@ -319,7 +319,7 @@ impl Tokens {
         Ok(signed)
     }
 
-    /// An `iat` in the future is no error: the store's clock was set back.
+    /// Only `exp` counts: an `iat` in the future means that the store's clock was set back.
     fn check_expiry(&self, signed: &SignedToken) -> Result<(), VerifyError> {
         if signed.is_expired(self.clock.unix_seconds()) { Err(VerifyError::Expired) } else { Ok(()) }
     }
@@ -341,7 +341,7 @@ impl Tokens {
     }
 }
 
-/// What the event of a change of tokens says; `None`: nothing changed, and there is none.
+/// The outcome that the audit event of a change has; `None`: nothing changed, and there is no event.
 fn outcome<T>(change: &Result<T, StoreError>, is_change: impl FnOnce(&T) -> bool) -> Option<Outcome<&T>> {
     match change {
         Ok(done) => is_change(done).then_some(Ok(done)),
@@ -370,7 +370,7 @@ mod tests {
 
     const NOW: u64 = 1_662_720_135;
 
-    /// Tokens, one of them that lives for an hour from `NOW` on, and what their clock shows.
+    /// A token with a life of an hour from `NOW` on, and the time that the clock shows.
     async fn issued(lease: Duration) -> (Tokens, SecretString, Arc<AtomicU64>) {
         let now = Arc::new(AtomicU64::new(NOW));
         let clock = {
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_accepted_expires_by_the_clock() {
+    async fn a_cached_token_expires_by_the_clock() {
         for lease in [Duration::ZERO, LEASE] {
             let (tokens, jwt, now) = issued(lease).await;
             for (seconds, is_accepted) in [(0, true), (3_600, true), (3_601, false)] {
@@ -417,7 +417,7 @@ mod tests {
             let (message, signature) = jwt.expose_secret().rsplit_once('.').unwrap();
             for signature in ["", &signature[1..], &"A".repeat(signature.len())] {
                 let result = tokens.verify(&format!("{message}.{signature}")).await;
-                // The store would refuse it, too, but as revoked.
+                // Without the signature check, the store would answer that it is revoked.
                 assert!(matches!(result, Err(VerifyError::Invalid)), "{result:?}");
             }
         }

@@ -15,8 +15,8 @@ use crate::{
 /// Maximum number of values in a cache.
 const CAPACITY: usize = 65_536;
 
-/// Values by key. A value stays after its lease has lapsed, until others evict it; one that is used again is evicted last.
-/// Absence is not cached: a token is found as soon as it was created.
+/// Values by key. A value whose lease has lapsed stays until it is evicted; values that are used again are evicted
+/// last. Absence is not cached, so that a token is found as soon as it is created.
 pub(super) struct LeasedCache<K, V> {
     kind: LeaseKind,
     leases: Arc<Leases>,
@@ -28,9 +28,9 @@ pub(super) struct LeasedCache<K, V> {
 
 /// A value from the cache.
 pub struct Cached<V> {
-    /// The value, as it was read.
+    /// The value as it was last read.
     pub value: V,
-    /// Whether its lease holds, so that the value may be used instead of a read.
+    /// Whether the lease holds: the value may be used without a read.
     pub is_leased: bool,
 }
 
@@ -41,7 +41,7 @@ where
 {
     pub(super) fn new(kind: LeaseKind, leases: &Arc<Leases>, expires_at: fn(&V) -> Option<Instant>) -> Self {
         let (leases, values) = (Arc::clone(leases), Arc::new(Cache::new(CAPACITY)));
-        // A caller may not use a read that was sent a lease ago: a change may have been answered since.
+        // A read that was sent a lease ago is not shared: a change may have been answered since.
         let reads = SingleFlight::new(leases.duration());
         Self { kind, leases, expires_at, values, reads }
     }
@@ -55,7 +55,7 @@ where
         Some(Cached { value, is_leased })
     }
 
-    /// Reads a value and caches it, once for concurrent callers. A change of `subject` ends the lease on it.
+    /// Reads a value and caches it; concurrent callers share one read. A change of `subject` ends the lease.
     pub(super) async fn read(
         &self,
         key: K,

@@ -14,20 +14,21 @@ use tokio::time::Instant;
 
 use crate::store::Changes;
 
-/// Maximum age of a renewed read. NTP steers a clock by at most 0.05 %: 15 ms in 30 s between this clock and the store's.
+/// Maximum age of a renewed read. NTP slews a clock by at most 500 ppm: 15 ms against the store's in 30 s.
 pub(super) const MAX_AGE: Duration = Duration::from_secs(30);
 
-/// Number of versions, in 256 KiB. Subjects whose hashes are equal share one: a change of one costs the others a read.
+/// Number of versions, 256 KiB in all. Subjects with the same hash share one: a change of one costs the others a read.
 const SLOTS: usize = 1 << 16;
 
-/// What all leases depend on: the last renewal, and the changes since each read.
+/// The facts on which all leases depend: when they were last renewed, and what changed.
 ///
-/// A subject (a token's id, a user's name) has a version, which each change increments. A lease holds only while the version
-/// is the one from before its read was sent, so a change also ends the leases of reads under way. No lock is taken.
+/// Each subject (the id of a token, the name of a user) has a version, which a change increments. A lease holds while
+/// the version is as it was before the read was sent; so a change also ends the lease of a read under way. There is no
+/// lock.
 pub(super) struct Leases {
     lease: Duration,
     start: Instant,
-    /// Until when reads of unchanged subjects may be used, in nanoseconds after `start`.
+    /// When renewed leases end, in nanoseconds after `start`.
     renewed_until: AtomicU64,
     /// The versions of all subjects, by hash.
     versions: Box<[AtomicU32]>,
@@ -39,21 +40,21 @@ pub(super) struct Leases {
 pub(super) struct Lease {
     /// When the read was sent.
     pub(super) sent: Instant,
-    /// When the lease ends, however often it is renewed.
+    /// The latest end of the lease, however often it is renewed.
     ends_at: Instant,
     slot: usize,
     version: u32,
 }
 
 impl Lease {
-    /// The same lease, which ends at `end` at the latest.
+    /// The same lease with this latest end, unless its own is earlier.
     pub(super) fn ending_by(self, end: Instant) -> Self {
         Self { ends_at: self.ends_at.min(end), ..self }
     }
 }
 
 impl Leases {
-    /// Leases of this duration; zero: none ever holds.
+    /// Leases of this duration. With zero, none holds.
     pub(super) fn new(lease: Duration) -> Self {
         Self {
             lease,
@@ -72,7 +73,7 @@ impl Leases {
         self.lease.is_zero()
     }
 
-    /// A lease on a read of `subject` that is sent after this.
+    /// Begins the lease of a read of `subject`, which has to be sent afterwards.
     pub(super) fn begin(&self, subject: &impl Hash) -> Lease {
         let slot = self.slot(subject);
         let version = self.versions[slot].load(Acquire);
@@ -81,14 +82,14 @@ impl Leases {
     }
 
     pub(super) fn holds(&self, lease: &Lease) -> bool {
-        // Loaded before the version: whoever sees a renewal sees the changes that it was told of.
+        // Loaded before the version: a renewal is stored after the changes that came with it.
         let renewed_until = self.start + Duration::from_nanos(self.renewed_until.load(Acquire));
         let until = renewed_until.max(lease.sent + self.lease).min(lease.ends_at);
         Instant::now() < until && self.versions[lease.slot].load(Acquire) == lease.version
     }
 
-    /// Ends the leases on everything that changed, and then renews all others: the store confirmed that nothing else has
-    /// changed up to `asked_at`, since the watch began or since the answer before.
+    /// Ends the leases on these changes, and then renews all others: the store has answered that these are all changes
+    /// up to `asked_at`, when it was asked.
     pub(super) fn renew(&self, asked_at: Instant, changes: &Changes) {
         if changes.everything {
             self.end_all();
@@ -99,7 +100,7 @@ impl Leases {
         self.renewed_until.store(u64::try_from(until.as_nanos()).unwrap_or(u64::MAX), Release);
     }
 
-    /// Ends all leases, of reads under way, too: for a watch that has just begun and knows of no change before.
+    /// Ends all leases, those of reads under way, too: a watch that has just begun reports no earlier change.
     pub(super) fn end_all(&self) {
         self.versions.iter().for_each(|version| _ = version.fetch_add(1, Release));
     }

@@ -1,17 +1,16 @@
-//! Leased reads: strict revocation at memory speed.
+//! Leased reads: strict revocation at the speed of memory.
 //!
-//! What was read from the store may be used again for at most one [`LEASE`], counted on this process' monotonic clock from
-//! the moment at which the read was *sent*. Whoever ends a token or changes a user writes to the store first and then waits
-//! out one lease, and a margin for clocks, before answering. So each copy read before the write has lapsed, on every replica,
-//! by the time the answer leaves: caching costs the rare deletion 300 ms and costs revocation nothing.
+//! **The bound.** A value that was read from the store may be used for one [`LEASE`] after the read was *sent*, on this
+//! process' monotonic clock. A write that takes something away waits longer than a lease before it returns. So every
+//! copy that was read before the write has lapsed, on all replicas, when the write is answered. No notification has to
+//! arrive for that.
 //!
-//! A store that tells what changed ([`super::Watch`]) is asked for that several times a lease. Its answer is as good as to read
-//! again each value that it does not name: their leases begin anew at the moment at which the question was sent. So a token
-//! in use costs the store nothing, however many there are, and no more is believed than what an answer proves: where a change
-//! is lost, so is the answer, and all leases lapse.
+//! **The renewal.** A store with a [`Watch`] is asked 20 times a second for all changes since the last answer. The
+//! answer is as good as a new read of every unchanged value, sent when the question was: it renews their leases. A
+//! change that is lost is lost with its answer, so that nothing is renewed and all leases lapse.
 //!
-//! Two things follow. A replica with leases switched off waits all the same, since another may have them on. And what is
-//! done in Redis behind the service's back takes up to one lease to be seen.
+//! A replica without leases (`MAYFLY_LEASE=0`) waits after writes, too, as others may have leases. A change in Redis by
+//! other means than this service takes up to one lease to be seen.
 
 use std::{mem, ops::Deref, sync::Arc, time::Duration};
 
@@ -29,23 +28,22 @@ use crate::{
 mod cache;
 mod leases;
 
-/// For how long a read may be used again. All replicas wait it out after a write, so that it is no setting.
+/// How long a read may be used. It is not configurable: the writes of all replicas wait for it.
 pub const LEASE: Duration = Duration::from_millis(250);
 
-/// What a write waits: the lease, and a fifth for clocks that run apart. chrony slews a clock by up to 83,333 ppm
-/// (`maxslewrate`), one up and the other down. A machine that is suspended, or paused by its hypervisor, in the middle of a
-/// lease has no clock that shows it: for what is left of that lease, it goes by what it knew.
+/// How long a write waits: a lease, and a fifth for clocks that run apart, as chrony slews one by up to 83,333 ppm
+/// (`maxslewrate`). Not covered: the rest of a lease in which a hypervisor pauses the machine, which no clock shows.
 const WAIT: Duration = LEASE.saturating_add(Duration::from_millis(50));
 
-/// How often the store is asked what changed, which renews all leases on what did not.
+/// Pause between two questions to a watch.
 const RENEWAL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How long nothing is renewed after a watch that ended, or could not begin.
+/// Pause after a watch failed, or could not begin.
 const WATCH_PAUSE: Duration = Duration::from_millis(250);
 
-/// A store with a cache in front: of tokens by the digest of their JWT, and of users by name.
+/// A store behind a cache of tokens, by the digest of their JWT, and of users, by name.
 ///
-/// [`LeasedStore::write`] is the only way to the writes that leases depend on.
+/// [`LeasedStore::write`] is the only way to writes that take something away.
 pub struct LeasedStore {
     store: Arc<dyn StrictWrites>,
     leases: Arc<Leases>,
@@ -63,17 +61,17 @@ pub struct ActiveToken {
 }
 
 impl ActiveToken {
-    /// The rest of its life.
+    /// The rest of its life, by the store's clock.
     pub fn remaining(&self) -> Duration {
         self.expires_at.saturating_duration_since(Instant::now())
     }
 }
 
 impl LeasedStore {
-    /// Leases reads of `store` for `lease`; zero asks the store each time.
+    /// Caches reads of `store` for `lease`. With a lease of zero, every read asks the store.
     ///
     /// # Panics
-    /// If the lease is longer than [`LEASE`], which is as long as the writes of other replicas wait.
+    /// If `lease` is longer than [`LEASE`], for which the writes of other replicas wait.
     pub fn new(store: Arc<dyn StrictWrites>, lease: Duration) -> Self {
         assert!(lease <= LEASE, "no replica waits longer than {LEASE:?}");
         let leases = Arc::new(Leases::new(lease));
@@ -82,12 +80,12 @@ impl LeasedStore {
         Self { store, leases, tokens, users }
     }
 
-    /// The token of this JWT from the cache. Without a lease, its signature is still verified.
+    /// The cached token of this JWT. If its lease has lapsed, its signature is still verified.
     pub fn cached_token(&self, digest: &TokenDigest) -> Option<Cached<ActiveToken>> {
         self.tokens.get(digest)
     }
 
-    /// The live token of this JWT from the store. It is cached.
+    /// Reads the live token of this JWT from the store, and caches it.
     pub async fn find_active_token(
         &self,
         digest: TokenDigest,
@@ -102,7 +100,7 @@ impl LeasedStore {
         self.tokens.read(digest, &id, read).await
     }
 
-    /// A user, disabled or not, from the cache or the store.
+    /// A user, disabled or not, from the cache or else from the store.
     pub async fn cached_user(&self, name: &UserName) -> StoreResult<Option<User>> {
         if let Some(Cached { value, is_leased: true }) = self.users.get(name) {
             return Ok(Some(value));
@@ -111,9 +109,9 @@ impl LeasedStore {
         self.users.read(name.clone(), name, async move { store.find_user(&owned).await }).await
     }
 
-    /// Runs a write, and returns its result once every copy that was read before the write has lapsed, on all replicas.
+    /// Runs a write, and returns its result once all copies that were read before it have lapsed, on all replicas.
     ///
-    /// A write that finds nothing to do waits, too: the one that did it may have been answered with an error.
+    /// A write that finds nothing to do waits, too: an earlier one may have done it and been answered with an error.
     pub async fn write<'a, T>(
         &'a self,
         write: impl FnOnce(&'a dyn StrictWrites) -> BoxFuture<'a, Result<T, StoreError>>,
@@ -123,7 +121,7 @@ impl LeasedStore {
         Ok(result)
     }
 
-    /// Renews all leases on unchanged values, for ever. Without a watch, each value is read again once its lease has lapsed.
+    /// Renews the leases on unchanged values, for ever. Without a watch, a value is read again after its lease.
     pub async fn keep_leases(&self) {
         if self.leases.are_off() {
             return;
@@ -144,7 +142,7 @@ impl LeasedStore {
         }
     }
 
-    /// Renews leases until the watch fails.
+    /// Renews leases until the watch fails, and returns its error.
     async fn renew_leases(&self, mut watch: Box<dyn Watch>, is_logged_as_renewed: &mut bool) -> StoreError {
         self.leases.end_all();
         loop {
@@ -162,7 +160,7 @@ impl LeasedStore {
     }
 }
 
-/// Everything else goes to the store itself: reads without a lease, and writes that take nothing away.
+/// All other operations go to the store directly: reads that are not cached, and writes that take nothing away.
 impl Deref for LeasedStore {
     type Target = dyn Store;
 
