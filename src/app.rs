@@ -1,11 +1,11 @@
-//! The composition root: puts the parts together and runs them.
+//! The composition root: builds the parts of the service and runs them.
 
 use std::{future::pending, io, mem, sync::Arc, time::Duration};
 
 use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
-    task::spawn_blocking,
+    task::{JoinSet, spawn_blocking},
     time::{MissedTickBehavior, interval},
 };
 
@@ -26,14 +26,14 @@ use crate::{
     watched_files::{CHECK_INTERVAL, Reload},
 };
 
-/// How often the store is asked how it is. It also keeps a connection from hanging unnoticed while nobody needs it.
-const STORE_CHECK: Duration = Duration::from_millis(500);
+/// Time between two checks of the store. Checks also detect a dead connection while no request uses it.
+const STORE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Connections at once to where Prometheus scrapes.
+/// The most connections at once to the listener for metrics.
 pub const MAX_METRICS_CONNECTIONS: usize = 64;
 
-/// Runs the service on `listener` until `shutdown` completes, then turns unready, goes on for `config.lifecycle.shutdown_delay`,
-/// and finishes the requests in flight.
+/// Runs the service on `listener` until `shutdown` completes. The service is then not ready, accepts connections for
+/// `config.lifecycle.shutdown_delay`, and finishes the requests in flight.
 pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
     let store = Arc::new(LeasedStore::new(config.store.open(), config.lease));
     let clock = Clock::of_store(Arc::clone(&store));
@@ -48,22 +48,21 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
         keys,
         issuer: config.token_policy.issuer,
     });
-    let keeping_leases = tokio::spawn({
-        let store = Arc::clone(&store);
-        async move { store.keep_leases().await }
-    });
+    // Aborted when this function returns.
+    let mut background = JoinSet::new();
+    background.spawn(async move { store.keep_leases().await });
     let hangup = signal(SignalKind::hangup())?;
-    let file_reloads = tokio::spawn(reload_files(Arc::clone(&services), config.certificate.clone(), hangup));
+    background.spawn(reload_files(Arc::clone(&services), config.certificate.clone(), hangup));
 
-    // A store that is there is prepared before the first request; one that is not keeps nobody waiting.
-    let mut keeper = StoreKeeper { services: Arc::clone(&services), admin: config.admin, failed: false };
-    keeper.look().await;
-    let watch = tokio::spawn(async move {
-        let mut ticks = interval(STORE_CHECK);
+    // A store that answers is prepared before the first request; one that does not answer delays nothing.
+    let mut monitor = StoreMonitor { services: Arc::clone(&services), admin: config.admin, has_failed: false };
+    monitor.check().await;
+    background.spawn(async move {
+        let mut ticks = interval(STORE_CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            keeper.look().await;
+            monitor.check().await;
         }
     });
     let shutdown = async {
@@ -78,15 +77,11 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
         shutdown_delay: config.lifecycle.shutdown_delay,
         shutdown_grace: config.lifecycle.shutdown_grace,
     };
-    let result = server::serve(listener, Application::new(endpoint, proxies), shutdown, options).await;
-    watch.abort();
-    file_reloads.abort();
-    keeping_leases.abort();
-    result
+    server::serve(listener, Application::new(endpoint, proxies), shutdown, options).await
 }
 
-/// Reloads the signing keys and the certificate: within a second when their files change, and at once on SIGHUP. Files are
-/// read on a thread that may block, since a network file system may.
+/// Reloads the signing keys and the certificate: within a second when their files change, and at once on SIGHUP. Files
+/// are read on a thread that may block, since a network file system may.
 async fn reload_files(services: Arc<Services>, certificate: Option<Arc<Certificate>>, mut hangup: Signal) {
     let mut checks = interval(CHECK_INTERVAL);
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -105,7 +100,7 @@ async fn reload_files(services: Arc<Services>, certificate: Option<Arc<Certifica
     }
 }
 
-/// Serves `/metrics` on `listener` until the future is dropped: what goes on during a shutdown is measured, too.
+/// Serves `/metrics` on `listener` until the future is dropped, so that metrics can be read during a shutdown.
 pub async fn serve_metrics(listener: TcpListener, prometheus: Prometheus) -> io::Result<()> {
     let options = server::Options {
         certificate: None,
@@ -117,30 +112,30 @@ pub async fn serve_metrics(listener: TcpListener, prometheus: Prometheus) -> io:
     server::serve(listener, application, pending(), options).await
 }
 
-/// Looks after the store.
-struct StoreKeeper {
+/// Checks the store and prepares it.
+struct StoreMonitor {
     services: Arc<Services>,
     admin: AdminConfig,
-    /// Set while the store cannot be prepared.
-    failed: bool,
+    /// Set while the store cannot be prepared, so that only the first failure is logged.
+    has_failed: bool,
 }
 
-impl StoreKeeper {
-    /// Looks at the store, and prepares one that answers for the first request, or lost everything.
-    async fn look(&mut self) {
+impl StoreMonitor {
+    /// Checks the store. Prepares a store that answers for the first time or has lost its data.
+    async fn check(&mut self) {
         let readiness = &self.services.readiness;
         if !readiness.check_store().await || readiness.is_started() {
             return;
         }
         match bootstrap(&self.services.users, &self.admin).await {
             Ok(added_user) => {
-                if mem::take(&mut self.failed) {
+                if mem::take(&mut self.has_failed) {
                     tracing::info!("the store is prepared");
                 }
                 readiness.start(added_user);
             }
             Err(error) => {
-                if !mem::replace(&mut self.failed, true) {
+                if !mem::replace(&mut self.has_failed, true) {
                     tracing::warn!(error = &error as &dyn std::error::Error, "cannot prepare the store");
                 }
             }
@@ -160,16 +155,16 @@ async fn bootstrap(users: &Users, admin: &AdminConfig) -> Result<bool, UserError
                 Bootstrap::Exists { as_given: true } => {}
                 Bootstrap::Exists { as_given: false } => tracing::info!(
                     name = %admin.name,
-                    "MAYFLY_ADMIN_PASSWORD changed nothing: there are users, and it is not the password of this one (any \
-                     more). `mayfly user password NAME` changes one"
+                    "MAYFLY_ADMIN_PASSWORD changed nothing: there are users, and it is not the password of this one \
+                     (any more). `mayfly user password NAME` changes one"
                 ),
             }
         }
         AdminPassword::Missing => {
             if !users.any().await? {
                 tracing::warn!(
-                    "there are no users: `mayfly user add --role admin NAME` adds one, or set MAYFLY_ADMIN_PASSWORD_FILE \
-                     and start again"
+                    "there are no users: `mayfly user add --role admin NAME` adds one, or set \
+                     MAYFLY_ADMIN_PASSWORD_FILE and start again"
                 );
             }
         }

@@ -1,4 +1,4 @@
-//! Where a request comes from: its peer, or, behind proxies that are trusted, whom they say they have it from.
+//! The address of the client that sent a request: that of the peer, or one that trusted proxies report.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -17,23 +17,24 @@ use crate::domain::throttle::ClientNetwork;
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// The proxies whose word is taken for where a request comes from: load balancers, as a rule.
+/// The proxies that are trusted to report the address of the client; usually load balancers.
 ///
-/// Each hop is named by the one that it came to: so the names are read from the last to the first, for as long as those
-/// who gave them are trusted. What cannot be read ends it, and the last that was trusted is the client. Of
-/// `X-Forwarded-For` and `Forwarded` (RFC 7239), a proxy sets one and passes on what a client wrote into the other: where
-/// both are there they must tell the same, or neither is believed.
+/// Each proxy appends the address of its peer. So addresses are read from the last to the first, until one is not
+/// trusted: that one is the client. An unreadable address ends the walk at the last proxy before it.
+///
+/// A proxy sets either `X-Forwarded-For` or `Forwarded` (RFC 7239), and passes on what the client wrote into the other.
+/// If a request has both, they must agree, or neither is used.
 #[derive(Debug, Default)]
 pub struct TrustedProxies {
     networks: Vec<IpNet>,
     warning: OnceLock<()>,
 }
 
-/// Where a request comes from, as `envelope` found out; all but verifications have it.
+/// The address of the client, as data of a request. `envelope` adds it to all requests but verifications.
 #[derive(Clone, Copy)]
 pub(super) struct ClientAddress(pub(super) IpAddr);
 
-/// A text is no list of addresses and networks.
+/// The text is not a list of addresses and networks.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is neither an address nor a network such as 10.0.0.0/8")]
 pub struct TrustedProxiesError(String);
@@ -41,9 +42,9 @@ pub struct TrustedProxiesError(String);
 impl FromStr for TrustedProxies {
     type Err = TrustedProxiesError;
 
-    /// Addresses and networks (CIDR), separated by commas. Those of IPv4 may be written as IPv6: `::ffff:10.0.0.0/104`.
+    /// Parses addresses and networks (CIDR) between commas. IPv4 may be written as IPv6: `::ffff:10.0.0.0/104`.
     fn from_str(text: &str) -> Result<Self, TrustedProxiesError> {
-        // ipnet would read 010.0.0.0/8 as 10.0.0.0/8, and others read it as 8.0.0.0/8.
+        // Not ipnet's own parser: it reads 010.0.0.0/8 as 10.0.0.0/8, where others read 8.0.0.0/8.
         let read = |text: &str| match text.split_once('/') {
             Some((address, length)) => IpNet::new(address.parse().ok()?, length.parse().ok()?).ok(),
             None => text.parse().ok().map(|address: IpAddr| address.into()),
@@ -55,25 +56,26 @@ impl FromStr for TrustedProxies {
 }
 
 impl TrustedProxies {
-    /// Where this request comes from.
+    /// Returns the address of the client that sent this request.
     pub(super) fn client(&self, request: &Request) -> Option<IpAddr> {
         let peer = request.remote_addr().as_socket_addr()?.ip();
         Some(self.resolve(peer, request.headers()))
     }
 
-    /// Whose connections those of this peer are; `None` for a trusted proxy's, which carry the requests of everybody.
+    /// Returns the network that a peer's connections count to; `None` for trusted proxies, whose connections carry the
+    /// requests of many clients.
     pub fn network(&self, peer: IpAddr) -> Option<ClientNetwork> {
         (!self.trusts(peer.to_canonical())).then(|| peer.into())
     }
 
-    /// Whether the client speaks TLS: with this service, or with a trusted proxy that says so.
+    /// Returns whether the client uses TLS, with this service or with a trusted proxy that reports it.
     pub(super) fn is_https(&self, request: &Request) -> bool {
         let peer = request.remote_addr().as_socket_addr().map(SocketAddr::ip);
-        *request.scheme() == Scheme::HTTPS || peer.is_some_and(|peer| self.says_https(peer, request.headers()))
+        *request.scheme() == Scheme::HTTPS || peer.is_some_and(|peer| self.reports_https(peer, request.headers()))
     }
 
-    /// Whether this peer is a trusted proxy that was asked over TLS. As with addresses, two headers must tell the same.
-    fn says_https(&self, peer: IpAddr, headers: &HeaderMap) -> bool {
+    /// Returns whether this peer is a trusted proxy and reports TLS. If both headers occur, they must agree.
+    fn reports_https(&self, peer: IpAddr, headers: &HeaderMap) -> bool {
         if !self.trusts(peer.to_canonical()) {
             return false;
         }
@@ -87,16 +89,17 @@ impl TrustedProxies {
         self.networks.iter().any(|network| network.contains(&address))
     }
 
-    /// Where a request with these headers comes from, which this peer sent.
+    /// Returns the address of the client for a request with these headers from this peer.
     pub fn resolve(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
         let peer = peer.to_canonical();
-        let names_others = || [X_FORWARDED_FOR, header::FORWARDED].iter().any(|name| headers.contains_key(name));
-        if self.networks.is_empty() && names_others() {
+        let reports_client = || [X_FORWARDED_FOR, header::FORWARDED].iter().any(|name| headers.contains_key(name));
+        if self.networks.is_empty() && reports_client() {
             self.warning.get_or_init(|| {
                 tracing::warn!(
                     %peer,
-                    "a peer names others in X-Forwarded-For or Forwarded, and is not believed: if it is your load balancer, \
-                     name it in MAYFLY_TRUSTED_PROXIES, or all of its clients are slowed for the failed logins of one"
+                    "a peer names others in X-Forwarded-For or Forwarded, and is not believed: if it is your load \
+                     balancer, name it in MAYFLY_TRUSTED_PROXIES, or all of its clients are slowed for the failed \
+                     logins of one"
                 );
             });
         }
@@ -127,7 +130,7 @@ impl TrustedProxies {
     }
 }
 
-/// The network as addresses are compared with it: those of IPv4 within IPv6 are compared as IPv4.
+/// Returns an IPv4 network that is written as IPv6 as IPv4; addresses are compared in that form.
 fn canonical(network: IpNet) -> IpNet {
     let mapped = |network: IpNet| {
         let IpNet::V6(network) = network else { return None };
@@ -136,7 +139,7 @@ fn canonical(network: IpNet) -> IpNet {
     mapped(network).map_or(network, IpNet::V4)
 }
 
-/// The hops that a header names, the last first; `None` for what is no address.
+/// Returns the addresses in a header, last first; `None` for one that is unreadable.
 fn hops(
     headers: &HeaderMap,
     name: &HeaderName,
@@ -146,21 +149,22 @@ fn hops(
     lines.flat_map(|line| line.rsplit(',')).map(move |hop| read(hop.trim()))
 }
 
-/// An address, with a port or without.
+/// Parses an address, with or without a port.
 fn address(text: &str) -> Option<IpAddr> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let with_port = || text.parse().ok().map(|address: SocketAddr| address.ip());
     bare.parse().ok().or_else(with_port).map(|address: IpAddr| address.to_canonical())
 }
 
-/// The address in an element of `Forwarded`.
+/// Parses the address in an element of `Forwarded`.
 fn forwarded_for(element: &str) -> Option<IpAddr> {
     address(forwarded(element, "for")?)
 }
 
-/// A parameter of an element of `Forwarded`: `for=192.0.2.1;proto=https` or `for="[2001:db8::1]:8080"`. What is quoted
-/// beside it may be a client's text, such as `host`, and hold what ends an element: a piece of such a text is known by its
-/// quote, and then nothing of the element is believed.
+/// Returns a parameter of an element of `Forwarded`: `for=192.0.2.1;proto=https` or `for="[2001:db8::1]:8080"`.
+///
+/// Another parameter, such as `host`, may quote a client's text that contains a comma. Splitting at commas then leaves
+/// an element with a single quote, of which nothing is used.
 fn forwarded<'a>(element: &'a str, parameter: &str) -> Option<&'a str> {
     let mut found = None;
     for pair in element.split(';').map(str::trim).filter(|pair| !pair.is_empty()) {
@@ -189,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn only_trusted_peers_are_believed() {
+    fn only_trusted_peers_report_clients() {
         for trusted in ["", "10.0.0.0/8", "10.0.0.1, 2001:db8::/32"] {
             for spoof in [("x-forwarded-for", "198.51.100.1"), ("forwarded", "for=198.51.100.1")] {
                 assert_eq!(client(trusted, "192.0.2.1", &[spoof]), "192.0.2.1", "{trusted}");
@@ -202,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_of_ipv4_may_be_written_as_ipv6() {
+    fn an_ipv4_network_may_be_written_as_ipv6() {
         let claim = [("x-forwarded-for", "192.0.2.1")];
         for trusted in ["::ffff:10.0.0.0/104", "::ffff:10.1.2.3", "::ffff:0:0/96"] {
             assert_eq!(client(trusted, "10.1.2.3", &claim), "192.0.2.1", "{trusted}");
@@ -213,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn hops_are_read_from_the_last_for_as_long_as_they_are_trusted() {
+    fn addresses_are_read_from_the_last_until_one_is_not_trusted() {
         let x = |values: &[&str]| {
             let headers: Vec<_> = values.iter().map(|value| ("x-forwarded-for", *value)).collect();
             client("10.0.0.0/8, 127.0.0.1", "127.0.0.1", &headers)
@@ -228,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_ends_the_walk_at_the_last_that_was_trusted() {
+    fn an_unreadable_address_ends_the_walk_at_the_proxy_before_it() {
         for malformed in
             ["", "unknown", "192.0.2.1, ", "192.0.2.1, x", "192.0.2.1, 300.1.1.1", "192.0.2.1, 10.0.0.1:x", "ü"]
         {
@@ -244,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_has_a_proxy_quote_is_no_hop() {
+    fn text_of_a_client_that_a_proxy_quotes_is_not_an_address() {
         let forwarded = |value: &str| client("127.0.0.1", "127.0.0.1", &[("forwarded", value)]);
         assert_eq!(forwarded("by=127.0.0.1;For=192.0.2.1;host=\"tokens.example:443\";"), "192.0.2.1");
         for quoted in
@@ -258,18 +262,18 @@ mod tests {
                 assert_eq!(forwarded(&line), "127.0.0.1", "{line}");
             }
         }
-        // A quote that a client left open has no end in what the proxy says behind it.
+        // A quote that the client left open is not closed by what the proxy appends.
         assert_eq!(forwarded("for=\"198.51.100.1, for=192.0.2.1;host=\"a\""), "192.0.2.1");
     }
 
     #[test]
-    fn a_trusted_proxy_says_how_it_was_asked() {
+    fn a_trusted_proxy_reports_https() {
         let https = |peer: &str, headers: &[(&'static str, &'static str)]| {
             let mut map = HeaderMap::new();
             for (name, value) in headers {
                 map.append(*name, HeaderValue::from_static(value));
             }
-            "10.0.0.0/8".parse::<TrustedProxies>().unwrap().says_https(peer.parse().unwrap(), &map)
+            "10.0.0.0/8".parse::<TrustedProxies>().unwrap().reports_https(peer.parse().unwrap(), &map)
         };
         for headers in [
             &[("x-forwarded-proto", "https")][..],
@@ -296,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn two_headers_must_tell_the_same() {
+    fn two_headers_must_agree() {
         let both =
             |forwarded| client("127.0.0.1", "127.0.0.1", &[("x-forwarded-for", "192.0.2.1"), ("forwarded", forwarded)]);
         assert_eq!(both("for=192.0.2.1"), "192.0.2.1");
@@ -305,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_list_has_addresses_and_networks() {
+    fn only_addresses_and_networks_are_accepted() {
         for bad in ["x", "10.0.0.0/33", "10.0.0.0/8;10.1.1.1", "localhost", "010.0.0.0/8", "10.0.0.0/", "::1/129"] {
             assert!(bad.parse::<TrustedProxies>().is_err(), "{bad}");
         }

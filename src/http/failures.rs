@@ -6,9 +6,10 @@ use serde_json::{Value, json};
 
 use super::{
     auth::{bearer_only, invalid_token, login_needed, token_needed, too_many_failures, two_logins},
-    envelope::{headers_too_large, internal_error},
+    envelope::headers_too_large,
     param::{All, Limit, Parameter},
     payload::{body_too_large, body_too_slow, media_type_expected},
+    poem_errors::internal_error,
     problem::Problem,
     token::no_such_cursor,
     user::invalid,

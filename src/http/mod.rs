@@ -1,8 +1,8 @@
-//! HTTP: the only place that knows poem.
+//! The HTTP API. Only this module knows poem.
 //!
-//! A request comes from [`crate::server`], passes `envelope`, is routed to an operation in the file of its resource
-//! (`verify`, `token`, `user`, `oauth`, `health`, `docs`), which asks `auth` who is asking, calls one use case and converts
-//! its result. Whatever fails on the way becomes a `problem`.
+//! `application` takes a request from [`crate::server`], `envelope` observes it, and poem routes it to an operation in
+//! the file of its resource (`token`, `user`, `oauth`, …). The operation has `auth` identify the caller, calls one use
+//! case and converts the result; a failure becomes a `problem`. Only `verify` is called without poem's router.
 
 use std::{future::ready, sync::Arc};
 
@@ -29,6 +29,7 @@ mod oauth;
 mod param;
 mod paths;
 mod payload;
+mod poem_errors;
 mod problem;
 mod services;
 mod tags;
@@ -44,31 +45,31 @@ pub use metrics::metrics_endpoint;
 pub use poem::http::HeaderValue;
 pub use services::Services;
 
-/// What the operator shows to browsers.
+/// Access of browsers, as configured.
 #[derive(Debug, Clone)]
 pub struct BrowserAccess {
-    /// Whether there are `/docs` and the OpenAPI document.
+    /// Serves `/docs` and the OpenAPI document.
     pub docs: bool,
-    /// The sites whose pages may use the API.
+    /// The origins of other sites whose pages may call the API (CORS).
     pub cors_origins: Vec<HeaderValue>,
 }
 
-/// Everything that answers requests.
+/// Returns the endpoint of the whole API.
 pub fn endpoint(
     services: Arc<Services>,
     access: BrowserAccess,
     proxies: Arc<TrustedProxies>,
 ) -> impl Endpoint<Output = Response> + 'static {
     let document = document::document();
-    let allowed = AllowedMethods::of(&document);
     let docs = if access.docs { docs::routes(&document) } else { Route::new() };
     let origins = access.cors_origins;
     let writers = origins.clone();
     let metadata = services.issuer.as_deref().and_then(oauth::further_metadata_path);
-    let verification = Verification { services: Arc::clone(&services) };
-    docs.nest_no_strip("/", document::api())
+    let direct = Verification { services: Arc::clone(&services) };
+    let endpoint = docs
+        .nest_no_strip("/", document::api())
         .around(move |others, request| async move {
-            // No route of its own: the nested operations have taken the pattern.
+            // Not a route: the API above is nested at the same pattern.
             let is_front_door = access.docs && request.uri().path() == "/";
             if is_front_door { docs::lead_from_front_door(request.method()) } else { others.call(request).await }
         })
@@ -82,8 +83,8 @@ pub fn endpoint(
         .with(AddData::new(Arc::clone(&proxies)))
         .with(NormalizePath::new(TrailingSlash::Trim))
         .before(paths::refuse_empty_names)
-        .before(move |request| ready(browser::refuse_other_sites(request, &writers)))
-        .with(Envelope { verification, allowed, proxies })
+        .before(move |request| ready(browser::refuse_other_sites(request, &writers)));
+    Envelope { endpoint, direct, allowed: AllowedMethods::of(&document), proxies }
         .with_if(!origins.is_empty(), CrossOrigin { origins })
         .into_endpoint()
 }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::{
     auth::{Scheme, authorization, bearer_only},
+    envelope::DirectEndpoint,
     paths::VERIFY,
     problem::Problem,
     services::Services,
@@ -20,33 +21,31 @@ const USER: HeaderName = HeaderName::from_static("x-auth-user");
 const TOKEN_ID: HeaderName = HeaderName::from_static("x-auth-token-id");
 const EXPIRES_IN: HeaderName = HeaderName::from_static("x-auth-expires-in");
 
-/// Whether a request of this path comes here. Doubled slashes count as one, as they do for poem's router.
-pub(super) fn is_at(path: &str) -> bool {
-    let is_exact = path.strip_prefix(VERIFY).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    is_exact || path.contains("//") && is_at_with_doubled_slashes(path)
-}
-
 fn is_at_with_doubled_slashes(path: &str) -> bool {
     let segments = |path: &'static str| path.split('/').filter(|segment| !segment.is_empty());
     let mut given = path.split('/').filter(|segment| !segment.is_empty());
     segments(VERIFY).all(|segment| given.next() == Some(segment))
 }
 
-/// Those above, and the few that each answer has.
+/// Room for the headers above and those that every response has.
 const HEADERS: usize = 8;
 
-/// Answers at the path.
-///
-/// No endpoint of poem's, which would cost more than the answer: what its router, `AddData` and `NormalizePath` do is not
-/// needed here, and a request that nobody takes apart need not be moved about.
-#[derive(Clone)]
+/// Answers without poem's router and middleware, which would cost more than the response itself.
 pub(super) struct Verification {
     pub(super) services: Arc<Services>,
 }
 
-impl Verification {
+impl DirectEndpoint for Verification {
+    const ROUTE: &'static str = VERIFY;
+
+    /// Doubled slashes count as one, as they do for poem's router.
+    fn matches(path: &str) -> bool {
+        let is_exact = path.strip_prefix(VERIFY).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        is_exact || path.contains("//") && is_at_with_doubled_slashes(path)
+    }
+
     /// Whether to let the request through whose headers these are.
-    pub(super) async fn answer(&self, request: &Request) -> Result<Response, Problem> {
+    async fn answer(&self, request: &Request) -> Result<Response, Problem> {
         let Some((Scheme::Bearer, jwt)) = authorization(request)? else { return Err(bearer_only(None)) };
         let presented = self.services.tokens.verify(jwt).await.map_err(|error| bearer_only(Some(error)))?;
         let signed = &presented.signed;

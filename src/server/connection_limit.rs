@@ -102,7 +102,7 @@ impl State {
 }
 
 impl Slot {
-    /// Completes when the connection has to close for a new one. To be awaited while the connection waits for its client.
+    /// Completes when the connection has to close for a new one. Awaited while the connection waits for its client.
     pub(super) async fn evicted(&self) {
         let (eviction, evicted) = oneshot::channel();
         let mut waiting = {

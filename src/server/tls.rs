@@ -1,4 +1,4 @@
-//! TLS, with the certificate of two files as they are now.
+//! TLS, with a certificate that is reloaded when its files change.
 
 use std::{
     io,
@@ -20,11 +20,10 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use crate::watched_files::{Reload, WatchedFiles, read_regular_file};
 
-/// The one protocol that is spoken in it (RFC 7301), for clients who ask.
+/// The protocol inside TLS, for clients that negotiate it (RFC 7301).
 const ALPN: &[u8] = b"http/1.1";
 
-/// A certificate and its key. They follow their files: a new pair is shown to the connections that come after it, and
-/// as long as the two do not fit, the old pair is.
+/// A certificate and its key, reloaded from their files. New connections use the newest pair that is valid.
 pub struct Certificate {
     chain: PathBuf,
     key: PathBuf,
@@ -32,19 +31,19 @@ pub struct Certificate {
     current: ArcSwap<ServerConfig>,
 }
 
-/// A pair cannot be used.
+/// A certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
-    /// A file cannot be read, or holds nothing of the kind.
+    /// A file cannot be read, or contains no certificate or key.
     #[error("cannot read {0}: {1}")]
     Read(PathBuf, #[source] pem::Error),
-    /// The two do not fit, or are of no kind that is known here.
+    /// The key does not belong to the certificate, or one of them is of an unsupported kind.
     #[error("{0} and its key cannot be used: {1}")]
     Pair(PathBuf, #[source] rustls::Error),
 }
 
 impl Certificate {
-    /// The certificate, with those of its authorities after it, of one file of PEM, and the key of the other.
+    /// Reads a PEM file with the certificate and its intermediate certificates, and one with its key.
     pub fn open(chain: &Path, key: &Path) -> Result<Self, CertificateError> {
         let (chain, key) = (chain.to_owned(), key.to_owned());
         let files = WatchedFiles::new([chain.clone(), key.clone()]);
@@ -52,12 +51,12 @@ impl Certificate {
         Ok(Self { chain, key, files, current })
     }
 
-    /// The file with the certificate.
+    /// Returns the path of the certificate.
     pub fn chain(&self) -> &Path {
         &self.chain
     }
 
-    /// Reads the files again. A mistake in them is logged, once a version. Blocks.
+    /// Reads the files again. An error in them is logged, once a version. Blocks.
     pub fn reload(&self, when: Reload) {
         self.files.reload(when, || self.load());
     }
@@ -66,14 +65,14 @@ impl Certificate {
         match read(&self.chain, &self.key) {
             Ok(config) => {
                 tracing::info!(file = %self.chain.display(), "read the certificate");
-                // It begins without the sessions of the old one, so that no client resumes what a lost key began.
+                // The new configuration has no TLS sessions: none that a leaked key began is resumed.
                 self.current.store(Arc::new(config));
             }
             Err(error) => tracing::error!(%error, "the old certificate stays in force"),
         }
     }
 
-    /// Shakes hands.
+    /// Accepts a TLS connection.
     pub(super) async fn accept(&self, stream: TcpStream) -> io::Result<TlsStream<TcpStream>> {
         TlsAcceptor::from(self.current.load_full()).accept(stream).await
     }
