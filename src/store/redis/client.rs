@@ -2,12 +2,11 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use deadpool::managed::{self, Metrics, RecycleResult};
+use deadpool::managed::{self, Manager as _, Metrics, RecycleResult};
+use deadpool_redis::cluster;
 use redis::{
     AsyncConnectionConfig, ClientTlsConfig, ConnectionAddr, ConnectionInfo, IntoConnectionInfo, ProtocolVersion,
-    RedisError, RedisResult, TlsCertificates, TlsMode,
-    cluster::ClusterClient,
-    cmd,
+    RedisError, RedisResult, TlsCertificates, TlsMode, cmd,
     io::tcp::TcpSettings,
     sentinel::{SentinelClient, SentinelNodeConnectionInfo, SentinelServerType},
 };
@@ -21,11 +20,13 @@ use super::{
 };
 use crate::telemetry::metrics;
 
-/// One client of redis-rs for each kind of Redis, so that the rest of the store treats them alike.
+/// One way to connect for each kind of Redis, so that the rest of the store treats them alike.
 enum Kind {
-    Server(redis::Client),
+    /// Through a manager of deadpool-redis for each connection: a manager has one receiver of pushes.
+    Server(ConnectionInfo),
+    /// Through redis-rs: deadpool-redis gives the connections of Sentinel neither timeouts nor pushes.
     Sentinel(Mutex<SentinelClient>),
-    Cluster(ClusterClient),
+    Cluster(cluster::Manager),
 }
 
 pub(super) struct Client {
@@ -42,7 +43,7 @@ impl Client {
                 let nodes = split_hosts(scheme, rest, "")?;
                 let nodes = nodes.iter().map(|node| options.connection_info(node)).collect::<Result<Vec<_>, _>>()?;
                 options.expect_no_certificates(AddressError::SystemTrust)?;
-                ClusterClient::new(nodes).map(Kind::Cluster)
+                cluster::Manager::new(nodes, false).map(Kind::Cluster)
             }
             "redis+sentinel" | "rediss+sentinel" => {
                 let (hosts, path) = rest.split_once('/').ok_or(AddressError::Url)?;
@@ -66,7 +67,8 @@ impl Client {
             }
             _ => {
                 let info = options.with_certificates(options.connection_info(url)?)?;
-                redis::Client::open(with_pushes(&info)).map(Kind::Server)
+                let info = with_pushes(&info);
+                deadpool_redis::Manager::new(info.clone()).map(|_| Kind::Server(info))
             }
         };
         Ok(Self { kind: kind.map_err(|_| AddressError::Url)?, timeout: options.timeout })
@@ -88,13 +90,14 @@ impl Client {
                 Ok::<_, Infallible>(())
             });
         let opened = match &self.kind {
-            Kind::Server(client) => {
-                client.get_multiplexed_async_connection_with_config(&config).await.map(Endpoint::Server)
+            Kind::Server(info) => {
+                let manager = deadpool_redis::Manager::new_with_config(info.clone(), config)?;
+                manager.create().await.map(Endpoint::Server)
             }
             Kind::Sentinel(client) => {
                 client.lock().await.get_async_connection_with_config(&config).await.map(Endpoint::Server)
             }
-            Kind::Cluster(client) => client.get_async_connection().await.map(Endpoint::Cluster),
+            Kind::Cluster(manager) => manager.create().await.map(Endpoint::Cluster),
         };
         metrics::redis_connect(opened.is_ok());
         Ok(AnyConnection::new(opened?, invalidations))
