@@ -5,10 +5,7 @@
 //! trip, for its `PING`. A write that waits for replicas takes a connection of its own, because `WAIT` blocks all
 //! behind it.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Duration};
 
 use arc_swap::ArcSwapOption;
 use deadpool::managed::{Object, Pool, PoolError};
@@ -20,7 +17,7 @@ use parking_lot::Mutex;
 use redis::{Cmd, ErrorKind, FromRedisValue, RedisResult, ScriptInvocation, ServerErrorKind, cmd, pipe};
 use tokio::{
     sync::Semaphore,
-    time::{Instant as Deadline, timeout, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use super::{
@@ -55,7 +52,9 @@ const CONNECT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Connections that renew themselves.
 pub(super) struct Connections {
+    /// For writes that wait for replicas.
     pool: Pool<Client>,
+    /// Opens the shared connection.
     client: Arc<Client>,
     shared: Mutex<Option<Arc<SharedConnection>>>,
     /// The latest reading of a server's clock.
@@ -95,9 +94,8 @@ impl SharedConnection {
         !matches!(self.opened.peek(), Some(Err(_))) || self.begun.elapsed() < CONNECT_PAUSE
     }
 
-    /// The open connection. The deadline is needed although redis-rs has timeouts: they do not cover all that it waits
-    /// for.
-    pub(super) async fn opened(&self, deadline: Deadline) -> Result<&AnyConnection, Failure> {
+    /// The open connection. It has a deadline because the timeouts of redis-rs do not cover everything.
+    pub(super) async fn opened(&self, deadline: Instant) -> Result<&AnyConnection, Failure> {
         if self.opened.peek().is_none() {
             timeout_at(deadline, self.opened.clone()).await??;
         }
@@ -191,19 +189,19 @@ impl Connections {
     }
 
     /// When a request that begins now is given up.
-    pub(super) fn deadline(&self) -> Deadline {
-        Deadline::now() + self.timeout
+    pub(super) fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout
     }
 
-    /// Sends a write once.
-    async fn run<T: FromRedisValue>(&self, deadline: Deadline, write: &Write) -> Result<T, Failure> {
+    /// Sends a write once, with the arguments that the guard checks.
+    async fn run<T: FromRedisValue>(&self, deadline: Instant, write: &Write) -> Result<T, Failure> {
         let shared = self.shared();
         let (mut name, mut asker, mut until) = (None, write.asker.as_ref(), write.until);
         if shared.opened(deadline).await?.is_cluster() {
             name = write.name();
             // No script sees the keys of another slot. Taking the role away waits out the lease that ends then.
             if let Some(administrator) = write.administrator() {
-                let asked_at = Deadline::now();
+                let asked_at = Instant::now();
                 self.expect_role(deadline, administrator).await?;
                 asker = None;
                 until = Some(until.map_or(asked_at + LEASE, |until| until.min(asked_at + LEASE)));
@@ -225,8 +223,8 @@ impl Connections {
         result
     }
 
-    /// Checks that a user has still the same login, and the role if one is needed.
-    async fn expect_role(&self, deadline: Deadline, asker: &Asker) -> Result<(), Failure> {
+    /// Checks that this user still has this login, and the role, if one is needed.
+    async fn expect_role(&self, deadline: Instant, asker: &Asker) -> Result<(), Failure> {
         let (fields,) = self.attempt(&self.shared(), deadline, &records::user_request(&asker.name)).await?;
         let user = records::decode_user(&asker.name, &fields)?;
         let user = user.filter(|user| !user.disabled && user.login_epoch == asker.login);
@@ -237,7 +235,7 @@ impl Connections {
     /// The clock of the server that has the slot of this key: a recent reading where there is one.
     async fn recent_clock(
         &self,
-        deadline: Deadline,
+        deadline: Instant,
         shared: &Arc<SharedConnection>,
         key: &str,
     ) -> Result<ClockReading, Failure> {
@@ -250,12 +248,12 @@ impl Connections {
     /// Asks the server that has the slot of this key for its time, on just this connection.
     pub(super) async fn read_clock(
         &self,
-        deadline: Deadline,
+        deadline: Instant,
         shared: &Arc<SharedConnection>,
         key: &str,
     ) -> Result<ClockReading, Failure> {
         let is_cluster = shared.opened(deadline).await?.is_cluster();
-        let asked_at = Deadline::now();
+        let asked_at = Instant::now();
         let answer = if is_cluster {
             let mut script = SCRIPTS.time.prepare_invoke();
             self.attempt(shared, deadline, script.key(key)).await?
@@ -266,7 +264,7 @@ impl Connections {
         if !is_cluster {
             shared.clock.store(Some(Arc::new(clock)));
         }
-        // The time of a Cluster is always that of the same node.
+        // Of a Cluster, always the same node's.
         if !is_cluster || key == keys::ADMINS {
             self.clock.store(Some(Arc::new(clock)));
         }
@@ -282,7 +280,7 @@ impl Connections {
     async fn attempt<T: FromRedisValue>(
         &self,
         shared: &Arc<SharedConnection>,
-        deadline: Deadline,
+        deadline: Instant,
         request: &impl Request,
     ) -> Result<T, Failure> {
         let mut connection = shared.opened(deadline).await?.clone();
@@ -300,7 +298,7 @@ impl Connections {
     pub(super) async fn send_on(
         &self,
         shared: &Arc<SharedConnection>,
-        deadline: Deadline,
+        deadline: Instant,
         command: &Cmd,
     ) -> StoreResult<()> {
         Ok(self.attempt(shared, deadline, &Uninstrumented(command)).await?)
@@ -320,7 +318,7 @@ impl Connections {
     /// repeating a write that too few replicas had is answered once enough replicas have what the answer rests on.
     async fn run_and_wait<T: FromRedisValue>(
         &self,
-        deadline: Deadline,
+        deadline: Instant,
         script: &ScriptInvocation<'_>,
     ) -> Result<T, Failure> {
         let pending = Level::RedisConnectionsPending.raise();
@@ -328,7 +326,7 @@ impl Connections {
             Ok(Ok(connection)) => connection,
             Ok(Err(PoolError::Backend(error))) => return Err(Failure::Unconnected(error)),
             _ => {
-                // Those in the pool may hang: not each request is to find that out.
+                // The pooled connections may hang: all go, so that requests do not find that out one by one.
                 self.pool.retain(|_, _| false);
                 return Err(StoreError::Timeout.into());
             }
@@ -378,7 +376,7 @@ impl Connections {
 }
 
 /// Gives up at the deadline.
-async fn before<T>(deadline: Deadline, request: impl Future<Output = RedisResult<T>>) -> Result<T, Failure> {
+async fn before<T>(deadline: Instant, request: impl Future<Output = RedisResult<T>>) -> Result<T, Failure> {
     Ok(timeout_at(deadline, request).await??)
 }
 

@@ -34,10 +34,7 @@ impl From<Failure> for StoreError {
             Failure::Redis(error) if error.is_timeout() => return Self::Timeout,
             Failure::Redis(error) => error,
         };
-        // The command's error, or the first command's in a pipeline: the script's, whatever WAIT answered after it.
-        let errors = error.clone().into_server_errors();
-        let first = errors.as_deref().and_then(<[_]>::first).filter(|(index, _)| *index == 0);
-        match first.map(|(_, error)| error.code()) {
+        match code(&error).as_deref() {
             Some("TOOLATE") => Self::TooLate,
             Some("LOGINENDED") => Self::LoginEnded,
             Some("FORBIDDEN") => Self::Forbidden,
@@ -69,13 +66,18 @@ impl Failure {
 
     /// Whether the server rejected a write whose authority had lapsed by its clock.
     pub(super) fn is_too_late(&self) -> bool {
-        matches!(self, Self::Redis(error) if error.clone().into_server_errors().is_some_and(
-            |errors| errors.first().is_some_and(|(_, error)| error.code() == "TOOLATE")
-        ))
+        matches!(self, Self::Redis(error) if code(error).as_deref() == Some("TOOLATE"))
     }
 
     /// Whether the server is a replica: it did nothing, and another connection may lead to the primary.
     pub(super) fn is_demoted(&self) -> bool {
         matches!(self, Self::Redis(error) if error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly))
     }
+}
+
+/// The code of the server's error: of the command's, or of the first command's in a pipeline, which is the script's
+/// whatever WAIT answered after it.
+fn code(error: &RedisError) -> Option<String> {
+    let errors = error.clone().into_server_errors()?;
+    errors.first().filter(|(index, _)| *index == 0).map(|(_, error)| error.code().to_owned())
 }

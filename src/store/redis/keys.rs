@@ -86,35 +86,26 @@ pub(super) const ADMINS: &str = "mayfly:admins";
 /// Never exists. A command for it is answered only by a primary that accepts writes.
 pub(super) const PROBE: &str = "mayfly:probe";
 
-/// The keys that a login attempt is counted under, all of them strings.
-///
-/// All of them share one slot of a Cluster, so that one script sees them together: a script costs a thousandth of
-/// hashing the password. Names are replaced by their digests, because people type passwords into the field for names.
-pub(super) struct LoginCounts {
-    /// Exists, for days, if the client is known to the user.
-    pub(super) known: String,
-    /// The counters of failures, each for minutes: of the client at the user, of the user, of the client, and of the
-    /// client's site, if it has one. The first two belong to one login epoch of the user.
-    pub(super) failures: Vec<String>,
-}
-
-/// The key that exists if the client of this attempt is known to the user.
-pub(super) fn known(attempt: &LoginAttempt) -> String {
+/// A string that exists, for days, if the client of this attempt is known to the user.
+pub(super) fn known_client(attempt: &LoginAttempt) -> String {
     format!("mayfly:throttle:{{logins}}:user:{}:known:{}", short_digest(attempt.user.as_str()), attempt.client)
 }
 
-/// The keys that this attempt is counted under.
-pub(super) fn login_counts(attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> LoginCounts {
+/// Strings: the counters of failures of this attempt, each for minutes. They count the failures of the client at the
+/// user, of the user, of the client, and of the client's site, if it has one. The first two belong to one login epoch.
+///
+/// They share one slot of a Cluster with [`known_client`], so that one script sees all of them: it costs a thousandth
+/// of hashing the password. Names are replaced by their digests, because people type passwords into the field for
+/// names.
+pub(super) fn failures(attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> Vec<String> {
     let LoginAttempt { user, client } = attempt;
     let user = match epoch {
         Some(epoch) => short_digest(&format!("{user} {epoch}")),
         None => short_digest(user.as_str()),
     };
-    let key = |rest: String| format!("mayfly:throttle:{{logins}}:{rest}");
-    let mut failures =
-        vec![key(format!("user:{user}:client:{client}")), key(format!("user:{user}")), key(format!("client:{client}"))];
-    failures.extend(client.site().map(|site| key(format!("site:{site}"))));
-    LoginCounts { known: known(attempt), failures }
+    let counters = [format!("user:{user}:client:{client}"), format!("user:{user}"), format!("client:{client}")];
+    let site = client.site().map(|site| format!("site:{site}"));
+    counters.into_iter().chain(site).map(|counter| format!("mayfly:throttle:{{logins}}:{counter}")).collect()
 }
 
 fn short_digest(text: &str) -> String {

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use redis::{Cmd, Script, cmd, pipe};
 
 pub use self::options::{AddressError, RedisOptions, TlsFiles};
-use self::{connections::Connections, keys::LoginCounts, scripts::SCRIPTS, watch::RedisWatch, write::Write};
+use self::{connections::Connections, scripts::SCRIPTS, watch::RedisWatch, write::Write};
 use super::{
     AttemptScope, Authority, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, NewToken, Page,
     Reservation, Store, StoreError, StoreResult, StrictWrites, TokenId, User, UserName, UserUpdate, Watch,
@@ -126,11 +126,12 @@ impl Store for RedisStore {
     }
 
     async fn reserve_attempt(&self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> StoreResult<Reservation> {
-        let LoginCounts { known, failures } = keys::login_counts(attempt, epoch);
         let backoffs = [throttle::PER_CLIENT_AND_USER, throttle::PER_USER, throttle::PER_CLIENT, throttle::PER_SITE];
         let mut script = SCRIPTS.reserve_attempt.prepare_invoke();
-        script.key(known).arg(milliseconds(throttle::MAX_RETENTION)).arg(milliseconds(throttle::MAX_DELAY));
-        for (key, Backoff { free_failures, first_delay, failures_per_doubling }) in failures.into_iter().zip(backoffs) {
+        script.key(keys::known_client(attempt));
+        script.arg(milliseconds(throttle::MAX_RETENTION)).arg(milliseconds(throttle::MAX_DELAY));
+        let counters = keys::failures(attempt, epoch).into_iter().zip(backoffs);
+        for (key, Backoff { free_failures, first_delay, failures_per_doubling }) in counters {
             script.key(key).arg(free_failures).arg(milliseconds(first_delay)).arg(failures_per_doubling);
         }
         match self.connections.send_once(&script).await? {
@@ -145,7 +146,7 @@ impl Store for RedisStore {
     }
 
     async fn login_succeeded(&self, attempt: &LoginAttempt, epoch: LoginEpoch, scope: AttemptScope) -> StoreResult<()> {
-        let LoginCounts { known, mut failures } = keys::login_counts(attempt, Some(epoch));
+        let mut failures = keys::failures(attempt, Some(epoch));
         match scope {
             AttemptScope::AllCounters => {}
             AttemptScope::KnownClient => failures.truncate(1),
@@ -156,12 +157,12 @@ impl Store for RedisStore {
             }
         }
         let mut script = SCRIPTS.login_succeeded.prepare_invoke();
-        script.key(known).key(failures).arg(milliseconds(throttle::KNOWN_CLIENT_TTL));
+        script.key(keys::known_client(attempt)).key(failures).arg(milliseconds(throttle::KNOWN_CLIENT_TTL));
         self.connections.send_once(&script).await
     }
 
     async fn is_known_client(&self, attempt: &LoginAttempt) -> StoreResult<bool> {
-        self.connections.read(&Cmd::exists(keys::known(attempt))).await
+        self.connections.read(&Cmd::exists(keys::known_client(attempt))).await
     }
 
     async fn watch(&self) -> StoreResult<Option<Box<dyn Watch>>> {

@@ -5,16 +5,17 @@ use redis::{ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value};
 use crate::store::{Health, StoreError, Warning};
 
 /// Without the index of a user's tokens, removing the user does not revoke them.
-const EVICTS_ALL: Warning = "Redis may evict any key when its memory is full, also the index of a user's tokens, without \
-                             which removing the user does not revoke them: set maxmemory-policy to noeviction";
+const EVICTS_ALL: Warning = "Redis may evict any key when its memory is full, also the index of a user's tokens, \
+                             without which removing the user does not revoke them: set maxmemory-policy to \
+                             noeviction";
 
 /// An evicted key is a revoked token.
 const EVICTS_TOKENS: Warning = "Redis may evict tokens when its memory is full, which revokes them without notice: set \
                                 maxmemory-policy to noeviction";
 
 /// Without an append-only file, a crash undoes revocations.
-const PERSISTENCE: Warning = "Redis keeps no append-only file: a crash loses new tokens and may bring revoked ones back. \
-                              Set appendonly to yes";
+const PERSISTENCE: Warning = "Redis keeps no append-only file: a crash loses new tokens and may bring revoked ones \
+                              back. Set appendonly to yes";
 
 /// `iat` and `exp` come from Redis' clock, so that replicas agree. Other services check `exp` by their own clock.
 pub(super) const CLOCK: Warning =
