@@ -61,13 +61,13 @@ impl Account {
 
 /// Checks the authority of a write to the account of this name.
 fn check(accounts: &Accounts, by: &Authority, name: &UserName) -> StoreResult<()> {
-    let (asker, login) = match by {
+    let (principal, login) = match by {
         Authority::Login(login) => (name, login),
         Authority::Administrator { name, login } => (name, login),
         Authority::Until(until) if Instant::now() <= *until => return Ok(()),
         Authority::Until(_) => return Err(StoreError::TooLate),
     };
-    let user = accounts.get(asker).map(|account| &account.user);
+    let user = accounts.get(principal).map(|account| &account.user);
     let user = user.filter(|user| !user.disabled && user.login_epoch == *login).ok_or(StoreError::LoginEnded)?;
     match by {
         Authority::Administrator { .. } if !user.role.may_administer() => Err(StoreError::Forbidden),

@@ -29,7 +29,7 @@ use super::{
     options::{AddressError, RedisOptions},
     records,
     scripts::SCRIPTS,
-    write::{Asker, Write},
+    write::{Principal, Write},
 };
 use crate::{
     store::{StoreError, StoreResult, leased::LEASE},
@@ -196,14 +196,14 @@ impl Connections {
     /// Sends a write once, with the arguments that the guard checks.
     async fn run<T: FromRedisValue>(&self, deadline: Instant, write: &Write) -> Result<T, Failure> {
         let shared = self.shared();
-        let (mut name, mut asker, mut until) = (None, write.asker.as_ref(), write.until);
+        let (mut name, mut principal, mut until) = (None, write.principal.as_ref(), write.until);
         if shared.opened(deadline).await?.is_cluster() {
             name = write.name();
             // No script sees the keys of another slot. Taking the role away waits out the lease that ends then.
             if let Some(administrator) = write.administrator() {
                 let asked_at = Instant::now();
                 self.expect_role(deadline, administrator).await?;
-                asker = None;
+                principal = None;
                 until = Some(until.map_or(asked_at + LEASE, |until| until.min(asked_at + LEASE)));
             }
         }
@@ -211,7 +211,7 @@ impl Connections {
             Some(until) => Some((self.recent_clock(deadline, &shared, &write.mark).await?, until)),
             None => None,
         };
-        let script = write.invocation(name, asker, window);
+        let script = write.invocation(name, principal, window);
         let result = if self.waits_for_replicas() {
             self.run_and_wait(deadline, &script).await
         } else {
@@ -224,12 +224,12 @@ impl Connections {
     }
 
     /// Checks that this user still has this login, and the role, if one is needed.
-    async fn expect_role(&self, deadline: Instant, asker: &Asker) -> Result<(), Failure> {
-        let (fields,) = self.attempt(&self.shared(), deadline, &records::user_request(&asker.name)).await?;
-        let user = records::decode_user(&asker.name, &fields)?;
-        let user = user.filter(|user| !user.disabled && user.login_epoch == asker.login);
+    async fn expect_role(&self, deadline: Instant, principal: &Principal) -> Result<(), Failure> {
+        let (fields,) = self.attempt(&self.shared(), deadline, &records::user_request(&principal.name)).await?;
+        let user = records::decode_user(&principal.name, &fields)?;
+        let user = user.filter(|user| !user.disabled && user.login_epoch == principal.login);
         let user = user.ok_or(StoreError::LoginEnded)?;
-        if asker.role.is_none_or(|role| role == user.role) { Ok(()) } else { Err(StoreError::Forbidden.into()) }
+        if principal.role.is_none_or(|role| role == user.role) { Ok(()) } else { Err(StoreError::Forbidden.into()) }
     }
 
     /// The clock of the server that has the slot of this key: a recent reading where there is one.

@@ -9,7 +9,7 @@ local function argument()
 end
 local mark, name, epoch, role = argument(), argument(), argument(), argument()
 local from, to = tonumber(argument()), tonumber(argument())
-local asker = epoch ~= '' and table.remove(KEYS, 1)
+local principal = epoch ~= '' and table.remove(KEYS, 1)
 
 -- First of all: the other checks may fail just because the first run succeeded.
 if name ~= '' and redis.call('EXISTS', mark .. ':' .. name) == 1 then
@@ -23,8 +23,8 @@ if to then
     return redis.error_reply('TOOLATE the authority of this write has lapsed')
   end
 end
-if asker then
-  local user = redis.call('HMGET', asker, 'disabled', 'epoch', 'role')
+if principal then
+  local user = redis.call('HMGET', principal, 'disabled', 'epoch', 'role')
   -- Old records have no epoch.
   if user[1] ~= '0' or (user[2] or string.rep('0', 32)) ~= epoch then
     return redis.error_reply('LOGINENDED the login that asked for this write has ended')

@@ -13,9 +13,9 @@ use crate::{
 /// A script with its keys, arguments and authority. The rest of the guard's arguments is known only when it is sent.
 pub(super) struct Write {
     script: &'static Script,
-    /// A key in the slot of the script's keys.
+    /// A key in the slot of the script's keys that exists only while a script runs.
     pub(super) mark: String,
-    pub(super) asker: Option<Asker>,
+    pub(super) principal: Option<Principal>,
     /// The latest moment at which the script may run.
     pub(super) until: Option<Instant>,
     is_repeatable: bool,
@@ -24,7 +24,7 @@ pub(super) struct Write {
 }
 
 /// The user whose login a write rests on.
-pub(super) struct Asker {
+pub(super) struct Principal {
     pub(super) name: UserName,
     pub(super) login: LoginEpoch,
     /// The role that the user must have; `None`: any, on the user's own account.
@@ -49,7 +49,7 @@ impl Write {
 
     fn new(script: &'static Script, slot: &str) -> Self {
         let (mark, keys, arguments) = (keys::write_mark(slot), Vec::new(), Vec::new());
-        Self { script, mark, asker: None, until: None, is_repeatable: false, keys, arguments }
+        Self { script, mark, principal: None, until: None, is_repeatable: false, keys, arguments }
     }
 
     fn by(mut self, owner: &UserName, by: &Authority) -> Self {
@@ -58,7 +58,7 @@ impl Write {
             Authority::Administrator { name, login } => (name, login, Some(Role::Admin)),
             Authority::Until(until) => return self.until(*until),
         };
-        self.asker = Some(Asker { name: name.clone(), login: *login, role });
+        self.principal = Some(Principal { name: name.clone(), login: *login, role });
         self
     }
 
@@ -89,8 +89,8 @@ impl Write {
     }
 
     /// The administrator whose login the write rests on.
-    pub(super) fn administrator(&self) -> Option<&Asker> {
-        self.asker.as_ref().filter(|asker| asker.role.is_some())
+    pub(super) fn administrator(&self) -> Option<&Principal> {
+        self.principal.as_ref().filter(|principal| principal.role.is_some())
     }
 
     /// The script and all its arguments, those of the guard first. `window`: a reading of the server's clock, and the
@@ -98,18 +98,18 @@ impl Write {
     pub(super) fn invocation(
         &self,
         name: Option<Uuid>,
-        asker: Option<&Asker>,
+        principal: Option<&Principal>,
         window: Option<(ClockReading, Instant)>,
     ) -> ScriptInvocation<'static> {
         let window = window.map(|(clock, until)| clock.window(until).map(|moment| moment.to_string()));
         let [from, to] = window.unwrap_or_default();
         let mut script = self.script.prepare_invoke();
-        script.key(asker.map(|asker| keys::user(&asker.name))).key(&self.keys);
+        script.key(principal.map(|principal| keys::user(&principal.name))).key(&self.keys);
         script
             .arg(&self.mark)
             .arg(name.map(|name| name.simple().to_string()).unwrap_or_default())
-            .arg(asker.map(|asker| asker.login.to_string()).unwrap_or_default())
-            .arg(asker.and_then(|asker| asker.role).map(Role::as_str).unwrap_or_default())
+            .arg(principal.map(|principal| principal.login.to_string()).unwrap_or_default())
+            .arg(principal.and_then(|principal| principal.role).map(Role::as_str).unwrap_or_default())
             .arg(from)
             .arg(to)
             .arg(&self.arguments);
