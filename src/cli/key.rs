@@ -35,29 +35,33 @@ pub(super) struct Key {
 enum Command {
     /// Make a JWK Set with one new key, for `MAYFLY_JWT_KEYS_FILE`
     Generate {
-        /// Write it into this file, which must not exist, for its owner alone. Without it, the set is printed
+        /// Write the set to this new file, readable by its owner alone, instead of printing it
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
         #[command(flatten)]
         algorithm: AlgorithmChoice,
     },
-    /// Put a new key in front of a set: it signs once its delay is over, all others go on verifying. Replicas notice by themselves
+    /// Add a new key in front of a set; the other keys go on verifying
+    ///
+    /// The new key signs once its delay is over. Running replicas read the changed file by themselves.
     Rotate {
-        /// The JWK Set, which is replaced in one step
+        /// The file with the JWK Set, which is replaced atomically
         file: PathBuf,
         #[command(flatten)]
         algorithm: AlgorithmChoice,
-        /// Let the new key only verify for so long, until each replica and each client that caches jwks.json knows it:
-        /// nothing for HS256, and 6 minutes for EdDSA and ES256, whose public keys are cached for 5. Where the file is copied
-        /// to the replicas, as a Kubernetes secret is, add the time that the copies take
+        /// Set how long the new key only verifies before it signs
+        ///
+        /// Until then, each replica and each client that caches jwks.json must know it. The default is none for HS256,
+        /// and 6 minutes for EdDSA and ES256, whose public keys are cached for 5 minutes. Where the file is copied to
+        /// the replicas, as a Kubernetes secret is, add the time that the copies take.
         #[arg(long, value_name = "DURATION", value_parser = duration::parse)]
         delay: Option<Duration>,
     },
-    /// Remove the keys that have signed nothing for longer than the longest life of a token
+    /// Remove the keys that signed their last token longer ago than the maximum life of a token
     Prune {
-        /// The JWK Set, which is replaced in one step
+        /// The file with the JWK Set, which is replaced atomically
         file: PathBuf,
-        /// The longest life of a token: what MAYFLY_TOKEN_MAX_LIFE was when the key last signed
+        /// Set the maximum life of a token: MAYFLY_TOKEN_MAX_LIFE as it was when the key last signed
         #[arg(long, value_name = "LIFE", value_parser = Life::parse)]
         older_than: Life,
     },
@@ -65,8 +69,10 @@ enum Command {
 
 #[derive(Args)]
 struct AlgorithmChoice {
-    /// How it signs: HS256 (the fastest), EdDSA or ES256 (others can verify by themselves, with jwks.json). Unless it is said,
-    /// as the key did that signed before, and HS256 for the first
+    /// Set the algorithm: HS256, EdDSA or ES256
+    ///
+    /// HS256 is the fastest. Tokens of EdDSA and ES256 can be verified by others, with jwks.json. The default is the
+    /// algorithm of the key that signs now, and HS256 for a new set.
     #[arg(long = "alg", value_name = "ALGORITHM")]
     algorithm: Option<Algorithm>,
 }
@@ -83,16 +89,16 @@ impl Key {
                 }
             }
             Command::Rotate { file, algorithm, delay } => {
-                let _alone = lock(&file)?;
+                let _lock = lock(&file)?;
                 let set = read(&file)?;
                 let rotated = key_rotation::rotate(set.expose_secret(), algorithm.algorithm, now, delay);
-                replace(&file, &rotated.map_err(|error| broken(&file, &error))?)
+                replace(&file, &rotated.map_err(|error| invalid(&file, &error))?)
             }
             Command::Prune { file, older_than } => {
-                let _alone = lock(&file)?;
+                let _lock = lock(&file)?;
                 let set = read(&file)?;
                 let pruned = key_rotation::prune(set.expose_secret(), older_than.duration(), now);
-                let (rest, removed) = pruned.map_err(|error| broken(&file, &error))?;
+                let (rest, removed) = pruned.map_err(|error| invalid(&file, &error))?;
                 if !removed.is_empty() {
                     replace(&file, &rest)?;
                 }
@@ -102,27 +108,26 @@ impl Key {
     }
 }
 
-/// Waits until no other command changes this file, and keeps others waiting until the value is dropped. The directory is
-/// locked, for the file itself is about to be another.
+/// Keeps other commands from changing this file until the value is dropped. Locks the directory, because the file
+/// itself is replaced.
 fn lock(file: &Path) -> Result<File, Failure> {
     let locked = file.canonicalize().and_then(|file| {
         let directory = File::open(file.parent().unwrap_or(Path::new(".")))?;
         directory.lock()?;
         Ok(directory)
     });
-    locked.map_err(|error| Failure::Runtime(format!("cannot read {}: {error}", file.display())))
+    locked.map_err(cannot("read", file))
 }
 
-/// A set that the service would take.
+/// Reads a valid set.
 fn read(file: &Path) -> Result<SecretString, Failure> {
     let set = read_regular_file(file).and_then(|bytes| String::from_utf8(bytes).map_err(io::Error::other));
-    let set = set.map(SecretString::from);
-    let set = set.map_err(|error| Failure::Runtime(format!("cannot read {}: {error}", file.display())))?;
-    KeySet::parse(set.expose_secret()).map_err(|error| broken(file, &error))?;
+    let set = SecretString::from(set.map_err(cannot("read", file))?);
+    KeySet::parse(set.expose_secret()).map_err(|error| invalid(file, &error))?;
     Ok(set)
 }
 
-/// Makes a file that only its owner reads, unless there is one of this name.
+/// Creates a file that only its owner can read. Fails if a file of this name exists.
 fn create(file: &Path, set: &SecretString) -> Result<(), Failure> {
     let created = (|| {
         let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -132,21 +137,21 @@ fn create(file: &Path, set: &SecretString) -> Result<(), Failure> {
         new.persist_noclobber(file)?;
         Ok(())
     })();
-    created.map_err(|error: io::Error| {
-        let file = file.display();
-        Failure::Runtime(match error.kind() {
-            io::ErrorKind::AlreadyExists => {
-                format!("{file} exists already, and its keys may have signed live tokens: `mayfly key rotate {file}` adds one")
-            }
-            _ => format!("cannot write {file}: {error}"),
-        })
+    created.map_err(|error: io::Error| match error.kind() {
+        io::ErrorKind::AlreadyExists => {
+            let file = file.display();
+            Failure::Runtime(format!(
+                "{file} exists already, and its keys may have signed live tokens: `mayfly key rotate {file}` adds one"
+            ))
+        }
+        _ => cannot("write", file)(error),
     })
 }
 
-/// Puts a new file in the place of the old one, with its owner and permissions: who reads it at any moment sees all of one of them.
+/// Replaces a file atomically, and keeps its owner and permissions.
 fn replace(file: &Path, set: &SecretString) -> Result<(), Failure> {
     let replaced = (|| {
-        // The file itself, not the link to it.
+        // A symbolic link stays, and its target is replaced.
         let file = file.canonicalize()?;
         let mut new = NamedTempFile::new_in(file.parent().unwrap_or(Path::new(".")))?;
         new.write_all(set.expose_secret().as_bytes())?;
@@ -160,9 +165,13 @@ fn replace(file: &Path, set: &SecretString) -> Result<(), Failure> {
         new.persist(&file)?;
         Ok(())
     })();
-    replaced.map_err(|error: io::Error| Failure::Runtime(format!("cannot replace {}: {error}", file.display())))
+    replaced.map_err(cannot("replace", file))
 }
 
-fn broken(file: &Path, error: &JwkSetError) -> Failure {
+fn cannot(action: &'static str, file: &Path) -> impl Fn(io::Error) -> Failure {
+    move |error| Failure::Runtime(format!("cannot {action} {}: {error}", file.display()))
+}
+
+fn invalid(file: &Path, error: &JwkSetError) -> Failure {
     Failure::Runtime(format!("{}: {error}", file.display()))
 }

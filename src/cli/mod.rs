@@ -22,7 +22,7 @@ mod user;
 
 /// API tokens that live exactly as long as their owner says
 ///
-/// Without a command, `serve` runs. Every setting is a flag and a variable; a flag goes first.
+/// Without a command, `serve` runs. Every setting is a flag and a variable; a flag overrides its variable.
 #[derive(Parser)]
 #[command(name = "mayfly", version, after_help = SECRETS_HELP, after_long_help = SECRETS_HELP)]
 #[command(max_term_width = 120)]
@@ -32,16 +32,16 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is one of them")]
+#[expect(clippy::large_enum_variant, reason = "there is only one value")]
 enum Command {
-    /// Run the service (what happens without a command, too)
+    /// Run the service (the default)
     #[command(after_help = SECRETS_HELP, after_long_help = SECRETS_HELP)]
     Serve(Settings),
     /// Add, list, change and remove users, in Redis and while the service runs
     User(user::User),
     /// Make, rotate and prune the keys that sign tokens
     Key(key::Key),
-    /// Ask the service on this machine whether it is ready: exit code 0 if it is
+    /// Ask the service on this machine whether it is ready, and exit with 0 if it is
     Healthcheck(healthcheck::Healthcheck),
     /// Print the OpenAPI document
     Openapi(openapi::Openapi),
@@ -52,7 +52,7 @@ pub fn run() -> ExitCode {
     let command = Cli::command()
         // The settings of the store may follow the name of the subcommand, too.
         .mut_subcommand("user", |user| user.mut_args(|setting| setting.global(true)));
-    let (command, arguments) = place_settings(command, env::args_os());
+    let (command, arguments) = place_settings(command, env::args_os().collect());
     let (matches, errors) = config::parse(command, arguments);
     let command = match Cli::from_arg_matches(&matches) {
         Ok(Cli { command: Some(command) }) => Ok(command),
@@ -72,35 +72,31 @@ pub fn run() -> ExitCode {
         Err(Failure::Runtime(message)) => (message, ExitCode::FAILURE),
         Err(Failure::Signal(number)) => return ExitCode::from(128 + number),
     };
-    // Where nobody reads it, the exit code still says it.
+    // The exit code tells the result even where standard error is closed.
     let _ = writeln!(io::stderr(), "mayfly: {message}");
     code
 }
 
 /// Moves settings in front of a subcommand behind its name, where clap takes them: `mayfly --redis-url URL user list`.
-/// Settings that the subcommand does not have are dropped, as their variables are ignored.
-fn place_settings(command: clap::Command, arguments: impl Iterator<Item = OsString>) -> (clap::Command, Vec<OsString>) {
-    let settings = Settings::augment_args(clap::Command::new(""));
-    let service = command.clone().args(settings.get_arguments());
-    let mut arguments = arguments.peekable();
-    let mut placed: Vec<_> = arguments.next().into_iter().collect();
-    let mut settings = Vec::new();
-    let flag = |argument: &OsString| Some(argument.to_str()?.strip_prefix("--")?.split('=').next()?.to_owned());
-    let has =
-        |command: &clap::Command, flag: &str| command.get_arguments().any(|setting| setting.get_long() == Some(flag));
-    while let Some(flag) = arguments.peek().and_then(flag).filter(|flag| has(&service, flag)) {
-        let mut setting: Vec<_> = arguments.next().into_iter().collect();
-        if !setting[0].to_string_lossy().contains('=') {
-            setting.extend(arguments.next());
-        }
-        settings.push((flag, setting));
+/// Drops those that the subcommand does not have, as it ignores their variables. Without a subcommand, they are those
+/// of `serve`.
+fn place_settings(command: clap::Command, mut arguments: Vec<OsString>) -> (clap::Command, Vec<OsString>) {
+    let has = |command: &clap::Command, argument: &OsString| {
+        let flag = argument.to_str().and_then(|argument| argument.strip_prefix("--")?.split('=').next());
+        flag.is_some() && command.get_arguments().any(|setting| setting.get_long() == flag)
+    };
+    let service = command.clone().args(Settings::augment_args(clap::Command::new("")).get_arguments());
+    let (mut settings, mut rest) = (Vec::new(), arguments.split_off(1));
+    while rest.first().is_some_and(|argument| has(&service, argument)) {
+        let length = if rest[0].to_string_lossy().contains('=') { 1 } else { 2 };
+        settings.push(rest.drain(..length.min(rest.len())).collect::<Vec<_>>());
     }
-    let subcommand = arguments.peek().and_then(|name| command.find_subcommand(name));
+    let subcommand = rest.first().and_then(|name| command.find_subcommand(name));
     if let Some(subcommand) = subcommand {
-        placed.extend(arguments.next());
-        settings.retain(|(flag, _)| has(subcommand, flag));
+        arguments.push(rest.remove(0));
+        settings.retain(|setting| has(subcommand, &setting[0]));
     }
-    let is_service = subcommand.is_none();
-    placed.extend(settings.into_iter().flat_map(|(_, setting)| setting).chain(arguments));
-    (if is_service { service } else { command }, placed)
+    let command = if subcommand.is_some() { command } else { service };
+    arguments.extend(settings.into_iter().flatten().chain(rest));
+    (command, arguments)
 }

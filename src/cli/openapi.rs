@@ -7,7 +7,7 @@ use crate::http;
 
 #[derive(Args)]
 pub(super) struct Openapi {
-    /// How to write it
+    /// Set the format
     #[arg(long, value_enum, default_value_t = Format::Yaml)]
     format: Format,
 }

@@ -21,8 +21,8 @@ use crate::{
     telemetry::{self, metrics::Prometheus},
 };
 
-/// Files that are open besides the connections of clients: connections to Redis, a collector and Prometheus, and what is
-/// read in between.
+/// Open files besides the connections of clients: connections to Redis, a collector and Prometheus, and files being
+/// read.
 const OTHER_OPEN_FILES: usize = 64 + app::MAX_METRICS_CONNECTIONS;
 
 #[tokio::main]
@@ -62,8 +62,7 @@ async fn listen(variable: &str, address: SocketAddr) -> Result<TcpListener, Fail
     listening.map_err(|error| Failure::Runtime(format!("cannot listen on {address}: {error} ({variable})")))
 }
 
-/// Raises the limit of open files as far as the system allows, and returns how many of so many connections it leaves room
-/// for.
+/// Raises the limit of open files to the system's maximum, and lowers the number of connections to what fits into it.
 fn fit_into_open_files(connections: usize) -> io::Result<usize> {
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
@@ -72,14 +71,14 @@ fn fit_into_open_files(connections: usize) -> io::Result<usize> {
     if room < connections {
         tracing::warn!(
             open_files,
-            "there is room for {room} connections instead of {connections}: raise the hard limit of open files (ulimit -n, \
-             LimitNOFILE) or lower MAYFLY_MAX_CONNECTIONS"
+            "there is room for {room} connections instead of {connections}: raise the hard limit of open files \
+             (ulimit -n, LimitNOFILE) or lower MAYFLY_MAX_CONNECTIONS"
         );
     }
     Ok(room.min(connections))
 }
 
-/// Prints the greeting on a thread of its own: a standard output that is closed, or a pipe that nobody reads, stops nothing.
+/// Prints the greeting on a thread of its own, so that a full pipe does not block the service.
 fn greet(greeting: String) {
     thread::spawn(move || {
         if let Err(error) = io::stdout().write_all(greeting.as_bytes()) {
@@ -88,14 +87,14 @@ fn greet(greeting: String) {
     });
 }
 
-/// Where the service is, and a command that can be pasted to try it.
+/// Returns the addresses of the service, and a command to paste that tries it.
 fn greeting(config: &Config, listening: SocketAddr, metrics: Option<SocketAddr>) -> String {
     let scheme = if config.certificate.is_some() { "https" } else { "http" };
     let url = format!("{scheme}://{}", reachable(listening));
     let name = &config.admin.name;
     let mut text = format!("Mayfly {} listens on {url}\n", env!("CARGO_PKG_VERSION"));
     if config.browser.docs {
-        writeln!(text, "Documentation: {url}/docs").expect("a string takes all");
+        writeln!(text, "Documentation: {url}/docs").expect("a string takes any text");
     }
     text += match config.store {
         StoreConfig::Memory => "Store: in memory, gone when the service stops (MAYFLY_REDIS_URL keeps it)\n",
@@ -125,13 +124,14 @@ fn greeting(config: &Config, listening: SocketAddr, metrics: Option<SocketAddr>)
     let request = r#"{"jwt_token_description": "Token specter", "jwt_token_life": "6 hours"}"#;
     writeln!(
         text,
-        "Administrator: {admin}\n{metrics}\nTry it:\n  curl -u {login} {trust}{url}/api/v1alpha/token -H 'Content-Type: application/json' -d '{request}'\n"
+        "Administrator: {admin}\n{metrics}\nTry it:\n  curl -u {login} {trust}{url}/api/v1alpha/token \
+         -H 'Content-Type: application/json' -d '{request}'\n"
     )
-    .expect("a string takes all");
+    .expect("a string takes any text");
     text
 }
 
-/// The address to reach a listener at from this machine.
+/// Returns the address at which this machine reaches a listener.
 pub(super) fn reachable(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         let loopback: IpAddr = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };

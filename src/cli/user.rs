@@ -107,8 +107,8 @@ impl User {
         let store = self.store.load(&mut errors);
         let store = errors.or(Some(store))?;
         if let StoreConfig::Memory = store {
-            let reason = "MAYFLY_REDIS_URL (--redis-url) is missing. Users of the embedded store live in the memory of the \
-                          service that runs: no other process can reach them";
+            let reason = "MAYFLY_REDIS_URL (--redis-url) is missing. Users of the embedded store live in the memory of \
+                          the service that runs: no other process can reach them";
             return Err(Failure::Usage(reason.into()));
         }
         // This process reads without leases. Its writes wait for those of the service all the same.

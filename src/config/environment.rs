@@ -15,14 +15,13 @@ pub fn environment() -> Environment {
     named.filter(|(name, value)| is_ours(name) && !value.is_empty()).collect()
 }
 
-/// Returns the `MAYFLY_` variables that are not `known`: misspelt ones, which would silently leave a default in force.
-pub(super) fn unknown_variables(environment: &Environment, known: impl Fn(&str) -> bool) -> impl Iterator<Item = &str> {
+/// Returns the names of variables for settings, to find misspelt ones, which would silently leave a default in force.
+pub(super) fn setting_variables(environment: &Environment) -> impl Iterator<Item = &str> {
     // Kubernetes sets such variables in each container for each service, one of which may be called mayfly.
     let is_of_kubernetes = |name: &str, value: &str| {
         let has_url = ["tcp://", "udp://"].iter().any(|scheme| value.starts_with(scheme));
         has_url || name.ends_with("_SERVICE_HOST") || name.contains("_SERVICE_PORT") || name.contains("_PORT_")
     };
     let ours = environment.iter().filter(|(name, _)| name.starts_with("MAYFLY_") && *name != ADMIN_PASSWORD);
-    ours.filter(move |(name, value)| !known(name) && !is_of_kubernetes(name, &value.to_string_lossy()))
-        .map(|(name, _)| name.as_str())
+    ours.filter(move |(name, value)| !is_of_kubernetes(name, &value.to_string_lossy())).map(|(name, _)| name.as_str())
 }

@@ -21,6 +21,7 @@ pub struct LifecycleSettings {
     pub shutdown_delay: Duration,
 
     /// Set how long a shutdown waits for requests in flight after the delay, from 1ms to 1h
-    #[arg(long, env = "MAYFLY_SHUTDOWN_GRACE", value_name = "DURATION", default_value = "25s", value_parser = timeout())]
+    #[arg(long, env = "MAYFLY_SHUTDOWN_GRACE", value_name = "DURATION", default_value = "25s")]
+    #[arg(value_parser = timeout())]
     pub shutdown_grace: Duration,
 }

@@ -12,8 +12,8 @@ use crate::telemetry::LogFormat;
 pub(super) struct LogSettings {
     /// Set the least level to log: error, warn, info, debug or trace
     ///
-    /// Or directives of tracing, such as info,mayfly::request=debug. Audit events are logged at every level; audit=off turns
-    /// them off.
+    /// Or directives of tracing, such as info,mayfly::request=debug. Audit events are logged at every level; audit=off
+    /// turns them off.
     #[arg(long, env = "MAYFLY_LOG", value_name = "FILTER", default_value = "info", value_parser = text(filter))]
     pub log: String,
 

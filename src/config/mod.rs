@@ -3,12 +3,18 @@
 //! clap parses the values, each by its own parser; [`parse`] makes it report all errors instead of the first.
 //! [`Config::load`] adds what depends on several settings.
 
-use std::{env, error::Error as _, ffi::OsString, sync::Arc, time::Duration};
+use std::{
+    env,
+    error::Error as _,
+    ffi::{OsStr, OsString},
+    sync::Arc,
+    time::Duration,
+};
 
 use clap::{
-    Arg, ArgMatches, Args, Command,
+    ArgMatches, Args, Command,
     builder::Resettable,
-    error::{ContextKind, ContextValue, ErrorKind},
+    error::{ContextKind, ContextValue},
 };
 
 pub use self::{
@@ -54,8 +60,6 @@ pub struct Settings {
     #[command(flatten)]
     network: NetworkSettings,
     #[command(flatten)]
-    browser: network::BrowserSettings,
-    #[command(flatten)]
     store: StoreSettings,
     #[command(flatten)]
     tokens: tokens::TokenSettings,
@@ -95,45 +99,45 @@ pub struct Config {
     pub telemetry: telemetry::Settings,
 }
 
-/// Parses the arguments and variables. Returns the errors of all settings, each of which has its default instead; clap by
-/// itself reports only the first. Exits as clap does where the arguments are wrong otherwise, or ask for help.
+/// Parses the arguments and variables, of which empty ones count as unset. Returns the errors of all settings, each of
+/// which has its default instead; clap by itself reports only the first.
 ///
-/// Empty variables count as unset.
+/// Exits as clap does where the arguments are wrong otherwise, or ask for help.
 pub fn parse(command: Command, mut arguments: Vec<OsString>) -> (ArgMatches, ConfigErrors) {
-    let is_empty = |setting: &Arg| setting.get_env().and_then(env::var_os).is_some_and(|value| value.is_empty());
-    let mut command = ignore_variables(command, &mut |setting| is_empty(setting));
+    let is_empty = |variable: &OsStr| env::var_os(variable).is_some_and(|value| value.is_empty());
+    let mut command = without_variables(command, &is_empty);
     let mut errors = ConfigErrors::default();
     loop {
         let error = match command.clone().try_get_matches_from(&arguments) {
             Ok(matches) => return (matches, errors),
             Err(error) => error,
         };
-        let flag = match error.get(ContextKind::InvalidArg) {
-            Some(ContextValue::String(usage)) if error.kind() == ErrorKind::ValueValidation => {
-                usage.split(' ').next().unwrap_or_default()
-            }
-            _ => error.exit(),
+        let (Some(ContextValue::String(usage)), Some(source)) = (error.get(ContextKind::InvalidArg), error.source())
+        else {
+            error.exit()
         };
-        let mut variable = None;
-        command = ignore_variables(command, &mut |setting| {
-            let is_wrong = flag.strip_prefix("--").is_some_and(|flag| setting.get_long() == Some(flag));
-            if is_wrong {
-                variable = setting.get_env().map(|name| name.to_string_lossy().into_owned());
-            }
-            is_wrong
-        });
-        let (Some(variable), Some(source)) = (variable, error.source()) else { error.exit() };
+        let flag = usage.split(' ').next().unwrap_or_default();
+        let variable = flag.replacen("--", "MAYFLY_", 1).replace('-', "_").to_uppercase();
+        if !is_setting(OsStr::new(&variable)) || errors.contains(&variable) {
+            error.exit();
+        }
         errors.add(&variable, source);
+        command = without_variables(command, &|name: &OsStr| name == &*variable);
         remove_flag(&mut arguments, flag);
     }
 }
 
-/// Has clap ignore the variables of those settings that `ignored` selects.
-fn ignore_variables(command: Command, ignored: &mut impl FnMut(&Arg) -> bool) -> Command {
+/// Returns whether a setting has this variable.
+fn is_setting(variable: &OsStr) -> bool {
+    Settings::augment_args(Command::new("")).get_arguments().any(|setting| setting.get_env() == Some(variable))
+}
+
+/// Has clap ignore these variables.
+fn without_variables(command: Command, ignored: &impl Fn(&OsStr) -> bool) -> Command {
     let command = command.mut_args(|argument| {
-        if argument.get_env().is_some() && ignored(&argument) { argument.env(Resettable::Reset) } else { argument }
+        if argument.get_env().is_some_and(ignored) { argument.env(Resettable::Reset) } else { argument }
     });
-    command.mut_subcommands(|subcommand| ignore_variables(subcommand, ignored))
+    command.mut_subcommands(|subcommand| without_variables(subcommand, ignored))
 }
 
 /// Removes each `--flag value` and `--flag=value`.
@@ -146,16 +150,14 @@ fn remove_flag(arguments: &mut Vec<OsString>, flag: &str) {
 }
 
 impl Config {
-    /// Checks the settings against each other, and adds the secrets of the environment. `errors` are those of [`parse`].
+    /// Checks the settings against each other, and adds the secrets of the environment. `errors` are those of
+    /// [`parse`].
     pub fn load(settings: Settings, environment: &Environment, mut errors: ConfigErrors) -> Result<Self, ConfigErrors> {
-        let Settings { network, browser, store, tokens, passwords, admin, lifecycle, log } = settings;
-        let known = Settings::augment_args(Command::new(""));
-        let is_known =
-            |name: &str| known.get_arguments().any(|setting| setting.get_env().is_some_and(|env| env == name));
-        for name in environment::unknown_variables(environment, is_known) {
+        let Settings { network, store, tokens, passwords, admin, lifecycle, log } = settings;
+        for name in environment::setting_variables(environment).filter(|name| !is_setting(OsStr::new(name))) {
             errors.add_variable(name, "there is no such setting");
         }
-        let certificate = network.certificate(&mut errors);
+        let certificate = errors.check("MAYFLY_TLS_CERT", network.certificate());
         let store = store.load(&mut errors);
         let is_embedded = matches!(store, StoreConfig::Memory);
         let keys = errors.check("MAYFLY_JWT_KEYS_FILE", tokens.keys(!is_embedded));
@@ -164,7 +166,7 @@ impl Config {
         let otlp = otlp.map(|(name, value)| (name.clone(), value.to_string_lossy().into_owned())).collect();
         let telemetry = telemetry::Settings { log: log.log, log_format: log.log_format, otlp: otlp::Variables(otlp) };
         let config = certificate.zip(keys).map(|(certificate, keys)| Self {
-            browser: BrowserAccess { docs: browser.docs, cors_origins: browser.cors_origins },
+            browser: BrowserAccess { docs: network.docs, cors_origins: network.cors_origins.clone() },
             network,
             certificate,
             lifecycle,

@@ -4,10 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, sync::Arc};
 
 use clap::Args;
 
-use super::{
-    errors::ConfigErrors,
-    values::{address, number, switch, text},
-};
+use super::values::{address, number, switch, text};
 use crate::{
     http::{HeaderValue, TrustedProxies},
     server::tls::Certificate,
@@ -42,48 +39,24 @@ pub struct NetworkSettings {
 
     /// Set the maximum number of connections at once, from 1 to 1000000
     ///
-    /// At the maximum, a new connection replaces the one that has waited longest for its client. One IPv4 address or IPv6
-    /// /64 gets at most half of them, unless it is one of MAYFLY_TRUSTED_PROXIES. Each connection needs an open file; the
-    /// service raises its limit of open files as far as the system allows.
+    /// At the maximum, a new connection replaces the one that has waited longest for its client. One IPv4 address or
+    /// IPv6 /64 gets at most half of them, unless it is one of MAYFLY_TRUSTED_PROXIES. Each connection needs an open
+    /// file; the service raises its limit of open files as far as the system allows.
     #[arg(long, env = "MAYFLY_MAX_CONNECTIONS", value_name = "NUMBER", default_value = "16384")]
     #[arg(value_parser = number(1_usize..=1_000_000))]
     pub max_connections: usize,
 
     /// Set the proxies and load balancers in front of the service: 10.0.0.5,2001:db8::/64
     ///
-    /// Addresses and networks, separated by commas. Their X-Forwarded-For or Forwarded gives the client's address, for the
-    /// log and for counting failed logins; from all other peers these headers are ignored. Name the proxies alone: every
-    /// host in these networks can claim any address, and so guess passwords without a delay. Have a proxy overwrite one of
-    /// the two headers and remove the other. X-Forwarded-Proto, or proto in Forwarded, decides whether the URLs of the
-    /// metadata begin with https.
+    /// Addresses and networks, separated by commas. Their X-Forwarded-For or Forwarded gives the client's address, for
+    /// the log and for counting failed logins; from all other peers these headers are ignored. Name the proxies alone:
+    /// every host in these networks can claim any address, and so guess passwords without a delay. Have a proxy
+    /// overwrite one of the two headers and remove the other. X-Forwarded-Proto, or proto in Forwarded, decides whether
+    /// the URLs of the metadata begin with https.
     #[arg(long, env = "MAYFLY_TRUSTED_PROXIES", value_name = "NETWORKS", default_value = "")]
     #[arg(value_parser = text(|networks| networks.parse::<TrustedProxies>().map(Arc::new)))]
     pub trusted_proxies: Arc<TrustedProxies>,
 
-    /// Set the address and port of /metrics for Prometheus, or off
-    #[arg(long, env = "MAYFLY_METRICS_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:25442")]
-    #[arg(value_parser = text(|text| if text == "off" { Ok(None) } else { address(text).map(Some) }))]
-    pub metrics_listen: std::option::Option<SocketAddr>,
-}
-
-impl NetworkSettings {
-    /// Reads the certificate and its key.
-    pub(super) fn certificate(&self, errors: &mut ConfigErrors) -> Option<Option<Arc<Certificate>>> {
-        let certificate = match (&self.endpoint.tls_cert, &self.tls_key) {
-            (Some(chain), Some(key)) => {
-                Certificate::open(chain, key).map(Arc::new).map(Some).map_err(|e| e.to_string())
-            }
-            (None, None) => Ok(None),
-            _ => Err("goes with MAYFLY_TLS_KEY, and neither without the other".into()),
-        };
-        errors.check("MAYFLY_TLS_CERT", certificate)
-    }
-}
-
-/// The settings of browsers.
-#[derive(Clone, Args)]
-#[command(next_help_heading = "Network")]
-pub(super) struct BrowserSettings {
     /// Set the sites whose pages may call the API from a browser: https://console.example
     ///
     /// Origins, separated by commas.
@@ -95,6 +68,24 @@ pub(super) struct BrowserSettings {
     #[arg(long, env = "MAYFLY_DOCS", value_name = "on|off", default_value = "on", action = clap::ArgAction::Set)]
     #[arg(value_parser = text(switch))]
     pub docs: bool,
+
+    /// Set the address and port of /metrics for Prometheus, or off
+    #[arg(long, env = "MAYFLY_METRICS_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:25442")]
+    #[arg(value_parser = text(|text| if text == "off" { Ok(None) } else { address(text).map(Some) }))]
+    pub metrics_listen: std::option::Option<SocketAddr>,
+}
+
+impl NetworkSettings {
+    /// Reads the certificate and its key.
+    pub(super) fn certificate(&self) -> Result<Option<Arc<Certificate>>, String> {
+        match (&self.endpoint.tls_cert, &self.tls_key) {
+            (Some(chain), Some(key)) => {
+                Certificate::open(chain, key).map(|pair| Some(Arc::new(pair))).map_err(|error| error.to_string())
+            }
+            (None, None) => Ok(None),
+            _ => Err("goes with MAYFLY_TLS_KEY, and neither without the other".into()),
+        }
+    }
 }
 
 /// Parses origins: a scheme, a host and perhaps a port (RFC 6454, section 6.2), as browsers write them.

@@ -21,9 +21,9 @@ use crate::domain::{
 pub struct PasswordSettings {
     /// Set the cost of a password's argon2id hash: KiB of memory, passes, lanes
     ///
-    /// A login replaces a hash that costs less (memory times passes) than this, and keeps one that costs more. Unknown names
-    /// take this cost; users whose hash has another cost can be told apart by timing until they log in again after it was
-    /// raised, or get a new password after it was lowered.
+    /// A login replaces a hash that costs less (memory times passes) than this, and keeps one that costs more. Unknown
+    /// names take this cost; users whose hash has another cost can be told apart by timing until they log in again
+    /// after it was raised, or get a new password after it was lowered.
     #[arg(long, env = "MAYFLY_PASSWORD_COST", value_name = "COST", default_value_t = HashCost::default())]
     #[arg(value_parser = text(str::parse::<HashCost>))]
     pub password_cost: HashCost,
@@ -40,8 +40,8 @@ pub(super) struct AdminSettings {
 
     /// Set the file with the password of the first administrator
     ///
-    /// Without it and MAYFLY_ADMIN_PASSWORD, the administrator of the embedded store gets a random password, and none is added
-    /// to Redis.
+    /// Without it and MAYFLY_ADMIN_PASSWORD, the administrator of the embedded store gets a random password, and none
+    /// is added to Redis.
     #[arg(long, env = "MAYFLY_ADMIN_PASSWORD_FILE", value_name = "FILE", value_parser = file(|path| {
         let password = parse_password(read_secret(path)?.expose_secret());
         password.map(|password| AdminPassword::File(password, path.to_owned()))

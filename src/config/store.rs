@@ -22,8 +22,8 @@ use crate::store::{
 pub struct StoreSettings {
     /// Set the Redis (7.0 or later) that keeps users and tokens
     ///
-    /// Without it, they are kept in memory and lost when the service stops. The forms, of which only the hosts and the service
-    /// of Sentinel are required:
+    /// Without it, they are kept in memory and lost when the service stops. The forms, of which only the hosts and the
+    /// service of Sentinel are required:
     ///
     /// redis://user:password@host:port/db (rediss:// with TLS),
     /// unix:///path/of/socket?db=0&user=name&pass=password,
@@ -58,9 +58,9 @@ pub struct StoreSettings {
 
     /// Set how many replicas of Redis must have a change before it is answered, up to 16
     ///
-    /// Where fewer have it in time, the answer is 503, and the request can be repeated safely. Set it to the number of replicas
-    /// that can be promoted, so that no failover brings a revoked token back; with fewer, Sentinel may promote one without the
-    /// change.
+    /// Where fewer have it in time, the answer is 503, and the request can be repeated safely. Set it to the number of
+    /// replicas that can be promoted, so that no failover brings a revoked token back; with fewer, Sentinel may promote
+    /// one without the change.
     #[arg(long, env = "MAYFLY_REDIS_WAIT_REPLICAS", value_name = "NUMBER", default_value = "0")]
     #[arg(value_parser = number(0_u32..=16))]
     redis_wait_replicas: u32,

@@ -45,8 +45,8 @@ pub(super) struct TokenSettings {
 
     /// Set how long a verified token is accepted again without asking Redis, up to 250ms
     ///
-    /// Each revocation waits until this has passed on every replica, so that a revoked token is never accepted. Set 0 to ask
-    /// Redis each time.
+    /// Each revocation waits until this has passed on every replica, so that a revoked token is never accepted. Set 0
+    /// to ask Redis each time.
     #[arg(long, env = "MAYFLY_LEASE", value_name = "DURATION", default_value = "250ms")]
     #[arg(value_parser = duration(Duration::ZERO, LEASE))]
     pub lease: Duration,

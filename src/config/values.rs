@@ -104,7 +104,8 @@ pub(super) fn read_secret(file: &Path) -> Result<SecretString, String> {
     Ok(line.into())
 }
 
-/// Returns the secret in a text that holds nothing else, without the byte order mark and the line ends that editors write.
+/// Returns the secret in a text that holds nothing else, without the byte order mark and the line ends that editors
+/// write.
 pub fn secret_line(text: &str) -> Result<&str, &'static str> {
     let line = text.strip_prefix('\u{feff}').unwrap_or(text).trim_end_matches(['\r', '\n']);
     if line.contains(char::is_control) {
