@@ -37,18 +37,16 @@
 //! # What makes revocation strict
 //! Three mechanisms; their files have the reasons.
 //! - **The lease.** A replica uses a value that it read from the store for at most [`store::leased::LEASE`] after the
-//!   read
-//!   was sent, unless the store confirms that it is unchanged. Each write that takes something away waits longer than
-//!   that before it is answered ([`store::leased::LeasedStore::write`]).
+//!   read was sent, unless the store confirms that it is unchanged. Each write that takes something away waits longer
+//!   than that before it is answered ([`store::leased::LeasedStore::write`]).
 //! - **The authority.** A write carries the right that it rests on ([`store::Authority`]): the epoch of the user's
-//!   login,
-//!   and the role of an administrator. The store checks it in the same atomic step, so that a delayed write never uses a
-//!   right that was lost meanwhile. In a Cluster a script cannot read the keys of another slot, so an administrator's
-//!   right is read first, and the write has to run within one lease of that read, by the clock of its Redis node.
+//!   login, and the role of an administrator. The store checks it in the same atomic step, so that a delayed write never
+//!   uses a right that was lost meanwhile. In a Cluster a script cannot read the keys of another slot, so an
+//!   administrator's right is read first, and the write has to run within one lease of that read, by the clock of its
+//!   Redis node. By the same clock, a write that could undo a later change does not run after its own answer.
 //! - **The mark.** If answers wait for replicas, a write that changes nothing still writes a mark
-//!   (`store/redis/guard.lua`),
-//!   so that its answer waits for all that it rests on, whichever connection wrote that. A write is only sent again if a
-//!   second run does nothing where the first one ran.
+//!   (`store/redis/guard.lua`), so that its answer waits for all that it rests on, whichever connection wrote that. A
+//!   write is only sent again if a second run does nothing where the first one ran.
 
 pub mod app;
 pub mod cli;

@@ -49,6 +49,11 @@ impl Claims {
         serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?).ok()
     }
 
+    /// The owner and the id, if they are well formed.
+    pub fn owner_and_id(&self) -> Option<(UserName, TokenId)> {
+        Some((self.username.parse().ok()?, self.jwt_token_id.parse().ok()?))
+    }
+
     /// The claims of a token that is issued at `iat`, in seconds since the epoch. `exp - iat` is exactly `life`.
     pub fn new(
         owner: &UserName,

@@ -4,7 +4,7 @@
 //! ES256 (RFC 7518, section 6.2). `iat` is when a key was made, and before `nbf` it only verifies: both as in OpenID
 //! Federation, in seconds since the epoch. Other members (`use`, `key_ops`) are ignored.
 
-use std::{fmt, str::FromStr};
+use std::str::FromStr;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, Ed25519KeyPair};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -63,12 +63,6 @@ impl FromStr for Algorithm {
 
     fn from_str(text: &str) -> Result<Self, AlgorithmError> {
         Self::ALL.into_iter().find(|algorithm| algorithm.as_str() == text).ok_or(AlgorithmError)
-    }
-}
-
-impl fmt::Display for Algorithm {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
     }
 }
 

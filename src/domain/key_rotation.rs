@@ -1,4 +1,4 @@
-//! Key files over time: make a set of signing keys, add a key, remove old keys.
+//! Changes of a key file: generate a set of signing keys, add a key, remove old keys.
 
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ pub fn prune(set: &str, age: Duration, now: u64) -> Result<(SecretString, Vec<St
     let retired_at = |index: usize| keys[..index].iter().filter_map(Jwk::signs_from).min();
     let is_old = |index: &usize| retired_at(*index).is_some_and(|at| at.saturating_add(age.as_secs()) <= now);
     let (old, kept): (Vec<_>, Vec<_>) = (0..keys.len()).partition(is_old);
-    // As they are, with members that are ignored here.
+    // Values, to keep members that a `Jwk` ignores.
     let values: Vec<Value> = parse_set(set)?;
     let kept: Vec<_> = kept.into_iter().map(|index| values[index].clone()).collect();
     Ok((to_json(&kept), old.into_iter().map(|index| keys[index].kid.clone()).collect()))

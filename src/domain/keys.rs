@@ -1,4 +1,4 @@
-//! The keys that sign and verify tokens, in memory.
+//! Signing keys, loaded.
 
 use std::{
     fmt,
@@ -15,15 +15,15 @@ use super::{
     jwk::{Jwk, JwkError, JwkSetError, LoadedKey, PublicJwk, parse_set},
 };
 
-/// A token is refused. There is one answer to all that can be wrong with it.
+/// Why a JWT is not verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidToken {
-    /// Its header names no key of the set, and may name one of a newer set.
+    /// Its header names no key of this set: the key may be in a newer one.
     #[error("a token of an unknown key")]
     UnknownKey,
-    /// Not signed with the key that its header names, or not by us.
+    /// It is malformed, or the key that its header names did not sign it.
     #[error("not a token of this service")]
-    Refused,
+    Rejected,
 }
 
 /// The keys of a service, in the order of their file: the first one that is due signs, all verify.
@@ -84,19 +84,19 @@ impl KeySet {
         format!("{message}.{signature}").into()
     }
 
-    /// The claims of a token that one of these keys signed. Says nothing of whether it still lives.
+    /// Verifies the signature of a JWT and returns its claims. Only the store knows whether the token is live.
     pub fn verify(&self, jwt: &str) -> Result<Claims, InvalidToken> {
         if jwt.len() > MAX_JWT_BYTES {
-            return Err(InvalidToken::Refused);
+            return Err(InvalidToken::Rejected);
         }
-        let (message, signature) = jwt.rsplit_once('.').ok_or(InvalidToken::Refused)?;
-        let (header, _) = message.split_once('.').ok_or(InvalidToken::Refused)?;
+        let (message, signature) = jwt.rsplit_once('.').ok_or(InvalidToken::Rejected)?;
+        let (header, _) = message.split_once('.').ok_or(InvalidToken::Rejected)?;
         let key = self.0.iter().find(|key| key.header == header).ok_or(InvalidToken::UnknownKey)?;
         match crypto::verify(signature, message.as_bytes(), &key.loaded.verifying, key.loaded.algorithm.into()) {
             Ok(true) => key.was_used.store(true, Relaxed),
-            Ok(false) | Err(_) => return Err(InvalidToken::Refused),
+            Ok(false) | Err(_) => return Err(InvalidToken::Rejected),
         }
-        Claims::unverified(jwt).ok_or(InvalidToken::Refused)
+        Claims::unverified(jwt).ok_or(InvalidToken::Rejected)
     }
 
     /// The `kid` of each key, in the order of the set.
@@ -168,7 +168,7 @@ mod tests {
             assert_eq!(set.verify(jwt.expose_secret()), Ok(claims()));
             assert_eq!(format!("{set:?}"), "KeySet(1 keys)");
             let (message, _) = jwt.expose_secret().rsplit_once('.').unwrap();
-            assert_eq!(set.verify(&format!("{message}.{}", "A".repeat(86))), Err(InvalidToken::Refused));
+            assert_eq!(set.verify(&format!("{message}.{}", "A".repeat(86))), Err(InvalidToken::Rejected));
         }
     }
 
@@ -217,8 +217,8 @@ mod tests {
             assert!(set.verify(&format!("{message}.{signed}")).is_err(), "{header}");
             assert!(set.verify(&format!("{message}.")).is_err(), "{header}");
         }
-        assert_eq!(set.verify(&format!("{message}.{signature}x")), Err(InvalidToken::Refused));
-        assert_eq!(set.verify(&"x".repeat(1 << 20)), Err(InvalidToken::Refused));
+        assert_eq!(set.verify(&format!("{message}.{signature}x")), Err(InvalidToken::Rejected));
+        assert_eq!(set.verify(&"x".repeat(1 << 20)), Err(InvalidToken::Rejected));
     }
 
     #[test]

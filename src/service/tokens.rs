@@ -213,10 +213,8 @@ impl Tokens {
     /// No key has to verify the JWT, as another replica may have keys that this one lacks: the store has to have these
     /// bytes. Unverified JWTs are read first, so that made-up ones cannot take the connections of other writes.
     pub async fn revoke_presented(&self, jwt: &str) -> Result<(), VerifyError> {
-        let claims = Claims::unverified(jwt).ok_or(VerifyError::Invalid)?;
-        let (Ok(owner), Ok(id)) = (claims.username.parse::<UserName>(), claims.jwt_token_id.parse()) else {
-            return Err(VerifyError::Invalid);
-        };
+        let claims = Claims::unverified(jwt);
+        let (owner, id) = claims.as_ref().and_then(Claims::owner_and_id).ok_or(VerifyError::Invalid)?;
         let digest = TokenDigest::of(jwt);
         let is_ours = self.cached(&digest).is_some() || self.check_signature(jwt).await.is_ok() || {
             let live = self.store.find_token(&owner, id).await?;
@@ -333,9 +331,7 @@ impl Tokens {
             verified = keys.set.verify(jwt);
         }
         let claims = verified.ok().filter(|claims| claims.iss == self.policy.issuer).ok_or(VerifyError::Invalid)?;
-        let (Ok(owner), Ok(id)) = (claims.username.parse(), claims.jwt_token_id.parse()) else {
-            return Err(VerifyError::Invalid);
-        };
+        let (owner, id) = claims.owner_and_id().ok_or(VerifyError::Invalid)?;
         let (issued_at, expires_at, key_generation) = (claims.iat, claims.exp, keys.generation);
         Ok(Arc::new(SignedToken { owner, id, issued_at, expires_at, key_generation }))
     }
