@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use opentelemetry::{Context, context::FutureExt};
 use tracing::{Instrument, Span};
 
 use super::{
     events::{REQUEST, RequestInfo, ResponseInfo},
     logs,
     metrics::{self, Level, LevelGuard},
-    traces::RequestTrace,
+    traces,
 };
 
 /// A request that is being observed.
@@ -16,7 +17,7 @@ pub struct ObservedRequest<'a> {
     info: RequestInfo<'a>,
     begun: Instant,
     span: Span,
-    trace: Option<RequestTrace>,
+    trace: Option<Context>,
     _active: LevelGuard,
 }
 
@@ -26,7 +27,7 @@ impl<'a> ObservedRequest<'a> {
         Self {
             begun: Instant::now(),
             span: if info.is_verification { Span::none() } else { logs::request_span(info.id, (info.client)()) },
-            trace: RequestTrace::begin(header),
+            trace: traces::begin(header),
             _active: Level::ActiveRequests.raise(),
             info,
         }
@@ -35,7 +36,7 @@ impl<'a> ObservedRequest<'a> {
     /// Runs `work` within the span and the trace of the request.
     pub async fn follow<F: Future>(&self, work: F) -> F::Output {
         match &self.trace {
-            Some(trace) => trace.follow(work.instrument(self.span.clone())).await,
+            Some(trace) => work.instrument(self.span.clone()).with_context(trace.clone()).await,
             None if self.span.is_none() => work.await,
             None => work.instrument(self.span.clone()).await,
         }
@@ -45,12 +46,11 @@ impl<'a> ObservedRequest<'a> {
     pub fn end(self, response: ResponseInfo) {
         let duration = self.begun.elapsed();
         metrics::request_answered(self.info.method, response, duration);
-        match &self.trace {
-            Some(trace) => {
-                trace.within(|| self.log(response, duration));
-                trace.end(&self.info, response);
-            }
-            None => self.log(response, duration),
+        // The line belongs to the trace.
+        let _attached = self.trace.clone().map(Context::attach);
+        self.log(response, duration);
+        if let Some(trace) = &self.trace {
+            traces::end(trace, &self.info, response);
         }
     }
 

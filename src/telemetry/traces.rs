@@ -3,13 +3,13 @@
 //! The sampler decides before a span is made: a request that is not traced costs a look at its headers, where an
 //! unsampled span would cost 1.2 µs.
 
-use std::sync::OnceLock;
+use std::{collections::HashMap, sync::OnceLock};
 
 use opentelemetry::{
     Array, Context, KeyValue, StringValue, Value,
     context::FutureExt,
-    propagation::{Extractor, TextMapPropagator},
-    trace::{SpanBuilder, SpanContext, SpanKind, Status, TraceContextExt, Tracer, TracerProvider},
+    propagation::TextMapPropagator,
+    trace::{SpanBuilder, SpanContext, SpanKind, SpanRef, Status, TraceContextExt, Tracer, TracerProvider},
 };
 use opentelemetry_sdk::{
     propagation::TraceContextPropagator,
@@ -41,70 +41,54 @@ pub(super) fn start(provider: &SdkTracerProvider, sampler: Sampler) {
     let _ = TRACING.set(Tracing { tracer: provider.tracer(env!("CARGO_PKG_NAME")), sampler });
 }
 
-/// The headers of a request, as the propagator of W3C Trace Context reads them.
-struct Headers<'a, 'h>(&'a dyn Fn(&str) -> Option<&'h str>);
-
-impl Extractor for Headers<'_, '_> {
-    fn get(&self, key: &str) -> Option<&str> {
-        (self.0)(key)
+/// The context of a request's trace, which continues that of the caller, or `None` where the request is not traced.
+pub(super) fn begin<'h>(header: impl Fn(&str) -> Option<&'h str>) -> Option<Context> {
+    let Tracing { tracer, sampler } = TRACING.get()?;
+    let context = match header("traceparent") {
+        Some(traceparent) => extract(traceparent, header("tracestate")),
+        None => Context::new(),
+    };
+    if !is_sampled(sampler, &context) {
+        return None;
     }
-
-    fn keys(&self) -> Vec<&str> {
-        Vec::new()
-    }
+    // The span gets its name at the end: the router finds the operation.
+    let span = tracer.build_with_context(SpanBuilder::from_name("request").with_kind(SpanKind::Server), &context);
+    Some(context.with_span(span))
 }
 
-/// The span of a traced request.
-pub(super) struct RequestTrace(Context);
+/// The caller's trace (W3C Trace Context).
+fn extract(traceparent: &str, tracestate: Option<&str>) -> Context {
+    let headers = [Some(("traceparent", traceparent)), tracestate.map(|state| ("tracestate", state))];
+    let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    let headers: HashMap<_, _> = headers.into_iter().flatten().map(owned).collect();
+    TraceContextPropagator::new().extract_with_context(&Context::new(), &headers)
+}
 
-impl RequestTrace {
-    /// The trace of a request, which continues that of the caller, or `None` where the request is not traced.
-    pub(super) fn begin<'h>(header: impl Fn(&str) -> Option<&'h str>) -> Option<Self> {
-        let Tracing { tracer, sampler } = TRACING.get()?;
-        let context = match header("traceparent") {
-            Some(_) => TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(&header)),
-            None => Context::new(),
-        };
-        if !is_sampled(sampler, &context) {
-            return None;
-        }
-        // The span gets its name at the end: the router finds the operation.
-        let span = tracer.build_with_context(SpanBuilder::from_name("request").with_kind(SpanKind::Server), &context);
-        Some(Self(context.with_span(span)))
+/// Ends the span of a request, named and described by the semantic conventions of HTTP, but without the path: a client
+/// may write secrets there.
+pub(super) fn end(trace: &Context, request: &RequestInfo, response: ResponseInfo) {
+    let span = trace.span();
+    let (method, status) = (request.method, response.status);
+    span.update_name(response.route.map_or_else(|| method.to_owned(), |route| format!("{method} {route}")));
+    let request_id = Array::String(vec![StringValue::from(request.id.to_owned())]);
+    span.set_attributes([
+        KeyValue::new("http.request.method", method),
+        KeyValue::new("http.response.status_code", i64::from(status)),
+        KeyValue::new("http.response.header.x-request-id", Value::Array(request_id)),
+        KeyValue::new("url.scheme", "http"),
+    ]);
+    span.set_attributes(response.route.map(|route| KeyValue::new("http.route", route)));
+    span.set_attributes((request.client)().map(|client| KeyValue::new("client.address", client.to_string())));
+    if status >= 500 {
+        fail(&span, status.to_string());
     }
+    span.end();
+}
 
-    /// Runs `future` within the trace.
-    pub(super) async fn follow<F: Future>(&self, future: F) -> F::Output {
-        future.with_context(self.0.clone()).await
-    }
-
-    /// Runs `body` within the trace, so that the lines that it logs belong to the trace.
-    pub(super) fn within<T>(&self, body: impl FnOnce() -> T) -> T {
-        let _attached = self.0.clone().attach();
-        body()
-    }
-
-    /// Ends the span, named and described by the semantic conventions of HTTP, but without the path: a client may write
-    /// secrets there.
-    pub(super) fn end(&self, request: &RequestInfo, response: ResponseInfo) {
-        let span = self.0.span();
-        let (method, status) = (request.method, response.status);
-        span.update_name(response.route.map_or_else(|| method.to_owned(), |route| format!("{method} {route}")));
-        let request_id = Array::String(vec![StringValue::from(request.id.to_owned())]);
-        span.set_attributes([
-            KeyValue::new("http.request.method", method),
-            KeyValue::new("http.response.status_code", i64::from(status)),
-            KeyValue::new("http.response.header.x-request-id", Value::Array(request_id)),
-            KeyValue::new("url.scheme", "http"),
-        ]);
-        span.set_attributes(response.route.map(|route| KeyValue::new("http.route", route)));
-        span.set_attributes((request.client)().map(|client| KeyValue::new("client.address", client.to_string())));
-        if status >= 500 {
-            span.set_attribute(KeyValue::new("error.type", status.to_string()));
-            span.set_status(Status::error(""));
-        }
-        span.end();
-    }
+/// Marks a span as failed.
+fn fail(span: &SpanRef, error_type: impl Into<Value>) {
+    span.set_attribute(KeyValue::new("error.type", error_type));
+    span.set_status(Status::error(""));
 }
 
 /// `work` within the log's span and the trace of the current task, whichever task runs it.
@@ -127,8 +111,7 @@ pub(super) async fn child<T>(
     let result = future.with_context(context.clone()).await;
     let span = context.span();
     if let Some(error_type) = error_type(&result) {
-        span.set_attribute(KeyValue::new("error.type", error_type));
-        span.set_status(Status::error(""));
+        fail(&span, error_type);
     }
     span.end();
     result
@@ -139,9 +122,7 @@ mod tests {
     use super::*;
 
     fn parent(flags: &str) -> Context {
-        let traceparent = format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}");
-        let header = |name: &str| (name == "traceparent").then_some(&*traceparent);
-        TraceContextPropagator::new().extract_with_context(&Context::new(), &Headers(&header))
+        extract(&format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}"), None)
     }
 
     #[test]
@@ -169,7 +150,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_traced_before_the_start() {
-        assert!(RequestTrace::begin(|_| None).is_none());
+        assert!(begin(|_| None).is_none());
         assert_eq!(child(|| unreachable!(), |_| None, async { 7 }).await, 7);
     }
 }
