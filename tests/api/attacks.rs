@@ -1,4 +1,4 @@
-//! Tokens that somebody made up (RFC 8725): each is refused, quickly, and none is a server error.
+//! Forged tokens (RFC 8725): each is rejected with 401, within 50 ms.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -11,10 +11,10 @@ use crate::support::{Answer, Backend, Service};
 
 const VERIFY: &str = "/api/v1alpha/verify";
 
-/// Far more than a refusal takes, which is microseconds.
-const QUICKLY: Duration = Duration::from_millis(50);
+/// The longest that a rejection may take. It takes microseconds.
+const LIMIT: Duration = Duration::from_millis(50);
 
-/// A service, a live token of its, and the key that signed it.
+/// A service, one of its live tokens in parts, and the key that signed it.
 struct Target {
     service: Service,
     jwt: String,
@@ -45,7 +45,7 @@ impl Target {
         Self { service, jwt, header, claims, secret }
     }
 
-    /// A token of these texts, signed with the real key.
+    /// Signs this header and these claims with the key of the service.
     fn sign(&self, header: &str, claims: &str) -> String {
         let message = format!("{}.{}", encode(header), encode(claims));
         let key = EncodingKey::from_secret(&self.secret);
@@ -66,10 +66,11 @@ impl Target {
     }
 
     #[track_caller]
-    fn refuses(&self, what: &str, token: &str) {
+    /// Asserts that every endpoint rejects a token.
+    fn rejects(&self, what: &str, token: &str) {
         let mut quickest = Duration::MAX;
         let client = self.service.client().with_bearer(token);
-        // The quickest of three: what is bounded is the service's work, not the machine's stalls.
+        // The quickest of three requests: the limit is for the service, not for stalls of the machine.
         for _ in 0..3 {
             let begun = Instant::now();
             let answer: Answer = client.get(VERIFY).send();
@@ -77,7 +78,7 @@ impl Target {
             answer.problem(401);
             assert!(answer.header("www-authenticate").contains("invalid_token"), "{what}");
         }
-        assert!(quickest < QUICKLY, "{what} took {quickest:?}");
+        assert!(quickest < LIMIT, "{what} took {quickest:?}");
         client.get("/api/v1alpha/token/self").send().problem(401);
         let inactive = self.service.admin().post_form("/oauth2/introspect", &[("token", token)]).send();
         assert_eq!(inactive.text, r#"{"active":false}"#, "{what}");
@@ -89,17 +90,17 @@ fn now() -> u64 {
 }
 
 #[rstest]
-fn forged_headers_are_refused(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+fn forged_headers_are_rejected(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let target = Target::new(backend);
     assert_eq!(target.service.client().with_bearer(&target.jwt).get(VERIFY).send().status, 200);
     let (message, signature) = target.jwt.rsplit_once('.').unwrap();
     let (_, payload) = message.split_once('.').unwrap();
 
     for alg in ["none", "None", "NONE", "HS384", "HS512", "RS256", "ES256", "EdDSA", ""] {
-        target.refuses(&format!("alg {alg:?}"), &target.with_header("alg", json!(alg)));
+        target.rejects(&format!("alg {alg:?}"), &target.with_header("alg", json!(alg)));
         let unsigned = json!({"typ": "JWT", "alg": alg, "kid": target.header["kid"]}).to_string();
-        target.refuses(&format!("alg {alg:?} unsigned"), &format!("{}.{payload}.", encode(&unsigned)));
-        target.refuses(&format!("alg {alg:?} resigned"), &format!("{}.{payload}.{signature}", encode(&unsigned)));
+        target.rejects(&format!("alg {alg:?} unsigned"), &format!("{}.{payload}.", encode(&unsigned)));
+        target.rejects(&format!("alg {alg:?} resigned"), &format!("{}.{payload}.{signature}", encode(&unsigned)));
     }
     for (member, value) in [
         ("kid", json!("another")),
@@ -117,12 +118,12 @@ fn forged_headers_are_refused(#[values(Backend::Memory, Backend::Redis)] backend
         ("b64", json!(false)),
         ("zip", json!("DEF")),
     ] {
-        target.refuses(&format!("{member}: {value}"), &target.with_header(member, value));
+        target.rejects(&format!("{member}: {value}"), &target.with_header(member, value));
     }
 }
 
 #[test]
-fn a_public_key_is_no_secret_to_sign_with() {
+fn a_token_signed_with_the_public_key_as_secret_is_rejected() {
     let directory = tempfile::tempdir().unwrap();
     let service = Service::start_with(Backend::Memory, |command| {
         let key = mayfly::domain::key_rotation::generate(mayfly::domain::jwk::Algorithm::EdDsa, 0);
@@ -149,7 +150,7 @@ fn a_public_key_is_no_secret_to_sign_with() {
 }
 
 #[rstest]
-fn forged_claims_are_refused_though_well_signed(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+fn forged_claims_are_rejected_despite_a_valid_signature(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let target = Target::new(backend);
     let header = target.header.to_string();
     let claims = target.claims.to_string();
@@ -176,33 +177,33 @@ fn forged_claims_are_refused_though_well_signed(#[values(Backend::Memory, Backen
         ("iss", json!("https://elsewhere.example")),
         ("role", json!("admin")),
     ] {
-        target.refuses(&format!("{claim}: {value}"), &target.with_claim(claim, value));
+        target.rejects(&format!("{claim}: {value}"), &target.with_claim(claim, value));
     }
     let doubled = claims.replacen('{', r#"{"username":"another","#, 1);
-    target.refuses("a duplicate claim", &target.sign(&header, &doubled));
-    target.refuses("no claims", &target.sign(&header, "{}"));
-    target.refuses("an array", &target.sign(&header, "[]"));
-    target.refuses("no JSON", &target.sign(&header, "\u{0}"));
-    target.refuses("deep JSON", &target.sign(&header, &"[".repeat(2000)));
-    // The same claims in other bytes: signed with the right key, and never issued.
-    target.refuses("white space", &target.sign(&header, &claims.replacen('{', "{ ", 1)));
+    target.rejects("a duplicate claim", &target.sign(&header, &doubled));
+    target.rejects("no claims", &target.sign(&header, "{}"));
+    target.rejects("an array", &target.sign(&header, "[]"));
+    target.rejects("no JSON", &target.sign(&header, "\u{0}"));
+    target.rejects("deep JSON", &target.sign(&header, &"[".repeat(2000)));
+    // The same claims in other bytes: the signature is valid, and the token was never issued.
+    target.rejects("white space", &target.sign(&header, &claims.replacen('{', "{ ", 1)));
     let mut other = target.claims.clone();
     other["jwt_token_id"] = json!("b56929f3-54f1-4dc2-9984-9bba615e26e6");
     other["jti"] = other["jwt_token_id"].clone();
-    target.refuses("never issued", &target.sign(&header, &other.to_string()));
+    target.rejects("never issued", &target.sign(&header, &other.to_string()));
 }
 
 #[rstest]
-fn mangled_tokens_are_refused(#[values("0", "250ms")] lease: &str) {
+fn malformed_tokens_are_rejected(#[values("0", "250ms")] lease: &str) {
     let target = Target::of(Service::start_with(Backend::Redis, |command| {
         command.env("MAYFLY_LEASE", lease);
     }));
     let jwt = &target.jwt;
-    // What is remembered of it says nothing of the others.
+    // The verification is cached, and must not be found for the others.
     assert_eq!(target.service.client().with_bearer(jwt).get(VERIFY).send().status, 200);
     let (message, signature) = jwt.rsplit_once('.').unwrap();
     let (header, payload) = message.split_once('.').unwrap();
-    // The last letter of 43 holds two bits that are not of the signature: another letter is another text.
+    // The last of 43 letters has two bits beyond the signature: another letter is another text of the same signature.
     let alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
     let last = alphabet.find(signature.chars().last().unwrap()).unwrap();
     let twin = alphabet.chars().nth(last ^ 1).unwrap();
@@ -221,13 +222,13 @@ fn mangled_tokens_are_refused(#[values("0", "250ms")] lease: &str) {
         ("12 KiB of dots", ".".repeat(12_000)),
     ] {
         if token != *jwt {
-            target.refuses(what, &token);
+            target.rejects(what, &token);
         }
     }
 }
 
 #[test]
-fn a_megabyte_of_junk_is_refused() {
+fn a_megabyte_as_a_token_is_rejected() {
     let service = Service::start(Backend::Memory);
     let junk = "x".repeat(1 << 20);
     service.client().post_form("/oauth2/revoke", &[("token", &junk)]).send().problem(413);
@@ -236,7 +237,7 @@ fn a_megabyte_of_junk_is_refused() {
 }
 
 #[test]
-fn two_authorization_headers_are_refused() {
+fn a_token_in_two_authorization_headers_is_rejected() {
     let target = Target::new(Backend::Memory);
     let twice = target.service.client().with_bearer(&target.jwt).get(VERIFY);
     twice.header("authorization", &format!("Bearer {}", target.jwt)).send().problem(400);

@@ -1,4 +1,4 @@
-//! Who is let in.
+//! Authentication by password and by token.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use rstest::rstest;
@@ -13,7 +13,7 @@ fn challenges(answer: &Answer) -> Vec<&str> {
 }
 
 #[rstest]
-fn a_wrong_login_is_refused_without_saying_why(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+fn a_failed_login_does_not_say_why(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = Service::start(backend);
     let details: Vec<_> = [("admin", "wrong"), ("nobody", ADMIN_PASSWORD), ("", ""), ("ad{min", "x"), ("admin", "")]
         .into_iter()
@@ -31,7 +31,7 @@ fn a_wrong_login_is_refused_without_saying_why(#[values(Backend::Memory, Backend
 }
 
 #[test]
-fn the_header_is_read_as_the_rfcs_say() {
+fn the_authorization_header_follows_its_rfcs() {
     let service = Service::start(Backend::Memory);
     let status = |value: &str| service.client().get(TOKEN).header("authorization", value).send().status;
     let good = BASE64_STANDARD.encode(format!("admin:{ADMIN_PASSWORD}"));
@@ -53,7 +53,7 @@ fn the_header_is_read_as_the_rfcs_say() {
 }
 
 #[test]
-fn a_password_may_hold_colons_and_any_letters() {
+fn a_password_may_contain_colons_and_umlauts() {
     let service = Service::start_with(Backend::Memory, |command| {
         command.env("MAYFLY_ADMIN_PASSWORD", "pä:ss:wörd");
     });
@@ -61,7 +61,7 @@ fn a_password_may_hold_colons_and_any_letters() {
 }
 
 #[test]
-fn two_authorization_headers_are_one_too_many() {
+fn a_password_beside_a_token_is_a_bad_request() {
     let service = Service::start(Backend::Memory);
     let (_, jwt) = service.admin().issue("x", "1h");
     for path in [TOKEN, SELF] {
@@ -71,7 +71,7 @@ fn two_authorization_headers_are_one_too_many() {
 }
 
 #[rstest]
-fn a_token_that_is_none_is_refused(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+fn an_invalid_token_is_a_401_with_that_error(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = Service::start(backend);
     let (_, jwt) = service.admin().issue("x", "1h");
     let (message, signature) = jwt.rsplit_once('.').unwrap();
@@ -88,7 +88,7 @@ fn a_token_that_is_none_is_refused(#[values(Backend::Memory, Backend::Redis)] ba
 }
 
 #[test]
-fn users_see_their_own_tokens_only() {
+fn users_see_only_their_own_tokens() {
     let service = Service::start(Backend::Redis);
     service.add_user("bob", "user");
     let bob = service.client().with_basic("bob", "secret");

@@ -1,4 +1,4 @@
-//! What other sites can have a user's browser do here.
+//! Protection against other sites that use the API from a user's browser.
 
 use rstest::rstest;
 use serde_json::json;
@@ -17,7 +17,7 @@ fn allowed_origin(answer: &Answer) -> &str {
 #[case("same-site", 403)]
 #[case("same-origin", 201)]
 #[case("none", 201)]
-fn only_the_own_site_may_write(#[case] site: &str, #[case] expected: u16) {
+fn other_sites_cannot_write(#[case] site: &str, #[case] expected: u16) {
     let service = Service::start(Backend::Memory);
     let body = json!({"jwt_token_description": "x", "jwt_token_life": "1h"});
     let write = service.admin().post(TOKEN, &body).header("sec-fetch-site", site).send();
@@ -29,7 +29,7 @@ fn only_the_own_site_may_write(#[case] site: &str, #[case] expected: u16) {
 }
 
 #[test]
-fn no_page_of_another_site_reads_an_answer() {
+fn other_sites_cannot_read_a_response() {
     let service = Service::start(Backend::Memory);
     let preflight = service.client().request("OPTIONS", TOKEN).header("origin", CONSOLE);
     let preflight = preflight.header("access-control-request-method", "POST").send();
@@ -40,7 +40,7 @@ fn no_page_of_another_site_reads_an_answer() {
 }
 
 #[test]
-fn pages_of_configured_sites_may_use_the_api() {
+fn configured_origins_may_use_the_api() {
     let service = Service::start_with(Backend::Memory, |command| {
         command.env("MAYFLY_CORS_ORIGINS", format!("{CONSOLE}, http://127.0.0.1:3000"));
     });
@@ -66,7 +66,7 @@ fn pages_of_configured_sites_may_use_the_api() {
         request.header("origin", origin).send()
     };
     assert_eq!((write(CONSOLE).status, write("https://evil.example").status), (201, 403));
-    // A page reads why it was refused.
+    // A page of the origin can read an error, too.
     let refused = service.client().get(TOKEN).header("origin", CONSOLE).send();
     refused.problem(401);
     assert_eq!(allowed_origin(&refused), CONSOLE);
@@ -74,7 +74,7 @@ fn pages_of_configured_sites_may_use_the_api() {
 }
 
 #[test]
-fn no_answer_is_a_page_to_run_or_to_frame() {
+fn no_response_can_be_run_or_framed() {
     let service = Service::start(Backend::Memory);
     for answer in [
         service.client().get("/livez").send(),
@@ -91,7 +91,7 @@ fn no_answer_is_a_page_to_run_or_to_frame() {
 }
 
 #[test]
-fn a_script_of_a_page_gets_no_challenge_that_opens_a_dialog() {
+fn a_script_gets_no_challenge_that_opens_a_login_dialog() {
     let service = Service::start(Backend::Memory);
     let challenges = |answer: &Answer| -> Vec<String> {
         let challenges = answer.headers.get_all("www-authenticate").iter();
@@ -102,7 +102,7 @@ fn a_script_of_a_page_gets_no_challenge_that_opens_a_dialog() {
             let refused = client.get(path).header("x-requested-with", "XMLHttpRequest").send();
             refused.problem(401);
             assert_eq!(challenges(&refused), ["Bearer"], "{path}");
-            // Any other client is told of both, whatever else it says of itself.
+            // Without that header, a client gets both challenges.
             let refused = client.get(path).header("sec-fetch-mode", "cors").header("origin", CONSOLE).send();
             assert_eq!(challenges(&refused), ["Basic", "Bearer"], "{path}");
         }

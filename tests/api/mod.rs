@@ -1,4 +1,4 @@
-//! The API over a real socket, one file a resource; everything that depends on a store runs on each.
+//! The API over a real socket: one file for each resource. Tests that depend on the store run on each store.
 
 mod attacks;
 mod auth;

@@ -1,4 +1,4 @@
-//! `/oauth2` and `/.well-known`: what the RFCs say.
+//! `/oauth2` and `/.well-known`, by their RFCs: 6749, 7009, 7662 and 8414.
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use rstest::rstest;
@@ -36,7 +36,9 @@ fn a_live_token_is_introspected(#[values(Backend::Memory, Backend::Redis)] backe
 }
 
 #[rstest]
-fn of_what_is_not_live_nothing_is_said(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+fn the_introspection_of_an_invalid_token_says_only_inactive(
+    #[values(Backend::Memory, Backend::Redis)] backend: Backend,
+) {
     let service = Service::start(backend);
     let admin = service.admin();
     let (id, revoked) = admin.issue("x", "1h");
@@ -54,7 +56,7 @@ fn of_what_is_not_live_nothing_is_said(#[values(Backend::Memory, Backend::Redis)
 }
 
 #[test]
-fn others_tokens_are_for_those_whose_role_it_is() {
+fn only_introspectors_and_administrators_introspect_others_tokens() {
     let service = Service::start(Backend::Redis);
     for (name, role) in [("bob", "user"), ("gate", "introspector")] {
         service.add_user(name, role);
@@ -69,7 +71,7 @@ fn others_tokens_are_for_those_whose_role_it_is() {
     assert_eq!((active("bob", "secret", &bobs), active("bob", "secret", &admins)), (true, false));
     assert_eq!((active("gate", "secret", &bobs), active("gate", "secret", &admins)), (true, true));
     assert_eq!((active("admin", ADMIN_PASSWORD, &bobs), active("admin", ADMIN_PASSWORD, &admins)), (true, true));
-    // A token speaks for its owner.
+    // A token has the role of its owner.
     let with_token = |token: &str, about: &str| {
         service.client().with_bearer(token).post_form(INTROSPECT, &[("token", about)]).send().json()["active"].clone()
     };
@@ -77,7 +79,7 @@ fn others_tokens_are_for_those_whose_role_it_is() {
 }
 
 #[rstest]
-fn who_holds_a_token_may_revoke_it(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+fn the_holder_of_a_token_may_revoke_it(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = Service::start(backend);
     let (_, jwt) = service.admin().issue("x", "1h");
     let (_, other) = service.admin().issue("y", "1h");
@@ -92,9 +94,9 @@ fn who_holds_a_token_may_revoke_it(#[values(Backend::Memory, Backend::Redis)] ba
     assert_eq!(service.client().with_bearer(&other).get(SELF).send().status, 200);
 }
 
-/// As `curl --data-urlencode token@file` sends it.
+/// `curl --data-urlencode token@file` sends the line end of the file.
 #[rstest]
-fn white_space_around_a_token_is_no_part_of_it(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+fn white_space_around_a_token_is_ignored(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = Service::start(backend);
     let admin = service.admin();
     for (before, after) in [("", "\n"), ("", "\r\n"), (" \t", " "), ("\n", "\n\n")] {
@@ -108,7 +110,7 @@ fn white_space_around_a_token_is_no_part_of_it(#[values(Backend::Memory, Backend
 }
 
 #[test]
-fn a_revocation_that_may_not_have_happened_is_503() {
+fn a_revocation_without_redis_is_503() {
     let mut service = Service::start(Backend::Redis);
     let (_, jwt) = service.admin().issue("x", "1h");
     drop(service.redis.take());
@@ -116,12 +118,12 @@ fn a_revocation_that_may_not_have_happened_is_503() {
     answer.problem(503);
     assert_eq!(answer.header("retry-after"), "1");
     assert_eq!(answer.json()["error"], "temporarily_unavailable");
-    // What was never issued here needs no Redis to be unknown.
+    // A token that Mayfly never issued is known to be invalid without Redis.
     assert_eq!(service.client().post_form(REVOKE, &[("token", "x")]).send().status, 200);
 }
 
 #[test]
-fn forms_are_read_strictly() {
+fn malformed_forms_are_rejected() {
     let service = Service::start(Backend::Memory);
     let admin = service.admin();
     for path in [INTROSPECT, REVOKE] {
@@ -138,7 +140,7 @@ fn forms_are_read_strictly() {
     service.client().post_form(INTROSPECT, &[("token", "x")]).send().problem(401);
 }
 
-/// As `openid-client` and `oauth4webapi` write it, which encode all but letters and digits.
+/// Form-encodes a text as `openid-client` and `oauth4webapi` do: all but letters and digits.
 fn encoded(text: &str) -> String {
     text.bytes().fold(String::new(), |text, byte| match byte {
         b' ' => text + "+",
@@ -147,7 +149,7 @@ fn encoded(text: &str) -> String {
     })
 }
 
-/// What is asked at a path with these credentials.
+/// The status of a request to a path with these credentials.
 fn status_of(service: &Service, method: &str, path: &str, name: &str, password: &str) -> u16 {
     let credentials = BASE64_STANDARD.encode(format!("{name}:{password}"));
     let draft = service.client().request(method, path).header("authorization", &format!("Basic {credentials}"));
@@ -163,14 +165,14 @@ fn a_client_secret_may_be_form_encoded(#[values(Backend::Memory, Backend::Redis)
         for name in [format!("order-service{number}"), format!("plain{number}"), format!("a+b@c{number}")] {
             let body = json!({"username": name, "role": "introspector", "password": password});
             assert_eq!(service.admin().post("/api/v1alpha/user", &body).send().status, 201);
-            // As curl and authlib send it, as RFC 6749 has it, and as encoders that leave `-._~` write it.
+            // Plain (curl, authlib), encoded (RFC 6749, section 2.3.1), and encoded but for `-._~` (Python).
             let python =
                 encoded(password).replace("%2D", "-").replace("%2E", ".").replace("%5F", "_").replace("%7E", "~");
             assert_eq!(introspect(&name, password), 200, "{name} {password}");
             assert_eq!(introspect(&encoded(&name), &encoded(password)), 200, "{name} {password}");
             assert_eq!(introspect(&encoded(&name), &python), 200, "{name} {python}");
             assert_eq!(introspect(&name, "wrong"), 401, "{name} {password}");
-            // Nowhere else.
+            // Other paths take the plain password only.
             let elsewhere = |password: &str| status_of(&service, "GET", "/api/v1alpha/token", &name, password);
             assert_eq!(elsewhere(password), 200);
             if encoded(password) != password {
@@ -181,8 +183,8 @@ fn a_client_secret_may_be_form_encoded(#[values(Backend::Memory, Backend::Redis)
 }
 
 #[test]
-fn what_may_be_encoded_counts_as_one_failure() {
-    // What is heard before the next one comes too early.
+fn a_password_that_may_be_encoded_counts_as_one_failure() {
+    // The failures before the login is throttled.
     let failures = |password: &str| {
         let service = Service::start(Backend::Memory);
         (0..100).take_while(|_| status_of(&service, "POST", INTROSPECT, "admin", password) == 401).count()
@@ -193,7 +195,7 @@ fn what_may_be_encoded_counts_as_one_failure() {
 }
 
 #[test]
-fn authlib_logs_in_and_takes_the_metadata() {
+fn authlib_logs_in_and_accepts_the_metadata() {
     let service = Service::start_with(Backend::Memory, |command| {
         command.env("MAYFLY_JWT_ISSUER", "https://tokens.example/shop/");
     });
@@ -211,7 +213,7 @@ fn authlib_logs_in_and_takes_the_metadata() {
 }
 
 #[test]
-fn the_metadata_say_how_they_were_asked_for() {
+fn the_urls_of_the_metadata_have_the_scheme_of_the_request() {
     let metadata = |service: &Service, path: &str, headers: &[(&str, &str)]| {
         let draft = service.client().get(&format!("/.well-known/oauth-authorization-server{path}"));
         headers.iter().fold(draft, |draft, (name, value)| draft.header(name, value)).send()
@@ -245,7 +247,7 @@ fn the_metadata_say_how_they_were_asked_for() {
 }
 
 #[test]
-fn the_metadata_lead_to_the_endpoints() {
+fn the_metadata_name_the_endpoints() {
     let service = Service::start(Backend::Memory);
     let metadata = service.client().get("/.well-known/oauth-authorization-server").send().json();
     assert_eq!(metadata["issuer"], service.url);

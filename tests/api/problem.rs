@@ -1,4 +1,4 @@
-//! Whatever is wrong, and wherever it is caught, the body is a problem.
+//! Errors: every one is a problem (RFC 9457), whichever layer finds it.
 
 use std::io::Read;
 
@@ -10,7 +10,7 @@ use crate::support::{ADMIN_PASSWORD, Backend, Service};
 const TOKEN: &str = "/api/v1alpha/token";
 
 #[test]
-fn bodies_are_read_strictly() {
+fn malformed_bodies_are_rejected_with_the_reason() {
     let service = Service::start(Backend::Memory);
     let post = |content_type: &str, body: &str| {
         service.admin().request("POST", TOKEN).header("content-type", content_type).body(body).send()
@@ -52,7 +52,7 @@ fn bodies_are_read_strictly() {
 }
 
 #[test]
-fn what_is_too_large_is_refused() {
+fn large_bodies_and_headers_are_rejected() {
     let service = Service::start(Backend::Memory);
     let body = json!({"jwt_token_description": "x".repeat(16 * 1024), "jwt_token_life": "1h"});
     service.admin().post(TOKEN, &body).send().problem(413);
@@ -61,7 +61,7 @@ fn what_is_too_large_is_refused() {
 }
 
 #[test]
-fn paths_and_methods_that_are_not_there() {
+fn unknown_paths_are_404_and_unknown_methods_405_with_allow() {
     let service = Service::start(Backend::Memory);
     for path in ["/nothing", "/api", "/api/v1alpha", "/api/v1alpha/token/x/y", "/docs/x", "//api/v1alpha/nothing"] {
         service.client().get(path).send().problem(404);
@@ -92,7 +92,7 @@ fn head_is_get_without_a_body() {
 }
 
 #[test]
-fn a_request_keeps_the_id_it_came_with() {
+fn a_request_keeps_a_valid_request_id() {
     let service = Service::start(Backend::Memory);
     let id = |given: &str| {
         let answer = service.client().get(TOKEN).header("x-request-id", given).send();
@@ -106,7 +106,7 @@ fn a_request_keeps_the_id_it_came_with() {
 }
 
 #[test]
-fn a_body_that_says_it_is_too_large_is_not_waited_for() {
+fn a_content_length_over_the_limit_is_rejected_before_the_body() {
     let service = Service::start(Backend::Memory);
     let basic = BASE64_STANDARD.encode(format!("admin:{ADMIN_PASSWORD}"));
     let request = format!(
@@ -117,7 +117,7 @@ fn a_body_that_says_it_is_too_large_is_not_waited_for() {
 }
 
 #[test]
-fn what_is_no_http_is_refused_and_harms_nobody() {
+fn malformed_requests_are_rejected_and_do_no_harm() {
     let service = Service::start(Backend::Memory);
     for bytes in
         [&b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n"[..], b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n"]
@@ -130,7 +130,7 @@ fn what_is_no_http_is_refused_and_harms_nobody() {
 }
 
 #[test]
-fn requests_that_contradict_themselves_are_refused() {
+fn contradicting_lengths_are_rejected() {
     let service = Service::start(Backend::Memory);
     for headers in ["Content-Length: 5\r\nContent-Length: 6", "Content-Length: x", "Transfer-Encoding: gzip"] {
         let answer = service.raw(format!("POST {TOKEN} HTTP/1.1\r\nHost: x\r\n{headers}\r\n\r\nhello").as_bytes());
@@ -139,7 +139,7 @@ fn requests_that_contradict_themselves_are_refused() {
 }
 
 #[test]
-fn a_request_names_one_host() {
+fn a_request_has_one_host_header() {
     let service = Service::start(Backend::Memory);
     let ask = |version: &str, hosts: &str| {
         service.raw(format!("GET /livez HTTP/{version}\r\nConnection: close\r\n{hosts}\r\n").as_bytes())

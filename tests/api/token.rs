@@ -1,4 +1,4 @@
-//! `/api/v1alpha/token`: the user's own words, letter for letter.
+//! `/api/v1alpha/token`, to the letter of the seed.
 
 use std::collections::BTreeMap;
 
@@ -11,7 +11,7 @@ use crate::support::{Answer, Backend, Service, eventually};
 
 const TOKEN: &str = "/api/v1alpha/token";
 
-/// What revokes all of one's tokens.
+/// The path that revokes all of a user's own tokens.
 const ALL: &str = "/api/v1alpha/token?all=true";
 
 fn members(value: &Value) -> Vec<&str> {
@@ -19,7 +19,7 @@ fn members(value: &Value) -> Vec<&str> {
 }
 
 #[rstest]
-fn issuing_answers_as_the_seed_says(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+fn issuing_a_token_answers_as_in_the_seed(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = Service::start(backend);
     let request = json!({"jwt_token_description": "Token specter", "jwt_token_life": "6 hours"});
     let answer = service.admin().post(TOKEN, &request).send();
@@ -37,7 +37,7 @@ fn issuing_answers_as_the_seed_says(#[values(Backend::Memory, Backend::Redis)] b
 }
 
 #[test]
-fn the_jwt_holds_the_claims_of_the_seed_and_the_registered_ones() {
+fn the_jwt_has_the_claims_of_the_seed_and_the_registered_ones() {
     let service = Service::start_with(Backend::Memory, |command| {
         command.env("MAYFLY_JWT_ISSUER", "https://tokens.example");
     });
@@ -64,7 +64,7 @@ fn the_jwt_holds_the_claims_of_the_seed_and_the_registered_ones() {
 }
 
 #[rstest]
-fn listing_answers_as_the_seed_says(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+fn listing_tokens_answers_as_in_the_seed(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = Service::start(backend);
     let admin = service.admin();
     let nothing = admin.get(TOKEN).send();
@@ -88,7 +88,7 @@ fn listing_answers_as_the_seed_says(#[values(Backend::Memory, Backend::Redis)] b
 }
 
 #[rstest]
-fn a_token_is_inspected_and_deleted_as_the_seed_says(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+fn inspecting_and_deleting_a_token_answer_as_in_the_seed(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = Service::start(backend);
     let admin = service.admin();
     let (id, _) = admin.issue("Token alpha", "6m");
@@ -115,17 +115,17 @@ fn a_token_is_inspected_and_deleted_as_the_seed_says(#[values(Backend::Memory, B
 }
 
 #[rstest]
-fn the_remaining_life_runs_down(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+fn the_remaining_life_decreases(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = Service::start(backend);
     let admin = service.admin();
     let (id, _) = admin.issue("x", "1h");
     let remaining = || admin.get(&format!("{TOKEN}/{id}")).send().json()["jwt_token_life_remaining"].as_f64().unwrap();
     let first = remaining();
-    eventually("less is left than before", || (remaining() < first).then_some(()));
+    eventually("the remaining life has decreased", || (remaining() < first).then_some(()));
 }
 
 #[rstest]
-fn a_token_dies_by_itself(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+fn a_token_expires(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = Service::start(backend);
     let admin = service.admin();
     let (id, jwt) = admin.issue("short", "1s");
@@ -153,7 +153,7 @@ fn a_trailing_slash_makes_no_difference(#[case] path: &str) {
 }
 
 #[rstest]
-fn a_missing_token_is_a_missing_token(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+fn deleted_unknown_and_malformed_ids_have_the_same_404(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = Service::start(backend);
     let admin = service.admin();
     let (deleted, _) = admin.issue("x", "1h");
@@ -198,7 +198,7 @@ fn a_missing_token_is_a_missing_token(#[values(Backend::Memory, Backend::Redis)]
 }
 
 #[rstest]
-fn the_list_comes_in_pages(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+fn the_list_has_pages(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = Service::start(backend);
     let admin = service.admin();
     let mut issued: Vec<_> = (0..5).map(|number| admin.issue(&format!("{number}"), "1h").0).collect();
@@ -229,7 +229,7 @@ fn the_list_comes_in_pages(#[values(Backend::Memory, Backend::Redis)] backend: B
 }
 
 #[rstest]
-fn the_quota_counts_live_tokens(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+fn the_quota_counts_live_tokens_only(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = Service::start_with(backend, |command| {
         command.env("MAYFLY_TOKEN_QUOTA", "2");
     });
@@ -237,7 +237,7 @@ fn the_quota_counts_live_tokens(#[values(Backend::Memory, Backend::Redis)] backe
     let request = json!({"jwt_token_description": "x", "jwt_token_life": "1h"});
     admin.issue("short", "1s");
     let (long, _) = admin.issue("long", "1h");
-    eventually("the short one died", || {
+    eventually("the short token has expired", || {
         (admin.get(TOKEN).send().json()["jwt_tokens"].as_object()?.len() == 1).then_some(())
     });
     admin.issue("another", "1h");
@@ -247,7 +247,7 @@ fn the_quota_counts_live_tokens(#[values(Backend::Memory, Backend::Redis)] backe
 }
 
 #[test]
-fn lives_and_descriptions_are_checked() {
+fn invalid_lives_and_descriptions_are_rejected() {
     let service = Service::start_with(Backend::Memory, |command| {
         command.env("MAYFLY_TOKEN_MAX_LIFE", "30 days");
     });
@@ -282,7 +282,7 @@ fn lives_and_descriptions_are_checked() {
 }
 
 #[rstest]
-fn a_token_may_inspect_and_revoke_itself_only(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+fn a_token_may_only_inspect_and_revoke_itself(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = Service::start(backend);
     let admin = service.admin();
     let (id, jwt) = admin.issue("Token specter", "1h");
@@ -312,7 +312,7 @@ fn a_token_may_inspect_and_revoke_itself_only(#[values(Backend::Memory, Backend:
 }
 
 #[rstest]
-fn all_own_tokens_are_deleted_at_once(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+fn a_user_may_delete_all_own_tokens(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = Service::start(backend);
     let admin = service.admin();
     let tokens: Vec<_> = (0..3).map(|_| admin.issue("x", "1h")).collect();
@@ -329,12 +329,12 @@ fn all_own_tokens_are_deleted_at_once(#[values(Backend::Memory, Backend::Redis)]
     assert_eq!(admin.get(TOKEN).send().json()["message"], "No tokens exist");
 }
 
-/// What a script sends whose variable is empty.
+/// Requests of a script in which the variable for a name is empty.
 #[rstest]
 fn an_empty_name_in_a_path_changes_nothing(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = Service::start(backend);
     let admin = service.admin();
-    // The names that are words of the paths.
+    // Names that are segments of other paths.
     for name in ["token", "password", "bob"] {
         admin.add_user(name, "user");
         service.client().with_basic(name, "secret").issue("x", "1h");
@@ -383,7 +383,7 @@ fn an_empty_name_in_a_path_changes_nothing(#[values(Backend::Memory, Backend::Re
 }
 
 #[test]
-fn a_year_is_a_life_however_it_is_written() {
+fn a_year_may_be_written_in_several_ways() {
     let service = Service::start(Backend::Memory);
     let admin = service.admin();
     let post = |life: &str| admin.post(TOKEN, &json!({"jwt_token_description": "x", "jwt_token_life": life})).send();
@@ -400,7 +400,7 @@ fn a_year_is_a_life_however_it_is_written() {
 }
 
 #[test]
-fn a_body_that_is_not_plain_json_is_named() {
+fn a_byte_order_mark_and_a_content_encoding_are_named_in_the_error() {
     let service = Service::start(Backend::Memory);
     let admin = service.admin();
     let body = json!({"jwt_token_description": "x", "jwt_token_life": "1h"}).to_string();
@@ -437,7 +437,7 @@ fn a_token_is_rotated_once(#[values(Backend::Memory, Backend::Redis)] backend: B
     let (second, second_jwt) = (body["jwt_token_id"].as_str().unwrap(), body["jwt_token"].as_str().unwrap());
     assert_eq!(answer.header("location"), format!("{TOKEN}/{second}"));
     assert_ne!(first, second);
-    // Never longer than it would have lived.
+    // The overlap does not extend the life of the rotated token.
     let left = admin.get(&format!("{TOKEN}/{first}")).send().json()["jwt_token_life_remaining"].as_f64().unwrap();
     assert!(left <= 21600.0, "{left}");
     assert_eq!((verify(&first_jwt).status, verify(second_jwt).status), (200, 200));
@@ -454,13 +454,15 @@ fn a_token_is_rotated_once(#[values(Backend::Memory, Backend::Redis)] backend: B
 }
 
 #[rstest]
-fn without_an_overlap_the_rotated_token_dies_at_once(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+fn without_an_overlap_the_rotated_token_is_revoked_at_once(
+    #[values(Backend::Memory, Backend::Redis)] backend: Backend,
+) {
     let service = Service::start(backend);
     let admin = service.admin();
     let (json, form) = ("application/json", "application/x-www-form-urlencoded");
     for (media_type, body) in [
         ("", ""),
-        // As `curl -d ''` sends it, and clients that set the type of every request.
+        // `curl -d ''`, and clients that set the type of every request.
         (form, ""),
         (json, ""),
         (json, "{}"),
@@ -482,7 +484,7 @@ fn without_an_overlap_the_rotated_token_dies_at_once(#[values(Backend::Memory, B
 }
 
 #[test]
-fn rotations_are_checked() {
+fn invalid_rotations_are_rejected() {
     let service = Service::start(Backend::Memory);
     let admin = service.admin();
     let (id, jwt) = admin.issue("x", "1h");

@@ -1,4 +1,4 @@
-//! `/api/v1alpha/user`: who manages users, and what becomes of them.
+//! `/api/v1alpha/user`: managing users, their passwords and their tokens.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,7 @@ const USER: &str = "/api/v1alpha/user";
 const TOKEN: &str = "/api/v1alpha/token";
 const VERIFY: &str = "/api/v1alpha/verify";
 
-/// Hashes that cost next to nothing: many users are added here.
+/// Sets the least cost of password hashes: many users are added here.
 fn cheap(command: &mut Command) {
     command.env("MAYFLY_PASSWORD_COST", "m=8,t=1,p=1");
 }
@@ -34,7 +34,7 @@ fn verify(service: &Service, jwt: &str) -> u16 {
     service.client().with_bearer(jwt).get(VERIFY).send().status
 }
 
-/// What of a user does not change from run to run.
+/// The fields of a user, without the time of creation.
 fn user(answer: &Answer) -> Value {
     assert!(answer.status < 300, "{answer:?}");
     let mut body = answer.json();
@@ -43,7 +43,7 @@ fn user(answer: &Answer) -> Value {
     body
 }
 
-/// An answer without what is different in each.
+/// The status, body and headers of a response, without the request id and the date.
 fn anonymous(mut answer: Answer) -> (u16, String, BTreeMap<String, String>) {
     for volatile in ["x-request-id", "date"] {
         answer.headers.remove(volatile);
@@ -54,7 +54,7 @@ fn anonymous(mut answer: Answer) -> (u16, String, BTreeMap<String, String>) {
     (answer.status, answer.text.replace(id.as_str().unwrap(), ""), headers)
 }
 
-/// The paths of a list, page by page.
+/// The pages of a list, from the first on.
 fn pages(client: &Client, first: &str) -> Vec<Value> {
     let (mut pages, mut next) = (Vec::new(), Some(first.to_owned()));
     while let Some(path) = next {
@@ -110,13 +110,13 @@ fn administrators_manage_users(#[values(Backend::Memory, Backend::Redis)] backen
 }
 
 #[rstest]
-fn only_administrators_do(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+fn only_administrators_manage_users(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = start(backend);
     service.admin().add_user("alice", "user");
     service.admin().add_user("ines", "introspector");
     let (id, jwt) = service.admin().issue("x", "1h");
     let requests = |login: &dyn Fn(Client) -> Client, name: &str| {
-        // One who is refused before the body was read is hung up on.
+        // A rejection before the body was read closes the connection.
         let client = || login(service.client());
         let path = |rest: &str| format!("{USER}/{name}{rest}");
         [
@@ -140,7 +140,7 @@ fn only_administrators_do(#[values(Backend::Memory, Backend::Redis)] backend: Ba
         assert_eq!(*status, 403);
         assert!(text.contains("Only an administrator"), "{text}");
     }
-    // Nothing tells who exists.
+    // The responses do not reveal whether a user exists.
     for name in ["nobody", "a:b", "*", &"x".repeat(65)] {
         assert_eq!(requests(&as_user("alice"), name), refused, "{name}");
         assert_eq!(requests(&as_user("ines"), name), refused, "{name}");
@@ -155,7 +155,7 @@ fn only_administrators_do(#[values(Backend::Memory, Backend::Redis)] backend: Ba
 }
 
 #[rstest]
-fn everybody_changes_the_own_password(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+fn users_change_their_own_passwords(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = start(backend);
     service.admin().add_user("alice", "user");
     service.admin().add_user("bob", "user");
@@ -172,7 +172,7 @@ fn everybody_changes_the_own_password(#[values(Backend::Memory, Backend::Redis)]
     assert_eq!((changed.status, &*changed.text), (200, r#"{"message":"Password changed","jwt_tokens_deleted":1}"#));
     assert_eq!((log_in(&service, "alice", "second"), log_in(&service, "alice", "third")), (401, 200));
     assert_eq!(verify(&service, &jwt), 401);
-    // Whoever logs in with the new one gets tokens.
+    // The new password can create tokens.
     let (_, jwt) = alice("third").issue("x", "1h");
 
     alice("third").put("/api/v1alpha/user/bob/password", &json!({"password": "x"})).send().problem(403);
@@ -184,7 +184,7 @@ fn everybody_changes_the_own_password(#[values(Backend::Memory, Backend::Redis)]
 }
 
 #[rstest]
-fn nobody_is_nobody(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+fn unknown_and_malformed_names_have_the_same_404(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = start(backend);
     let admin = service.admin();
     let requests = |name: &str| {
@@ -217,7 +217,7 @@ fn nobody_is_nobody(#[values(Backend::Memory, Backend::Redis)] backend: Backend)
 }
 
 #[test]
-fn requests_are_read_strictly() {
+fn malformed_requests_are_rejected() {
     let service = start(Backend::Memory);
     let admin = service.admin();
     for (body, hint) in [
@@ -262,7 +262,7 @@ fn requests_are_read_strictly() {
     for query in ["limit=0", "limit=1001", "limit=x", "limit=-1", "after=a:b", "after=..", "after="] {
         admin.get(&format!("{USER}?{query}")).send().problem(400);
     }
-    // A password may be as long as it likes up to there, and hold anything.
+    // Below the limit, a password may contain anything.
     let odd = format!("p:ä ß\u{0}\"{}", "x".repeat(1000));
     assert_eq!(admin.put(&format!("{path}/password"), &json!({"password": odd})).send().status, 200);
     assert_eq!(log_in(&service, "alice", &odd), 200);
@@ -288,7 +288,7 @@ fn users_are_listed_in_pages(#[values(Backend::Memory, Backend::Redis)] backend:
         assert_eq!(pages.iter().map(|page| names(page).len()).collect::<Vec<_>>(), sizes, "{first}");
         assert_eq!(pages.iter().flat_map(names).collect::<Vec<_>>(), expected, "{first}");
     }
-    // Whom the list begins behind need not exist.
+    // `after` need not name a user that exists.
     let rest = admin.get("/api/v1alpha/user?limit=1&after=user0").send();
     assert_eq!(names(&rest.json()), ["user000"]);
     let none = admin.get("/api/v1alpha/user?after=zoe").send();
@@ -297,7 +297,7 @@ fn users_are_listed_in_pages(#[values(Backend::Memory, Backend::Redis)] backend:
 }
 
 #[rstest]
-fn the_last_administrator_stays(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+fn the_last_enabled_administrator_stays(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = start(backend);
     let admin = service.admin();
     admin.add_user("alice", "user");
@@ -316,7 +316,7 @@ fn the_last_administrator_stays(#[values(Backend::Memory, Backend::Redis)] backe
     admin.add_user("bob", "admin");
     assert_eq!(admin.patch("/api/v1alpha/user/bob", &json!({"disabled": true})).send().status, 200);
     stays();
-    // One who is enabled is needed, whoever it is.
+    // Any enabled administrator is enough.
     assert_eq!(admin.patch("/api/v1alpha/user/alice", &json!({"role": "admin"})).send().status, 200);
     assert_eq!(admin.patch("/api/v1alpha/user/admin", &json!({"role": "user"})).send().status, 200);
     admin.get(USER).send().problem(403);
@@ -327,7 +327,7 @@ fn the_last_administrator_stays(#[values(Backend::Memory, Backend::Redis)] backe
 }
 
 #[rstest]
-fn administrators_list_and_revoke_others_tokens(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+fn administrators_list_and_revoke_the_tokens_of_users(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = start(backend);
     let admin = service.admin();
     admin.add_user("alice", "user");
@@ -366,7 +366,7 @@ fn administrators_list_and_revoke_others_tokens(#[values(Backend::Memory, Backen
 }
 
 #[rstest]
-fn tokens_go_with_their_user(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+fn removing_a_user_revokes_the_tokens(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = start(backend);
     let admin = service.admin();
     admin.add_user("alice", "user");
@@ -390,7 +390,7 @@ fn tokens_go_with_their_user(#[values(Backend::Memory, Backend::Redis)] backend:
 }
 
 #[test]
-fn slashes_and_methods() {
+fn paths_with_slashes_and_other_methods() {
     let service = start(Backend::Memory);
     let admin = service.admin();
     admin.post("/api/v1alpha/user/", &json!({"username": "alice", "password": "x"})).send();
@@ -415,7 +415,7 @@ fn slashes_and_methods() {
     }
 }
 
-/// A request whose client was let in, and has not sent the body yet.
+/// A request whose client is logged in and has not sent the body.
 struct Held {
     stream: TcpStream,
     body: String,
@@ -445,7 +445,7 @@ impl Held {
 }
 
 #[rstest]
-fn who_may_act_is_asked_once_more_when_the_body_is_there(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+fn authority_is_checked_again_when_the_body_has_arrived(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = start(backend);
     let admin = service.admin();
     let json = "application/json";
@@ -479,8 +479,7 @@ fn who_may_act_is_asked_once_more_when_the_body_is_there(#[values(Backend::Memor
         };
         assert_eq!(answer.send().status, 200);
         let statuses: Vec<u16> = held.into_iter().map(Held::finish).collect();
-        // The tokens of a user who was removed or disabled are gone: there is nothing to rotate. Of a former administrator
-        // the login still counts.
+        // A removed or disabled user has no tokens left to rotate; a former administrator still has a valid login.
         let refusal = if change == "demoted" { 403 } else { 401 };
         let is_gone = ["removed", "disabled"].contains(&change);
         let is_refused = |status: &u16| *status == refusal || (*status == 404 && is_gone);

@@ -12,9 +12,7 @@ use crate::support::{ADMIN_PASSWORD, Backend, Service, eventually};
 const VERIFY: &str = "/api/v1alpha/verify";
 
 #[rstest]
-fn a_live_token_is_let_through_whatever_the_method_and_path(
-    #[values(Backend::Memory, Backend::Redis)] backend: Backend,
-) {
+fn a_live_token_is_accepted_for_every_method_and_path(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = Service::start(backend);
     let (id, jwt) = service.admin().issue("x", "1h");
     let bearer = service.client().with_bearer(&jwt);
@@ -38,7 +36,7 @@ fn a_live_token_is_let_through_whatever_the_method_and_path(
 }
 
 #[test]
-fn who_presents_no_token_is_asked_for_one_and_for_no_password() {
+fn without_a_token_the_challenge_asks_for_one_and_for_no_password() {
     let service = Service::start(Backend::Memory);
     for request in [
         service.client().get(VERIFY),
@@ -57,7 +55,7 @@ fn who_presents_no_token_is_asked_for_one_and_for_no_password() {
 }
 
 #[rstest]
-fn a_revoked_token_is_refused_on_the_very_next_request(
+fn a_revoked_token_is_rejected_from_the_next_request_on(
     #[values(Backend::Memory, Backend::Redis)] backend: Backend,
     #[values("0", "250ms")] lease: &str,
 ) {
@@ -75,24 +73,24 @@ fn a_revoked_token_is_refused_on_the_very_next_request(
 }
 
 #[rstest]
-fn a_token_that_dies_by_itself_is_refused(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+fn an_expired_token_is_rejected(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = Service::start(backend);
     let begun = Instant::now();
     let (_, jwt) = service.admin().issue("short", "1s");
     let bearer = service.client().with_bearer(&jwt);
     let statuses = &mut BTreeSet::new();
-    eventually("it is refused", || {
+    eventually("the token is rejected", || {
         let status = bearer.get(VERIFY).send().status;
         statuses.insert(status);
         (status == 401).then_some(())
     });
-    // Not as soon as its `exp` begins, which is cut to the second. (Redis counts in milliseconds.)
+    // The token lives its whole life (in Redis' milliseconds), though `exp` is cut to the second.
     assert!(begun.elapsed() >= Duration::from_millis(998), "it lived for {:?}", begun.elapsed());
     bearer.get(VERIFY).send().problem(401);
     assert!(statuses.iter().all(|status| [200, 401].contains(status)), "{statuses:?}");
 }
 
-/// How often a service asks Redis for a token that is in use, while it verifies it so often at least, for so long.
+/// The number of reads of a token from Redis while it is verified at least this often, for at least this time.
 fn reads(lease: &str, verifications: usize, time: Duration) -> u32 {
     let service = Service::start_with(Backend::Redis, |command| {
         command.env("MAYFLY_LEASE", lease);
@@ -109,7 +107,7 @@ fn reads(lease: &str, verifications: usize, time: Duration) -> u32 {
             assert_eq!(bearer.get(VERIFY).send().status, 200);
         }
     };
-    // Redis tells of its creation, which ends a lease that was read before the replica asked what changed.
+    // The invalidation that the creation causes may end the first lease.
     verify(1, Duration::from_millis(300));
     redis.cli(&["CONFIG", "RESETSTAT"]);
     verify(verifications, time);
@@ -119,9 +117,9 @@ fn reads(lease: &str, verifications: usize, time: Duration) -> u32 {
 }
 
 #[test]
-fn redis_is_not_asked_for_a_token_in_use_or_once_a_request() {
+fn a_token_in_use_is_read_once_and_without_a_lease_for_each_request() {
     assert_eq!(reads("0", 10, Duration::ZERO), 10);
-    // On a machine that stalls for most of a lease, another read is right.
+    // Where the machine stalls for most of a lease, another read is right.
     eventually("a token in use is not read again", || (reads("250ms", 50, Duration::from_secs(1)) == 0).then_some(()));
 }
 
@@ -131,13 +129,13 @@ fn redis_is_not_asked_for_a_token_in_use_or_once_a_request() {
 #[case::rewritten("SET TOKEN {} KEEPTTL")]
 #[case::renamed("RENAME TOKEN other")]
 #[case::flushed("FLUSHALL")]
-#[case::deleted_while_nobody_is_told("CLIENT KILL TYPE normal; DEL TOKEN")]
-fn what_is_done_behind_its_back_is_seen_after_a_lease(#[case] commands: &str) {
+#[case::deleted_without_an_invalidation("CLIENT KILL TYPE normal; DEL TOKEN")]
+fn a_change_by_others_in_redis_takes_effect_after_a_lease(#[case] commands: &str) {
     let service = Service::start(Backend::Redis);
     let redis = service.redis.as_ref().unwrap();
     let (id, jwt) = service.admin().issue("x", "1h");
     let bearer = service.client().with_bearer(&jwt);
-    // For longer than a lease, so that it is renewed.
+    // Longer than a lease, so that the lease is renewed.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_millis(600) {
         assert_eq!(bearer.get(VERIFY).send().status, 200);
@@ -147,19 +145,19 @@ fn what_is_done_behind_its_back_is_seen_after_a_lease(#[case] commands: &str) {
         redis.cli(&command.replace("TOKEN", &key).split(' ').collect::<Vec<_>>());
     }
     let done = Instant::now();
-    eventually("it is refused", || (bearer.get(VERIFY).send().status != 200).then_some(()));
-    // A lease without a renewal would go on for half a minute.
+    eventually("the token is rejected", || (bearer.get(VERIFY).send().status != 200).then_some(()));
+    // The renewals of a lease end after 30 s at the latest; an invalidation ends it at once.
     assert!(done.elapsed() < Duration::from_secs(5), "{:?}", done.elapsed());
 }
 
 #[test]
-fn without_redis_nobody_is_let_through_once_the_lease_is_over() {
+fn without_redis_no_token_is_accepted_after_the_lease() {
     let mut service = Service::start(Backend::Redis);
     let (_, jwt) = service.admin().issue("x", "1h");
     let bearer = service.client().with_bearer(&jwt);
     assert_eq!(bearer.get(VERIFY).send().status, 200);
     drop(service.redis.take());
-    let answer = eventually("it is in doubt", || {
+    let answer = eventually("the lease is over", || {
         let answer = bearer.get(VERIFY).send();
         assert!([200, 503].contains(&answer.status), "{answer:?}");
         (answer.status == 503).then_some(answer)
