@@ -20,7 +20,7 @@ use crate::{
     config::{ConfigErrors, PasswordSettings, StoreConfig, StoreSettings, secret_line},
     domain::{
         listing::Listing,
-        password::{Password, PasswordError},
+        password::Password,
         user::{self, Role, UserName, UserUpdate},
     },
     service::{
@@ -217,6 +217,6 @@ impl PasswordSource {
         };
         let line =
             secret_line(text.expose_secret()).map_err(|error| Failure::Usage(format!("the password: {error}")))?;
-        line.parse().map_err(|error: PasswordError| Failure::Usage(error.to_string()))
+        Password::parse_new(line).map_err(|error| Failure::Usage(error.to_string()))
     }
 }

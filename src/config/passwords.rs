@@ -11,7 +11,7 @@ use super::{
     values::{file, read_secret, secret_line, text},
 };
 use crate::domain::{
-    password::{HashCost, Password, PasswordError},
+    password::{HashCost, Password},
     user::UserName,
 };
 
@@ -98,5 +98,5 @@ impl AdminSettings {
 }
 
 fn parse_password(text: &str) -> Result<Password, String> {
-    text.parse().map_err(|error: PasswordError| error.to_string())
+    Password::parse_new(text).map_err(|error| error.to_string())
 }

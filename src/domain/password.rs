@@ -1,25 +1,24 @@
 //! Passwords and their argon2id hashes.
 
-use std::{fmt, str::FromStr};
+use std::str::FromStr;
 
 use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Version, password_hash::phc};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use derive_more::{Deref, Display};
 use secrecy::{ExposeSecret, SecretString};
 
-/// What an argon2id hash costs, written as in its PHC string: `m=19456,t=2,p=1`.
+/// The cost of an argon2id hash, written as in its PHC string: `m=19456,t=2,p=1`.
 ///
 /// The default is the first choice of OWASP's Password Storage Cheat Sheet; a verification takes 17 ms on a quiet core.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Display, Clone, Copy, PartialEq, Eq)]
+#[display("m={memory_kib},t={passes},p={lanes}")]
 pub struct HashCost {
-    /// KiB of memory, up to 1 GiB.
     memory_kib: u32,
-    /// Passes over the memory, up to 32.
     passes: u32,
-    /// Lanes, up to 16.
     lanes: u32,
 }
 
-/// A text is no [`HashCost`], or one that nobody should pay.
+/// A text is not a [`HashCost`], or beyond [`HashCost::MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a cost is m=KIB,t=PASSES,p=LANES such as m=19456,t=2,p=1, of at most m=1048576,t=32,p=16 and 8 KiB a lane or more"
@@ -27,19 +26,17 @@ pub struct HashCost {
 pub struct HashCostError;
 
 impl HashCost {
-    /// Beyond this, a hash that somebody put into the store would be an attack on whoever verifies it.
+    /// The most expensive hash that is verified. A dearer one in the store would be an attack on the service.
     const MAX: Self = Self { memory_kib: 1 << 20, passes: 32, lanes: 16 };
 
-    fn check(self) -> Result<Self, HashCostError> {
+    fn params(self) -> Result<Params, HashCostError> {
         let Self { memory_kib, passes, lanes } = Self::MAX;
-        let fits = self.memory_kib <= memory_kib && self.passes <= passes && self.lanes <= lanes;
-        match Params::new(self.memory_kib, self.passes, self.lanes, None) {
-            Ok(_) if fits => Ok(self),
-            _ => Err(HashCostError),
-        }
+        let is_allowed = self.memory_kib <= memory_kib && self.passes <= passes && self.lanes <= lanes;
+        let params = Params::new(self.memory_kib, self.passes, self.lanes, None);
+        params.ok().filter(|_| is_allowed).ok_or(HashCostError)
     }
 
-    /// The work of computing a hash: KiB of memory that are passed over.
+    /// The work of computing a hash: its memory in KiB, times the passes over it.
     pub fn kib_passed(self) -> u32 {
         self.memory_kib * self.passes
     }
@@ -47,12 +44,6 @@ impl HashCost {
     /// Whether a hash of this cost is less work than one of the other.
     pub fn is_cheaper_than(self, other: Self) -> bool {
         self.kib_passed() < other.kib_passed()
-    }
-
-    fn argon2(self) -> Argon2<'static> {
-        let params =
-            Params::new(self.memory_kib, self.passes, self.lanes, None).expect("a cost that exists is checked");
-        Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
     }
 }
 
@@ -62,46 +53,52 @@ impl Default for HashCost {
     }
 }
 
+impl TryFrom<Params> for HashCost {
+    type Error = HashCostError;
+
+    fn try_from(params: Params) -> Result<Self, HashCostError> {
+        let cost = Self { memory_kib: params.m_cost(), passes: params.t_cost(), lanes: params.p_cost() };
+        cost.params().map(|_| cost)
+    }
+}
+
 impl FromStr for HashCost {
     type Err = HashCostError;
 
     fn from_str(text: &str) -> Result<Self, HashCostError> {
-        let mut parts = text.split(',');
-        let mut number = |name| {
-            let part = parts.next().and_then(|part| part.strip_prefix(name)?.parse().ok());
-            part.ok_or(HashCostError)
-        };
-        let cost = Self { memory_kib: number("m=")?, passes: number("t=")?, lanes: number("p=")? };
-        if parts.next().is_none() { cost.check() } else { Err(HashCostError) }
+        let cost = Self::try_from(text.parse::<Params>().map_err(|_| HashCostError)?)?;
+        // The parser of `Params` also takes another order, fewer parameters and more.
+        if cost.to_string() == text { Ok(cost) } else { Err(HashCostError) }
     }
 }
 
-impl fmt::Display for HashCost {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "m={},t={},p={}", self.memory_kib, self.passes, self.lanes)
-    }
-}
-
-/// A password, in a type that cannot be printed. Not empty, and at most [`Password::MAX_BYTES`].
-#[derive(Debug, Clone)]
+/// A password as presented at a login: 1 to [`Password::MAX_BYTES`] bytes, in a type that cannot be printed.
+#[derive(Debug, Deref, Clone)]
 pub struct Password(SecretString);
 
-/// A text is no [`Password`].
+/// A text cannot be a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("a password is 1 to {} bytes", Password::MAX_BYTES)]
+#[error("a password is 1 to {} bytes without control characters or byte order marks", Password::MAX_BYTES)]
 pub struct PasswordError;
 
 impl Password {
-    /// The most bytes in one: argon2 reads all of them.
+    /// The maximum length: argon2 reads every byte.
     pub const MAX_BYTES: usize = 1024;
 
-    /// A password of 144 random bits, in 24 characters that no shell needs quoted.
+    /// Parses a password that is to be set. Control characters and byte order marks, which end up in a password only by
+    /// accident (`echo`, editors), are refused here only: a user who has such a password can still log in.
+    pub fn parse_new(text: &str) -> Result<Self, PasswordError> {
+        let is_accident = |c: char| c.is_control() || c == '\u{feff}';
+        if text.contains(is_accident) { Err(PasswordError) } else { text.parse() }
+    }
+
+    /// Generates a password of 144 random bits: 24 characters that need no quotes in a shell.
     ///
     /// # Panics
-    /// Where the operating system has no randomness to give.
+    /// If the operating system provides no randomness.
     pub fn generate() -> Self {
         let mut bytes = [0; 18];
-        getrandom::fill(&mut bytes).expect("the operating system gives random bytes");
+        getrandom::fill(&mut bytes).expect("the operating system provides random bytes");
         Self(BASE64_URL_SAFE_NO_PAD.encode(bytes).into())
     }
 }
@@ -114,61 +111,53 @@ impl FromStr for Password {
     }
 }
 
-impl ExposeSecret<str> for Password {
-    fn expose_secret(&self) -> &str {
-        self.0.expose_secret()
-    }
-}
-
 /// An argon2id hash as a PHC string, in a type that cannot be printed.
-#[derive(Clone)]
+#[derive(Debug, Deref, Clone)]
 pub struct PasswordHash(SecretString);
 
-/// A text is no argon2id PHC string.
+/// A text is not an argon2id PHC string, or its cost is beyond [`HashCost::MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an argon2id PHC string")]
 pub struct PasswordHashError;
 
 impl PasswordHash {
-    /// Hashes with a random salt, at this cost. Keep it off the async runtime.
+    /// Hashes a password with a random salt. Blocks for as long as the cost asks for.
     ///
     /// # Panics
-    /// Where the operating system has no randomness, or not the memory, to give.
+    /// If the operating system provides no randomness, or not the memory.
     pub fn of(password: &Password, cost: HashCost) -> Self {
-        let hash = cost
-            .argon2()
+        let params = cost.params().expect("a cost that exists is valid");
+        let hash = Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
             .hash_password(password.expose_secret().as_bytes())
             .expect("the parameters are valid, the salt is random");
         Self(hash.to_string().into())
     }
 
-    /// The hash of a random password that nobody has: what the password of an unknown user is verified against, so that
-    /// the time of the answer does not tell which users exist.
+    /// The hash of an unknown random password. A login with an unknown name is verified against it, so that the time of
+    /// the answer does not tell which users exist.
     pub fn dummy(cost: HashCost) -> Self {
         let (salt, hash) = ("bWF5Zmx5LWR1bW15LXNhbHQ", "N9jFzzDWEhdpvOWJwPyGLbrQ3nYxHnLPCv3dQXiK6Sg");
         Self(format!("$argon2id$v=19${cost}${salt}${hash}").into())
     }
 
-    /// Whether this is the password. Takes what the hash costs: keep it off the async runtime.
+    /// Whether this is a hash of the password. Blocks for as long as the cost of the hash asks for.
     pub fn verify(&self, password: &Password) -> bool {
         phc::PasswordHash::new(self.0.expose_secret())
             .is_ok_and(|hash| Argon2::default().verify_password(password.expose_secret().as_bytes(), &hash).is_ok())
     }
 
-    /// What a verification costs.
+    /// The cost of a verification.
     ///
     /// # Panics
-    /// Not for a hash that exists: it was checked.
+    /// Never: the cost was checked when the hash was parsed.
     pub fn cost(&self) -> HashCost {
-        cost_of(self.0.expose_secret()).expect("a hash that exists is checked")
+        cost_of(self.0.expose_secret()).expect("a hash that exists is valid")
     }
 }
 
-/// The cost of an argon2id PHC string, if it is one that may be paid.
 fn cost_of(text: &str) -> Option<HashCost> {
     let hash = phc::PasswordHash::new(text).ok().filter(|hash| hash.algorithm.as_str() == "argon2id")?;
-    let params = Params::try_from(&hash).ok()?;
-    HashCost { memory_kib: params.m_cost(), passes: params.t_cost(), lanes: params.p_cost() }.check().ok()
+    HashCost::try_from(Params::try_from(&hash).ok()?).ok()
 }
 
 impl FromStr for PasswordHash {
@@ -179,23 +168,11 @@ impl FromStr for PasswordHash {
     }
 }
 
-impl ExposeSecret<str> for PasswordHash {
-    fn expose_secret(&self) -> &str {
-        self.0.expose_secret()
-    }
-}
-
-impl fmt::Debug for PasswordHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("PasswordHash([REDACTED])")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// The least that argon2 does.
+    /// The lowest cost of argon2.
     const CHEAP: HashCost = HashCost { memory_kib: 8, passes: 1, lanes: 1 };
 
     #[test]
@@ -213,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn the_dummy_costs_the_same_and_never_verifies() {
+    fn the_dummy_hash_has_the_cost_and_never_verifies() {
         for cost in [HashCost::default(), CHEAP] {
             let hash: PasswordHash = PasswordHash::dummy(cost).expose_secret().parse().unwrap();
             assert_eq!(hash.cost(), cost);
@@ -243,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn what_costs_less_is_less_work() {
+    fn costs_compare_by_work() {
         let cost = |text: &str| text.parse::<HashCost>().unwrap();
         assert!(CHEAP.is_cheaper_than(HashCost::default()) && !HashCost::default().is_cheaper_than(CHEAP));
         assert!(cost("m=19456,t=1,p=1").is_cheaper_than(HashCost::default()));
@@ -255,6 +232,18 @@ mod tests {
     }
 
     #[test]
+    fn only_new_passwords_must_be_free_of_control_characters() {
+        for text in ["abc\n", "a\u{0}b", "next\u{85}line", "\u{feff}abc"] {
+            assert!(Password::parse_new(text).is_err(), "{text:?}");
+            assert!(text.parse::<Password>().is_ok(), "{text:?}");
+        }
+        for text in ["", &"x".repeat(1025)] {
+            assert!(Password::parse_new(text).is_err() && text.parse::<Password>().is_err(), "{text:?}");
+        }
+        assert!(Password::parse_new("p:ä ß\"").is_ok());
+    }
+
+    #[test]
     fn secrets_are_not_printed() {
         let password = Password::generate();
         let hash = PasswordHash::of(&password, CHEAP);
@@ -263,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn other_algorithms_are_refused() {
+    fn hashes_of_other_algorithms_are_rejected() {
         assert!("$argon2i$v=19$m=19456,t=2,p=1$c2FsdHNhbHQ$aGFzaGhhc2hoYXNoaGFzaA".parse::<PasswordHash>().is_err());
         assert!("plain".parse::<PasswordHash>().is_err());
     }

@@ -54,7 +54,7 @@ fn own(operation: &Value) -> Vec<Problem> {
             Problem::bad_request("The body: unknown variant `root`, expected one of `user`, `introspector`, `admin`."),
             UserError::LastAdmin.into(),
         ],
-        "changePassword" => vec![invalid("password")("".parse::<Password>().expect_err("no password is empty"))],
+        "changePassword" => vec![invalid("password")(Password::parse_new("").expect_err("no password is empty"))],
         "removeUser" => vec![UserError::LastAdmin.into()],
         "introspectToken" | "revokePresentedToken" => {
             vec![Problem::bad_request("The body: duplicate field `token`."), Problem::store_unavailable()]

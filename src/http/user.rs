@@ -55,7 +55,7 @@ struct UserRequest {
     #[serde(default)]
     #[oai(default)]
     role: Role,
-    /// 1 to 1024 bytes
+    /// 1 to 1024 bytes without control characters
     #[oai(validator(min_length = 1, max_length = 1024))]
     password: String,
 }
@@ -76,7 +76,7 @@ struct UserUpdateRequest {
 #[derive(Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 struct PasswordRequest {
-    /// 1 to 1024 bytes
+    /// 1 to 1024 bytes without control characters
     #[oai(validator(min_length = 1, max_length = 1024))]
     password: String,
     /// Whether to revoke all of the user's tokens, too.
@@ -254,7 +254,7 @@ pub(super) fn invalid<E: std::error::Error>(what: &'static str) -> impl Fn(E) ->
 }
 
 fn parse_password(text: &str) -> Result<Password, Problem> {
-    text.parse().map_err(invalid("password"))
+    Password::parse_new(text).map_err(invalid("password"))
 }
 
 impl From<User> for UserSummary {
