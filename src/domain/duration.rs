@@ -1,25 +1,25 @@
-//! Durations as people write them, for lives and settings alike.
+//! Human durations, such as "6 hours", for token lives and settings.
 
 use std::time::Duration;
 
-/// The most characters a duration may be written in.
+/// The maximum length of a duration, in characters.
 pub const MAX_TEXT: usize = 64;
 
-/// The most digits of one number in it: those of a century in seconds. Even as many such numbers of years as fit into
-/// [`MAX_TEXT`] do not add up to `u64::MAX` seconds: humantime 2.4.0 panics where a sum does
-/// (`"18446744073709551615s 1000000000ns"`).
+/// The maximum number of digits in a row: those of a century in seconds. humantime 2.4.0 panics where a sum exceeds
+/// `u64::MAX` seconds (`"18446744073709551615s 1000000000ns"`); with this limit, no text of [`MAX_TEXT`] characters
+/// does.
 const MAX_DIGITS: usize = 10;
 
-/// What [`parse`] reads, as a regular expression of ECMA-262 for the OpenAPI document. It does not tell which units there are.
+/// A regular expression for durations, of ECMA-262 for the OpenAPI document. It accepts any unit.
 pub const PATTERN: &str = "^ *([0-9]{1,10} *[A-Za-z]+ *)+$";
 
-/// Why a text is no duration.
+/// Why a text is not a duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DurationError {
     /// Empty, too long, or not ASCII.
     #[error("must be 1 to {MAX_TEXT} ASCII characters, such as \"6 hours\" or \"1h 30m\"")]
     Text,
-    /// Not a sequence of a number and its unit.
+    /// Not a sequence of numbers with units.
     #[error(
         "must be numbers of up to {MAX_DIGITS} digits, each followed by its unit, such as \"6 hours\" or \"1h 30m\""
     )]
@@ -27,13 +27,13 @@ pub enum DurationError {
     /// A bare `M`, which humantime reads as a month and most people as minutes.
     #[error("the unit \"M\" is ambiguous: write \"min\" or \"month\"")]
     AmbiguousMonth,
-    /// A unit that humantime does not have.
+    /// A unit unknown to humantime.
     #[error("has an unknown unit: use seconds, minutes, hours, days, weeks, months or years")]
     Unit,
 }
 
-/// Reads a duration in humantime's units (`"6 hours"`, `"1h 30m"`, `"1week 2days"`), in upper or lower case. Twelve months
-/// are a year of 365.25 days: humantime's twelve months of 30.44 days would be 43 minutes more.
+/// Parses a duration in humantime's units (`"6 hours"`, `"1h 30m"`, `"1week 2days"`), in upper or lower case. Twelve
+/// months are a year of 365.25 days: humantime's months of 30.44 days would make them 43 minutes longer.
 pub fn parse(text: &str) -> Result<Duration, DurationError> {
     if text.len() > MAX_TEXT || !text.is_ascii() {
         return Err(DurationError::Text);
@@ -45,8 +45,8 @@ pub fn parse(text: &str) -> Result<Duration, DurationError> {
     humantime::parse_duration(&normalize(text)?).map_err(|_| DurationError::Unit)
 }
 
-/// The text in humantime's spelling. Accepts `number unit` pairs only: humantime alone would join the digits of
-/// `"1 6 hours"` to 16 hours.
+/// Returns the text in humantime's spelling, if it is a sequence of numbers with units: humantime would read
+/// `"1 6 hours"` as 16 hours.
 fn normalize(text: &str) -> Result<String, DurationError> {
     let (mut rest, mut normal) = (text, String::new());
     while !rest.is_empty() {
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn refuses_the_known_traps() {
+    fn rejects_the_known_traps() {
         for (text, error) in [
             ("", DurationError::Text),
             ("  ", DurationError::Text),
@@ -128,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn the_longest_text_is_no_panic() {
+    fn the_longest_sum_does_not_panic() {
         let years = "9999999999y".repeat(5) + "99999999y";
         assert_eq!(years.len(), MAX_TEXT);
         assert_eq!(parse(&years).unwrap().as_secs(), 50_099_999_994 * 31_557_600);

@@ -1,18 +1,18 @@
-//! Users: who they are and what they may do.
+//! Users and roles.
 
-use std::{fmt, str::FromStr};
+use std::str::FromStr;
 
+use derive_more::{Display, FromStr};
 use uuid::Uuid;
 
 use super::password::PasswordHash;
 
-/// The name of a user: `[A-Za-z0-9._@+-]{1,64}`, but neither `.` nor `..`. It can therefore stand in a Redis key, between
-/// the braces of a hash tag, without being escaped; and in a path, where clients and proxies take those two for
-/// directories and ask about somebody else.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+/// The name of a user: `[A-Za-z0-9._@+-]{1,64}`, but neither `.` nor `..`. So a name needs no escaping in a Redis key,
+/// between the braces of a hash tag; and in a path, clients and proxies do not take it for a directory.
+#[derive(Debug, Display, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UserName(String);
 
-/// A text is no [`UserName`].
+/// A text is not a [`UserName`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a user name is 1 to {} of the characters A-Z a-z 0-9 . _ @ + -, but neither \".\" nor \"..\"",
@@ -21,10 +21,10 @@ pub struct UserName(String);
 pub struct UserNameError;
 
 impl UserName {
-    /// The most characters in one.
+    /// The maximum length.
     pub const MAX_CHARS: usize = 64;
 
-    /// What can be one, as a regular expression of ECMA-262 for the OpenAPI document.
+    /// A regular expression for names, of ECMA-262 for the OpenAPI document.
     pub const PATTERN: &str = r"^(?!\.{1,2}$)[A-Za-z0-9._@+-]{1,64}$";
 
     /// The text.
@@ -47,42 +47,35 @@ impl FromStr for UserName {
     }
 }
 
-impl fmt::Display for UserName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// What a user may do beyond managing the own tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The rights of a user beyond managing their own tokens.
+#[derive(Debug, Display, Clone, Copy, PartialEq, Eq)]
+#[display("{}", self.as_str())]
 pub enum Role {
-    /// Nothing more.
+    /// No further rights.
     User,
-    /// Introspect other users' tokens, as a service does that is given them.
+    /// May introspect tokens of other users: for a service that receives tokens.
     Introspector,
-    /// Manage users and other users' tokens.
+    /// May also manage users and their tokens.
     Admin,
 }
 
-impl Role {
-    /// Whether it may ask about tokens that are not the own ones.
-    pub fn may_introspect(self) -> bool {
-        matches!(self, Self::Introspector | Self::Admin)
-    }
-
-    /// Whether it may manage users and their tokens.
-    pub fn may_administer(self) -> bool {
-        matches!(self, Self::Admin)
-    }
-}
-
-/// A text is no [`Role`].
+/// A text is not a [`Role`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a role is \"user\", \"introspector\" or \"admin\"")]
 pub struct RoleError;
 
 impl Role {
-    /// The word for it in the API, the CLI and the store.
+    /// Whether the role may introspect tokens of other users.
+    pub fn may_introspect(self) -> bool {
+        matches!(self, Self::Introspector | Self::Admin)
+    }
+
+    /// Whether the role may manage users and their tokens.
+    pub fn may_administer(self) -> bool {
+        self == Self::Admin
+    }
+
+    /// The name of the role in the API, the command line and the store.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::User => "user",
@@ -100,81 +93,57 @@ impl FromStr for Role {
     }
 }
 
-impl fmt::Display for Role {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// Which logins of a user still count: those since the password was last changed, or the user kept out. A random value,
-/// compared and never put in an order.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// A random value that identifies the logins of a user that are still valid. It changes with the password, and when the
+/// user is disabled.
+#[derive(Debug, Display, FromStr, Clone, Copy, PartialEq, Eq, Hash)]
+#[display("{}", _0.simple())]
 pub struct LoginEpoch(Uuid);
 
-/// A text is no [`LoginEpoch`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("not an epoch of logins")]
-pub struct LoginEpochError;
-
 impl LoginEpoch {
-    /// That of a user who was written before there were epochs.
+    /// The epoch of a user who was stored before there were epochs.
     pub const NONE: Self = Self(Uuid::nil());
 
-    /// Another one than all that there were.
+    /// A new epoch.
     pub fn begin() -> Self {
         Self(Uuid::new_v4())
     }
 }
 
-impl FromStr for LoginEpoch {
-    type Err = LoginEpochError;
-
-    fn from_str(text: &str) -> Result<Self, LoginEpochError> {
-        Uuid::try_parse(text).map(Self).map_err(|_| LoginEpochError)
-    }
-}
-
-impl fmt::Display for LoginEpoch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.simple().fmt(f)
-    }
-}
-
-/// A user, with the hash of the password.
+/// A user.
 #[derive(Debug, Clone)]
 pub struct User {
     /// The name, unique and unchangeable.
     pub name: UserName,
-    /// What the password must verify against.
+    /// The hash of the password.
     pub password_hash: PasswordHash,
-    /// What the user may do.
+    /// The role.
     pub role: Role,
-    /// When the user was created, in seconds since the epoch.
+    /// The time of creation, in seconds since the epoch.
     pub created_at: u64,
-    /// A disabled user cannot log in and gets no tokens.
+    /// A disabled user cannot log in and has no tokens.
     pub disabled: bool,
-    /// What a login must have seen for anything to be done on the strength of it.
+    /// The epoch of the logins that are valid.
     pub login_epoch: LoginEpoch,
 }
 
 impl User {
-    /// Whether this is an administrator who can log in.
+    /// Whether the user is an administrator and enabled.
     pub fn administers(&self) -> bool {
         self.role.may_administer() && !self.disabled
     }
 }
 
-/// What is to be different about a user.
+/// A change of a user. `None` leaves the value as it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct UserUpdate {
-    /// What the user may do from now on; `None`: as before.
+    /// The new role.
     pub role: Option<Role>,
-    /// Whether the user is kept out from now on; `None`: as before.
+    /// Whether the user is disabled.
     pub disabled: Option<bool>,
 }
 
 impl UserUpdate {
-    /// Whether it takes the power of an administrator away from whoever has it.
+    /// Whether no user is an enabled administrator after this change.
     pub fn ends_administration(self) -> bool {
         self.disabled == Some(true) || self.role.is_some_and(|role| !role.may_administer())
     }
