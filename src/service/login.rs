@@ -1,104 +1,103 @@
-//! Log in with a name and a password.
+//! Log in with a user name and a password.
 
 use std::{sync::Arc, time::Duration};
 
 use super::{
     hashing::{Busy, Hashing, Lane, Slot},
-    remembered_logins::{LoginFingerprint, RememberedLogins},
+    login_cache::{LoginCache, LoginFingerprint},
     run_to_completion,
 };
 use crate::{
     domain::{
         password::{Password, PasswordHash},
         throttle::{AttemptScope, LoginAttempt, Reservation},
-        user::{LoginEpoch, User, UserName},
+        user::{User, UserName},
     },
     single_flight::SingleFlight,
     store::{StoreError, leased::LeasedStore},
     telemetry::{audit, events::LoginFailure, logs},
 };
 
-/// How often a login is checked whose user changes meanwhile. Nobody's password does so often.
-const CHECKS: usize = 3;
+/// How often a password is checked again because the user changed meanwhile.
+const MAX_CHECKS: usize = 3;
 
-/// Checks who somebody is.
+/// Authenticates users.
 ///
-/// A login that was right a moment ago is compared with what is remembered of it. Any other is throttled by the rules of
-/// [`crate::domain::throttle`], and then its password is hashed; the same one at the same time once. Until that is done,
-/// all goes the same way for a name that nobody has: neither the answer nor its time tells which exist.
+/// A login that succeeded a moment ago is compared with the [`LoginCache`]. Any other is throttled by the rules of
+/// [`crate::domain::throttle`]; then its password is hashed, once for concurrent attempts that are equal. All this is
+/// the same for unknown names: neither the answer nor its time tells which users exist.
 pub struct Login {
-    checks: Arc<Checks>,
+    checker: Arc<PasswordChecker>,
 }
 
-/// What checks passwords.
-struct Checks {
+struct PasswordChecker {
     store: Arc<LeasedStore>,
     hashing: Arc<Hashing>,
-    remembered: RememberedLogins,
-    under_way: SingleFlight<(LoginAttempt, Vec<LoginFingerprint>), Result<Verdict, LoginError>>,
+    cache: LoginCache,
+    checks: SingleFlight<(LoginAttempt, Vec<LoginFingerprint>), Result<PasswordCheck, LoginError>>,
 }
 
-/// What became of a password.
+/// The result of checking the passwords of an attempt.
 #[derive(Clone, Copy)]
-enum Verdict {
-    /// It is that of the user, who has this hash of it.
+enum PasswordCheck {
+    /// One is the user's. The fingerprint is of the password and its stored hash.
     Right(LoginFingerprint),
     Wrong(LoginFailure),
-    /// Nobody looked at it.
+    /// The passwords were not looked at.
     RetryAfter(Duration),
 }
 
-/// Why somebody is not let in.
+/// Why a login failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LoginError {
-    /// No such user, a wrong password, or a disabled user. Which of these is nobody's business.
+    /// There is no such user, the password is wrong, or the user is disabled. The caller does not learn which.
     #[error("wrong user name or password")]
     Refused,
-    /// After too many failures, this try came too early by so much. Nobody looked at the password.
+    /// The attempt came too early after failed ones. Its password was not looked at.
     #[error("too many failed logins")]
     RetryAfter(Duration),
-    /// More passwords to check than can be checked in good time.
+    /// The queue for password hashes is full.
     #[error(transparent)]
     Busy(#[from] Busy),
-    /// Nobody knows.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 impl Login {
-    /// Logs users of `store` in, and has their hashes cost no less than new ones do.
+    /// Authenticates users of `store`. A hash that is cheaper than new ones is replaced at the next login.
     pub fn new(store: Arc<LeasedStore>, hashing: Arc<Hashing>) -> Self {
-        let (remembered, under_way) = (RememberedLogins::new(), SingleFlight::new(Duration::MAX));
-        Self { checks: Arc::new(Checks { store, hashing, remembered, under_way }) }
+        let (cache, checks) = (LoginCache::new(), SingleFlight::new(Duration::MAX));
+        Self { checker: Arc::new(PasswordChecker { store, hashing, cache, checks }) }
     }
 
-    /// The user who tries to log in, if one of these is the password: a client may have written it in one of two ways. They
+    /// Returns the user if one of these passwords is the user's. A client may have encoded it in one of two ways; both
     /// are one attempt, and count as one failure.
     pub async fn log_in(&self, attempt: &LoginAttempt, passwords: &[Password]) -> Result<User, LoginError> {
-        let remembered = &self.checks.remembered;
-        if remembered.knows(attempt)
-            && let Some((user, logins)) = self.checks.user_of_now(attempt, passwords).await?
-            && remembered.recall(attempt, &logins)
+        let checker = &self.checker;
+        if checker.cache.contains(attempt)
+            && let Some((user, logins)) = checker.current_user(attempt, passwords).await?
+            && checker.cache.verify(attempt, &logins)
         {
             logs::user(&user.name);
             return Ok(user);
         }
-        for _ in 0..CHECKS {
-            let check = Arc::clone(&self.checks).check_once(attempt.clone(), passwords.to_vec());
-            let verified = match run_to_completion(check).await? {
-                Verdict::Right(login) => login,
-                Verdict::Wrong(failure) => {
+        for _ in 0..MAX_CHECKS {
+            let check = Arc::clone(checker).check_once(attempt.clone(), passwords.to_vec());
+            let login = match run_to_completion(check).await? {
+                PasswordCheck::Right(login) => login,
+                PasswordCheck::Wrong(failure) => {
                     audit::login_failed(failure, attempt);
                     return Err(LoginError::Refused);
                 }
-                Verdict::RetryAfter(remaining) => {
+                PasswordCheck::RetryAfter(remaining) => {
                     audit::login_failed(LoginFailure::Throttled, attempt);
                     return Err(LoginError::RetryAfter(remaining));
                 }
             };
-            // The check may be that of another who came earlier. If the user changed since, it says nothing.
-            if let Some((user, logins)) = self.checks.user_of_now(attempt, passwords).await?
-                && logins.contains(&verified)
+            // The check may have begun before this call. It proves nothing if the user has changed since.
+            if let Some((user, logins)) = checker.current_user(attempt, passwords).await?
+                && logins.contains(&login)
             {
                 logs::user(&user.name);
                 return Ok(user);
@@ -107,9 +106,9 @@ impl Login {
         Err(Busy.into())
     }
 
-    /// The user with this name, who may log in, for one whose token said who it is.
+    /// Returns the user of this name, if enabled, for a caller whose token proved the name.
     pub async fn find(&self, name: &UserName) -> Result<Option<User>, StoreError> {
-        let user = self.checks.store.cached_user(name).await?.filter(|user| !user.disabled);
+        let user = self.checker.store.cached_user(name).await?.filter(|user| !user.disabled);
         if let Some(user) = &user {
             logs::user(&user.name);
         }
@@ -117,16 +116,16 @@ impl Login {
     }
 }
 
-impl Checks {
-    /// The user as the store has it now, if enabled, and what the login is recognized by if one of these is the password.
-    async fn user_of_now(
+impl PasswordChecker {
+    /// The user as stored now, if enabled, and the fingerprint that each of these passwords has if it is the user's.
+    async fn current_user(
         &self,
         attempt: &LoginAttempt,
         passwords: &[Password],
     ) -> Result<Option<(User, Vec<LoginFingerprint>)>, StoreError> {
         let user = self.store.cached_user(&attempt.user).await?.filter(|user| !user.disabled);
         Ok(user.map(|user| {
-            let login = |password| self.remembered.fingerprint(password, Some(&user.password_hash));
+            let login = |password| self.cache.fingerprint(password, Some(&user.password_hash));
             let logins = passwords.iter().map(login).collect();
             (user, logins)
         }))
@@ -137,22 +136,26 @@ impl Checks {
         self: Arc<Self>,
         attempt: LoginAttempt,
         passwords: Vec<Password>,
-    ) -> Result<Verdict, LoginError> {
-        let fingerprints = passwords.iter().map(|password| self.remembered.fingerprint(password, None));
+    ) -> Result<PasswordCheck, LoginError> {
+        let fingerprints = passwords.iter().map(|password| self.cache.fingerprint(password, None));
         let key = (attempt.clone(), fingerprints.collect());
-        let checks = Arc::clone(&self);
-        self.under_way.run(key, || checks.check(attempt, passwords)).await
+        let checker = Arc::clone(&self);
+        self.checks.run(key, || checker.check(attempt, passwords)).await
     }
 
-    async fn check(self: Arc<Self>, attempt: LoginAttempt, passwords: Vec<Password>) -> Result<Verdict, LoginError> {
+    async fn check(
+        self: Arc<Self>,
+        attempt: LoginAttempt,
+        passwords: Vec<Password>,
+    ) -> Result<PasswordCheck, LoginError> {
         let mut slot = self.queue_slot(&attempt).await?;
-        // Always asks the store: a cache hit would reveal by its timing that the user exists. Asked before the attempt is
-        // counted, so that a store in trouble has counted nothing yet.
+        // Always asks the store: a cache hit would reveal by its timing that the user exists. Asked before the attempt
+        // is counted, so that a store in trouble has counted nothing yet.
         let user = self.store.find_user(&attempt.user).await?;
         let epoch = user.as_ref().map(|user| user.login_epoch);
         let scope = match self.store.reserve_attempt(&attempt, epoch).await? {
             Reservation::Reserved(scope) => scope,
-            Reservation::RetryAfter(remaining) => return Ok(Verdict::RetryAfter(remaining)),
+            Reservation::RetryAfter(remaining) => return Ok(PasswordCheck::RetryAfter(remaining)),
         };
         if scope == AttemptScope::KnownClient
             && let Some(known) = self.hashing.slot(Lane::KnownClient)
@@ -164,20 +167,22 @@ impl Checks {
         let matching = self.hashing.find_match(slot, hash, passwords).await;
         Ok(match (user, matching) {
             (Some(user), Some(password)) if !user.disabled => {
-                self.forgive(&attempt, user.login_epoch, scope).await;
-                let hash = self.rehash(&user, &password).await;
-                let login = self.remembered.fingerprint(&password, Some(hash.as_ref().unwrap_or(&user.password_hash)));
-                self.remembered.remember(attempt, login);
-                Verdict::Right(login)
+                if let Err(error) = self.store.login_succeeded(&attempt, user.login_epoch, scope).await {
+                    tracing::warn!(%error, "a login stays counted as failed");
+                }
+                let hash = self.rehash(&user, &password).await.unwrap_or(user.password_hash);
+                let login = self.cache.fingerprint(&password, Some(&hash));
+                self.cache.insert(attempt, login);
+                PasswordCheck::Right(login)
             }
-            (Some(_), Some(_)) => Verdict::Wrong(LoginFailure::Disabled),
-            (Some(_), None) => Verdict::Wrong(LoginFailure::WrongPassword),
-            (None, _) => Verdict::Wrong(LoginFailure::UnknownUser),
+            (Some(_), Some(_)) => PasswordCheck::Wrong(LoginFailure::Disabled),
+            (Some(_), None) => PasswordCheck::Wrong(LoginFailure::WrongPassword),
+            (None, _) => PasswordCheck::Wrong(LoginFailure::UnknownUser),
         })
     }
 
-    /// A slot in a queue for a core, taken before the attempt is counted. If the lane for all clients is full, a known client
-    /// waits in its own.
+    /// Takes a slot in a queue for a core, before the attempt is counted. If the lane for all clients is full, a known
+    /// client waits in its own lane.
     async fn queue_slot(&self, attempt: &LoginAttempt) -> Result<Slot, LoginError> {
         if let Some(slot) = self.hashing.slot(Lane::AnyClient) {
             return Ok(slot);
@@ -187,16 +192,8 @@ impl Checks {
         Ok(slot.ok_or_else(Busy::counted)?)
     }
 
-    /// Where that fails, the user has a failure more, which is forgotten in minutes.
-    async fn forgive(&self, attempt: &LoginAttempt, epoch: LoginEpoch, scope: AttemptScope) {
-        if let Err(error) = self.store.login_succeeded(attempt, epoch, scope).await {
-            tracing::warn!(%error, "a login stays counted as failed");
-        }
-    }
-
-    /// Gives a user, whose password is known at this moment only, a hash of today's cost, if the old one is cheaper: one that
-    /// is dearer stays, or replicas of two settings would undo each other's work for ever. Where that fails, the next login
-    /// does it. Returns the hash that the user has instead now.
+    /// Replaces the stored hash if a new one costs more, and returns the new one. A dearer hash stays, or replicas with
+    /// different settings would replace each other's. After a failure, the next login tries again.
     async fn rehash(&self, user: &User, password: &Password) -> Option<PasswordHash> {
         if !user.password_hash.cost().is_cheaper_than(self.hashing.cost()) {
             return None;

@@ -1,12 +1,9 @@
-//! Logins that succeeded a moment ago, so that a password costs its hash once and then microseconds.
+//! Logins that succeeded a moment ago: a password costs its hash once, and then microseconds.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use aws_lc_rs::hmac;
+use parking_lot::Mutex;
 use secrecy::ExposeSecret;
 use tokio::time::Instant;
 
@@ -15,78 +12,77 @@ use crate::domain::{
     throttle::LoginAttempt,
 };
 
-/// For how long a login is remembered.
-const MEMORY: Duration = Duration::from_mins(1);
+/// How long a login is cached.
+const TTL: Duration = Duration::from_mins(1);
 
-/// At most so many are; more are not remembered until some are forgotten.
+/// The maximum number of cached logins. Further ones are not cached until some have expired.
 const CAPACITY: usize = 10_000;
 
-/// The last login of each user at each client.
+/// The last login of each user from each client.
 ///
-/// What is compared here was not counted as a try. So the first password that is not the remembered one has it forgotten,
-/// and one login gives away one guess, to those at the same address.
-pub(super) struct RememberedLogins {
+/// A comparison with the cache is not counted as an attempt. So the first wrong password removes the entry: one login
+/// gives one uncounted guess, to clients at the same address.
+pub(super) struct LoginCache {
     key: hmac::Key,
-    logins: Mutex<HashMap<LoginAttempt, Remembered>>,
+    logins: Mutex<HashMap<LoginAttempt, CachedLogin>>,
 }
 
-struct Remembered {
+struct CachedLogin {
     fingerprint: LoginFingerprint,
-    until: Instant,
+    expires_at: Instant,
 }
 
-/// A password, or one with the stored hash that it matches, as a keyed hash. The key is random and dies with the process;
-/// with the stored hash in it, a changed password is another login.
+/// A keyed hash of a password, alone or with the stored hash that it was verified against: a changed password is
+/// another login. The key is random and ends with the process.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct LoginFingerprint([u8; 32]);
 
-impl RememberedLogins {
+impl LoginCache {
     pub(super) fn new() -> Self {
         let mut secret = [0; 32];
-        getrandom::fill(&mut secret).expect("the operating system gives random bytes");
+        getrandom::fill(&mut secret).expect("the operating system provides random bytes");
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, &secret), logins: Mutex::default() }
     }
 
-    /// What a password is recognized by, with the hash that it was verified against or before it was.
     pub(super) fn fingerprint(&self, password: &Password, hash: Option<&PasswordHash>) -> LoginFingerprint {
         let mut context = hmac::Context::with_key(&self.key);
-        for part in [password.expose_secret(), hash.map_or("", ExposeSecret::expose_secret)] {
+        for part in [password.expose_secret(), hash.map_or("", |hash| hash.expose_secret())] {
             context.update(&part.len().to_be_bytes());
             context.update(part.as_bytes());
         }
-        LoginFingerprint(context.sign().as_ref().try_into().expect("HMAC-SHA256 gives 32 bytes"))
+        LoginFingerprint(context.sign().as_ref().try_into().expect("HMAC-SHA256 has 32 bytes"))
     }
 
-    fn logins(&self) -> MutexGuard<'_, HashMap<LoginAttempt, Remembered>> {
-        self.logins.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether a login is cached for this user and client.
+    pub(super) fn contains(&self, attempt: &LoginAttempt) -> bool {
+        self.logins.lock().get(attempt).is_some_and(CachedLogin::is_live)
     }
 
-    /// Whether there is anything to compare a password with.
-    pub(super) fn knows(&self, attempt: &LoginAttempt) -> bool {
-        self.logins().get(attempt).is_some_and(|login| Instant::now() < login.until)
-    }
-
-    /// Whether one of these is the remembered login; another is forgotten.
-    pub(super) fn recall(&self, attempt: &LoginAttempt, fingerprints: &[LoginFingerprint]) -> bool {
-        let mut logins = self.logins();
-        let is_same = logins
-            .get(attempt)
-            .is_some_and(|login| fingerprints.contains(&login.fingerprint) && Instant::now() < login.until);
-        if !is_same {
+    /// Whether one of these is the cached login. If not, the entry is removed.
+    pub(super) fn verify(&self, attempt: &LoginAttempt, fingerprints: &[LoginFingerprint]) -> bool {
+        let mut logins = self.logins.lock();
+        let login = logins.get(attempt).filter(|login| login.is_live());
+        let is_match = login.is_some_and(|login| fingerprints.contains(&login.fingerprint));
+        if !is_match {
             logins.remove(attempt);
         }
-        is_same
+        is_match
     }
 
-    pub(super) fn remember(&self, attempt: LoginAttempt, fingerprint: LoginFingerprint) {
-        let mut logins = self.logins();
-        let now = Instant::now();
+    pub(super) fn insert(&self, attempt: LoginAttempt, fingerprint: LoginFingerprint) {
+        let mut logins = self.logins.lock();
         if logins.len() >= CAPACITY {
-            logins.retain(|_, login| now < login.until);
+            logins.retain(|_, login| login.is_live());
         }
         if logins.len() < CAPACITY {
-            logins.insert(attempt, Remembered { fingerprint, until: now + MEMORY });
+            logins.insert(attempt, CachedLogin { fingerprint, expires_at: Instant::now() + TTL });
         }
+    }
+}
+
+impl CachedLogin {
+    fn is_live(&self) -> bool {
+        Instant::now() < self.expires_at
     }
 }
 
@@ -104,37 +100,37 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_login_is_remembered_for_a_minute_and_is_no_other() {
+    async fn a_login_is_cached_for_a_minute_for_its_user_and_client() {
         pause();
-        let logins = RememberedLogins::new();
+        let cache = LoginCache::new();
         let (password, hash) = ("secret".parse().unwrap(), PasswordHash::dummy(HashCost::default()));
         let alice = attempt("alice", "192.0.2.1");
-        let login = logins.fingerprint(&password, Some(&hash));
-        assert!(!logins.knows(&alice) && !logins.recall(&alice, &[login]));
-        logins.remember(alice.clone(), login);
+        let login = cache.fingerprint(&password, Some(&hash));
+        assert!(!cache.contains(&alice) && !cache.verify(&alice, &[login]));
+        cache.insert(alice.clone(), login);
         for other in [attempt("bob", "192.0.2.1"), attempt("alice", "192.0.2.2")] {
-            assert!(!logins.knows(&other) && !logins.recall(&other, &[login]));
+            assert!(!cache.contains(&other) && !cache.verify(&other, &[login]));
         }
-        assert!(logins.knows(&alice) && logins.recall(&alice, &[logins.fingerprint(&password, Some(&hash))]));
-        advance(MEMORY).await;
-        assert!(!logins.knows(&alice) && !logins.recall(&alice, &[login]));
+        assert!(cache.contains(&alice) && cache.verify(&alice, &[cache.fingerprint(&password, Some(&hash))]));
+        advance(TTL).await;
+        assert!(!cache.contains(&alice) && !cache.verify(&alice, &[login]));
     }
 
     #[test]
-    fn one_login_gives_away_one_guess() {
-        let logins = RememberedLogins::new();
+    fn a_wrong_password_removes_the_cached_login() {
+        let cache = LoginCache::new();
         let alice = attempt("alice", "192.0.2.1");
         let (password, hash) = ("secret".parse().unwrap(), PasswordHash::dummy(HashCost::default()));
-        let login = logins.fingerprint(&password, Some(&hash));
+        let login = cache.fingerprint(&password, Some(&hash));
         for other in [
-            logins.fingerprint(&"secret2".parse().unwrap(), Some(&hash)),
-            logins.fingerprint(&password, Some(&PasswordHash::of(&password, HashCost::default()))),
-            logins.fingerprint(&password, None),
-            RememberedLogins::new().fingerprint(&password, Some(&hash)),
+            cache.fingerprint(&"secret2".parse().unwrap(), Some(&hash)),
+            cache.fingerprint(&password, Some(&PasswordHash::of(&password, HashCost::default()))),
+            cache.fingerprint(&password, None),
+            LoginCache::new().fingerprint(&password, Some(&hash)),
         ] {
-            logins.remember(alice.clone(), login);
-            assert!(!logins.recall(&alice, &[other]));
-            assert!(!logins.knows(&alice) && !logins.recall(&alice, &[login]));
+            cache.insert(alice.clone(), login);
+            assert!(!cache.verify(&alice, &[other]));
+            assert!(!cache.contains(&alice) && !cache.verify(&alice, &[login]));
         }
     }
 }

@@ -19,8 +19,8 @@ use crate::{
 
 pub mod hashing;
 pub mod login;
+mod login_cache;
 pub mod readiness;
-mod remembered_logins;
 pub mod signing_keys;
 pub mod tokens;
 pub mod users;

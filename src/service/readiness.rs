@@ -1,61 +1,67 @@
-//! Whether requests can be sent here.
+//! Readiness: whether a load balancer should send requests to this replica.
 
 use std::{
-    mem,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant},
 };
+
+use parking_lot::Mutex;
 
 use crate::{
     store::{Health, Warning, leased::LeasedStore},
     telemetry::metrics::Counter,
 };
 
-/// Ready from the first contact with the store on, until a shutdown begins, the store was away for too long, or it is set
-/// up so that the promises do not hold.
+/// A replica is ready from the first contact with the store until a shutdown begins, but not while the store has been
+/// unreachable for too long or is set up so that the promises do not hold.
 ///
-/// A short outage leaves it ready: all replicas notice it at the same time, and a load balancer without any replica
-/// could answer nothing, where each of them answers 503 with `Retry-After`.
+/// A short outage leaves the replica ready: all replicas notice it at the same time, and a load balancer without a
+/// ready replica answers nothing, where each of them would answer 503 with `Retry-After`.
 pub struct Readiness {
     store: Arc<LeasedStore>,
-    patience: Duration,
+    unready_after: Duration,
     started: AtomicBool,
     stopping: AtomicBool,
-    seen: Mutex<Seen>,
+    last_check: Mutex<LastCheck>,
 }
 
-/// What the last checks of the store showed.
 #[derive(Default)]
-struct Seen {
-    away_since: Option<Instant>,
-    fault: Option<Warning>,
-    warnings: Vec<Warning>,
+struct LastCheck {
+    /// Set while the store does not answer.
+    unreachable_since: Option<Instant>,
+    /// The last answer of the store.
+    health: Health,
     /// Set once the store held users, until it came back without any.
     held_users: bool,
 }
 
 impl Readiness {
-    /// Not ready yet. Once it is, the store may be away for `patience`.
-    pub fn new(store: Arc<LeasedStore>, patience: Duration) -> Self {
+    /// Not ready yet. Once it is, the store may be unreachable for `unready_after`.
+    pub fn new(store: Arc<LeasedStore>, unready_after: Duration) -> Self {
         Self {
             store,
-            patience,
+            unready_after,
             started: AtomicBool::new(false),
             stopping: AtomicBool::new(false),
-            seen: Mutex::default(),
+            last_check: Mutex::default(),
         }
     }
 
-    /// The store was reached, and all that needs doing once is done; `added_user`: it holds a user since.
+    /// Records that the store was prepared, and whether a user was added to it.
     pub fn start(&self, added_user: bool) {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).held_users |= added_user;
+        self.last_check.lock().held_users |= added_user;
         self.started.store(true, Ordering::Release);
     }
 
-    /// A shutdown begins.
+    /// Whether the store was reached and prepared.
+    pub fn is_started(&self) -> bool {
+        self.started.load(Ordering::Acquire)
+    }
+
+    /// Records that a shutdown begins.
     pub fn stop(&self) {
         self.stopping.store(true, Ordering::Release);
     }
@@ -65,72 +71,65 @@ impl Readiness {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Asks the store how it is, and logs what is new about it. To be called about every second, whether anybody wants
-    /// to know or not: so asking for readiness costs nothing. Returns whether the store answers and nothing is wrong with it.
+    /// Checks the store, logs what changed, and returns whether the store answers and has no fault. Call it about once
+    /// a second, so that [`Self::check`] needs no round trip.
     ///
-    /// A store that lost everything is to be prepared again as at the start, until [`Self::start`] is called.
+    /// A store that lost everything must be prepared again as at the start, until [`Self::start`] is called.
     pub async fn check_store(&self) -> bool {
         let result = self.store.check().await;
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut last = self.last_check.lock();
         match result {
             Ok(health) => {
-                if let Some(since) = seen.away_since.take() {
+                if let Some(since) = last.unreachable_since.take() {
                     tracing::info!(after_ms = since.elapsed().as_millis(), "the store answers");
                 }
-                let is_fit = health.fault.is_none();
-                self.note(&mut seen, health);
-                is_fit
+                log_changes(&last.health, &health);
+                if health.holds_users == Some(false) && last.held_users {
+                    tracing::error!("the store came back empty: all users and tokens are gone");
+                    Counter::StoreEmptied.add(1);
+                    self.started.store(false, Ordering::Release);
+                }
+                last.held_users = health.holds_users.unwrap_or(last.held_users);
+                last.health = health;
+                last.health.fault.is_none()
             }
             Err(error) => {
-                if seen.away_since.is_none() {
+                if last.unreachable_since.is_none() {
                     tracing::warn!(error = &error as &dyn std::error::Error, "the store does not answer");
-                    seen.away_since = Some(Instant::now());
+                    last.unreachable_since = Some(Instant::now());
                 }
                 false
             }
         }
     }
 
-    /// Logs what is new, and keeps what is to be said.
-    fn note(&self, seen: &mut Seen, Health { fault, warnings, holds_users }: Health) {
-        let (old_fault, old_warnings) =
-            (mem::replace(&mut seen.fault, fault), mem::replace(&mut seen.warnings, warnings));
-        if let Some(fault) = fault.filter(|_| old_fault != fault) {
-            tracing::error!("{fault}");
-        }
-        for warning in seen.warnings.iter().filter(|warning| !old_warnings.contains(warning)) {
-            tracing::warn!("{warning}");
-        }
-        let ended = old_fault.filter(|_| old_fault != fault).into_iter();
-        for ended in ended.chain(old_warnings.into_iter().filter(|warning| !seen.warnings.contains(warning))) {
-            tracing::info!("no longer: {ended}");
-        }
-        let Some(holds_users) = holds_users else { return };
-        if mem::replace(&mut seen.held_users, holds_users) && !holds_users {
-            tracing::error!("the store came back empty: all users and tokens are gone");
-            Counter::StoreEmptied.add(1);
-            self.started.store(false, Ordering::Release);
-        }
-    }
-
-    /// Whether requests can be sent here, with what the operator of the store should know; or why not.
+    /// The warnings about the store, if the replica is ready; otherwise the reason why it is not.
     pub fn check(&self) -> Result<Vec<Warning>, &'static str> {
-        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         if self.is_stopping() {
             return Err("The service is shutting down.");
         }
-        match (seen.away_since, seen.fault) {
-            (Some(since), _) if !self.is_started() || since.elapsed() >= self.patience => {
+        let last = self.last_check.lock();
+        match (last.unreachable_since, last.health.fault) {
+            (Some(since), _) if !self.is_started() || since.elapsed() >= self.unready_after => {
                 Err("The token store does not answer.")
             }
             (_, Some(fault)) => Err(fault),
             _ if !self.is_started() => Err("The service is starting."),
-            _ => Ok(seen.warnings.clone()),
+            _ => Ok(last.health.warnings.clone()),
         }
     }
+}
 
-    /// Whether the store was reached and prepared.
-    pub fn is_started(&self) -> bool {
-        self.started.load(Ordering::Acquire)
+/// Logs each fault and warning once when it appears, and once when it is gone.
+fn log_changes(old: &Health, new: &Health) {
+    if let Some(fault) = new.fault.filter(|_| new.fault != old.fault) {
+        tracing::error!("{fault}");
+    }
+    for warning in new.warnings.iter().filter(|warning| !old.warnings.contains(warning)) {
+        tracing::warn!("{warning}");
+    }
+    let fault = old.fault.iter().filter(|_| new.fault != old.fault);
+    for gone in fault.chain(old.warnings.iter().filter(|warning| !new.warnings.contains(warning))) {
+        tracing::info!("no longer: {gone}");
     }
 }

@@ -25,26 +25,26 @@ use crate::{
     telemetry::audit::{self, Outcome, Unconfirmed},
 };
 
-/// All users.
+/// Manages users.
 ///
-/// What a change takes away is gone on every replica when it returns: a removed or disabled user logs in no more and has no
-/// live token, a former administrator has no power, an old password opens nothing.
+/// A change is in force on all replicas when its method returns: a removed or disabled user cannot log in and has no
+/// live token, a former administrator has no rights, and an old password is wrong.
 pub struct Users {
     store: Arc<LeasedStore>,
     clock: Clock,
     hashing: Arc<Hashing>,
-    /// Whether an event says already that nobody knows whether there is a first administrator.
+    /// Set once an `unconfirmed` event was written for the first administrator, so that retries write no second.
     bootstrap_unconfirmed: AtomicBool,
 }
 
-/// What became of the first user.
+/// The result of adding the first administrator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bootstrap {
-    /// There was nobody, and now there is this administrator.
+    /// There were no users, and the administrator was added.
     Created,
-    /// There is somebody, and nothing changed.
+    /// There are users, and nothing changed.
     Exists {
-        /// Whether the administrator exists as given, with this password.
+        /// Whether the administrator of this name exists and has this password.
         as_given: bool,
     },
 }
@@ -52,19 +52,19 @@ pub enum Bootstrap {
 /// Why a user was not added, changed or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum UserError {
-    /// There is none of this name.
+    /// There is no user of this name.
     #[error("there is no such user")]
     NoSuchUser,
-    /// There is one of this name already.
+    /// There is a user of this name already.
     #[error("there is a user of this name already")]
     NameTaken,
-    /// Nobody could manage users any more.
+    /// The change would leave no enabled administrator.
     #[error("this is the last enabled administrator: make another one first")]
     LastAdmin,
-    /// There are more passwords to hash than can be hashed in good time. Nothing changed.
+    /// The queue for password hashes is full. Nothing changed.
     #[error(transparent)]
     Busy(#[from] Busy),
-    /// Nobody knows.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -79,19 +79,19 @@ impl<T> From<UserChange<T>> for Result<T, UserError> {
     }
 }
 
-/// What the event of a change says; `None`: nothing changed, and there is none.
-fn outcome<T>(change: &Result<T, UserError>) -> Option<Outcome<&T>> {
+/// Writes the audit event of a change, unless nothing changed.
+fn record<T>(change: &Result<T, UserError>, event: impl FnOnce(Outcome<&T>)) {
     match change {
-        Ok(done) => Some(Ok(done)),
-        Err(UserError::Store(StoreError::LoginEnded | StoreError::Forbidden)) => None,
-        // Of several steps, one may have taken place.
-        Err(UserError::Store(_)) => Some(Err(Unconfirmed)),
-        Err(_) => None,
+        Ok(done) => event(Ok(done)),
+        Err(UserError::Store(StoreError::LoginEnded | StoreError::Forbidden)) => {}
+        // One of several steps may have taken place.
+        Err(UserError::Store(_)) => event(Err(Unconfirmed)),
+        Err(_) => {}
     }
 }
 
 impl Users {
-    /// The users of `store`.
+    /// Manages the users of `store`.
     pub fn new(store: Arc<LeasedStore>, clock: Clock, hashing: Arc<Hashing>) -> Self {
         Self { store, clock, hashing, bootstrap_unconfirmed: AtomicBool::new(false) }
     }
@@ -102,7 +102,6 @@ impl Users {
         self.create(by.admin_authority(), user, false).await
     }
 
-    /// A user who does not exist yet.
     async fn new_user(&self, name: UserName, role: Role, password: Password) -> Result<User, UserError> {
         Ok(User {
             name,
@@ -114,48 +113,48 @@ impl Users {
         })
     }
 
-    /// Creates a user. `again`: there is an event already that it is unconfirmed, and is to be no other.
+    /// Creates a user. `again`: an `unconfirmed` event was written already, and no second is.
     async fn create(&self, by: Authority, user: User, again: bool) -> Result<User, UserError> {
         let store = Arc::clone(&self.store);
-        let creation = async move {
+        run_to_completion(async move {
             let created = match store.create_user(&by, &user).await {
                 Ok(true) => Ok(()),
                 Ok(false) => Err(UserError::NameTaken),
                 Err(error) => Err(error.into()),
             };
-            match outcome(&created) {
-                Some(Err(Unconfirmed)) if again => {}
-                Some(outcome) => audit::user_added(&user.name, user.role, &outcome),
-                None => {}
-            }
+            record(&created, |outcome| {
+                if !(again && outcome.is_err()) {
+                    audit::user_added(&user.name, user.role, &outcome);
+                }
+            });
             created.map(|()| user)
-        };
-        run_to_completion(creation).await
+        })
+        .await
     }
 
-    /// Whether there is any user.
+    /// Whether there are users.
     pub async fn any(&self) -> Result<bool, StoreError> {
         self.store.has_users().await
     }
 
-    /// A user, disabled or not.
+    /// Returns a user, disabled or not.
     pub async fn find(&self, name: &UserName) -> Result<Option<User>, StoreError> {
         self.store.cached_user(name).await
     }
 
-    /// At most `limit` users, by name, beginning behind `after`, who need not exist.
+    /// Lists at most `limit` users by name, starting behind `after`, which need not exist.
     pub async fn list(&self, after: Option<&UserName>, limit: usize) -> Result<Listing<User>, StoreError> {
         self.store.list_users(after, limit).await
     }
 
-    /// Changes a user, and returns the user as changed. Disabling one revokes all tokens, and it says how many.
+    /// Changes a user, and returns the user as changed. Disabling a user revokes all tokens of the user.
     pub async fn update(&self, by: Actor, name: &UserName, update: UserUpdate) -> Result<UpdatedUser, UserError> {
         let (store, name) = (Arc::clone(&self.store), name.clone());
-        let change = async move {
+        run_to_completion(async move {
             let by = by.admin_authority();
             let changed = store.write(|store| store.update_user(&by, &name, update)).await;
             let changed = changed.map_err(UserError::from).and_then(Result::from);
-            if let Some(outcome) = outcome(&changed) {
+            record(&changed, |outcome| {
                 if let Some(role) = update.role {
                     audit::role_changed(&name, role, &outcome);
                 }
@@ -164,13 +163,13 @@ impl Users {
                     Some(false) => audit::user_enabled(&name, &outcome),
                     None => {}
                 }
-            }
+            });
             changed
-        };
-        run_to_completion(change).await
+        })
+        .await
     }
 
-    /// Gives a user another password, and says how many tokens were revoked: all, or, unless asked to, none.
+    /// Sets the password of a user, and returns the number of tokens revoked: all, if `revoke_tokens` is set.
     pub async fn set_password(
         &self,
         by: Actor,
@@ -180,57 +179,53 @@ impl Users {
     ) -> Result<u64, UserError> {
         let hash = self.hashing.hash(password).await?;
         let (store, name) = (Arc::clone(&self.store), name.clone());
-        let change = async move {
+        run_to_completion(async move {
             let by = by.account_authority(&name);
             let revoked = store.write(|store| store.set_password(&by, &name, &hash, revoke_tokens)).await;
             let changed = revoked.map_err(UserError::from).and_then(|revoked| revoked.ok_or(UserError::NoSuchUser));
-            if let Some(outcome) = outcome(&changed) {
-                audit::password_changed(&name, outcome.copied());
-            }
+            record(&changed, |tokens| audit::password_changed(&name, tokens.copied()));
             changed
-        };
-        run_to_completion(change).await
+        })
+        .await
     }
 
-    /// Removes a user and revokes all tokens, and says how many there were.
+    /// Removes a user, revokes all tokens of the user, and returns their number.
     pub async fn remove(&self, by: Actor, name: &UserName) -> Result<u64, UserError> {
         let (store, name) = (Arc::clone(&self.store), name.clone());
-        let removal = async move {
+        run_to_completion(async move {
             let by = by.admin_authority();
             let removed = store.write(|store| store.remove_user(&by, &name)).await;
             let removed = removed.map_err(UserError::from).and_then(Result::from);
-            if let Some(outcome) = outcome(&removed) {
-                audit::user_removed(&name, outcome.copied());
-            }
+            record(&removed, |tokens| audit::user_removed(&name, tokens.copied()));
             removed
-        };
-        run_to_completion(removal).await
+        })
+        .await
     }
 
-    /// Whether this is the password of the user. Only an answer for the log: where it cannot be told, it is.
+    /// Whether this is the password of the user, as far as can be told: if the store or the hash fails, yes, since the
+    /// answer only decides on a log line.
     async fn has_password(&self, name: &UserName, password: Password) -> bool {
-        match self.find(name).await {
-            Ok(Some(user)) => match self.hashing.slot(Lane::NewPassword) {
-                Some(slot) => self.hashing.find_match(slot, user.password_hash, vec![password]).await.is_some(),
-                None => true,
-            },
-            Ok(None) => false,
-            Err(_) => true,
+        match (self.find(name).await, self.hashing.slot(Lane::NewPassword)) {
+            (Ok(Some(user)), Some(slot)) => {
+                self.hashing.find_match(slot, user.password_hash, vec![password]).await.is_some()
+            }
+            (Ok(None), _) => false,
+            (Ok(Some(_)), None) | (Err(_), _) => true,
         }
     }
 
-    /// Adds the first administrator where there is no user at all. An installation that has users is left alone, so that
-    /// an administrator who was removed or has another password stays so across restarts.
+    /// Adds the first administrator if there are no users. If there are, nothing changes: an administrator who was
+    /// removed or has another password stays so across restarts.
     ///
-    /// To be called again where it fails: however often that is, one event says that it is unconfirmed.
+    /// Call it again after an error: at most one `unconfirmed` event is written, however many calls fail.
     pub async fn bootstrap(&self, name: UserName, password: Password) -> Result<Bootstrap, UserError> {
         if self.any().await? {
             let as_given = self.has_password(&name, password).await;
             return Ok(Bootstrap::Exists { as_given });
         }
         let user = self.new_user(name, Role::Admin, password).await?;
-        // Asked once more, for a password is hashed by now. Where there was nobody at this moment, nobody can have been removed
-        // before the lease ends, for a removal waits it out: an administrator who was removed does not come back.
+        // Asked again, since the password took its time. A removal waits out a lease before it is answered: if there
+        // are no users now, none was removed that the write below, which runs within that lease, would bring back.
         let asked_at = Instant::now();
         if self.any().await? {
             return Ok(Bootstrap::Exists { as_given: true });
@@ -238,7 +233,7 @@ impl Users {
         let by = Authority::Until(asked_at + LEASE);
         match self.create(by, user, self.bootstrap_unconfirmed.load(Relaxed)).await {
             Ok(_) => Ok(Bootstrap::Created),
-            // Another replica was faster, with the same password as a rule.
+            // Another replica was faster, as a rule with the same password.
             Err(UserError::NameTaken) => Ok(Bootstrap::Exists { as_given: true }),
             Err(error) => {
                 self.bootstrap_unconfirmed.store(true, Relaxed);
