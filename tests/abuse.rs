@@ -1,4 +1,4 @@
-//! What good clients notice of those who are a burden.
+//! Latency for well-behaved clients beside slow clients and floods of logins.
 
 use std::{
     fmt, fs,
@@ -8,66 +8,66 @@ use std::{
 
 use mayfly::domain::password::{HashCost, Password, PasswordHash};
 
-use crate::support::{Answers, Backend, Crowd, Flood, Pace, Service, Waits, eventually};
+use crate::support::{Backend, Latencies, LoginFlood, PacedClients, Service, SlowClients, StatusCounts, eventually};
 
-/// What a measurement of good clients showed, round by round.
+/// The measurements of well-behaved clients in one situation, round by round.
 pub struct Row {
     name: String,
-    waits: Vec<Waits>,
+    latencies: Vec<Latencies>,
     /// Resident memory of the service, MiB.
     resident: Vec<f64>,
 }
 
-/// How good clients are asked after.
+/// The number of rounds, and the well-behaved clients of each.
 pub struct Rounds {
     pub count: usize,
-    pub pace: Pace,
+    pub clients: PacedClients,
 }
 
-/// What is to be measured in turns.
-struct Turns {
+/// A service that is measured in several situations by turns.
+struct Measurement {
     service: Service,
     jwt: String,
     rounds: Rounds,
 }
 
-impl Turns {
+impl Measurement {
     fn on(service: Service, rounds: Rounds) -> Self {
         let (_, jwt) = service.admin().issue("x", "1h");
         Self { service, jwt, rounds }
     }
 
     fn measure(&self, row: &mut Row) {
-        row.waits.push(self.rounds.pace.verify(self.service.address(), &self.jwt));
+        row.latencies.push(self.rounds.clients.verify(self.service.address(), &self.jwt));
         row.resident.push(resident_mebibytes(&self.service));
     }
 }
 
-/// Good clients without and with a crowd, in turns, and how many requests of slow clients were answered with 408. As many
-/// as are asked for are there all the time.
-pub fn hold_a_crowd(idle: usize, slow: usize, rounds: Rounds) -> ([Row; 2], usize) {
-    let turns = Turns::on(Service::start(Backend::Redis), rounds);
+/// Measures well-behaved clients alone and beside idle and slow ones, by turns. Also returns how many requests of slow
+/// clients were answered with 408. Asserts that the idle and slow clients stay connected all the time.
+pub fn beside_slow_clients(idle: usize, slow: usize, rounds: Rounds) -> ([Row; 2], usize) {
+    let measurement = Measurement::on(Service::start(Backend::Redis), rounds);
     let mut rows = [Row::new("good clients alone"), Row::new(&format!("beside {idle} idle and {slow} slow clients"))];
-    let mut refused = 0;
-    for _ in 0..turns.rounds.count {
-        eventually("nobody else is there", || (open_files(&turns.service) < 100).then_some(()));
-        turns.measure(&mut rows[0]);
-        let crowd = Crowd::gather(turns.service.address(), idle, slow);
-        eventually("the first slow ones are sent away", || (crowd.refused() > 0).then_some(()));
-        turns.measure(&mut rows[1]);
-        // Some of the slow ones are on their way back.
-        let (held_idle, held_slow) = crowd.size();
+    let mut timed_out = 0;
+    for _ in 0..measurement.rounds.count {
+        eventually("the other clients have disconnected", || (open_files(&measurement.service) < 100).then_some(()));
+        measurement.measure(&mut rows[0]);
+        let others = SlowClients::connect(measurement.service.address(), idle, slow);
+        eventually("the first slow requests time out", || (others.timed_out() > 0).then_some(()));
+        measurement.measure(&mut rows[1]);
+        // Some slow clients are connecting again.
+        let (held_idle, held_slow) = others.count();
         assert!(held_idle == idle && held_slow >= slow * 9 / 10, "{held_idle} idle and {held_slow} slow are left");
-        refused += crowd.refused();
+        timed_out += others.timed_out();
     }
-    (rows, refused)
+    (rows, timed_out)
 }
 
-/// Good clients alone, beside requests that cost no hash, and beside as many logins that cost one each: ten times as many
-/// as can be hashed. With what became of these, a second.
-pub fn flood_logins(rounds: Rounds) -> ([Row; 3], Answers) {
-    let turns = Turns::on(Service::start(Backend::Redis), rounds);
-    let address = turns.service.address();
+/// Measures well-behaved clients alone, beside requests that cost no hash, and beside as many logins that cost one each:
+/// ten times as many as can be hashed. Also returns the responses to these logins per second.
+pub fn beside_login_flood(rounds: Rounds) -> ([Row; 3], StatusCounts) {
+    let measurement = Measurement::on(Service::start(Backend::Redis), rounds);
+    let address = measurement.service.address();
     let capacity = hashing_capacity();
     let rate = capacity * 10;
     let mut rows = [
@@ -75,22 +75,22 @@ pub fn flood_logins(rounds: Rounds) -> ([Row; 3], Answers) {
         Row::new(&format!("beside {rate} requests/s without a user's name")),
         Row::new(&format!("beside {rate} logins/s, of which {capacity} can be hashed")),
     ];
-    let mut answers = Answers::new();
-    for _ in 0..turns.rounds.count {
+    let mut answers = StatusCounts::new();
+    for _ in 0..measurement.rounds.count {
         for (kind, row) in rows.iter_mut().enumerate() {
-            let flood = (kind > 0).then(|| Flood::start(address, rate, kind == 2));
-            // Until the queue is full, or empty again.
+            let flood = (kind > 0).then(|| LoginFlood::start(address, rate, kind == 2));
+            // Time for the hashing queue to fill up, or to empty.
             sleep(Duration::from_millis(1500));
-            flood.as_ref().map(Flood::take_answers);
-            turns.measure(row);
+            flood.as_ref().map(LoginFlood::take_counts);
+            measurement.measure(row);
             if kind == 2 {
-                for (status, count) in flood.unwrap().take_answers() {
+                for (status, count) in flood.unwrap().take_counts() {
                     *answers.entry(status).or_default() += count;
                 }
             }
         }
     }
-    let seconds = turns.rounds.pace.duration.as_secs() * turns.rounds.count as u64;
+    let seconds = measurement.rounds.clients.duration.as_secs() * measurement.rounds.count as u64;
     for count in answers.values_mut() {
         *count /= usize::try_from(seconds).unwrap();
     }
@@ -102,21 +102,21 @@ impl Row {
         after each, MiB |\n|---|---|---|---|---|---|";
 
     fn new(name: &str) -> Self {
-        Self { name: name.to_owned(), waits: Vec::new(), resident: Vec::new() }
+        Self { name: name.to_owned(), latencies: Vec::new(), resident: Vec::new() }
     }
 
-    /// The median of the rounds.
+    /// Returns the median over all rounds.
     pub fn quantile(&self, share: f64) -> f64 {
-        median(self.waits.iter().map(|waits| waits.quantile(share)))
+        median(self.latencies.iter().map(|latencies| latencies.quantile(share)))
     }
 }
 
-/// A row of a table: medians of the rounds.
+/// A row of a Markdown table: medians over all rounds.
 impl fmt::Display for Row {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let join = |values: Vec<String>| values.join(" ");
-        let answers: usize = self.waits.iter().map(Waits::count).sum();
-        let p99 = self.waits.iter().map(|waits| format!("{:.2}", waits.quantile(0.99))).collect();
+        let answers: usize = self.latencies.iter().map(Latencies::count).sum();
+        let p99 = self.latencies.iter().map(|latencies| format!("{:.2}", latencies.quantile(0.99))).collect();
         let resident = self.resident.iter().map(|mebibytes| format!("{mebibytes:.0}")).collect();
         write!(
             f,
@@ -130,7 +130,7 @@ impl fmt::Display for Row {
     }
 }
 
-/// How many passwords all cores hash in a second, by the quickest of a few: however busy the machine is.
+/// Returns how many passwords all cores hash in a second, from the quickest of ten, since the machine may be busy.
 fn hashing_capacity() -> usize {
     let quickest = (0..10).map(|_| {
         let begun = Instant::now();
@@ -147,7 +147,7 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// `VmRSS` of proc(5).
+/// Returns `VmRSS` (proc(5)).
 fn resident_mebibytes(service: &Service) -> f64 {
     let status = fs::read_to_string(format!("/proc/{}/status", service.process.id())).unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
@@ -160,10 +160,10 @@ fn open_files(service: &Service) -> usize {
 }
 
 #[test]
-fn a_crowd_is_held_and_keeps_nobody_waiting() {
-    // Long enough for the slow ones to be late.
-    let pace = Pace { clients: 4, requests_per_second: 100, duration: Duration::from_secs(12) };
-    let (rows, refused) = hold_a_crowd(300, 100, Rounds { count: 1, pace });
-    assert!(rows.iter().all(|row| row.waits[0].count() >= 1_196));
-    assert!(refused > 0, "those who send slowly are sent away");
+fn idle_and_slow_clients_do_not_delay_other_clients() {
+    // Longer than the timeout of a slow head.
+    let clients = PacedClients { clients: 4, requests_per_second: 100, duration: Duration::from_secs(12) };
+    let (rows, timed_out) = beside_slow_clients(300, 100, Rounds { count: 1, clients });
+    assert!(rows.iter().all(|row| row.latencies[0].count() >= 1_196));
+    assert!(timed_out > 0, "slow requests time out");
 }

@@ -21,7 +21,7 @@ use std::{
 
 use abuse::{Rounds, Row};
 use slow_redis::Slowness;
-use support::{Backend, Losses, Pace, Version};
+use support::{Backend, Losses, PacedClients, Version};
 
 fn main() {
     if is_wanted("revocation") {
@@ -78,7 +78,7 @@ fn main() {
 
     if is_wanted("crowd") {
         println!("{} rounds of {} s in turns, medians", ROUNDS, ROUND.as_secs());
-        let (rows, refused) = abuse::hold_a_crowd(10_000, 2_000, rounds());
+        let (rows, refused) = abuse::beside_slow_clients(10_000, 2_000, rounds());
         println!("{}", Row::HEAD);
         rows.iter().for_each(|row| println!("{row}"));
         println!("{refused} slow requests were answered with 408\n");
@@ -86,7 +86,7 @@ fn main() {
 
     if is_wanted("flood") {
         println!("{} rounds of {} s in turns, medians", ROUNDS, ROUND.as_secs());
-        let (rows, answers) = abuse::flood_logins(rounds());
+        let (rows, answers) = abuse::beside_login_flood(rounds());
         println!("{}", Row::HEAD);
         rows.iter().for_each(|row| println!("{row}"));
         println!("answers to the logins, a second, by status (0: not sent): {answers:?}\n");
@@ -165,7 +165,7 @@ fn slow_redis() {
 }
 
 fn rounds() -> Rounds {
-    Rounds { count: ROUNDS, pace: Pace { clients: 16, requests_per_second: 500, duration: ROUND } }
+    Rounds { count: ROUNDS, clients: PacedClients { clients: 16, requests_per_second: 500, duration: ROUND } }
 }
 
 fn is_wanted(row: &str) -> bool {

@@ -1,13 +1,13 @@
-//! What the tests start, and how they talk to it. Everything ends with the value that started it.
+//! The servers, clients and tools that tests use. A process ends when the value that started it is dropped.
 
 mod authority;
+mod background_load;
 mod client;
 mod collector;
-mod crowd;
 mod history;
 mod load;
 mod log;
-mod pace;
+mod paced_clients;
 mod process;
 mod prometheus;
 mod proxy;
@@ -19,13 +19,13 @@ mod topology;
 
 pub use self::{
     authority::{Authority, Identity},
+    background_load::{LoginFlood, SlowClients, StatusCounts},
     client::{Answer, Client, Draft},
     collector::{Collector, Span},
-    crowd::{Answers, Crowd, Flood},
     history::{Fact, History, Question},
     load::{Load, Losses},
     log::Log,
-    pace::{Pace, Waits},
+    paced_clients::{Latencies, PacedClients},
     process::{Process, eventually, free_port, run},
     prometheus::{Prometheus, promtool},
     proxy::{Direction, Proxy},

@@ -1,4 +1,4 @@
-//! Clients who are a burden, from addresses of their own.
+//! Idle clients, slow clients and floods of logins, from loopback addresses of their own.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -24,19 +24,19 @@ use tokio::{
 
 use super::eventually;
 
-/// Between the bytes of a slow client.
-const DRIP: Duration = Duration::from_secs(3);
+/// Pause between two bytes of a slow client.
+const BYTE_INTERVAL: Duration = Duration::from_secs(3);
 
-/// What the burden has of the cores is not to be mistaken for what it costs the service.
+/// Priority of the load's thread: its own use of the cores should not slow the service.
 const NICE: i32 = 10;
 
-/// A thread that burdens a service until it is dropped.
-struct Burden {
+/// A thread that sends requests to a service until it is dropped.
+struct BackgroundLoad {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
 }
 
-impl Burden {
+impl BackgroundLoad {
     fn start(work: impl Future<Output = ()> + Send + 'static) -> Self {
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = thread::spawn(move || {
@@ -53,14 +53,14 @@ impl Burden {
     }
 }
 
-impl Drop for Burden {
+impl Drop for BackgroundLoad {
     fn drop(&mut self) {
         drop(self.stop.take());
         self.thread.take().unwrap().join().unwrap();
     }
 }
 
-/// Connects from the loopback address with this number: 16 million of them are one's own.
+/// Connects from the loopback address with this number; loopback has 16 million addresses.
 async fn connect(address: SocketAddr, from: usize, receive_buffer: Option<u32>) -> io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     if let Some(bytes) = receive_buffer {
@@ -74,49 +74,49 @@ async fn connect(address: SocketAddr, from: usize, receive_buffer: Option<u32>) 
 }
 
 /// Idle and slow clients.
-pub struct Crowd {
+pub struct SlowClients {
     counts: Arc<Counts>,
-    _burden: Burden,
+    _load: BackgroundLoad,
 }
 
 #[derive(Default)]
 struct Counts {
     idle: AtomicUsize,
     slow: AtomicUsize,
-    refused: AtomicUsize,
+    timed_out: AtomicUsize,
 }
 
-/// Counts one while it lives.
-struct Present<'a>(&'a AtomicUsize);
+/// Adds one to a count until dropped.
+struct Counted<'a>(&'a AtomicUsize);
 
-impl<'a> Present<'a> {
+impl<'a> Counted<'a> {
     fn at(count: &'a AtomicUsize) -> Self {
         count.fetch_add(1, Ordering::Relaxed);
         Self(count)
     }
 }
 
-impl Drop for Present<'_> {
+impl Drop for Counted<'_> {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-impl Crowd {
-    /// Holds so many connections to a service, and waits until all are there. Of the idle ones, every other has made a request
-    /// before. Of the slow ones, some send the head of a request byte by byte, some its body, and some read what they asked
-    /// for so; they come again when they are sent away.
-    pub fn gather(address: &str, idle: usize, slow: usize) -> Self {
+impl SlowClients {
+    /// Opens this many connections to a service, and waits until all are open. Every other idle client has sent a request
+    /// before. Slow clients send the head of a request byte by byte, or its body, or read a response byte by byte; they
+    /// connect again when their connection is closed.
+    pub fn connect(address: &str, idle: usize, slow: usize) -> Self {
         let limit = getrlimit(Resource::Nofile);
         setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
         let address: SocketAddr = address.parse().unwrap();
         let counts = Arc::<Counts>::default();
-        let burden = Burden::start({
+        let load = BackgroundLoad::start({
             let counts = Arc::clone(&counts);
             async move {
                 for number in 0..idle {
                     tokio::spawn(idle_client(address, number, Arc::clone(&counts)));
-                    // A few at a time, so that none waits for its place in the listener's backlog.
+                    // A few at a time, so that the listener's backlog does not overflow.
                     if number % 64 == 0 {
                         sleep(Duration::from_millis(1)).await;
                     }
@@ -130,19 +130,19 @@ impl Crowd {
                 std::future::pending::<()>().await;
             }
         });
-        let crowd = Self { counts, _burden: burden };
-        eventually("the crowd is there", || (crowd.size() >= (idle, slow * 9 / 10)).then_some(()));
-        crowd
+        let clients = Self { counts, _load: load };
+        eventually("all clients are connected", || (clients.count() >= (idle, slow * 9 / 10)).then_some(()));
+        clients
     }
 
-    /// How many are connected: idle, slow.
-    pub fn size(&self) -> (usize, usize) {
+    /// Returns the number of connected idle and slow clients.
+    pub fn count(&self) -> (usize, usize) {
         (self.counts.idle.load(Ordering::Relaxed), self.counts.slow.load(Ordering::Relaxed))
     }
 
-    /// How many slow requests were answered with 408.
-    pub fn refused(&self) -> usize {
-        self.counts.refused.load(Ordering::Relaxed)
+    /// Returns the number of slow requests that were answered with 408.
+    pub fn timed_out(&self) -> usize {
+        self.counts.timed_out.load(Ordering::Relaxed)
     }
 }
 
@@ -153,8 +153,8 @@ async fn idle_client(address: SocketAddr, number: usize, counts: Arc<Counts>) {
         let mut answer = [0; 1024];
         assert!(stream.read(&mut answer).await.unwrap() > 0);
     }
-    let _present = Present::at(&counts.idle);
-    // Until the service ends it.
+    let _counted = Counted::at(&counts.idle);
+    // Until the service closes the connection.
     let _ = stream.read(&mut [0]).await;
 }
 
@@ -162,9 +162,9 @@ async fn slow_client(address: SocketAddr, number: usize, counts: Arc<Counts>) {
     loop {
         let is_reader = number.is_multiple_of(10);
         let Ok(mut stream) = connect(address, number % 16, is_reader.then_some(4096)).await else { continue };
-        let _present = Present::at(&counts.slow);
+        let _counted = Counted::at(&counts.slow);
         let opening: &[u8] = match number % 10 {
-            // More than the kernel buffers.
+            // The responses are larger than the kernel's buffers.
             0 => &b"GET /docs HTTP/1.1\r\nHost: x\r\n\r\n".repeat(4),
             1..6 => b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Slow: ",
             _ => {
@@ -177,17 +177,17 @@ async fn slow_client(address: SocketAddr, number: usize, counts: Arc<Counts>) {
         }
         loop {
             if is_reader {
-                sleep(DRIP).await;
+                sleep(BYTE_INTERVAL).await;
                 if !matches!(stream.read(&mut [0]).await, Ok(1)) {
                     break;
                 }
                 continue;
             }
             let mut answer = [0; 1024];
-            match timeout(DRIP, stream.read(&mut answer)).await {
+            match timeout(BYTE_INTERVAL, stream.read(&mut answer)).await {
                 Err(_) if stream.write_all(b"x").await.is_ok() => {}
                 Ok(Ok(length)) if answer[..length].starts_with(b"HTTP/1.1 408 ") => {
-                    counts.refused.fetch_add(1, Ordering::Relaxed);
+                    counts.timed_out.fetch_add(1, Ordering::Relaxed);
                     break;
                 }
                 _ => break,
@@ -196,25 +196,26 @@ async fn slow_client(address: SocketAddr, number: usize, counts: Arc<Counts>) {
     }
 }
 
-/// Logins of users whom nobody knows, each a name and an address of its own. Or of nobody at all, which costs no hash.
-pub struct Flood {
-    answers: Arc<Mutex<Answers>>,
-    _burden: Burden,
+/// A flood of logins of unknown users, each with a name and an address of its own; or with an invalid name, which costs no
+/// hash.
+pub struct LoginFlood {
+    counts: Arc<Mutex<StatusCounts>>,
+    _load: BackgroundLoad,
 }
 
-/// How many of each status. 0: not sent, since no connection was free.
-pub type Answers = BTreeMap<u16, usize>;
+/// The number of responses with each status. 0 counts requests that were not sent because no connection was free.
+pub type StatusCounts = BTreeMap<u16, usize>;
 
-/// Connections of a flood.
+/// Connections of a flood of logins.
 const FLOOD_CONNECTIONS: usize = 1_000;
 
-impl Flood {
-    /// Begins one at this rate, whatever becomes of it.
+impl LoginFlood {
+    /// Starts to send logins at this rate, however they are answered.
     pub fn start(address: &str, requests_per_second: usize, costs_a_hash: bool) -> Self {
         let address: SocketAddr = address.parse().unwrap();
-        let answers = Arc::<Mutex<Answers>>::default();
-        let burden = Burden::start({
-            let answers = Arc::clone(&answers);
+        let counts = Arc::<Mutex<StatusCounts>>::default();
+        let load = BackgroundLoad::start({
+            let counts = Arc::clone(&counts);
             async move {
                 let pool = Arc::<Mutex<VecDeque<TcpStream>>>::default();
                 for number in 0..FLOOD_CONNECTIONS {
@@ -226,30 +227,30 @@ impl Flood {
                     ticks.tick().await;
                     let free = pool.lock().unwrap().pop_front();
                     let Some(mut stream) = free else {
-                        *answers.lock().unwrap().entry(0).or_default() += 1;
+                        *counts.lock().unwrap().entry(0).or_default() += 1;
                         continue;
                     };
-                    let (pool, answers) = (Arc::clone(&pool), Arc::clone(&answers));
+                    let (pool, counts) = (Arc::clone(&pool), Arc::clone(&counts));
                     tokio::spawn(async move {
                         let status = log_in(&mut stream, number, costs_a_hash).await.unwrap();
-                        *answers.lock().unwrap().entry(status).or_default() += 1;
+                        *counts.lock().unwrap().entry(status).or_default() += 1;
                         pool.lock().unwrap().push_back(stream);
                     });
                 }
             }
         });
-        Self { answers, _burden: burden }
+        Self { counts, _load: load }
     }
 
-    /// What came back since this was last asked.
-    pub fn take_answers(&self) -> Answers {
-        std::mem::take(&mut self.answers.lock().unwrap())
+    /// Returns the responses since the last call.
+    pub fn take_counts(&self) -> StatusCounts {
+        std::mem::take(&mut self.counts.lock().unwrap())
     }
 }
 
-/// The status of a login that is refused.
+/// Sends a login that fails, and returns its status.
 async fn log_in(stream: &mut TcpStream, number: usize, costs_a_hash: bool) -> io::Result<u16> {
-    // A name that cannot be one is refused as it is.
+    // An invalid name is rejected without hashing.
     let name = if costs_a_hash { format!("nobody{number}") } else { format!("no body{number}") };
     let credentials = BASE64_STANDARD.encode(format!("{name}:password"));
     let request = format!("GET /api/v1alpha/token HTTP/1.1\r\nHost: x\r\nAuthorization: Basic {credentials}\r\n\r\n");
