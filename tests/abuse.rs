@@ -63,8 +63,8 @@ pub fn beside_slow_clients(idle: usize, slow: usize, rounds: Rounds) -> ([Row; 2
     (rows, timed_out)
 }
 
-/// Measures well-behaved clients alone, beside requests that cost no hash, and beside as many logins that cost one each:
-/// ten times as many as can be hashed. Also returns the responses to these logins per second.
+/// Measures well-behaved clients alone, beside requests that cost no hash, and beside as many logins that cost one
+/// each: ten times as many as can be hashed. Also returns the responses to these logins per second.
 pub fn beside_login_flood(rounds: Rounds) -> ([Row; 3], StatusCounts) {
     let measurement = Measurement::on(Service::start(Backend::Redis), rounds);
     let address = measurement.service.address();

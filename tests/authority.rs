@@ -1,4 +1,4 @@
-//! Authority is checked where the write runs: what somebody lost, no write of theirs that is still on its way can use.
+//! Authority is checked where a write runs: a delayed write cannot use a right that was lost meanwhile.
 
 use std::{thread, time::Duration};
 
@@ -24,7 +24,7 @@ use crate::support::{Client, Proxy, RedisServer, Service, eventually};
 const TOKEN: &str = "/api/v1alpha/token";
 const PASSWORD: &str = "/api/v1alpha/user/alice/password";
 
-/// Two replicas: the link of the first to Redis can stall.
+/// Two replicas; the first one's connections to Redis can be stalled.
 struct Replicas {
     stalling: Service,
     other: Service,
@@ -50,11 +50,11 @@ impl Replicas {
         [&self.stalling, &self.other].map(|service| service.client().with_basic("alice", password))
     }
 
-    /// What comes of a request that the first replica lets in, and whose write stalls until `meanwhile` was done.
+    /// Returns the response to a request to the first replica whose write is delayed until `meanwhile` has run.
     fn stall(&self, request: impl FnOnce() -> u16 + Send, meanwhile: impl FnOnce()) -> u16 {
         let commands = || self.redis.info("total_commands_processed").parse::<u64>().unwrap();
         thread::scope(|scope| {
-            // The login is remembered and the user leased: all that needs Redis now is the write.
+            // The login is cached and the user leased: only the write needs Redis.
             self.proxy.blackhole(true);
             let stalled = scope.spawn(request);
             let status = stalled.join().unwrap();
@@ -73,7 +73,7 @@ fn change_password(client: &Client, password: &str) -> u16 {
 }
 
 #[test]
-fn a_password_change_that_is_on_its_way_does_not_undo_another() {
+fn a_delayed_password_change_does_not_undo_a_later_one() {
     let replicas = Replicas::start();
     let [thief, owner] = replicas.alice("secret");
     assert_eq!(thief.get(TOKEN).send().status, 200);
@@ -88,7 +88,7 @@ fn a_password_change_that_is_on_its_way_does_not_undo_another() {
 }
 
 #[test]
-fn what_a_login_asked_for_does_not_happen_after_it_has_ended() {
+fn a_delayed_write_is_rejected_once_its_login_has_ended() {
     let replicas = Replicas::start();
     let [thief, owner] = replicas.alice("secret");
     let (kept, _) = owner.issue("kept", "1h");
@@ -117,7 +117,7 @@ fn what_a_login_asked_for_does_not_happen_after_it_has_ended() {
     }
 }
 
-/// A user with this role.
+/// Adds a user with this role.
 fn user(name: &str, role: Role) -> User {
     User {
         name: name.parse().unwrap(),
@@ -129,7 +129,7 @@ fn user(name: &str, role: Role) -> User {
     }
 }
 
-/// What an administrator can do to another user, and what is asserted of it.
+/// A change by an administrator to another user, and the assertion about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Deed {
     Promote,
@@ -167,7 +167,7 @@ impl Deed {
 
 #[rstest]
 #[tokio::test]
-async fn an_administrators_write_that_is_on_its_way_does_not_run_after_the_lease(
+async fn a_delayed_write_of_an_administrator_does_not_run_after_the_lease(
     #[values(
         Deed::Promote,
         Deed::Disable,
@@ -198,13 +198,13 @@ async fn an_administrators_write_that_is_on_its_way_does_not_run_after_the_lease
         .create_token(NewToken { owner: &alice.name, login: alice.login_epoch, token: &token, quota: 1 })
         .await
         .unwrap();
-    // Redis knows the scripts from now on, as it does after the first use of each.
+    // Loads the scripts into Redis.
     if deed != Deed::Create {
         let bob = user("bob", Role::User);
         direct.create_user(&soon, &bob).await.unwrap();
         deed.try_by(&direct, &soon, &bob.name, token.id).await.unwrap();
     }
-    // It knows Redis' clock from now on.
+    // The replica now knows the clock of Redis.
     stalling.check().await.unwrap();
     let state = async || {
         let keys = redis.cli(&["--scan", "--pattern", "*"]);
@@ -220,7 +220,7 @@ async fn an_administrators_write_that_is_on_its_way_does_not_run_after_the_lease
     let refused = deed.try_by(&stalling, &Authority::Until(until), &alice.name, token.id).await;
     assert!(matches!(refused, Err(StoreError::Timeout)), "{refused:?}");
     sleep(until.saturating_duration_since(Instant::now())).await;
-    // Some deeds begin with a read.
+    // Some changes begin with a read.
     let ran = || {
         let statistics = redis.cli(&["INFO", "commandstats"]);
         let commands = statistics.lines().filter(|line| line.contains("_evalsha:") || line.contains("_getex:"));

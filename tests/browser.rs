@@ -1,4 +1,4 @@
-//! The documentation, as a person sees it: Swagger UI in a real Chromium.
+//! The documentation page, Swagger UI, in a real Chromium.
 
 use std::{
     net::TcpStream,
@@ -13,7 +13,7 @@ use crate::support::{ADMIN_PASSWORD, Backend, Process, Service, eventually, free
 
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// A browser in a profile of its own, driven through WebDriver.
+/// A browser with its own profile, driven through WebDriver.
 struct Browser {
     client: fantoccini::Client,
     _driver: Process,
@@ -25,7 +25,7 @@ impl Browser {
         Self::start_with(json!({})).await
     }
 
-    /// One that looks like a telephone to the page.
+    /// Starts a browser with the screen of a telephone.
     async fn start_narrow() -> Self {
         let screen = json!({"width": 400, "height": 800, "pixelRatio": 1.0});
         Self::start_with(json!({"mobileEmulation": {"deviceMetrics": screen}})).await
@@ -81,7 +81,7 @@ impl Browser {
 }
 
 #[tokio::test]
-async fn a_newcomer_authorizes_and_issues_a_token() {
+async fn the_documentation_page_issues_a_token_after_authorization() {
     let service = Service::start(Backend::Memory);
     let browser = Browser::start().await;
     browser.client.goto(&format!("{}/docs", service.url)).await.unwrap();
@@ -103,7 +103,7 @@ async fn a_newcomer_authorizes_and_issues_a_token() {
     let body = browser.find("#operations-Tokens-issueToken .live-responses-table .highlight-code").await;
     assert!(body.text().await.unwrap().contains("Token generated"));
 
-    // The policy of the page holds, and nothing in the page offends against it.
+    // The page violates none of its own content security policy.
     let policy = service.client().get("/docs").send().header("content-security-policy").to_owned();
     assert!(policy.contains("script-src 'sha256-") && !policy.contains("script-src 'unsafe"), "{policy}");
     let forbidden = "const script = document.createElement('script'); script.textContent = 'window.ran = true'; \
@@ -119,14 +119,14 @@ async fn a_newcomer_authorizes_and_issues_a_token() {
 }
 
 #[tokio::test]
-async fn who_has_not_authorized_is_told_so_in_the_page() {
+async fn the_documentation_page_shows_401_without_authorization() {
     let service = Service::start(Backend::Memory);
     let browser = Browser::start_narrow().await;
     browser.client.goto(&format!("{}/docs", service.url)).await.unwrap();
-    // No dialog of the browser comes in between, which would keep the answer from the page.
+    // The browser opens no login dialog, which would keep the response from the page.
     let status = browser.execute("Tokens-listTokens").await;
     assert!(status.starts_with("401"), "{status}");
-    // On a telephone, nothing is cut off or has to be pushed aside, whatever is open.
+    // On a telephone, nothing is cut off or needs scrolling sideways.
     let open = "document.querySelectorAll('.opblock-summary-control[aria-expanded=false]').forEach(it => it.click())";
     browser.client.execute(open, Vec::new()).await.unwrap();
     browser.find("#operations-Tokens-issueToken textarea, #operations-Tokens-issueToken .highlight-code").await;

@@ -106,7 +106,7 @@ fn with_redis_a_key_file_is_required_and_checked() {
 }
 
 #[test]
-fn a_taken_port_is_said() {
+fn a_port_in_use_is_an_error() {
     let service = Service::start(Backend::Memory);
     let address = service.address();
     let (code, stdout, stderr) = mayfly(&["--listen", address], &[], "");
@@ -249,7 +249,7 @@ fn users_are_managed_while_the_service_runs() {
 }
 
 #[test]
-fn what_is_wrong_with_a_user_command_is_said() {
+fn errors_of_user_commands_are_explained() {
     let redis = RedisServer::start();
     let redis = redis.url();
     for (arguments, url, input, expected) in [
@@ -278,7 +278,7 @@ fn what_is_wrong_with_a_user_command_is_said() {
 }
 
 #[test]
-fn a_healthcheck_tells_whether_the_service_is_ready() {
+fn the_healthcheck_succeeds_if_the_service_is_ready() {
     let service = Service::start_with(Backend::Redis, |command| {
         command.env("MAYFLY_UNREADY_AFTER", "1ms");
     });
@@ -294,7 +294,7 @@ fn a_healthcheck_tells_whether_the_service_is_ready() {
 }
 
 #[test]
-fn a_healthcheck_waits_for_no_answer_that_drips() {
+fn the_healthcheck_times_out_on_a_slow_response() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
     let dripping = thread::spawn(move || {
@@ -313,7 +313,7 @@ fn a_healthcheck_waits_for_no_answer_that_drips() {
 }
 
 #[test]
-fn a_password_is_one_line_wherever_it_comes_from() {
+fn a_password_is_one_line_from_every_source() {
     let redis = RedisServer::start();
     let url = redis.url();
     let directory = tempfile::tempdir().unwrap();
@@ -355,7 +355,7 @@ fn variables() -> Vec<String> {
 }
 
 #[test]
-fn an_empty_variable_is_as_one_that_is_not_set() {
+fn an_empty_variable_counts_as_unset() {
     let service = Service::start_with(Backend::Memory, |command| {
         for name in variables() {
             let kept = ["MAYFLY_LISTEN", "MAYFLY_METRICS_LISTEN"].contains(&&*name);
@@ -372,7 +372,7 @@ fn an_empty_variable_is_as_one_that_is_not_set() {
 }
 
 #[test]
-fn a_variable_that_makes_no_sense_is_named_with_all_others_in_our_own_words() {
+fn invalid_variables_are_reported_together() {
     for name in variables().iter().filter(|name| !name.ends_with("_FILE") && !name.starts_with("MAYFLY_TLS")) {
         let mut command = Service::command();
         command.env(name, OsStr::from_bytes(b"\xff")).env("MAYFLY_TOKEN_QUOTA", "none");
@@ -388,7 +388,7 @@ fn a_variable_that_makes_no_sense_is_named_with_all_others_in_our_own_words() {
 }
 
 #[test]
-fn settings_stand_before_or_after_the_names_of_commands() {
+fn settings_are_accepted_before_and_after_command_names() {
     let redis = RedisServer::start();
     let url = redis.url();
     // Nothing listens there: the flag overrides the variable wherever it stands.
@@ -427,7 +427,7 @@ fn settings_stand_before_or_after_the_names_of_commands() {
 }
 
 #[test]
-fn a_reader_that_hangs_up_is_no_failure() {
+fn a_closed_pipe_is_not_an_error() {
     let redis = RedisServer::start();
     let url = redis.url();
     mayfly(&["user", "add", "bob", "--redis-url", &url, "--password-stdin"], &[], "secret");
@@ -443,7 +443,7 @@ fn a_reader_that_hangs_up_is_no_failure() {
 }
 
 #[test]
-fn a_standard_output_that_takes_nothing_keeps_no_service_from_starting() {
+fn a_full_standard_output_does_not_prevent_the_start() {
     let (gone, closed) = io::pipe().unwrap();
     drop(gone);
     // As much as a pipe holds, so that whoever writes more waits for a reader who never comes.
@@ -470,7 +470,7 @@ fn a_standard_output_that_takes_nothing_keeps_no_service_from_starting() {
 }
 
 #[test]
-fn a_password_prompt_that_is_interrupted_leaves_the_terminal_as_it_was() {
+fn an_interrupted_password_prompt_restores_the_terminal() {
     let redis = RedisServer::start();
     let url = redis.url();
     for (what, code) in [("Ctrl-C", 130), ("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129), ("SIGQUIT", 131)] {
@@ -496,7 +496,7 @@ fn a_password_prompt_that_is_interrupted_leaves_the_terminal_as_it_was() {
 }
 
 #[test]
-fn a_password_that_is_typed_twice_is_taken() {
+fn a_password_typed_twice_is_accepted() {
     let redis = RedisServer::start();
     let url = redis.url();
     for (first, again, code) in [("secret", "secret", 0), ("secret", "other", 2)] {
@@ -517,7 +517,7 @@ fn a_password_that_is_typed_twice_is_taken() {
 }
 
 #[test]
-fn a_key_file_is_made_once_and_for_its_owner() {
+fn a_key_file_is_created_once_and_private_to_its_owner() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("keys.json");
     let path = file.to_str().unwrap();
@@ -537,7 +537,7 @@ fn a_key_file_is_made_once_and_for_its_owner() {
 }
 
 #[test]
-fn a_pipe_is_no_file_of_a_setting_or_of_keys() {
+fn a_pipe_is_rejected_as_a_file() {
     let directory = tempfile::tempdir().unwrap();
     let pipe = directory.path().join("pipe");
     assert!(run(Command::new("mkfifo").arg(&pipe), "").status.success());

@@ -1,4 +1,4 @@
-//! Clocks that differ, and clocks that step: replicas agree by Redis' clock.
+//! Clocks that differ or step: replicas agree by the clock of Redis.
 
 use std::{
     sync::Arc,
@@ -37,7 +37,7 @@ fn claims(jwt: &str) -> Value {
 }
 
 #[test]
-fn replicas_whose_clocks_differ_agree_on_every_token() {
+fn replicas_with_different_clocks_agree_on_every_token() {
     let redis = RedisServer::start();
     let first = Service::launch(Some(&redis.url()), |_| {});
     first.wait_until_ready();
@@ -75,7 +75,7 @@ fn replicas_whose_clocks_differ_agree_on_every_token() {
 }
 
 #[test]
-fn no_token_is_said_to_live_longer_than_its_exp_when_redis_clock_is_set_back() {
+fn the_remaining_life_never_exceeds_exp_when_redis_clock_steps_back() {
     let clock = Arc::new(SteppingClock::new());
     let redis = RedisServer::start_with_clock(&clock, &[]);
     let service = Service::launch(Some(&redis.url()), |_| {});
@@ -83,7 +83,7 @@ fn no_token_is_said_to_live_longer_than_its_exp_when_redis_clock_is_set_back() {
     let (id, jwt) = service.admin().issue("x", "10 minutes");
     let expires_at = claims(&jwt)["exp"].as_u64().unwrap();
     clock.set(-20 * MINUTES);
-    // Under a lease, and read anew.
+    // Once from the cache, and once from Redis.
     let mut asked = 0;
     eventually("it was read again", || {
         let answer = service.client().with_bearer(&jwt).get(VERIFY).send();
@@ -98,7 +98,7 @@ fn no_token_is_said_to_live_longer_than_its_exp_when_redis_clock_is_set_back() {
 }
 
 #[tokio::test]
-async fn a_write_that_was_dated_before_redis_clock_stepped_runs_once_it_is_dated_anew() {
+async fn a_write_is_repeated_with_a_new_deadline_after_redis_clock_steps() {
     let clock = Arc::new(SteppingClock::new());
     let redis = RedisServer::start_with_clock(&clock, &[]);
     let store = RedisStore::new(&RedisOptions::at(&redis.url())).unwrap();
@@ -121,7 +121,7 @@ async fn a_write_that_was_dated_before_redis_clock_stepped_runs_once_it_is_dated
     };
     let mut refused = 0;
     for offset_ms in [-10 * MINUTES, 20 * MINUTES, 0] {
-        // It knows the clock as it was, and dates the first try by that.
+        // The replica dates its first attempt by the clock as it was.
         store.check().await.unwrap();
         clock.set(offset_ms);
         store.update_user(&Authority::Until(Instant::now() + LEASE * 20), &alice.name, enable).await.unwrap();

@@ -1,4 +1,4 @@
-//! The OpenAPI document against the running service: whatever schemathesis makes up is answered as documented.
+//! The OpenAPI document against the running service: schemathesis generates requests and checks the responses.
 
 use std::{path::Path, process::Command};
 
@@ -10,9 +10,9 @@ const SETTINGS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/schemathesis"
 /// The password that [`Service::add_user`] gives.
 const PASSWORD: &str = "secret";
 
-/// How schemathesis tries.
+/// The settings of schemathesis.
 pub struct Attempt {
-    /// At most so many test cases for an operation in a phase.
+    /// The most test cases for an operation in a phase.
     pub examples: usize,
     pub seed: u32,
 }
@@ -63,11 +63,11 @@ fn service(backend: Backend) -> Service {
 }
 
 #[test]
-fn an_administrator_finds_the_service_as_documented() {
+fn responses_to_an_administrator_match_the_document() {
     assert!(Attempt { examples: 5, seed: 1 }.as_admin(Backend::Memory) > 100);
 }
 
 #[test]
-fn a_user_finds_the_service_as_documented() {
+fn responses_to_a_user_match_the_document() {
     assert!(Attempt { examples: 5, seed: 2 }.as_user() > 100);
 }

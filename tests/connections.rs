@@ -17,16 +17,16 @@ use crate::support::{Answer, Backend, Client, Log, Service, eventually, run};
 
 const HEAD: &[u8] = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n";
 
-/// Longer than anything here takes: it only keeps a test from hanging.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Longer than any step of a test: only keeps a test from hanging.
+const TEST_TIMEOUT: Duration = Duration::from_secs(30);
 
 fn connect(service: &Service) -> TcpStream {
     let stream = service.connect();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
     stream
 }
 
-/// A connection from the loopback address with this number.
+/// Connects from the loopback address with this number.
 fn connect_from(service: &Service, number: u8) -> TcpStream {
     try_connect_from(service, number).unwrap()
 }
@@ -39,11 +39,11 @@ fn try_connect_from(service: &Service, number: u8) -> io::Result<TcpStream> {
         socket.connect(service.address().parse().unwrap()).await?.into_std()
     })?;
     stream.set_nonblocking(false)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TEST_TIMEOUT))?;
     Ok(stream)
 }
 
-/// Asserts that a request on this connection is answered while nobody else's time-out has passed, which is 10 s.
+/// Asserts that a request on this connection is answered before the time-outs of others, which are 10 s.
 #[track_caller]
 fn assert_answered_at_once(mut stream: TcpStream) {
     let begun = Instant::now();
@@ -52,7 +52,7 @@ fn assert_answered_at_once(mut stream: TcpStream) {
     assert!(begun.elapsed() < Duration::from_secs(5), "it took {:?}", begun.elapsed());
 }
 
-/// Whether the server has hung up.
+/// Returns whether the server has closed the connection.
 fn is_closed(stream: &mut TcpStream) -> bool {
     stream.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
     match stream.read(&mut [0; 1024]) {
@@ -65,7 +65,7 @@ fn is_about_time(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
-/// An answer whose body is no longer than its head's packet.
+/// Reads a response whose head and body are one packet.
 fn answer(stream: &mut TcpStream) -> String {
     let mut bytes = [0; 1024];
     let length = stream.read(&mut bytes).unwrap();
@@ -73,10 +73,10 @@ fn answer(stream: &mut TcpStream) -> String {
 }
 
 #[test]
-fn a_head_that_drips_is_answered_with_408() {
+fn a_head_that_arrives_byte_by_byte_times_out_with_408() {
     let service = Service::start(Backend::Memory);
     let mut stream = connect(&service);
-    // The connection has served a request before: what counts is the time of each head.
+    // The connection has served a request before: each head has its own timeout.
     stream.write_all(&[HEAD, b"\r\n"].concat()).unwrap();
     assert!(answer(&mut stream).starts_with("HTTP/1.1 200 "));
     let begun = Instant::now();
@@ -84,8 +84,8 @@ fn a_head_that_drips_is_answered_with_408() {
     stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     let mut answer = Vec::new();
     while stream.read_to_end(&mut answer).is_err_and(|error| is_about_time(&error)) {
-        assert!(begun.elapsed() < PATIENCE);
-        // It may be closed in this moment.
+        assert!(begun.elapsed() < TEST_TIMEOUT);
+        // The connection may be closed at this moment.
         let _ = stream.write_all(b"x");
     }
     let answer = String::from_utf8(answer).unwrap();
@@ -99,23 +99,23 @@ fn a_head_that_drips_is_answered_with_408() {
 }
 
 #[test]
-fn a_pause_between_requests_is_no_end() {
+fn a_connection_survives_a_pause_between_requests() {
     let service = Service::start(Backend::Memory);
     let mut stream = connect(&service);
     for _ in 0..2 {
-        // Two at once, and the second not whole: what was read ahead is not forgotten while the client is quiet.
+        // The second head is incomplete: bytes that were read ahead are kept while the client pauses.
         stream.write_all(&[HEAD, b"\r\n", HEAD].concat()).unwrap();
         assert!(answer(&mut stream).starts_with("HTTP/1.1 200 "));
         stream.set_read_timeout(Some(Duration::from_millis(2500))).unwrap();
         assert!(stream.read(&mut [0]).is_err(), "nothing to say for longer than a second");
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         stream.write_all(b"\r\n").unwrap();
         assert!(answer(&mut stream).starts_with("HTTP/1.1 200 "));
     }
 }
 
 #[test]
-fn a_body_that_nobody_read_is_no_request() {
+fn an_unread_body_is_not_parsed_as_a_request() {
     let service = Service::start(Backend::Memory);
     let hidden = [HEAD, b"\r\n"].concat();
     for (length, is_last) in [
@@ -130,7 +130,7 @@ fn a_body_that_nobody_read_is_no_request() {
         let answer = answer(&mut stream);
         assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
         assert_eq!(answer.contains("connection: close\r\n"), is_last, "{length}: {answer}");
-        // Not even once the connection has been quiet for so long that it is put away.
+        // Not even after the pause in which hyper's part of the connection is dropped.
         stream.set_read_timeout(Some(Duration::from_millis(1500))).unwrap();
         let mut rest = Vec::new();
         let _ = stream.read_to_end(&mut rest);
@@ -140,16 +140,16 @@ fn a_body_that_nobody_read_is_no_request() {
     }
 }
 
-/// The head of a request whose body is larger than any that is read.
+/// Returns the head of a request with a body of this length, which the endpoint reads.
 fn large(length: usize) -> Vec<u8> {
     let form = "Content-Type: application/x-www-form-urlencoded";
     format!("POST /oauth2/revoke HTTP/1.1\r\nHost: localhost\r\n{form}\r\nContent-Length: {length}\r\n\r\n").into()
 }
 
 #[test]
-fn who_sends_too_much_is_told_and_not_cut_off() {
+fn a_client_that_sends_too_much_can_read_the_response() {
     let service = Service::start(Backend::Memory);
-    // More than sockets hold.
+    // More than the buffers of sockets.
     let body = vec![b'x'; 7 << 20];
     let endless_head = [HEAD, b"x: ", &body[..], b"\r\n\r\n"].concat();
     for (request, status) in [([&large(body.len()), &body[..]].concat(), 413), (endless_head, 431)] {
@@ -164,7 +164,7 @@ fn who_sends_too_much_is_told_and_not_cut_off() {
 }
 
 #[test]
-fn who_goes_on_sending_is_cut_off() {
+fn a_client_that_does_not_stop_sending_is_disconnected() {
     let service = Service::start(Backend::Memory);
     let mut stream = connect(&service);
     stream.write_all(&large(1 << 40)).unwrap();
@@ -173,12 +173,12 @@ fn who_goes_on_sending_is_cut_off() {
     while stream.write_all(&part).is_ok() {
         sent += part.len();
     }
-    // What is read in the end, and what sockets hold of what is not.
+    // The 8 MiB that are read and dropped, and the buffers of sockets.
     assert!(sent < 32 << 20, "{sent}");
 }
 
 #[test]
-fn where_all_places_are_taken_an_idle_connection_makes_room() {
+fn an_idle_connection_is_closed_for_a_new_one_at_the_limit() {
     let log = Log::new();
     let service = Service::start_with(Backend::Memory, |command| {
         command.env("MAYFLY_MAX_CONNECTIONS", "8").env("MAYFLY_TRUSTED_PROXIES", "127.0.0.1").stderr(log.stdio());
@@ -201,7 +201,7 @@ fn where_all_places_are_taken_an_idle_connection_makes_room() {
 }
 
 #[test]
-fn a_place_that_came_of_itself_leaves_nobody_to_be_shown_out() {
+fn no_connection_is_closed_if_another_one_ends_by_itself() {
     let service = Service::start_with(Backend::Memory, |command| {
         command.env("MAYFLY_MAX_CONNECTIONS", "2").env("MAYFLY_TRUSTED_PROXIES", "127.0.0.1");
     });
@@ -210,21 +210,21 @@ fn a_place_that_came_of_itself_leaves_nobody_to_be_shown_out() {
         stream.write_all(HEAD).unwrap();
         stream
     });
-    // Let in when one of those hangs up, and again when the place is taken back that nobody needed to give up.
+    // Gets its slot when one of the others closes; the eviction that was due is then cancelled.
     let waiting = connect(&service);
     drop(in_use);
     drop(waiting);
     for _ in 0..3 {
         let mut stream = connect(&service);
         assert!(!is_closed(&mut stream));
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         stream.write_all(&[HEAD, b"\r\n"].concat()).unwrap();
         assert!(answer(&mut stream).starts_with("HTTP/1.1 200 "));
     }
 }
 
 #[test]
-fn the_rest_of_a_body_that_nobody_wants_is_no_head() {
+fn the_rest_of_an_unread_body_is_not_parsed_as_a_head() {
     let service = Service::start_with(Backend::Memory, |command| {
         command.env("MAYFLY_MAX_CONNECTIONS", "1").env("MAYFLY_TRUSTED_PROXIES", "127.0.0.1");
     });
@@ -233,7 +233,7 @@ fn the_rest_of_a_body_that_nobody_wants_is_no_head() {
     let request = format!("GET /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
     quiet.write_all(&[request.as_bytes(), &vec![b'x'; length], b"\r\n"].concat()).unwrap();
     assert!(answer(&mut quiet).starts_with("HTTP/1.1 200 "));
-    // It makes room once it is quiet, and no later.
+    // The connection can be evicted as soon as it is idle.
     let begun = Instant::now();
     let mut stream = connect(&service);
     stream.write_all(&[HEAD, b"\r\n"].concat()).unwrap();
@@ -270,12 +270,12 @@ fn the_limit_of_open_files_is_raised_and_respected() {
     assert!(!log.text().contains("there is room"), "{}", log.text());
 }
 
-/// What a slow client sends at first.
+/// Returns the first bytes of a slow client.
 fn beginning(kind: &str) -> Vec<u8> {
     match kind {
         "head" => HEAD.to_vec(),
         "body" => large(1000),
-        // More than the kernel buffers, and nothing of it is read.
+        // The responses are larger than the kernel's buffers, and are not read.
         "answer" => b"GET /docs HTTP/1.1\r\nHost: x\r\n\r\n".repeat(8),
         "rest" => b"POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n".to_vec(),
         _ => unreachable!(),
@@ -283,7 +283,7 @@ fn beginning(kind: &str) -> Vec<u8> {
 }
 
 #[rstest]
-fn where_all_places_are_taken_a_slow_client_makes_room(#[values("head", "body", "answer", "rest")] kind: &str) {
+fn a_slow_connection_is_closed_for_a_new_one_at_the_limit(#[values("head", "body", "answer", "rest")] kind: &str) {
     let service = Service::start_with(Backend::Memory, |command| {
         command.env("MAYFLY_MAX_CONNECTIONS", "8");
     });
@@ -292,7 +292,7 @@ fn where_all_places_are_taken_a_slow_client_makes_room(#[values("head", "body", 
         stream.write_all(&beginning(kind)).unwrap();
     }
     if matches!(kind, "answer" | "rest") {
-        // Else the service may still take one for idle.
+        // Otherwise the service may still consider one of them idle.
         for stream in &slow {
             assert_eq!(stream.peek(&mut [0]).unwrap(), 1);
         }
@@ -303,8 +303,8 @@ fn where_all_places_are_taken_a_slow_client_makes_room(#[values("head", "body", 
     eventually("one of the slow clients hears of it", || slow.iter().find(|stream| is_told(stream, kind)).map(|_| ()));
 }
 
-/// Whether a slow client was told to go: by an answer, or, where it takes none, by a reset that leaves nothing in the
-/// kernel.
+/// Returns whether a slow client was disconnected: by a response, or by a reset if it takes none, which leaves nothing
+/// in the kernel.
 fn is_told(mut stream: &TcpStream, kind: &str) -> bool {
     stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
     let mut bytes = vec![0; 1 << 20];
@@ -317,12 +317,12 @@ fn is_told(mut stream: &TcpStream, kind: &str) -> bool {
 }
 
 #[test]
-fn slow_heads_of_one_client_keep_no_other_waiting() {
+fn slow_heads_of_one_client_do_not_delay_other_clients() {
     let service = Service::start_with(Backend::Memory, |command| {
         command.env("MAYFLY_MAX_CONNECTIONS", "64");
     });
     thread::scope(|scope| {
-        // Whatever ends this scope ends the slow client.
+        // The slow client stops when this scope ends, even by a panic.
         let going_on = Arc::new(());
         let going = Arc::downgrade(&going_on);
         let service = &service;
@@ -345,7 +345,7 @@ fn slow_heads_of_one_client_keep_no_other_waiting() {
 }
 
 #[test]
-fn one_client_holds_half_of_the_places_and_a_trusted_proxy_all() {
+fn a_client_may_hold_half_of_all_connections_and_a_trusted_proxy_all() {
     let log = Log::new();
     let service = Service::start_with(Backend::Memory, |command| {
         command.env("MAYFLY_MAX_CONNECTIONS", "8").env("MAYFLY_TRUSTED_PROXIES", "127.0.1.9").stderr(log.stdio());
@@ -357,7 +357,7 @@ fn one_client_holds_half_of_the_places_and_a_trusted_proxy_all() {
         });
         held.collect()
     };
-    // How many are answered and still open, once all that could be were answered.
+    // Returns the number of connections that were answered and are still open.
     let served = |mut held: Vec<TcpStream>| {
         let is_answered = |stream: &mut TcpStream| {
             let mut answer = [0; 1024];
@@ -375,7 +375,7 @@ fn one_client_holds_half_of_the_places_and_a_trusted_proxy_all() {
 }
 
 #[rstest]
-fn the_next_request_is_answered_behind_a_body_that_nobody_read(#[values(10, 16 << 10, 64 << 10)] length: usize) {
+fn the_request_after_an_unread_body_is_answered(#[values(10, 16 << 10, 64 << 10)] length: usize) {
     let service = Service::start(Backend::Memory);
     let (_, jwt) = service.admin().issue("x", "1h");
     let body = vec![b'x'; length];
@@ -395,7 +395,7 @@ fn the_next_request_is_answered_behind_a_body_that_nobody_read(#[values(10, 16 <
 }
 
 #[test]
-fn curl_hears_the_answer_to_a_large_body_that_nobody_read() {
+fn curl_reads_the_response_to_a_large_unread_body() {
     let service = Service::start(Backend::Memory);
     let (_, jwt) = service.admin().issue("x", "1h");
     let mut body = tempfile::NamedTempFile::new().unwrap();
@@ -433,7 +433,7 @@ fn a_malformed_request_gets_a_dated_problem_with_an_id_that_is_logged_and_counte
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), 400),
         (b"nonsense\r\n\r\n".to_vec(), 400),
     ] {
-        // First on a connection, and behind another request.
+        // As the first request on a connection, and after another one.
         for is_first in [true, false] {
             let mut stream = connect(&service);
             if !is_first {
@@ -462,7 +462,7 @@ fn a_malformed_request_gets_a_dated_problem_with_an_id_that_is_logged_and_counte
     }
 }
 
-/// An answer with its body.
+/// Reads a response with its body.
 fn read_answer(stream: &mut TcpStream) -> Answer {
     let mut bytes = Vec::new();
     let head = loop {
@@ -485,7 +485,7 @@ fn read_answer(stream: &mut TcpStream) -> Answer {
 }
 
 #[test]
-fn the_kernel_keeps_little_for_clients_that_do_not_read() {
+fn the_kernel_buffers_little_for_clients_that_do_not_read() {
     let service = Service::start(Backend::Memory);
     let resident = || {
         let status = fs::read_to_string(format!("/proc/{}/status", service.process.id())).unwrap();
@@ -493,8 +493,7 @@ fn the_kernel_keeps_little_for_clients_that_do_not_read() {
         line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
     };
     let port = service.address().rsplit_once(':').unwrap().1;
-    // Of the service's sockets: what waits for the service, what waits for the client, and what is set aside for
-    // either.
+    // Returns the bytes of the service's sockets: received, to be sent, and reserved for either.
     let buffered = || {
         let output = run(Command::new("ss").args(["-tmnH", "sport", "=", &format!(":{port}")]), "");
         let text = String::from_utf8(output.stdout).unwrap();

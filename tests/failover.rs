@@ -1,4 +1,4 @@
-//! Redis servers that stand in for one another, and what survives it.
+//! Failovers between Redis servers, and the writes that survive them.
 
 use nix::sys::signal::Signal;
 
@@ -17,7 +17,7 @@ fn launch(url: &str, wait_replicas: &str) -> Service {
     service
 }
 
-/// Kills the primary so often, with clients that create and revoke tokens.
+/// Kills the primary this often, while clients create and revoke tokens.
 pub fn fail_over(times: usize, wait_replicas: &str) -> Losses {
     let mut sentinel = Sentinel::start(2, 3);
     let service = launch(&sentinel.url(), wait_replicas);
@@ -30,7 +30,7 @@ pub fn fail_over(times: usize, wait_replicas: &str) -> Losses {
     load.stop(&service.client())
 }
 
-/// Kills the service so often.
+/// Kills the service this often.
 pub fn kill_the_service(times: usize) -> Losses {
     let redis = RedisServer::start();
     let port = free_port();
@@ -59,7 +59,7 @@ pub fn kill_the_service(times: usize) -> Losses {
     load.stop(&client)
 }
 
-/// Kills Redis so often, which has each write on the disk before it answers.
+/// Kills Redis this often; it writes to disk before it answers (`appendfsync always`).
 pub fn kill_redis(times: usize) -> Losses {
     let mut redis = RedisServer::start_with(free_port(), &["--appendfsync", "always"]);
     let service = launch(&redis.url(), "0");
@@ -73,26 +73,26 @@ pub fn kill_redis(times: usize) -> Losses {
 }
 
 #[test]
-fn what_was_acknowledged_survives_failovers() {
+fn acknowledged_writes_survive_failovers() {
     // Both replicas: Sentinel may promote the one that is behind.
     let losses = fail_over(2, "2");
     assert_eq!((losses.lost, losses.undone), (0, 0), "{losses:?}");
 }
 
 #[test]
-fn what_was_acknowledged_survives_the_death_of_the_service() {
+fn acknowledged_writes_survive_kills_of_the_service() {
     let losses = kill_the_service(5);
     assert_eq!((losses.lost, losses.undone), (0, 0), "{losses:?}");
 }
 
 #[test]
-fn what_was_acknowledged_survives_the_death_of_redis() {
+fn acknowledged_writes_survive_kills_of_redis() {
     let losses = kill_redis(5);
     assert_eq!((losses.lost, losses.undone), (0, 0), "{losses:?}");
 }
 
 #[test]
-fn a_primary_that_would_go_on_alone_is_warned_of() {
+fn a_primary_that_accepts_writes_without_replicas_is_warned_about() {
     let sentinel = Sentinel::start(1, 1);
     let warnings = |service: &Service| service.client().get("/readyz").send().json()["warnings"].to_string();
     let service = launch(&sentinel.url(), "1");
@@ -107,7 +107,7 @@ fn a_primary_that_would_go_on_alone_is_warned_of() {
 }
 
 #[test]
-fn a_primary_that_was_deposed_in_its_sleep_answers_nothing_old() {
+fn a_former_primary_that_wakes_up_gives_no_stale_answer() {
     let sentinel = Sentinel::start(1, 1);
     let [first, second] = [(), ()].map(|()| launch(&sentinel.url(), "1"));
     let keys = first.keys_file.clone();
@@ -123,9 +123,9 @@ fn a_primary_that_was_deposed_in_its_sleep_answers_nothing_old() {
     let deposed = sentinel.primary().unwrap();
     deposed.process.signal(Signal::SIGSTOP);
     eventually("another is promoted", || (sentinel.primary_port() != deposed.port).then_some(()));
-    // Without its replica, which sleeps, the new primary can have no acknowledgement.
+    // The new primary's only replica is paused, so no write is acknowledged.
     first.admin().delete(&format!("{TOKEN}/{id}")).send().problem(503);
-    // The second service may have held on to the old primary.
+    // The second service may still use the old primary.
     deposed.process.signal(Signal::SIGCONT);
     let acknowledged = || [200, 404].contains(&first.admin().delete(&format!("{TOKEN}/{id}")).send().status);
     eventually("the revocation is acknowledged", || acknowledged().then_some(()));
@@ -136,7 +136,7 @@ fn a_primary_that_was_deposed_in_its_sleep_answers_nothing_old() {
 }
 
 #[test]
-fn a_cluster_goes_on_when_a_primary_dies_and_a_slot_moves() {
+fn a_cluster_works_after_a_failover_and_a_moved_slot() {
     let mut cluster = Cluster::start(true);
     let service = launch(&cluster.url(), "1");
     // Keys of one user live in one slot.
@@ -147,7 +147,7 @@ fn a_cluster_goes_on_when_a_primary_dies_and_a_slot_moves() {
     load.wait_for(10);
     let killed = cluster.primary_of(key);
     let stopped = cluster.servers[killed].take().unwrap().stop();
-    // The one that is promoted has no replica now, so it can acknowledge no write. But it answers.
+    // The promoted server has no replica now: reads are answered, writes are not acknowledged.
     let jwt = load.live();
     let verify = || service.client().with_bearer(&jwt).get(SELF).send().status;
     eventually("another answers", || (verify() == 200).then_some(()));

@@ -1,5 +1,4 @@
-//! One Redis that fails in every way that we know of: the right answer soon, never a wrong one, and none the worse for
-//! it afterwards.
+//! One Redis with every kind of fault: requests get a correct response in time, and recover after the fault.
 
 use std::{
     fs,
@@ -16,13 +15,13 @@ use crate::support::{Authority, Client, Proxy, RedisServer, Service, Version, ev
 const TOKEN: &str = "/api/v1alpha/token";
 const USER: &str = "/api/v1alpha/user";
 
-/// How soon there is an answer, whatever Redis does.
+/// The longest time for a response during a fault.
 const SOON: Duration = Duration::from_secs(2);
 
-/// How soon all is well once Redis is.
+/// The longest time to recover after a fault.
 const RECOVERY: Duration = Duration::from_secs(5);
 
-/// A service with a live token and a revoked one, whose connection to Redis can be broken.
+/// A service with a live and a revoked token, and a proxy between the service and Redis.
 struct Scene {
     service: Service,
     redis: RedisServer,
@@ -50,7 +49,7 @@ impl Scene {
         self.service.client().with_bearer(&token.1)
     }
 
-    /// Asserts that each request is answered soon, and with 503.
+    /// Asserts that each request is answered in time with 503.
     fn assert_unavailable(&self) {
         for request in [
             self.bearer(&self.live).get("/api/v1alpha/token/self"),
@@ -65,12 +64,12 @@ impl Scene {
             answer.problem(503);
             assert_eq!(answer.header("retry-after"), "1");
         }
-        // None of it is a reason to send requests elsewhere, or to start again.
+        // The service stays live and ready.
         assert_eq!(self.service.client().get("/readyz").send().status, 200);
         assert_eq!(self.service.client().get("/livez").send().status, 200);
     }
 
-    /// Asserts that all is well again soon, and that no token has changed its state on the way.
+    /// Asserts that requests succeed again in time, and that no token has changed its state.
     fn assert_recovers(&self) {
         let well = Instant::now();
         eventually("it recovers", || {
@@ -87,7 +86,7 @@ impl Scene {
 }
 
 #[test]
-fn redis_is_stopped_and_started() {
+fn requests_recover_after_redis_is_restarted() {
     let mut scene = Scene::new();
     let stopped = scene.redis.stop();
     scene.redis = RedisServer::start();
@@ -97,7 +96,7 @@ fn redis_is_stopped_and_started() {
 }
 
 #[test]
-fn redis_is_paused() {
+fn requests_recover_after_redis_is_paused() {
     let scene = Scene::new();
     scene.redis.process.signal(Signal::SIGSTOP);
     scene.assert_unavailable();
@@ -106,7 +105,7 @@ fn redis_is_paused() {
 }
 
 #[test]
-fn the_connection_is_blackholed() {
+fn requests_recover_after_the_connection_is_blackholed() {
     let scene = Scene::new();
     scene.proxy.blackhole(true);
     scene.assert_unavailable();
@@ -115,8 +114,8 @@ fn the_connection_is_blackholed() {
 }
 
 #[test]
-fn redis_loads_its_data() {
-    // A twentieth of a second for each key, and a look at its clients after each few.
+fn requests_recover_after_redis_loads_its_data() {
+    // 50 ms for each key; Redis answers clients only after every few.
     let slowly = ["--key-load-delay", "50000", "--loading-process-events-interval-bytes", "1024"];
     let mut scene = Scene::with(&slowly);
     for _ in 0..50 {
@@ -136,12 +135,12 @@ fn redis_loads_its_data() {
 }
 
 #[test]
-fn redis_becomes_a_replica() {
+fn requests_recover_after_redis_becomes_a_replica() {
     let scene = Scene::new();
     let primary = RedisServer::start();
     scene.redis.cli(&["CONFIG", "SET", "replica-serve-stale-data", "yes"]);
     scene.redis.cli(&["REPLICAOF", "127.0.0.1", &primary.port.to_string()]);
-    // Its answers may be old ones: none of them counts, not even to a question.
+    // A former primary's data may be stale, so it authorizes neither writes nor reads.
     scene.assert_unavailable();
     scene.redis.cli(&["REPLICAOF", "NO", "ONE"]);
     let recovered = || scene.service.admin().get(TOKEN).send().status != 503;
@@ -149,11 +148,11 @@ fn redis_becomes_a_replica() {
 }
 
 #[test]
-fn a_node_that_is_no_primary_any_more_lets_nobody_manage_users() {
+fn a_former_primary_authorizes_no_administrator() {
     let scene = Scene::new();
     let admin = scene.service.admin();
     assert_eq!(admin.get(USER).send().status, 200);
-    // It has all that it had, and may miss what was taken away since.
+    // Its data may lack later removals.
     scene.redis.cli(&["CONFIG", "SET", "replica-serve-stale-data", "yes"]);
     scene.redis.cli(&["REPLICAOF", "127.0.0.1", &free_port().to_string()]);
     admin.get(USER).send().problem(503);
@@ -165,7 +164,7 @@ fn a_node_that_is_no_primary_any_more_lets_nobody_manage_users() {
 }
 
 #[test]
-fn a_primary_that_is_cut_off_answers_nothing() {
+fn a_primary_without_its_replicas_is_not_used() {
     let scene = Scene::new();
     scene.redis.cli(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
     let answer = scene.bearer(&scene.live).get("/api/v1alpha/token/self").send();
@@ -175,7 +174,7 @@ fn a_primary_that_is_cut_off_answers_nothing() {
 }
 
 #[test]
-fn redis_is_full() {
+fn a_full_redis_rejects_creations_and_revokes() {
     let scene = Scene::new();
     scene.redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     let create = scene.service.admin().post(TOKEN, &json!({"jwt_token_description": "x", "jwt_token_life": "1h"}));
@@ -189,7 +188,7 @@ fn redis_is_full() {
 }
 
 #[test]
-fn scripts_and_connections_are_lost() {
+fn lost_scripts_and_connections_are_replaced() {
     let scene = Scene::new();
     scene.redis.cli(&["SCRIPT", "FLUSH"]);
     scene.assert_recovers();
@@ -199,7 +198,7 @@ fn scripts_and_connections_are_lost() {
 }
 
 #[test]
-fn a_redis_that_comes_back_is_not_stormed() {
+fn a_redis_that_recovers_gets_no_burst_of_connections() {
     let mut scene = Scene::new();
     let stopped = scene.redis.stop();
     scene.redis = RedisServer::start();
@@ -231,7 +230,7 @@ fn a_redis_that_comes_back_is_not_stormed() {
 }
 
 #[test]
-fn a_write_that_too_few_replicas_have_is_503_and_can_be_repeated() {
+fn a_write_with_too_few_acknowledgements_is_503_and_can_be_repeated() {
     let replica_port = free_port();
     let redis = RedisServer::start_with(free_port(), &["--repl-diskless-sync-delay", "0"]);
     let replica_of = format!("127.0.0.1 {}", redis.port);
@@ -249,7 +248,7 @@ fn a_write_that_too_few_replicas_have_is_503_and_can_be_repeated() {
     create().problem(503);
     let revoke = || service.admin().delete(&path).send();
     revoke().problem(503);
-    // It is gone from the primary, and still nobody may be told that it is gone: a failover would bring it back.
+    // The token is gone from the primary, but the revocation is not acknowledged: a failover could undo it.
     revoke().problem(503);
     service.client().with_bearer(&jwt).get("/api/v1alpha/token/self").send().problem(401);
 
@@ -260,7 +259,7 @@ fn a_write_that_too_few_replicas_have_is_503_and_can_be_repeated() {
     assert_eq!(create().status, 201);
 }
 
-/// A redis-server behind TLS, an ACL user and a Unix socket.
+/// A redis-server with TLS, an ACL user and a Unix socket.
 #[test]
 fn redis_is_reached_through_tls_with_certificates_and_through_a_socket() {
     let directory = tempfile::tempdir().unwrap();
@@ -283,7 +282,7 @@ fn redis_is_reached_through_tls_with_certificates_and_through_a_socket() {
         ]
         .concat(),
     );
-    // The user of `docker-compose.yml`: what these tests need is what it may do.
+    // The ACL user of `docker-compose.yml`, which must suffice for these tests.
     let acl = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/redis-acl")).unwrap();
     let rules: Vec<_> = acl.lines().filter(|line| !line.starts_with('#')).flat_map(str::split_whitespace).collect();
     let user = [&["ACL", "SETUSER", "mayfly", "on", ">hunter2"], &rules[..]].concat();
@@ -313,7 +312,7 @@ fn redis_is_reached_through_tls_with_certificates_and_through_a_socket() {
     let password = json!({"password": "second", "revoke_tokens": true});
     assert_eq!(admin.put(&format!("{user}/password"), &password).send().status, 200);
     assert_eq!(admin.delete(user).send().status, 200);
-    // For longer than a lease, so that it is renewed.
+    // Longer than a lease, so that the lease is renewed.
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_millis(600) {
         assert_eq!(service.client().with_bearer(&jwt).get("/api/v1alpha/verify").send().status, 200);
@@ -327,7 +326,7 @@ fn redis_is_reached_through_tls_with_certificates_and_through_a_socket() {
     by_socket.wait_until_ready();
     assert_eq!(by_socket.admin().delete(&format!("{TOKEN}/{id}")).send().status, 200);
 
-    // Whom nobody vouches for is not spoken to.
+    // A server with an untrusted certificate is not used.
     let distrustful = Service::launch(Some(&url), |command| {
         secured(command);
         command.env("MAYFLY_REDIS_CA_FILE", file("server.pem"));
@@ -336,7 +335,7 @@ fn redis_is_reached_through_tls_with_certificates_and_through_a_socket() {
 }
 
 #[test]
-fn valkey_does_as_well() {
+fn valkey_can_replace_redis() {
     let valkey = RedisServer::start_version(Version::Valkey9_1, &[]);
     assert_eq!(valkey.info("server_name"), "valkey");
     let service = Service::launch(Some(&valkey.url()), |_| {});

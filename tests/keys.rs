@@ -40,7 +40,7 @@ fn kids(file: &Path) -> Vec<String> {
 #[case("HS256")]
 #[case("EdDSA")]
 #[case("ES256")]
-fn each_algorithm_signs_and_others_verify_with_what_is_public(#[case] algorithm: &str) {
+fn tokens_of_each_algorithm_verify_with_the_public_key(#[case] algorithm: &str) {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("keys.json");
     fs::write(&file, key(&["generate", "--alg", algorithm])).unwrap();
@@ -64,7 +64,7 @@ fn each_algorithm_signs_and_others_verify_with_what_is_public(#[case] algorithm:
 }
 
 #[test]
-fn a_rotation_reaches_a_running_service_and_fails_nobody() {
+fn a_key_rotation_reaches_a_running_service_without_a_failed_request() {
     let service = Service::start(Backend::Redis);
     let redis = service.redis.as_ref().unwrap();
     // A replica that has not looked at the file since it changed must know a token of the new key all the same.
@@ -126,7 +126,7 @@ fn a_public_key_is_published_for_longer_than_it_may_be_cached_before_it_signs() 
 #[rstest]
 #[case::leased("250ms")]
 #[case::not_leased("0")]
-fn tokens_of_a_pruned_key_are_refused(#[case] lease: &str) {
+fn tokens_of_a_pruned_key_are_rejected(#[case] lease: &str) {
     let service = Service::start_with(Backend::Memory, |command| {
         command.env("MAYFLY_LEASE", lease);
     });
@@ -180,7 +180,7 @@ fn a_broken_file_keeps_the_old_keys_and_is_logged() {
 }
 
 #[test]
-fn a_pipe_in_the_place_of_the_key_file_blocks_nobody() {
+fn a_pipe_in_place_of_the_key_file_blocks_no_request() {
     let log = Log::new();
     let service = Service::start_with(Backend::Memory, |command| {
         command.env("TOKIO_WORKER_THREADS", "1").stderr(log.stdio());
@@ -255,7 +255,7 @@ fn a_rotation_replaces_the_file_in_one_step_and_keeps_its_permissions() {
 }
 
 #[test]
-fn no_rotation_loses_the_key_of_another() {
+fn concurrent_rotations_keep_the_keys_of_each_other() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("keys.json");
     fs::write(&file, key(&["generate"])).unwrap();
@@ -268,7 +268,7 @@ fn no_rotation_loses_the_key_of_another() {
 }
 
 #[test]
-fn a_token_in_use_dies_with_its_key() {
+fn a_token_in_use_is_rejected_once_its_key_is_gone() {
     let service = Service::start(Backend::Memory);
     let (_, jwt) = service.admin().issue("x", "1h");
     let bearer = service.client().with_bearer(&jwt);
@@ -304,7 +304,7 @@ fn a_replica_revokes_tokens_of_keys_that_it_does_not_know() {
 }
 
 #[test]
-fn a_key_file_that_others_can_write_is_refused() {
+fn a_key_file_that_others_can_write_is_rejected() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("keys.json");
     fs::write(&file, key(&["generate"])).unwrap();
@@ -329,7 +329,7 @@ fn a_key_file_that_others_can_write_is_refused() {
 }
 
 #[test]
-fn a_key_file_that_others_can_read_is_warned_of() {
+fn a_key_file_that_others_can_read_is_warned_about() {
     let own = nix::unistd::getegid().as_raw();
     let mut files = vec![
         (0o600, own, 0),

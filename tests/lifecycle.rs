@@ -16,7 +16,7 @@ use crate::support::{ADMIN_PASSWORD, Backend, Client, Process, RedisServer, Serv
 const TOKEN: &str = "/api/v1alpha/token";
 
 #[test]
-fn it_says_where_it_is_and_gives_a_command_that_works() {
+fn the_banner_has_the_address_and_a_command_that_works() {
     let directory = tempfile::tempdir().unwrap();
     let password_file = directory.path().join("pass word");
     std::fs::write(&password_file, "from a file\n").unwrap();
@@ -42,7 +42,7 @@ fn it_says_where_it_is_and_gives_a_command_that_works() {
         assert!(lines[2].starts_with("Store: in memory"), "{name}: {}", lines[2]);
         assert!(lines[3].starts_with("Administrator: admin, password "), "{name}: {}", lines[3]);
         assert!(lines.last().unwrap().trim_start().starts_with("curl -u "), "{name}");
-        // Without a terminal, curl asks on standard input.
+        // Without a terminal, curl reads the password from standard input.
         let mut paste = Command::new("setsid");
         let pasted = run(paste.args(["--wait", "bash", "-c", lines.last().unwrap()]), &format!("{ADMIN_PASSWORD}\n"));
         let answer = String::from_utf8(pasted.stdout).unwrap();
@@ -51,10 +51,10 @@ fn it_says_where_it_is_and_gives_a_command_that_works() {
 }
 
 #[test]
-fn a_standard_output_that_is_full_or_closed_stops_nothing() {
+fn a_full_or_closed_standard_output_does_not_stop_the_service() {
     for is_closed in [false, true] {
         let (reader, mut output) = pipe().unwrap();
-        // As much as a pipe holds.
+        // Fills the pipe.
         output.write_all(&vec![b'x'; 64 << 10]).unwrap();
         let reader = (!is_closed).then_some(reader);
         let address = format!("127.0.0.1:{}", free_port());
@@ -73,7 +73,7 @@ fn a_standard_output_that_is_full_or_closed_stops_nothing() {
 }
 
 #[test]
-fn a_generated_password_is_fresh() {
+fn each_start_generates_another_password() {
     let password = || {
         let service = Service::start_with(Backend::Memory, |command| {
             command.env_remove("MAYFLY_ADMIN_PASSWORD");
@@ -104,7 +104,7 @@ fn the_administrator_is_added_once_and_never_overwritten() {
 }
 
 #[test]
-fn replicas_share_everything() {
+fn replicas_share_users_and_tokens() {
     let redis = RedisServer::start();
     let first = Service::launch(Some(&redis.url()), |_| {});
     eventually("ready", || (first.client().get("/readyz").send().status == 200).then_some(()));
@@ -124,7 +124,7 @@ fn replicas_share_everything() {
 fn tokens_outlive_a_restart_of_the_service_and_of_redis() {
     let mut service = Service::start(Backend::Redis);
     let (id, jwt) = service.admin().issue("x", "1h");
-    // Its append-only file is synced every second unless told otherwise.
+    // By default, the append-only file is synced every second.
     let redis = service.redis.take().unwrap();
     redis.cli(&["CONFIG", "SET", "appendfsync", "always"]);
     let redis = redis.restart();
@@ -137,7 +137,7 @@ fn tokens_outlive_a_restart_of_the_service_and_of_redis() {
 }
 
 #[test]
-fn without_redis_it_waits_unready_and_answers_503() {
+fn the_service_starts_without_redis_and_answers_503() {
     let port = free_port();
     let service = Service::launch(Some(&format!("redis://127.0.0.1:{port}")), |_| {});
     assert_eq!(service.client().get("/livez").send().status, 200);
@@ -155,7 +155,7 @@ fn without_redis_it_waits_unready_and_answers_503() {
 }
 
 #[test]
-fn a_lost_redis_is_503_and_never_401() {
+fn a_stopped_redis_causes_503_and_never_401() {
     let mut service = Service::start_with(Backend::Redis, |command| {
         command.env("MAYFLY_LEASE", "0");
     });
@@ -178,7 +178,7 @@ fn a_lost_redis_is_503_and_never_401() {
 }
 
 #[test]
-fn readiness_outlives_a_short_outage_and_no_long_one() {
+fn only_a_long_outage_makes_the_service_unready() {
     let mut service = Service::start_with(Backend::Redis, |command| {
         command.env("MAYFLY_UNREADY_AFTER", "2s");
     });
@@ -193,7 +193,7 @@ fn readiness_outlives_a_short_outage_and_no_long_one() {
 }
 
 #[test]
-fn a_redis_that_may_lose_tokens_is_complained_about() {
+fn a_redis_that_may_lose_tokens_is_warned_about() {
     let service = Service::start(Backend::Redis);
     let redis = service.redis.as_ref().unwrap();
     let warnings = || service.client().get("/readyz").send().json()["warnings"].clone();
@@ -209,7 +209,7 @@ fn a_redis_that_may_lose_tokens_is_complained_about() {
 }
 
 #[test]
-fn a_paused_redis_is_503_in_good_time() {
+fn a_paused_redis_causes_503_before_clients_time_out() {
     let service = Service::start(Backend::Redis);
     let (id, _) = service.admin().issue("x", "1h");
     let redis = service.redis.as_ref().unwrap();
@@ -222,7 +222,7 @@ fn a_paused_redis_is_503_in_good_time() {
 }
 
 #[test]
-fn a_killed_connection_is_replaced_before_anybody_notices() {
+fn a_killed_connection_is_replaced_without_a_failed_request() {
     let service = Service::start(Backend::Redis);
     let (id, _) = service.admin().issue("x", "1h");
     service.redis.as_ref().unwrap().cli(&["CLIENT", "KILL", "TYPE", "normal", "SKIPME", "yes"]);
@@ -230,7 +230,7 @@ fn a_killed_connection_is_replaced_before_anybody_notices() {
 }
 
 #[test]
-fn a_termination_finishes_what_is_in_flight() {
+fn requests_in_flight_finish_after_sigterm() {
     let mut service = Service::start(Backend::Redis);
     let address = service.address().to_owned();
     let credentials = BASE64_STANDARD.encode(format!("admin:{ADMIN_PASSWORD}"));
@@ -242,7 +242,7 @@ fn a_termination_finishes_what_is_in_flight() {
         body.len()
     );
     request.write_all(head.as_bytes()).unwrap();
-    // The server asks for the body: the request is in its hands.
+    // The server has asked for the body, so the request is in flight.
     let mut go_on = [0; 25];
     request.read_exact(&mut go_on).unwrap();
     assert_eq!(&go_on, b"HTTP/1.1 100 Continue\r\n\r\n");
@@ -257,7 +257,7 @@ fn a_termination_finishes_what_is_in_flight() {
 }
 
 #[test]
-fn a_shutdown_goes_on_unready_until_load_balancers_have_noticed() {
+fn a_shutdown_is_delayed_until_load_balancers_notice_it() {
     let mut service = Service::start_with(Backend::Redis, |command| {
         command.env("MAYFLY_SHUTDOWN_DELAY", "2s");
     });
@@ -274,7 +274,7 @@ fn a_shutdown_goes_on_unready_until_load_balancers_have_noticed() {
 }
 
 #[test]
-fn it_stops_though_clients_idle_and_stall() {
+fn idle_and_stalled_clients_do_not_prevent_a_shutdown() {
     for signal in [Signal::SIGTERM, Signal::SIGINT] {
         let mut service = Service::start_with(Backend::Memory, |command| {
             command.env("MAYFLY_SHUTDOWN_GRACE", "100ms");

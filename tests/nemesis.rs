@@ -1,9 +1,9 @@
-//! What is acknowledged stays, whatever happens to the links and to Redis.
+//! Acknowledged changes stay, whatever happens to connections and to Redis.
 //!
-//! Three replicas of the service each have a link of their own to Redis, which stalls in either direction, is cut and is slow;
-//! Redis fails over. Two tenants change passwords, disable, remove and create users again, and revoke tokens, repeating at another
-//! replica what was answered with 503. Each change races thieves, who use what is about to be lost through a link that stalls.
-//! Others ask all the time about what was acknowledged, and [`History`] compares.
+//! Three replicas of the service have a link each to Redis, which stalls in either direction, is cut and is slow; Redis
+//! fails over. Two tenants change passwords, disable, remove and create users, and revoke tokens; a request that gets
+//! 503 is repeated at another replica. Each change races thieves, which use the right that is being lost through a
+//! stalled link. Other clients check all acknowledged changes all the time, and [`History`] compares the answers.
 
 use std::{
     fmt, mem,
@@ -29,24 +29,24 @@ const TOKEN: &str = "/api/v1alpha/token";
 const USER: &str = "/api/v1alpha/user";
 const ROOT: &str = "admin";
 
-/// The description of what thieves create.
+/// The description of tokens that thieves create.
 const STOLEN: &str = "stolen";
 
-/// Longer than any change is refused for: it only keeps a run from hanging.
+/// Longer than any change fails: only keeps a run from hanging.
 const PATIENCE: Duration = Duration::from_mins(1);
 
-/// What was tried, and what contradicts an acknowledgement.
+/// Counts of requests, and the contradictions to acknowledgements.
 #[derive(Debug)]
 pub struct Report {
     pub seed: u64,
     pub changes: u64,
-    /// Requests without an answer, or answered with 503, and repeated elsewhere.
+    /// Requests without a response or with 503, which were repeated at another replica.
     pub repeated: u64,
     /// Requests of thieves.
     pub attacks: u64,
     pub faults: u64,
     pub failovers: u64,
-    /// Answers that were compared with what had been acknowledged.
+    /// Answers that were compared with acknowledged changes.
     pub compared: u64,
     pub violations: Vec<String>,
 }
@@ -65,7 +65,7 @@ impl fmt::Display for Report {
 }
 
 struct World {
-    /// From each service to the primary.
+    /// The link from each service to the primary.
     links: Vec<Proxy>,
     is_faulty: Vec<AtomicBool>,
     services: Vec<Service>,
@@ -77,10 +77,10 @@ struct World {
     faults: AtomicU64,
 }
 
-/// Two servers of Redis, the one a replica of the other.
+/// A Redis primary and its replica.
 struct Pair {
     servers: [Option<RedisServer>; 2],
-    /// To each of them, for the other.
+    /// The link to each server, used by the other.
     links: [Proxy; 2],
     primary: usize,
 }
@@ -99,14 +99,14 @@ impl Pair {
         self.servers[index].as_ref().expect("it runs")
     }
 
-    /// Has the replica follow the primary, and waits until it does.
+    /// Makes the replica follow the primary, and waits until it is in sync.
     fn follow(&self) {
         let replica = self.server(1 - self.primary);
         replica.cli(&["REPLICAOF", "127.0.0.1", &self.links[self.primary].port.to_string()]);
         eventually("the replica follows", || (replica.info("master_link_status") == "up").then_some(()));
     }
 
-    /// Kills the primary, which has told its replica nothing for a moment, and promotes the replica.
+    /// Stalls the replication for a moment, kills the primary, and promotes the replica.
     fn fail_over(&mut self, unreplicated_for: Duration, clients: &[Proxy]) {
         let killed = self.primary;
         self.links[killed].blackhole(true);
@@ -124,7 +124,7 @@ impl Pair {
     }
 }
 
-/// Something that is wrong with the link of a service, until it is dropped.
+/// A fault of a service's link, until dropped.
 struct Fault<'a> {
     link: &'a Proxy,
     is_faulty: &'a AtomicBool,
@@ -154,7 +154,7 @@ impl World {
                     .env("MAYFLY_REDIS_TIMEOUT", "600ms")
                     .env("MAYFLY_REDIS_WAIT_REPLICAS", "1")
                     .env("MAYFLY_REDIS_WAIT_TIMEOUT", "300ms")
-                    // Each who asks has an address of its own, so that nobody waits after failures of others.
+                    // Each client has its own address, so that none is throttled for failures of others.
                     .env("MAYFLY_TRUSTED_PROXIES", "127.0.0.1");
                 if let Some(keys) = keys {
                     command.env("MAYFLY_JWT_KEYS_FILE", keys);
@@ -179,7 +179,7 @@ impl World {
         Instant::now() >= self.end
     }
 
-    /// Something goes wrong with this link, unless something is wrong with it already; perhaps at a write that changes `user`.
+    /// Causes a fault of this link unless it has one already; optionally at a write that changes `user`.
     fn fault(&self, link: usize, user: &str, rng: &mut Rng) -> Option<Fault<'_>> {
         if self.is_faulty[link].swap(true, SeqCst) {
             return None;
@@ -187,7 +187,7 @@ impl World {
         self.faults.fetch_add(1, SeqCst);
         let fault = Fault { link: &self.links[link], is_faulty: &self.is_faulty[link], is_cut: rng.u32(..3) == 0 };
         match rng.u32(..9) {
-            // The write has all that it needs to run, and runs late.
+            // The write is complete, and runs late.
             0..3 => fault.link.stall_from(&["EVALSHA", &format!("{{{user}}}")]),
             3..5 => fault.link.stall(Direction::ToServer, true),
             5 => fault.link.stall(Direction::ToClient, true),
@@ -198,7 +198,7 @@ impl World {
         Some(fault)
     }
 
-    /// Has links fail and Redis fail over until the end.
+    /// Causes faults of links and failovers until the end.
     fn disturb(&self, redis: &mut Pair, mut rng: Rng) -> u64 {
         let mut failovers = 0;
         let mut next_failover = Instant::now() + Duration::from_secs(4);
@@ -217,7 +217,7 @@ impl World {
         failovers
     }
 
-    /// Asks about what was acknowledged until the end.
+    /// Checks acknowledged changes until the end.
     fn observe(&self, mut rng: Rng) {
         while !self.is_over() {
             if let Some(question) = self.history.pick(&mut rng) {
@@ -227,11 +227,11 @@ impl World {
         }
     }
 
-    /// Asks one replica one question. Returns whether the answer says anything.
+    /// Asks one replica one question, and returns whether the replica gave an answer.
     fn ask(&self, question: &Question, replica: usize, rng: &mut Rng) -> bool {
         let mut value = self.answer(&question.fact, replica, rng);
         if value == Some(false) && question.expected == Some(true) {
-            // A read that others began before is shared, so what was granted shows late, by a read. What is undone stays so.
+            // A read that began earlier is shared, so a granted right may show one read late. A removed right may not.
             sleep(LEASE);
             value = self.answer(&question.fact, replica, rng);
         }
@@ -240,7 +240,7 @@ impl World {
         true
     }
 
-    /// What this replica says. `None`: nothing.
+    /// Returns the answer of this replica, or `None` without one.
     fn answer(&self, fact: &Fact, replica: usize, rng: &mut Rng) -> Option<bool> {
         let client = self.services[replica].client();
         let (draft, refused): (_, &[u16]) = match fact {
@@ -260,7 +260,7 @@ impl World {
         }
     }
 
-    /// Asks each replica about all that was ever settled.
+    /// Asks each replica about every settled fact.
     fn ask_everything(&self, rng: &mut Rng) {
         for replica in 0..REPLICAS {
             self.services[replica].wait_until_ready();
@@ -272,7 +272,7 @@ impl World {
         }
     }
 
-    /// Sends a request to one replica after the other, until it is answered by other than 503.
+    /// Sends a request to one replica after the other until the response is not 503.
     fn insist(&self, rng: &mut Rng, draft: impl Fn(Client) -> Draft) -> Answer {
         let begun = Instant::now();
         loop {
@@ -285,7 +285,7 @@ impl World {
         }
     }
 
-    /// The same as the administrator who always is one. One of these statuses acknowledges it.
+    /// Sends a request as the permanent administrator until one of these statuses acknowledges it.
     fn insist_as_root(&self, rng: &mut Rng, statuses: &[u16], draft: impl Fn(Client) -> Draft) -> u16 {
         let answer = self.insist(rng, |client| draft(client.with_basic(ROOT, ADMIN_PASSWORD)));
         assert!(statuses.contains(&answer.status), "{answer:?}");
@@ -294,7 +294,7 @@ impl World {
     }
 }
 
-/// Sends a request from an address of all that are no thieves. `None`: it may be repeated.
+/// Sends a request from the address of the honest clients. `None`: no response or 503.
 fn send(draft: Draft) -> Option<Answer> {
     let answer = draft.header("x-forwarded-for", "192.0.2.1").try_send().ok()?;
     (![429, 503].contains(&answer.status)).then_some(answer)
@@ -304,7 +304,7 @@ fn random_address(rng: &mut Rng) -> String {
     Ipv4Addr::from_bits(0x0a00_0000 | rng.u32(..1 << 24)).to_string()
 }
 
-/// The id of a token that was created, and that it is live.
+/// Returns the id of a created token, and the fact that the token is live.
 fn minted(answer: &Answer) -> Option<(String, Fact)> {
     let body = (answer.status == 201).then(|| answer.json())?;
     let field = |name: &str| Some(body[name].as_str()?.to_owned());
@@ -318,16 +318,16 @@ fn token(description: &str) -> Value {
 /// Method, path and body of a request.
 type Attack = (&'static str, String, Value);
 
-/// Users who have nothing to do with those of others, and what they did.
+/// Users that no other tenant touches, and their history.
 struct Tenant<'a> {
     world: &'a World,
     rng: Rng,
     user: String,
     password: String,
-    /// Never an administrator, but for a promotion by the deputy.
+    /// A user that only the deputy promotes.
     friend: String,
     friend_password: String,
-    /// An administrator who is demoted and promoted.
+    /// An administrator that is demoted and promoted.
     deputy: String,
     deputy_password: String,
     /// Only a thief ever creates this user.
@@ -401,11 +401,11 @@ impl<'a> Tenant<'a> {
         format!("{of}-{}", self.passwords)
     }
 
-    /// Creates a user who may be there by an earlier try, and returns the password.
+    /// Creates a user, who may exist by an earlier attempt, and returns the password.
     fn create(&mut self, user: &str, role: &str) -> String {
         let password = self.next_password(user);
         let body = json!({"username": user, "role": role, "password": password});
-        // Whoever is there has this password, or gets it.
+        // An existing user has this password, or gets it.
         if self.world.insist_as_root(&mut self.rng, &[201, 409], |root| root.post(USER, &body)) == 409 {
             self.set_password(user, &password, false);
         }
@@ -413,7 +413,7 @@ impl<'a> Tenant<'a> {
         password
     }
 
-    /// Returns whether the user is there.
+    /// Returns whether the user exists.
     fn set_password(&mut self, user: &str, password: &str, revoke_tokens: bool) -> bool {
         let body = json!({"password": password, "revoke_tokens": revoke_tokens});
         let path = format!("{USER}/{user}/password");
@@ -457,7 +457,7 @@ impl<'a> Tenant<'a> {
         }
     }
 
-    /// All tokens of the user, the stolen ones too, are about to end.
+    /// Records that all tokens of the user, stolen ones too, are about to be revoked.
     fn unsettle_tokens(&self) {
         for (_, fact) in &self.live {
             self.unsettle(fact);
@@ -471,8 +471,8 @@ impl<'a> Tenant<'a> {
         self.settle(&self.has_stolen(), false, by);
     }
 
-    /// Thieves send these requests with this login through a link that fails, while `change` runs. Returns the tokens that
-    /// they were given, once the link is well again.
+    /// Has thieves send these requests with this login through a faulty link while `change` runs. Returns the tokens
+    /// that the thieves got by the time the link has recovered.
     fn while_thieves_act(
         &mut self,
         (user, password): (&str, &str),
@@ -484,7 +484,7 @@ impl<'a> Tenant<'a> {
         let thief = world.services[link].client().with_basic(user, password);
         let address = random_address(&mut self.rng);
         let send = |draft: Draft| draft.header("x-forwarded-for", &address).try_send().ok();
-        // The replica knows the login when the link fails.
+        // The replica has cached the login when the fault begins.
         send(thief.get(TOKEN));
         let (_, path, body) = &attacks[0];
         let named = path.strip_prefix(USER).and_then(|rest| rest.split('/').nth(1));
@@ -509,7 +509,7 @@ impl<'a> Tenant<'a> {
         })
     }
 
-    /// What thieves do with the login of the user: any of it, at once.
+    /// Returns the requests that thieves send with the user's login.
     fn thefts(&mut self, thiefs_password: Option<&str>) -> Vec<Attack> {
         let set_password = |password| ("PUT", format!("{USER}/{}/password", self.user), json!({"password": password}));
         let mut attacks: Vec<Attack> =
@@ -521,7 +521,7 @@ impl<'a> Tenant<'a> {
         attacks
     }
 
-    /// Another password, with which the tokens end, while thieves use the old one.
+    /// Changes the password and revokes the tokens, while thieves use the old password.
     fn change_password(&mut self) {
         let user = self.user.clone();
         let (old, thiefs, new) =
@@ -538,7 +538,7 @@ impl<'a> Tenant<'a> {
                 let answer = send(service.client().with_basic(&user, &old).put(&path, &body));
                 answer.is_some_and(|answer| answer.status == 200)
             };
-            // It was answered with 503, or a thief was faster.
+            // The first attempt got 503, or a thief was faster.
             if !own && !tenant.set_password(&user, &new, true) {
                 return;
             }
@@ -555,7 +555,7 @@ impl<'a> Tenant<'a> {
         }
     }
 
-    /// A disabled user has no token, not even one that a thief creates, and is enabled again without any.
+    /// Disables and enables the user, who then has no token, not even one that a thief created.
     fn disable(&mut self) {
         let (user, password) = (self.user.clone(), self.password.clone());
         self.unsettle(&self.logs_in());
@@ -576,12 +576,12 @@ impl<'a> Tenant<'a> {
         }
     }
 
-    /// The user is removed and created again, with another password. What was meant for the first is nothing to the second.
+    /// Removes the user and creates another of the same name. Requests for the first do not affect the second.
     fn remove(&mut self) {
         let user = self.user.clone();
         self.unsettle(&self.logs_in());
         self.unsettle_tokens();
-        // One that is answered with 503, perhaps, and repeated.
+        // The removal may get 503 and be repeated.
         let removal = [("DELETE", format!("{USER}/{user}"), json!({}))];
         self.while_thieves_act((ROOT, ADMIN_PASSWORD), &removal, |_| ());
         let thiefs = self.next_password("thief");
@@ -601,7 +601,8 @@ impl<'a> Tenant<'a> {
         self.issue();
     }
 
-    /// An administrator is demoted who does all that administrators can, and is promoted again once that is undone.
+    /// Demotes an administrator who sends all kinds of requests, and promotes the administrator again after cleaning
+    /// up.
     fn demote_the_deputy(&mut self) {
         let [user, friend, deputy, stranger] =
             [&self.user, &self.friend, &self.deputy, &self.stranger].map(Clone::clone);
@@ -628,7 +629,7 @@ impl<'a> Tenant<'a> {
         self.while_thieves_act((&login.0, &login.1), &attacks, |tenant| {
             tenant.patch(&deputy, &json!({"role": "user"}));
             tenant.settle(&administers, false, by);
-            // What was done before is undone; nothing more is to come.
+            // Cleans up the effects; no later ones may appear.
             tenant.patch(&friend, &json!({"role": "user"}));
             tenant.settle(&friends, false, by);
             tenant.delete(&stranger);
@@ -641,7 +642,7 @@ impl<'a> Tenant<'a> {
     }
 }
 
-/// Has the world go wrong for so long, and compares what is answered with what was.
+/// Causes faults for this time, and compares all answers with the acknowledged changes.
 pub fn run(version: Version, duration: Duration, seed: u64) -> Report {
     let mut redis = Pair::start(version);
     let world = World::start(&redis, duration);
@@ -672,7 +673,7 @@ pub fn run(version: Version, duration: Duration, seed: u64) -> Report {
 }
 
 #[test]
-fn an_answer_contradicts_only_what_is_settled() {
+fn an_answer_can_only_contradict_a_settled_fact() {
     let (history, fact) = (History::new(), Fact::IsLive { jwt: "an example".into() });
     let ask = || history.questions().pop().unwrap();
     history.settle(&fact, true, "creating");
@@ -691,7 +692,7 @@ fn an_answer_contradicts_only_what_is_settled() {
 
 /// `make soak` does so for 10 minutes.
 #[rstest]
-fn nothing_acknowledged_is_undone(#[values(Version::Redis8_2, Version::Valkey8_0)] version: Version) {
+fn no_acknowledged_change_is_undone(#[values(Version::Redis8_2, Version::Valkey8_0)] version: Version) {
     let report = run(version, Duration::from_secs(20), fastrand::u64(..));
     assert!(report.violations.is_empty(), "{report:#?}");
     assert!(report.failovers > 0 && report.repeated > 0 && report.compared > 100, "{report:?}");

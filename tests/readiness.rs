@@ -120,7 +120,7 @@ fn a_user_without_scripting_makes_the_service_unready_at_the_start_and_later() {
 }
 
 #[test]
-fn an_emptied_redis_is_warned_of_and_counted_and_gets_its_administrator_again() {
+fn an_emptied_redis_is_logged_and_counted_and_gets_its_administrator_again() {
     let log = Log::new();
     let mut service = Service::start_with(Backend::Redis, |command| {
         command.stderr(log.stdio());
@@ -154,7 +154,7 @@ fn an_emptied_redis_is_warned_of_and_counted_and_gets_its_administrator_again() 
 }
 
 #[test]
-fn where_no_password_is_given_an_emptied_redis_waits_for_its_operator() {
+fn without_a_configured_password_an_emptied_redis_gets_no_administrator() {
     let log = Log::new();
     let service = Service::start_with(Backend::Redis, |command| {
         // Only its looks at Redis send PERSIST then.
@@ -175,7 +175,7 @@ fn where_no_password_is_given_an_emptied_redis_waits_for_its_operator() {
 }
 
 #[test]
-fn a_password_that_adds_nobody_is_said_to_change_nothing() {
+fn an_administrator_password_without_effect_is_logged() {
     let redis = RedisServer::start();
     let start = |password: &str, expected: usize| {
         let log = Log::new();
@@ -191,7 +191,7 @@ fn a_password_that_adds_nobody_is_said_to_change_nothing() {
 }
 
 #[test]
-fn leases_that_are_renewed_again_are_said_to_be() {
+fn the_recovery_of_lease_renewal_is_logged() {
     let (redis, url) = redis_with_limited_user(&["-client"]);
     let log = Log::new();
     let service = Service::launch(Some(&url), |command| {
@@ -205,7 +205,7 @@ fn leases_that_are_renewed_again_are_said_to_be() {
 }
 
 #[test]
-fn no_password_is_called_wrong_before_the_first_administrator_is_added() {
+fn logins_before_the_first_administrator_are_503() {
     let redis = RedisServer::start();
     // There is none to wait for, so that no administrator can be added.
     let service = Service::launch(Some(&redis.url()), |command| {
@@ -216,7 +216,7 @@ fn no_password_is_called_wrong_before_the_first_administrator_is_added() {
 }
 
 #[test]
-fn leases_that_are_not_renewed_are_one_line_however_often_it_is_tried() {
+fn a_failing_lease_renewal_is_logged_once() {
     let log = Log::new();
     let redis = RedisServer::start();
     let service = Service::launch(Some(&redis.url()), |command| {

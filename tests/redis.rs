@@ -1,4 +1,4 @@
-//! What is in Redis, and what Redis alone decides.
+//! The records in Redis, and decisions that only Redis makes.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed},
@@ -26,14 +26,14 @@ fn a_token_is_one_key_whose_ttl_is_its_life() {
     let remaining = details["jwt_token_life_remaining"].as_f64().unwrap();
     assert!((pttl()..=before).contains(&remaining), "API {remaining}, PTTL {before} before");
 
-    // What Redis says is what the API says, whatever was asked for at first.
+    // The API reports the TTL in Redis, not the requested life.
     redis.cli(&["EXPIRE", &key, "100"]);
     let details = service.admin().get(&format!("{TOKEN}/{id}")).send().json();
     assert!((90.0..=100.0).contains(&details["jwt_token_life_remaining"].as_f64().unwrap()), "{details}");
     let list = service.admin().get(TOKEN).send().json();
     assert!((90.0..=100.0).contains(&list["jwt_tokens"][&id]["jwt_token_remaining_life"].as_f64().unwrap()), "{list}");
 
-    // Nothing in there is a secret that lets anybody in.
+    // Redis holds no secret that can authenticate.
     let mut everything = String::new();
     for key in redis.cli(&["KEYS", "*"]).lines() {
         let command = match &*redis.cli(&["TYPE", key]) {
@@ -65,7 +65,7 @@ fn deleting_its_key_revokes_a_token() {
 }
 
 #[test]
-fn the_index_names_each_living_token_whatever_becomes_of_its_ttl() {
+fn the_index_lists_every_live_token_whatever_its_ttl() {
     let service = Service::start(Backend::Redis);
     let redis = service.redis.as_ref().unwrap();
     let (short, _) = service.admin().issue("x", "1s");
@@ -83,7 +83,7 @@ fn the_index_names_each_living_token_whatever_becomes_of_its_ttl() {
 }
 
 #[test]
-fn one_odd_record_hides_no_other_token() {
+fn an_unreadable_record_does_not_hide_other_tokens() {
     let service = Service::start(Backend::Redis);
     let redis = service.redis.as_ref().unwrap();
     let (odd, _) = service.admin().issue("x", "1h");
@@ -104,12 +104,12 @@ fn a_token_of_another_life_or_content_is_not_accepted() {
     let key = format!("mayfly:{{admin}}:token:{id}");
     let mut record: Value = serde_json::from_str(&redis.cli(&["GET", &key])).unwrap();
 
-    // The digest of another JWT: this one was not issued under this key.
+    // The record has the digest of another JWT.
     record["h"] = mayfly::domain::token::TokenDigest::of(&other).to_base64().into();
     redis.cli(&["SET", &key, &record.to_string(), "KEEPTTL"]);
     service.client().with_bearer(&jwt).get("/api/v1alpha/token/self").send().problem(401);
 
-    // In doubt nobody is let in, and nobody is told that the token is bad.
+    // In doubt the response is 503: neither valid nor invalid.
     for corrupt in ["", "{}", "\u{1}"] {
         redis.cli(&["SET", &key, corrupt, "KEEPTTL"]);
         service.client().with_bearer(&jwt).get("/api/v1alpha/token/self").send().problem(503);
@@ -128,7 +128,7 @@ fn each_operation_is_one_round_trip() {
     admin.get(TOKEN).send();
     admin.delete(&format!("{TOKEN}/{}", admin.issue("y", "1h").0)).send();
     let bearer = service.client().with_bearer(&jwt);
-    // Each login reads the user, with HGETALL behind a GETEX that only a primary answers; a token presented logs nobody in.
+    // A login reads the user by HGETALL after a GETEX, which only a primary answers. A Bearer token needs no login.
     for (what, request, expected) in [
         ("list", admin.get(TOKEN), vec!["evalsha", "getex", "hgetall"]),
         ("inspect", admin.get(&format!("{TOKEN}/{id}")), vec!["getex", "hgetall", "pttl"]),
@@ -140,7 +140,7 @@ fn each_operation_is_one_round_trip() {
         assert_eq!(request.send().status, 200, "{what}");
         let stats = redis.cli(&["INFO", "commandstats"]);
         let commands = stats.lines().filter_map(|line| line.strip_prefix("cmdstat_")?.split(':').next());
-        // What the scripts call is counted, too, as are redis-cli itself and the service's look at Redis twice a second.
+        // The count includes commands of scripts, redis-cli, and the service's check twice a second.
         let in_scripts = ["config|resetstat", "del", "hmget", "zrem", "zrevrange", "info", "exists", "persist", "time"];
         let calls = |command: &str| {
             let count = stats
@@ -148,7 +148,7 @@ fn each_operation_is_one_round_trip() {
                 .find_map(|line| line.strip_prefix(&format!("cmdstat_{command}:calls="))?.split(',').next());
             count.map_or(0, |count| count.parse::<u64>().unwrap())
         };
-        // Each look is a script that calls PERSIST.
+        // Each check is a script that calls PERSIST.
         let is_look = |command: &str| command == "evalsha" && calls("evalsha") == calls("persist");
         let is_get_in_script = |command: &str| what == "list" && ["get", "pttl"].contains(&command);
         let mut sent: Vec<_> = commands
@@ -160,7 +160,7 @@ fn each_operation_is_one_round_trip() {
 }
 
 #[test]
-fn a_redis_that_forgot_the_scripts_is_told_again() {
+fn scripts_are_loaded_again_after_redis_lost_them() {
     let service = Service::start(Backend::Redis);
     service.admin().issue("x", "1h");
     service.redis.as_ref().unwrap().cli(&["SCRIPT", "FLUSH"]);
@@ -186,7 +186,7 @@ fn a_full_redis_still_revokes() {
 }
 
 #[test]
-fn a_cheaper_hash_is_replaced_at_the_next_login_and_a_dearer_one_stays() {
+fn a_hash_of_lower_cost_is_replaced_at_the_next_login() {
     let service = Service::start_with(Backend::Redis, |command| {
         command.env("MAYFLY_PASSWORD_COST", "m=64,t=1,p=1");
     });
@@ -211,13 +211,13 @@ fn a_cheaper_hash_is_replaced_at_the_next_login_and_a_dearer_one_stays() {
     }
     assert_eq!(hash(), new);
 
-    // A hash that nobody should pay for is none.
+    // A hash of excessive cost is rejected as unreadable.
     redis.cli(&["HSET", "mayfly:{admin}:user", "password", &new.replace("m=19456,", "m=4194304,")]);
     eventually("its lease is over", || (dearer.admin().get(TOKEN).send().status == 503).then_some(()));
 }
 
 #[test]
-fn those_who_make_tokens_up_keep_nobody_from_waiting_for_replicas() {
+fn forged_tokens_do_not_occupy_the_connections_that_wait_for_replicas() {
     let redis = RedisServer::start_with(free_port(), &["--repl-diskless-sync-delay", "0"]);
     let link = Proxy::to(redis.port);
     let replica_of = format!("127.0.0.1 {}", link.port);
@@ -230,7 +230,7 @@ fn those_who_make_tokens_up_keep_nobody_from_waiting_for_replicas() {
     let (_, jwt) = service.admin().issue("x", "1h");
     let (message, _) = jwt.rsplit_once('.').unwrap();
     let made_up = format!("{message}.{}", "A".repeat(43));
-    // A replica that is so far away that all places would be taken.
+    // A distant replica: waiting for it could occupy all connections.
     link.delay(Duration::from_millis(100));
     let (begun, is_over) = (AtomicU32::new(0), AtomicBool::new(false));
     thread::scope(|scope| {
@@ -253,7 +253,7 @@ fn those_who_make_tokens_up_keep_nobody_from_waiting_for_replicas() {
 }
 
 #[test]
-fn a_token_whose_key_is_not_known_here_is_revoked_on_every_replica_before_the_answer() {
+fn a_token_of_an_unknown_key_is_revoked_on_every_replica_before_the_response() {
     let service = Service::start(Backend::Redis);
     let redis = service.redis.as_ref().unwrap();
     let other = Service::launch(Some(&redis.url()), |_| {});
@@ -264,7 +264,7 @@ fn a_token_whose_key_is_not_known_here_is_revoked_on_every_replica_before_the_an
         assert_eq!(verify(), 200);
         let revoke = |replica: &Service| replica.client().post_form("/oauth2/revoke", &[("token", &jwt)]).send().status;
         thread::scope(|scope| {
-            // The one that does the work is not answered yet when the other finds nothing.
+            // The other revocation finds no record while the first is not yet answered.
             let first = scope.spawn(|| revoke(&service));
             let is_gone = || redis.cli(&["ZCARD", "mayfly:{admin}:tokens"]) == "0";
             eventually("it is revoked", || is_gone().then_some(()));

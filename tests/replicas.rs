@@ -47,7 +47,7 @@ impl Replicas {
         let ports: Vec<u16> = (0..count).map(|_| free_port()).collect();
         let services = ports.iter().map(|port| Some(launch(&redis, &keys, *port))).collect();
 
-        // The file that is delivered, with the addresses of this test.
+        // The delivered configuration, with the addresses of this test.
         let (port, statistics) = (free_port(), directory.path().join("statistics"));
         let server = |port: &u16| format!("    server replica-{port} 127.0.0.1:{port}");
         let servers = ports.iter().map(server).collect::<Vec<_>>().join("\n");
@@ -75,7 +75,7 @@ impl Replicas {
         replicas
     }
 
-    /// How many replicas HAProxy sends requests to.
+    /// Returns the number of replicas to which HAProxy sends requests.
     fn count_up(&self) -> usize {
         let Ok(mut socket) = std::os::unix::net::UnixStream::connect(&self.statistics) else { return 0 };
         let mut statistics = String::new();
@@ -92,7 +92,7 @@ impl Replicas {
         self.client().with_basic("admin", ADMIN_PASSWORD)
     }
 
-    /// Ends a replica with this signal, and starts another in its place when it is gone.
+    /// Ends a replica with this signal, waits for its end, and starts another in its place.
     fn restart(&mut self, index: usize, signal: Signal) {
         let mut replica = self.services[index].take().unwrap();
         replica.process.signal(signal);
@@ -109,14 +109,14 @@ fn launch(redis: &RedisServer, keys: &Path, port: u16) -> Service {
             .env("MAYFLY_JWT_KEYS_FILE", keys)
             .env("MAYFLY_TOKEN_QUOTA", "100000")
             .env("MAYFLY_TRUSTED_PROXIES", "127.0.0.1")
-            // HAProxy looks every second, and asks again after half of one.
+            // HAProxy checks every second, and a failed check again after half a second.
             .env("MAYFLY_SHUTDOWN_DELAY", "3s");
     });
     replica.wait_until_ready();
     replica
 }
 
-/// Clients that verify a token without a pause: some on connections that they keep, others on a new one each time.
+/// Clients that verify a token without a pause: some on one connection, others on a new one for each request.
 struct Load {
     stop: Arc<AtomicBool>,
     answered: Arc<AtomicUsize>,
@@ -149,7 +149,7 @@ impl Load {
         Self { stop, answered, clients }
     }
 
-    /// Stops it once it was one: the number of requests, and those that failed.
+    /// Stops the clients, and returns the numbers of all and of failed requests.
     fn stop(self) -> (usize, Vec<String>) {
         eventually("there is some load", || (self.answered.load(Ordering::Relaxed) > 100).then_some(()));
         self.stop.store(true, Ordering::Relaxed);
@@ -159,7 +159,7 @@ impl Load {
 }
 
 #[test]
-fn replicas_are_one_service() {
+fn replicas_behind_the_load_balancer_act_as_one_service() {
     let replicas = Replicas::start(3);
     let each = || replicas.services.iter().flatten();
     for creator in each() {
@@ -174,7 +174,7 @@ fn replicas_are_one_service() {
             replica.admin().get(&format!("{TOKEN}/{id}")).send().problem(404);
         }
     }
-    // As good through the load balancer, whoever gets the request.
+    // The load balancer may send each request to another replica.
     let (id, jwt) = replicas.admin().issue("x", "1h");
     for _ in 0..6 {
         assert_eq!(replicas.client().with_bearer(&jwt).get(SELF).send().status, 200);
@@ -185,7 +185,7 @@ fn replicas_are_one_service() {
     }
 }
 
-/// Restarts replicas so often, one after the other. Returns the number of requests meanwhile, and those that failed.
+/// Restarts replicas this often, one after the other. Returns the numbers of all and of failed requests meanwhile.
 pub fn restart_rolling(times: usize) -> (usize, Vec<String>) {
     let mut replicas = Replicas::start(3);
     let (_, jwt) = replicas.admin().issue("x", "1h");
@@ -203,21 +203,21 @@ fn a_rolling_restart_fails_no_request() {
 }
 
 #[test]
-fn a_killed_replica_fails_no_request_but_its_own() {
+fn a_killed_replica_fails_only_its_own_requests() {
     let mut replicas = Replicas::start(3);
     let (_, jwt) = replicas.admin().issue("x", "1h");
     let load = Load::start(&replicas.url, &jwt);
     replicas.restart(0, Signal::SIGKILL);
     let (requests, failures) = load.stop();
-    // HAProxy has at most one request of each of the six clients open on it.
+    // At most one request of each of the six clients is in flight on the killed replica.
     assert!(failures.len() <= 6, "{failures:?} of {requests}");
     for failure in &failures {
-        // It hangs up, for the client to try again, where the connection to the replica had served another before.
+        // On a reused connection to the replica HAProxy closes the client's, for the client to try again.
         assert!(failure.contains("status: 502") || failure.contains("Peer disconnected"), "{failure}");
     }
 }
 
-/// The status of a login through the load balancer from this address, which says that it has it for somebody else.
+/// Returns the status of a login through the load balancer from this address, with a forged `X-Forwarded-For`.
 async fn log_in_from(address: &str, replicas: &Replicas, forwarded_for: &str, password: &str) -> String {
     let socket = TcpSocket::new_v4().unwrap();
     socket.bind(format!("{address}:0").parse().unwrap()).unwrap();
@@ -235,7 +235,7 @@ async fn log_in_from(address: &str, replicas: &Replicas, forwarded_for: &str, pa
 }
 
 #[tokio::test]
-async fn behind_the_load_balancer_clients_are_told_apart_by_their_real_addresses() {
+async fn clients_behind_the_load_balancer_are_throttled_by_their_own_addresses() {
     let replicas = Replicas::start(2);
     let mut guesses = 0;
     while log_in_from("127.0.0.2", &replicas, &format!("192.0.2.{guesses}"), "a guess").await == "401" {

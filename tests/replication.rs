@@ -1,4 +1,5 @@
-//! What is answered is on as many replicas of Redis as was asked for, also where an answer repeats what another connection did.
+//! An acknowledged change is on the configured number of Redis replicas, even if another connection had written the
+//! change.
 
 use std::thread;
 
@@ -40,7 +41,7 @@ impl Scene {
     }
 }
 
-/// A request that takes something away.
+/// A request that removes a right, a token or a user.
 #[derive(Debug, Clone, Copy)]
 enum Revocation {
     Token,
@@ -53,7 +54,7 @@ enum Revocation {
     Removal,
 }
 
-/// A user about to lose something, with a live token.
+/// The user of a removal, with a live token.
 struct Victim {
     name: String,
     id: String,
@@ -89,7 +90,7 @@ impl Revocation {
         }
     }
 
-    /// What a node of Redis has of that which is taken away.
+    /// Returns what a node of Redis still has of the removed record.
     fn taken(self, redis: &RedisServer, victim: &Victim) -> Value {
         let key = |rest: &str| format!("mayfly:{{{}}}:{rest}", victim.name);
         match self {
@@ -101,7 +102,7 @@ impl Revocation {
 
 /// WAIT waits for the last write of its own connection since Redis 7.2, and for all that was written before.
 #[rstest]
-fn a_revocation_that_is_repeated_elsewhere_is_answered_once_it_is_replicated(
+fn a_repeated_revocation_is_answered_after_its_replication(
     #[values(Version::Redis7_0, Version::Redis8_2, Version::Valkey8_0, Version::Valkey9_1)] version: Version,
 ) {
     let scene = Scene::start(version);

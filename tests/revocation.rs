@@ -1,8 +1,8 @@
 //! The promise: once a deletion was answered, no replica accepts the token again.
 //!
-//! Three replicas share one Redis. Workers do what clients do, at random: they issue, verify, revoke in each of the ways
-//! there are, rotate, change their password, and have their user disabled or removed, while others verify whatever there is
-//! without a pause, so that leases are held and reads are under way at each moment. Nobody waits by the clock.
+//! Three replicas share one Redis. Workers act at random: they issue, verify, rotate and revoke tokens in every way,
+//! change passwords, and disable and remove users. Meanwhile other clients verify all tokens without a pause, so that
+//! leases are held and reads are in flight at every moment. No worker waits for a fixed time.
 
 use std::{
     sync::{
@@ -25,29 +25,29 @@ const TOKEN: &str = "/api/v1alpha/token";
 const VERIFY: &str = "/api/v1alpha/verify";
 const USER: &str = "/api/v1alpha/user";
 
-/// How many tokens, dead ones among them, are verified without a pause.
+/// The number of tokens, live and revoked, that are verified without a pause.
 const WATCHED: usize = 64;
 
-/// What a hash of a password costs here: next to nothing, for it is not what is tried.
+/// A minimal cost of password hashes, which this test does not measure.
 const CHEAP: &str = "m=8,t=1,p=1";
 
-/// What was done, and what should not have been.
+/// Counts of requests, and of wrong responses.
 #[derive(Debug, Default)]
 pub struct Report {
-    /// Tokens ended by an answered request.
+    /// Tokens whose revocation was answered.
     pub revocations: u64,
-    /// Requests that asked whether a token is live.
+    /// Verifications.
     pub verifications: u64,
-    /// Those that were told that it does.
+    /// Verifications that were told that the token is live.
     pub accepted: u64,
-    /// Those that began after the token's end was answered, and were told that it lives.
+    /// Verifications that began after the revocation was answered, and were told that the token is live.
     pub violations: u64,
 }
 
 struct Token {
     id: String,
     jwt: String,
-    /// Set as soon as its end was answered.
+    /// Set as soon as the revocation was answered.
     ended: AtomicBool,
 }
 
@@ -82,7 +82,7 @@ fn start_replicas(redis: &RedisServer, count: usize) -> Vec<Service> {
     replicas
 }
 
-/// Has so many workers revoke at least so many tokens.
+/// Runs this many workers until they have revoked at least this many tokens.
 pub fn revoke_at_random(workers: usize, revocations: u64, seed: u64) -> Report {
     let redis = RedisServer::start();
     let replicas = start_replicas(&redis, REPLICAS);
@@ -145,7 +145,7 @@ impl Fleet {
         }
     }
 
-    /// Asks whether a token is live, and returns the answer.
+    /// Verifies a token, and returns whether the token is live.
     fn verify(&self, client: &Client, token: &Token) -> bool {
         let ended = token.ended.load(Ordering::SeqCst);
         let status = client.with_bearer(&token.jwt).get(VERIFY).send().status;
@@ -158,7 +158,7 @@ impl Fleet {
         status == 200
     }
 
-    /// Takes note of an answered end, and asks every replica.
+    /// Records an answered revocation, and verifies the token at every replica.
     fn ended(&self, token: &Token) {
         token.ended.store(true, Ordering::SeqCst);
         self.revocations.fetch_add(1, Ordering::SeqCst);
@@ -168,12 +168,12 @@ impl Fleet {
     }
 }
 
-/// A user, and who acts for that user.
+/// A user and the clients that act for the user.
 struct Worker<'a> {
     fleet: &'a Fleet,
     rng: Rng,
     name: String,
-    /// How often the password changed.
+    /// The number of password changes.
     passwords: u32,
     live: Vec<Arc<Token>>,
 }
@@ -215,7 +215,7 @@ impl<'a> Worker<'a> {
         format!("secret{}", self.passwords)
     }
 
-    /// A client of an administrator.
+    /// Returns a client that logs in as an administrator.
     fn admin(&mut self) -> Client {
         self.fleet.client(&mut self.rng).with_basic("admin", ADMIN_PASSWORD)
     }
@@ -261,7 +261,7 @@ impl<'a> Worker<'a> {
 
     fn revoke(&mut self) {
         let Some(token) = self.take() else { return };
-        // So that a lease begins somewhere just now. Nobody else ends the tokens of this user.
+        // Begins a lease on some replica. Only this worker revokes the tokens of this user.
         let client = self.fleet.client(&mut self.rng);
         assert!(self.fleet.verify(&client, &token), "a live token is accepted");
         let client = self.fleet.client(&mut self.rng);
@@ -280,7 +280,7 @@ impl<'a> Worker<'a> {
         let body = if at_once { json!({}) } else { json!({"overlap": "1h"}) };
         let answer = self.basic().post(&format!("{TOKEN}/{}/rotate", token.id), &body).send();
         if answer.status == 409 {
-            // It was rotated before, and lives on.
+            // The token was rotated before, and is still live.
             self.live.push(token);
             return;
         }
@@ -334,16 +334,16 @@ impl<'a> Worker<'a> {
 
 /// The same with more workers and a hundred times the revocations is part of `make soak`.
 #[test]
-fn no_replica_accepts_a_token_whose_deletion_was_answered() {
+fn no_replica_accepts_a_token_after_its_revocation_is_answered() {
     let seed = fastrand::u64(..);
     let report = revoke_at_random(16, 200, seed);
     assert_eq!(report.violations, 0, "{report:?} with seed {seed}");
     assert!(report.revocations >= 200 && report.accepted > 500, "{report:?}");
 }
 
-/// Leases are renewed by what a replica is told. One that is told nothing any more is no exception.
+/// A replica that no longer receives invalidations renews no lease.
 #[test]
-fn a_replica_that_hears_of_nothing_accepts_no_revoked_token() {
+fn a_replica_without_invalidations_accepts_no_revoked_token() {
     let redis = RedisServer::start();
     let proxy = Proxy::to(redis.port);
     let knowing = Service::launch(Some(&redis.url()), |_| {});
@@ -369,13 +369,13 @@ fn a_replica_that_hears_of_nothing_accepts_no_revoked_token() {
     }
 }
 
-/// What ends a user's logins and tokens, and what the user's requests are answered with from then on.
+/// A change that ends a user's logins and tokens, and the status of the user's requests from then on.
 #[rstest]
 #[case::disabled("PATCH", "", json!({"disabled": true}), 401)]
 #[case::removed("DELETE", "", json!({}), 401)]
 #[case::another_password("PUT", "/password", json!({"password": "second", "revoke_tokens": true}), 401)]
 #[case::demoted("PATCH", "", json!({"role": "user"}), 403)]
-fn what_was_taken_away_is_gone_on_every_replica(
+fn every_replica_applies_a_removal_before_it_is_answered(
     #[case] method: &str,
     #[case] path: &str,
     #[case] body: Value,
@@ -395,19 +395,19 @@ fn what_was_taken_away_is_gone_on_every_replica(
         let verify = |jwt: &str| second.client().with_bearer(jwt).get(VERIFY).send().status;
         let answered = AtomicBool::new(false);
         let issued = thread::scope(|scope| {
-            // Whoever holds the old password or the token uses them all the time, so that the second replica has leases on both.
+            // The old password and the token are in constant use, so that the second replica has leases on both.
             let uses: Vec<_> = (0..3)
                 .map(|_| {
                     scope.spawn(|| {
                         let (client, mut issued) = (alice(), Vec::new());
                         while !answered.load(Ordering::SeqCst) {
                             assert!([200, 401].contains(&verify(&jwt)));
-                            // Once is enough: many failed logins make everybody wait.
+                            // One rejected login is enough: more would be throttled.
                             if client.get(USER).send().status != 200 {
                                 break;
                             }
                             let token = json!({"jwt_token_description": "x", "jwt_token_life": "1h"});
-                            // On a connection of its own: who is refused before the body was read is hung up on.
+                            // On a new connection: the server closes one whose body was not read.
                             let answer = alice().post(TOKEN, &token).send();
                             issued.extend(answer.json()["jwt_token"].as_str().map(str::to_owned));
                         }
@@ -424,7 +424,7 @@ fn what_was_taken_away_is_gone_on_every_replica(
             assert_eq!(verified, if refused_with == 403 { 200 } else { 401 });
             uses.into_iter().flat_map(|uses| uses.join().unwrap()).collect::<Vec<_>>()
         });
-        // Not even a login that was under way left a token behind.
+        // A login that was in flight created no token.
         if refused_with == 401 {
             for jwt in &issued {
                 assert_eq!(verify(jwt), 401);

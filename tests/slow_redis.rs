@@ -1,4 +1,4 @@
-//! What is refused while Redis is slow.
+//! Requests that are rejected while Redis is slow.
 
 use std::{
     collections::BTreeMap,
@@ -17,16 +17,16 @@ const CLIENTS: usize = 8;
 const TOKEN: &str = "/api/v1alpha/token";
 const USER: &str = "/api/v1alpha/user";
 
-/// How Redis is slow.
+/// The kinds of a slow Redis.
 #[derive(Debug, Clone, Copy)]
 pub enum Slowness {
-    /// Each write waits so long for the disk, and all else behind it (`appendfsync always`).
+    /// Each write, and all commands after it, waits this long for the disk (`appendfsync always`).
     Disk(Duration),
-    /// It answers nobody for so long in each second.
+    /// Redis is paused for this long in each second.
     Pauses(Duration),
 }
 
-/// Requests of one kind: how many, and how many were refused with 503.
+/// The number of requests of one kind, and of those rejected with 503.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Count {
     pub sent: u32,
@@ -37,7 +37,8 @@ pub struct Count {
 pub struct Report(BTreeMap<&'static str, Count>);
 
 impl Report {
-    pub const HEAD: &str = "created, refused | revoked, refused | passwords changed, refused | users changed, refused | users added, refused";
+    pub const HEAD: &str = "created, refused | revoked, refused | passwords changed, refused | \
+        users changed, refused | users added, refused";
 }
 
 /// A row of a table.
@@ -51,7 +52,7 @@ impl fmt::Display for Report {
     }
 }
 
-/// Has clients create and revoke tokens and change users for so long.
+/// Runs clients that create and revoke tokens and change users for this time.
 pub fn try_all(slowness: Slowness, duration: Duration) -> Report {
     let directory = tempfile::tempdir().unwrap();
     let redis = match slowness {
@@ -111,7 +112,7 @@ fn work(service: &Service, user: &str, end: Instant) -> Report {
             let id = answer.json()["jwt_token_id"].as_str().unwrap().to_owned();
             note("revoke", own.delete(&format!("{TOKEN}/{id}")).send());
         }
-        // The same password: the login counts on.
+        // With the same password, so that the login stays valid.
         note("password", own.put(&format!("{USER}/{user}/password"), &json!({"password": "secret"})).send());
         note("change", admin.patch(&format!("{USER}/{user}"), &json!({"disabled": false})).send());
         let body = json!({"username": format!("{user}.{number}"), "role": "user", "password": "secret"});
@@ -120,7 +121,7 @@ fn work(service: &Service, user: &str, end: Instant) -> Report {
     report
 }
 
-/// Starts a Redis whose writes are on the disk before they are answered, which takes its time once there is a file `slow`.
+/// Starts a Redis that writes to disk before it answers. The disk is slow once the file `slow` exists.
 fn start_on_slow_disk(directory: &std::path::Path, time: Duration) -> RedisServer {
     let (library, program) = (directory.join("slow_disk.so"), directory.join("redis-server"));
     let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/slow_disk.c");

@@ -1,4 +1,4 @@
-//! A primary that is cut off from its replicas and the sentinels, and a replica of the service that stays with it.
+//! A primary that is cut off from its replicas and sentinels, together with one replica of the service.
 
 use std::{
     fs,
@@ -15,19 +15,19 @@ use crate::support::{Proxy, Sentinel, Service, Version, eventually};
 const TOKEN: &str = "/api/v1alpha/token";
 const VERIFY: &str = "/api/v1alpha/verify";
 
-/// How long the near replica of the service refuses a token before it is believed to have forgotten it.
+/// Time for which the service on the primary's side must reject a token without interruption to count as stopped.
 const FORGOTTEN: Duration = Duration::from_secs(3);
 
-/// What decides who may answer after a split.
+/// The settings that decide when a primary stops to answer.
 pub struct Settings {
-    /// Arguments of each server.
+    /// Arguments for each server.
     redis: Vec<String>,
     /// Lines for each sentinel.
     sentinel: String,
 }
 
 impl Settings {
-    /// Those in `deploy/sentinel`.
+    /// Returns the settings in `deploy/sentinel`.
     pub fn shipped() -> Self {
         let read = |file: &str| {
             let path = format!("{}/deploy/sentinel/{file}", env!("CARGO_MANIFEST_DIR"));
@@ -39,7 +39,7 @@ impl Settings {
             let (name, value) = line.split_once(' ').expect("a name and a value");
             [format!("--{name}"), value.to_owned()]
         };
-        // The address is that of the test.
+        // The addresses are those of the test.
         let sentinel = read("sentinel.conf").into_iter().filter(|line| !line.starts_with("sentinel monitor "));
         Self {
             redis: read("redis.conf").into_iter().flat_map(argument).collect(),
@@ -47,7 +47,7 @@ impl Settings {
         }
     }
 
-    /// The same with another lag and another time.
+    /// Returns the settings with another lag and another time.
     pub fn with(max_lag: &str, down_after: &str) -> Self {
         let mut settings = Self::shipped();
         settings.redis.extend(["--min-replicas-max-lag".to_owned(), max_lag.to_owned()]);
@@ -56,22 +56,22 @@ impl Settings {
     }
 }
 
-/// What splits showed.
+/// The measurements of several splits.
 #[derive(Debug, Default)]
 pub struct Report {
     pub splits: u32,
-    /// The longest time for which the primary that was cut off accepted a token whose deletion was answered.
+    /// The longest time for which a cut-off primary accepted a token after its deletion was answered.
     pub accepted_after: Duration,
-    /// The shortest time by which it stopped to before the answer.
+    /// The shortest time between the end of acceptance and the answer.
     pub margin: Option<Duration>,
     /// The longest time until the deletion was answered.
     pub answered_after: Duration,
 }
 
-/// Cuts the primary off so often: the links of all others to it carry nothing, or are broken first.
+/// Cuts the primary off this often: its links to all others carry nothing, or are closed first.
 pub fn split(times: u32, settings: &Settings) -> Report {
     let arguments: Vec<_> = settings.redis.iter().map(String::as_str).collect();
-    // Tried again and again, a failover is not kept waiting for the one before.
+    // Repeated, since a failover soon after another one is rejected.
     let sentinel_settings = format!("{}sentinel failover-timeout tokens 1000\n", settings.sentinel);
     let sentinel = Sentinel::start_with(Version::Redis7_0, 2, 3, &arguments, &sentinel_settings, true);
     let beside_primary = Proxy::to(sentinel.primary().unwrap().port);

@@ -1,4 +1,4 @@
-//! The promises of every store, held against the embedded store and real Redis: one server, Sentinel and a Cluster.
+//! The contract of every store, tested on the embedded store and on real Redis: one server, Sentinel and a Cluster.
 
 use std::{any::Any, collections::HashSet, sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Guessing passwords is slow, and keeps nobody out.
+//! Guessing passwords is slow, and does not lock users out.
 
 use std::{
     io::{Read, Write},
@@ -39,7 +39,7 @@ fn try_password(service: &Service, user: &str, password: &str) -> Answer {
     service.client().with_basic(user, password).get(TOKEN).send()
 }
 
-/// A try that comes from this address, as the load balancer says.
+/// Tries a password from this address, as reported by the load balancer.
 fn try_from(service: &Service, address: &str, user: &str, password: &str) -> Answer {
     service.client().with_basic(user, password).get(TOKEN).header("x-forwarded-for", address).send()
 }
@@ -58,7 +58,7 @@ fn behind_a_load_balancer(backend: Backend) -> Service {
     })
 }
 
-/// Guesses until that is refused for so long that it still is when the test looks at what comes next.
+/// Guesses until the delay is long enough for the rest of the test.
 #[track_caller]
 fn guess_until_too_early(guess: impl Fn(u32) -> Answer) {
     let long = |answer: &Answer| answer.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds > 2);
@@ -73,7 +73,7 @@ fn guess_until_too_early(guess: impl Fn(u32) -> Answer) {
 }
 
 #[test]
-fn guesses_are_counted_on_all_replicas_together() {
+fn failed_logins_are_counted_across_replicas() {
     let redis = RedisServer::start();
     let replicas = [(); 2].map(|()| {
         Service::launch(Some(&redis.url()), |command| {
@@ -81,10 +81,10 @@ fn guesses_are_counted_on_all_replicas_together() {
         })
     });
     replicas.iter().for_each(Service::wait_until_ready);
-    // More than cost nothing, and on each replica less than that.
+    // More than the free failures in all, but fewer on each replica.
     let strangers: Vec<_> =
         (0..PER_USER.free_failures * 3 / 2).map(|stranger| format!("198.51.100.{stranger}")).collect();
-    // A name that nobody has is treated as one that somebody has.
+    // An unknown name is treated like a known one.
     for user in ["admin", "nobody"] {
         for (index, stranger) in strangers.iter().enumerate() {
             try_from(&replicas[index % 2], stranger, user, "a guess").problem(401);
@@ -106,7 +106,7 @@ fn guesses_are_counted_on_all_replicas_together() {
 }
 
 #[test]
-fn who_waits_is_let_in_and_starts_anew() {
+fn a_login_after_the_delay_succeeds_and_resets_the_count() {
     let service = Service::start(Backend::Redis);
     guess_until_too_early(|guess| try_password(&service, "admin", &format!("guess {guess}")));
     eventually("it is let in", || (try_password(&service, "admin", ADMIN_PASSWORD).status == 200).then_some(()));
@@ -117,7 +117,7 @@ fn who_waits_is_let_in_and_starts_anew() {
 }
 
 #[rstest]
-fn guesses_at_once_are_counted_one_by_one(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+fn concurrent_failed_logins_are_each_counted(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = Service::start(backend);
     let before = service.hashes();
     let guesses = thread::scope(|scope| {
@@ -134,11 +134,11 @@ fn guesses_at_once_are_counted_one_by_one(#[values(Backend::Memory, Backend::Red
 }
 
 #[rstest]
-fn a_stranger_keeps_nobody_out(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+fn failed_logins_of_other_clients_do_not_lock_a_user_out(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = behind_a_load_balancer(backend);
     let (home, hotel) = ("192.0.2.1", "2001:db8::1");
     assert_eq!(try_from(&service, home, "admin", ADMIN_PASSWORD).status, 200);
-    // As many as make each of them wait the longest.
+    // Enough failures for the longest delay.
     let strangers: Vec<_> = (0..2 * PER_USER.free_failures).map(|stranger| format!("198.51.100.{stranger}")).collect();
     for stranger in &strangers {
         try_from(&service, stranger, "admin", "a guess").problem(401);
@@ -154,7 +154,7 @@ fn a_stranger_keeps_nobody_out(#[values(Backend::Memory, Backend::Redis)] backen
 }
 
 #[test]
-fn a_remembered_login_is_no_oracle_for_others_at_its_address() {
+fn a_cached_login_reveals_nothing_to_other_clients_at_its_address() {
     let service = Service::start(Backend::Memory);
     let before = service.hashes();
     for _ in 0..10 {
@@ -162,12 +162,12 @@ fn a_remembered_login_is_no_oracle_for_others_at_its_address() {
     }
     assert_eq!(service.hashes(), before + 1, "it is remembered");
     guess_until_too_early(|guess| try_password(&service, "admin", &format!("guess {guess}")));
-    // What is right is not told apart by being let in.
+    // During the delay, the right password is rejected like a wrong one.
     assert_too_early(&try_password(&service, "admin", ADMIN_PASSWORD));
 }
 
 #[test]
-fn a_remembered_login_is_remembered_at_its_address_only() {
+fn a_login_is_cached_for_its_own_address_only() {
     let service = behind_a_load_balancer(Backend::Memory);
     assert_eq!(try_from(&service, "192.0.2.1", "admin", ADMIN_PASSWORD).status, 200);
     guess_until_too_early(|guess| try_from(&service, "198.51.100.1", "admin", &format!("guess {guess}")));
@@ -187,7 +187,7 @@ fn a_token_is_never_throttled() {
 #[rstest]
 #[case("x-forwarded-for", "")]
 #[case("forwarded", "for=")]
-fn what_an_untrusted_peer_says_of_its_address_changes_nothing(#[case] header: &'static str, #[case] prefix: &str) {
+fn forwarded_headers_of_an_untrusted_peer_are_ignored(#[case] header: &'static str, #[case] prefix: &str) {
     let log = Log::new();
     let service = Service::start_with(Backend::Memory, |command| {
         command.stderr(log.stdio());
@@ -205,7 +205,7 @@ fn what_an_untrusted_peer_says_of_its_address_changes_nothing(#[case] header: &'
 }
 
 #[test]
-fn the_client_in_the_log_is_whom_the_load_balancer_names() {
+fn the_log_has_the_client_address_from_the_load_balancer() {
     let log = Log::new();
     let service = Service::start_with(Backend::Memory, |command| {
         command.env("MAYFLY_TRUSTED_PROXIES", "127.0.0.1, 10.0.0.0/8").stderr(log.stdio());
@@ -216,7 +216,7 @@ fn the_client_in_the_log_is_whom_the_load_balancer_names() {
 }
 
 #[rstest]
-fn the_same_login_at_the_same_time_costs_one_hash(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+fn concurrent_equal_logins_cost_one_hash(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
     let service = Service::start(backend);
     let all = |password: &str| -> (Vec<u16>, u64) {
         let before = service.hashes();
@@ -228,14 +228,14 @@ fn the_same_login_at_the_same_time_costs_one_hash(#[values(Backend::Memory, Back
         (statuses, service.hashes() - before)
     };
     assert_eq!(all(ADMIN_PASSWORD), (vec![200; 100], 1));
-    // The wrong one is remembered by nobody: who comes when the first have their answer costs another.
+    // A wrong password is not cached: the next attempt costs another hash.
     let (statuses, hashes) = all("a typo");
     assert!(statuses.iter().all(|status| [401, 429].contains(status)), "{statuses:?}");
     assert!((1..=u64::from(PER_CLIENT_AND_USER.free_failures)).contains(&hashes), "{hashes} for {statuses:?}");
 }
 
 #[test]
-fn a_full_redis_lets_users_in_and_guesses_wait() {
+fn a_full_redis_allows_logins_and_delays_guesses() {
     let service = behind_a_load_balancer(Backend::Redis);
     let redis = service.redis.as_ref().unwrap();
     let (id, _) = service.admin().issue("x", "1h");
@@ -253,7 +253,7 @@ fn a_full_redis_lets_users_in_and_guesses_wait() {
 }
 
 #[tokio::test]
-async fn where_strangers_take_all_places_the_known_have_theirs_and_nobody_is_counted() {
+async fn known_users_have_hashing_slots_of_their_own_and_rejected_logins_are_not_counted() {
     let redis = RedisServer::start();
     let hashing = Arc::new(Hashing::new(HashCost::default()));
     let options = RedisOptions { timeout: Duration::from_secs(20), ..RedisOptions::at(&redis.url()) };
@@ -288,14 +288,13 @@ async fn where_strangers_take_all_places_the_known_have_theirs_and_nobody_is_cou
     assert_eq!(login.log_in(&hotel, std::slice::from_ref(&password)).await.unwrap().name, alice.name);
 }
 
-/// Wrong logins from 100 networks, each in a site of its own, at a replica at which 30 users log in who did so lately at
-/// another one.
+/// Wrong logins from 100 networks in different sites, beside 30 users that have recently logged in at another replica.
 #[test]
-fn known_users_do_not_wait_behind_strangers() {
+fn logins_of_known_users_are_hashed_before_others() {
     let redis = RedisServer::start();
     let [here, elsewhere] = [(); 2].map(|()| {
         Service::launch(Some(&redis.url()), |command| {
-            // Nobody's patience with a busy machine is tried here.
+            // A busy machine must not cause timeouts here.
             command.env("MAYFLY_TRUSTED_PROXIES", "127.0.0.1").env("MAYFLY_REDIS_TIMEOUT", "20s");
         })
     });
@@ -343,7 +342,7 @@ fn a_free_failure_costs_nothing_when_the_clock_of_redis_steps() {
 }
 
 #[test]
-fn a_user_with_another_password_is_let_in_at_once() {
+fn a_new_password_clears_the_delay_of_its_user() {
     let service = behind_a_load_balancer(Backend::Redis);
     let admin = |request: Draft| request.header("x-forwarded-for", "192.0.2.9").send();
     let alice = json!({"username": "alice", "password": "first"});
@@ -356,7 +355,7 @@ fn a_user_with_another_password_is_let_in_at_once() {
 }
 
 #[test]
-fn a_login_of_a_user_who_always_changes_costs_three_hashes() {
+fn a_login_beside_constant_password_changes_fails_after_three_hashes() {
     let service = Service::start_with(Backend::Redis, |command| {
         command.env("MAYFLY_LEASE", "0");
     });
@@ -367,7 +366,7 @@ fn a_login_of_a_user_who_always_changes_costs_three_hashes() {
         scope.spawn(|| {
             let mut connection = TcpStream::connect(("127.0.0.1", redis.port)).unwrap();
             for change in (0..30_000).take_while(|_| !stop.load(Ordering::Relaxed)) {
-                // Another each time, and of the same password: it says what key was used, which is none.
+                // A different record of the same password each time: `keyid` is ignored.
                 let hash = hash.replace("p=1", &format!("p=1,keyid={change:08}"));
                 let command = format!("HSET mayfly:{{admin}}:user password {hash}\r\n");
                 connection.write_all(command.as_bytes()).unwrap();
@@ -385,7 +384,7 @@ fn a_login_of_a_user_who_always_changes_costs_three_hashes() {
 }
 
 #[test]
-fn what_redis_cannot_tell_is_no_failure() {
+fn an_error_of_redis_is_not_counted_as_a_failed_login() {
     let service = Service::start(Backend::Redis);
     let redis = service.redis.as_ref().unwrap();
     let hash = redis.cli(&["HGET", "mayfly:{admin}:user", "password"]);

@@ -1,4 +1,4 @@
-//! Clients speak TLS with the service itself.
+//! TLS between clients and the service.
 
 use std::{
     fs, io,
@@ -25,10 +25,10 @@ use rustls::{
 
 use crate::support::{Authority, Identity, Log, Service, eventually, run};
 
-/// Longer than anything here takes: it only keeps a test from hanging.
+/// Longer than any step of a test: only keeps a test from hanging.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A service with a certificate, and who vouches for it.
+/// A service with a certificate, and the authority that signed it.
 struct Secured {
     service: Service,
     authority: Authority,
@@ -39,7 +39,7 @@ struct Secured {
 }
 
 impl Secured {
-    /// Starts one that shows a certificate, which is returned, too.
+    /// Starts a service with a new certificate, and returns both.
     fn start() -> (Self, Identity) {
         Self::start_with(|_| ())
     }
@@ -63,7 +63,7 @@ impl Secured {
         Client::connect(self.service.address(), &self.authority, &[&TLS13, &TLS12])
     }
 
-    /// What a new client is shown.
+    /// Returns the certificate that a new client gets.
     fn shown(&self) -> CertificateDer<'static> {
         let mut client = self.connect();
         assert_eq!(client.get("/livez").unwrap(), 200);
@@ -71,7 +71,7 @@ impl Secured {
     }
 }
 
-/// A client that trusts one authority.
+/// A TLS client that trusts one authority.
 struct Client(BufReader<StreamOwned<ClientConnection, TcpStream>>);
 
 impl Client {
@@ -90,7 +90,7 @@ impl Client {
         Self(BufReader::new(StreamOwned::new(session, stream)))
     }
 
-    /// The status of the answer. The connection can be used again.
+    /// Sends a request, and returns the status of the response. The connection can be used again.
     fn get(&mut self, path: &str) -> io::Result<u16> {
         write!(self.0.get_mut(), "GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
         let mut head = Vec::new();
@@ -114,7 +114,7 @@ impl Client {
 #[rstest]
 #[case(&TLS12)]
 #[case(&TLS13)]
-fn each_version_is_spoken(#[case] version: &'static SupportedProtocolVersion) {
+fn tls_1_2_and_1_3_are_accepted(#[case] version: &'static SupportedProtocolVersion) {
     let (secured, _) = Secured::start();
     let mut client = Client::connect(secured.service.address(), &secured.authority, &[version]);
     for _ in 0..2 {
@@ -126,7 +126,7 @@ fn each_version_is_spoken(#[case] version: &'static SupportedProtocolVersion) {
 }
 
 #[test]
-fn curl_and_the_health_check_reach_it() {
+fn curl_and_the_health_check_accept_the_certificate() {
     let (secured, _) = Secured::start();
     assert!(secured.service.url.starts_with("https://"), "{}", secured.service.greeting);
     let authority = secured.chain.with_file_name("ca.pem");
@@ -139,7 +139,7 @@ fn curl_and_the_health_check_reach_it() {
     let output = run(Command::new("curl").args(["--silent", "--cacert"]).arg(&authority).arg(metadata), "");
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(metadata["issuer"], secured.service.url);
-    // The command to paste trusts the certificate that is shown, and no other.
+    // The printed command trusts this certificate and no other.
     let paste = secured.service.greeting.lines().last().unwrap();
     assert!(paste.contains(&format!(" --cacert '{}' ", secured.chain.display())), "{paste}");
     let output = run(Command::new("bash").args(["-c", &paste.replace("admin ", "admin:wrong ")]), "");
@@ -154,14 +154,14 @@ fn curl_and_the_health_check_reach_it() {
 }
 
 #[test]
-fn a_new_certificate_fails_nobody() {
+fn a_certificate_is_replaced_without_a_failed_request() {
     let (secured, old) = Secured::start();
     assert_eq!(secured.shown(), old.der());
     let requests = AtomicUsize::new(0);
     thread::scope(|scope| {
-        // Whatever ends this scope ends the clients.
+        // The clients stop when this scope ends, even by a panic.
         let going_on = Arc::new(());
-        // One that comes again and again, and one that stays.
+        // One client connects for each request, and one stays connected.
         for stays in [false, true] {
             let (secured, requests, going_on) = (&secured, &requests, Arc::downgrade(&going_on));
             scope.spawn(move || {
@@ -183,7 +183,7 @@ fn a_new_certificate_fails_nobody() {
         new.write_key(&secured.key);
         eventually("the new certificate is shown", || (secured.shown() == new.der()).then_some(()));
 
-        // Nothing at all, and what is no key.
+        // An empty file, and a file without a key.
         fs::remove_file(&secured.chain).unwrap();
         let before = complaints();
         eventually("a missing file is noticed", || (complaints() > before).then_some(()));
@@ -204,11 +204,11 @@ fn a_new_certificate_fails_nobody() {
 }
 
 #[test]
-fn what_is_no_tls_and_what_never_becomes_tls_is_sent_away() {
+fn connections_that_do_not_complete_a_handshake_are_closed() {
     let (secured, _) = Secured::start();
     let begun = Instant::now();
     let mut silent = secured.service.connect();
-    // The head of a handshake, and no more.
+    // Only the beginning of a handshake.
     silent.write_all(&[0x16, 0x03, 0x01]).unwrap();
     let plain = secured.service.raw(b"GET /livez HTTP/1.1\r\nHost: localhost\r\n\r\n");
     assert!(!plain.contains("HTTP"), "{plain}");
@@ -220,7 +220,7 @@ fn what_is_no_tls_and_what_never_becomes_tls_is_sent_away() {
 }
 
 #[test]
-fn who_says_nothing_makes_room() {
+fn a_connection_without_a_handshake_is_closed_for_a_new_one_at_the_limit() {
     let (secured, _) = Secured::start_with(|command| {
         command.env("MAYFLY_MAX_CONNECTIONS", "2").env("MAYFLY_TRUSTED_PROXIES", "127.0.0.1");
     });
@@ -231,7 +231,7 @@ fn who_says_nothing_makes_room() {
 }
 
 #[test]
-fn a_pair_that_does_not_fit_is_a_mistake() {
+fn a_key_of_another_certificate_is_a_configuration_error() {
     let directory = tempfile::tempdir().unwrap();
     let file = |name: &str| directory.path().join(name);
     let authority = Authority::new();

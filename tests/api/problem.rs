@@ -85,7 +85,7 @@ fn unknown_paths_are_404_and_unknown_methods_405_with_allow() {
 }
 
 #[test]
-fn head_is_get_without_a_body() {
+fn head_is_answered_like_get_without_a_body() {
     let service = Service::start(Backend::Memory);
     let answer = service.admin().request("HEAD", TOKEN).send();
     assert_eq!((answer.status, &*answer.text), (200, ""));
@@ -156,7 +156,7 @@ fn a_request_has_one_host_header() {
 }
 
 #[test]
-fn no_secret_is_in_a_log() {
+fn no_secret_is_logged() {
     let mut log = tempfile::tempfile().unwrap();
     let redirected = log.try_clone().unwrap();
     let service = Service::start_with(Backend::Redis, |command| {

@@ -1,11 +1,11 @@
-//! Certificates, and who vouches for them.
+//! Certificates and the authority that signs them.
 
 use std::{fs, path::Path};
 
 use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
 use rustls::pki_types::CertificateDer;
 
-/// An authority of the test's own.
+/// A certificate authority for a test.
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
     certificate: rcgen::Certificate,
@@ -21,24 +21,24 @@ impl Authority {
     pub fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut parameters = CertificateParams::new(Vec::new()).unwrap();
-        // Any name but that of the certificates that it signs.
+        // Any name but those of the signed certificates.
         parameters.distinguished_name.push(DnType::CommonName, "authority");
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let certificate = parameters.self_signed(&key).unwrap();
         Self { issuer: Issuer::new(parameters, key), certificate }
     }
 
-    /// Itself as PEM.
+    /// The authority's certificate as PEM.
     pub fn pem(&self) -> String {
         self.certificate.pem()
     }
 
-    /// Itself as DER.
+    /// The authority's certificate as DER.
     pub fn der(&self) -> CertificateDer<'static> {
         self.certificate.der().clone()
     }
 
-    /// A new certificate for this host.
+    /// Issues a certificate for this host.
     pub fn identify(&self, host: &str) -> Identity {
         let key = KeyPair::generate().unwrap();
         let parameters = CertificateParams::new(vec![host.to_owned()]).unwrap();

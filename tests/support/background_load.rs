@@ -103,9 +103,9 @@ impl Drop for Counted<'_> {
 }
 
 impl SlowClients {
-    /// Opens this many connections to a service, and waits until all are open. Every other idle client has sent a request
-    /// before. Slow clients send the head of a request byte by byte, or its body, or read a response byte by byte; they
-    /// connect again when their connection is closed.
+    /// Opens this many connections to a service, and waits until all are open. Every other idle client has sent a
+    /// request before. Slow clients send the head of a request byte by byte, or its body, or read a response byte by
+    /// byte; they connect again when their connection is closed.
     pub fn connect(address: &str, idle: usize, slow: usize) -> Self {
         let limit = getrlimit(Resource::Nofile);
         setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }).unwrap();
@@ -196,8 +196,8 @@ async fn slow_client(address: SocketAddr, number: usize, counts: Arc<Counts>) {
     }
 }
 
-/// A flood of logins of unknown users, each with a name and an address of its own; or with an invalid name, which costs no
-/// hash.
+/// A flood of logins of unknown users, each with a name and an address of its own; or with an invalid name, which costs
+/// no hash.
 pub struct LoginFlood {
     counts: Arc<Mutex<StatusCounts>>,
     _load: BackgroundLoad,

@@ -1,4 +1,4 @@
-//! An HTTP client that says what it got.
+//! An HTTP client whose responses are easy to assert on.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use ureq::{
     http::{HeaderMap, Method, Request},
 };
 
-/// Longer than any answer takes: it only keeps a test from hanging.
+/// Longer than any response takes: only keeps a test from hanging.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Sends requests to one service.
@@ -20,14 +20,14 @@ pub struct Client {
     authorization: Option<String>,
 }
 
-/// A request in the making.
+/// A request that is being built.
 pub struct Draft {
     agent: Agent,
     request: ureq::http::request::Builder,
     body: Vec<u8>,
 }
 
-/// What came back.
+/// A response.
 #[derive(Debug)]
 pub struct Answer {
     pub status: u16,
@@ -89,7 +89,7 @@ impl Client {
         self.request("POST", path).header("content-type", "application/x-www-form-urlencoded").body(body)
     }
 
-    /// Issues a token: its id and its JWT.
+    /// Issues a token, and returns its id and its JWT.
     pub fn issue(&self, description: &str, life: &str) -> (String, String) {
         let body = json!({"jwt_token_description": description, "jwt_token_life": life});
         let answer = self.post("/api/v1alpha/token", &body).send();
@@ -141,7 +141,7 @@ impl Answer {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// Asserts that this is a problem of the contract, and returns its `detail`.
+    /// Asserts that the response is a problem with this status, and returns its `detail`.
     #[track_caller]
     pub fn problem(&self, status: u16) -> String {
         assert_eq!(self.status, status, "{self:?}");

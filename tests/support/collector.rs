@@ -1,4 +1,4 @@
-//! A receiver of OTLP over HTTP, on the protocol's own messages.
+//! A receiver of OTLP over HTTP that decodes the protocol's messages.
 
 use std::{
     collections::BTreeMap,
@@ -18,23 +18,23 @@ use opentelemetry_proto::tonic::{
 };
 use prost::Message;
 
-/// A collector that keeps what it is sent.
+/// A collector that keeps all data it receives.
 pub struct Collector {
     pub url: String,
     received: Arc<Mutex<Received>>,
 }
 
-/// What a collector was sent.
+/// The data that a collector received.
 #[derive(Clone, Default)]
 pub struct Received {
     pub traces: Vec<ExportTraceServiceRequest>,
     pub metrics: Vec<ExportMetricsServiceRequest>,
     pub logs: Vec<ExportLogsServiceRequest>,
-    /// Everything, undecoded, heads included.
+    /// All requests, undecoded, heads included.
     pub bytes: Vec<u8>,
 }
 
-/// A span, as a test wants it.
+/// A span.
 #[derive(Debug, Clone)]
 pub struct Span {
     pub name: String,
@@ -66,7 +66,7 @@ impl Collector {
     }
 }
 
-/// Takes requests until the client hangs up.
+/// Reads requests until the client closes the connection.
 fn serve(stream: &TcpStream, received: &Mutex<Received>) -> Option<()> {
     let mut reader = BufReader::new(stream);
     loop {
@@ -114,7 +114,7 @@ impl Received {
         spans.collect()
     }
 
-    /// Body and attributes of each line of the log, and the trace that it belongs to.
+    /// Returns the body, the attributes and the trace id of each log record.
     pub fn log_lines(&self) -> Vec<(String, BTreeMap<String, String>, String)> {
         let resources = self.logs.iter().flat_map(|request| &request.resource_logs);
         let records = resources.flat_map(|logs| &logs.scope_logs).flat_map(|scope| &scope.log_records);

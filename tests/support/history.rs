@@ -1,4 +1,4 @@
-//! What answers acknowledged, and the answers that contradict it.
+//! Records acknowledged changes, and finds responses that contradict them.
 
 use std::{
     collections::HashMap,
@@ -9,7 +9,7 @@ use std::{
 
 use fastrand::Rng;
 
-/// Something that a request can ask about, with all that the request needs.
+/// A fact that a request can check, with all that the request needs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Fact {
     /// The user logs in with this password.
@@ -33,15 +33,15 @@ impl fmt::Display for Fact {
     }
 }
 
-/// A question that is about to be asked.
+/// A request that checks a fact.
 pub struct Question {
     pub fact: Fact,
-    /// What is settled, if anything is.
+    /// The settled value, unless a change is in progress.
     pub expected: Option<bool>,
     changes: u64,
 }
 
-/// What is known of a fact. `value` is `None` from the moment at which somebody begins to change it until an answer settles it.
+/// What is known of a fact. `value` is `None` from the begin of a change until its acknowledgement settles the fact.
 #[derive(Default)]
 struct Standing {
     value: Option<bool>,
@@ -51,8 +51,8 @@ struct Standing {
 
 /// The history of all facts.
 ///
-/// The rule: an answer to a question that was asked when a fact was settled, and that came before anybody began to change it
-/// again, says what was settled. What is lost for good, such as an old password, nobody ever changes again.
+/// The rule: if a fact was settled when a question was sent, and no change began before the answer, then the answer has
+/// the settled value. A fact that ended for good, such as an old password, never changes again.
 pub struct History {
     begun: Instant,
     facts: Mutex<Facts>,
@@ -61,7 +61,7 @@ pub struct History {
 #[derive(Default)]
 struct Facts {
     standing: HashMap<Fact, Standing>,
-    /// In the order in which they were settled.
+    /// The facts in the order in which they were settled.
     settled: Vec<Fact>,
     violations: Vec<String>,
     answers: u64,
@@ -72,7 +72,7 @@ impl History {
         Self { begun: Instant::now(), facts: Mutex::default() }
     }
 
-    /// Somebody is about to send a request that changes this.
+    /// Records that a request that changes this fact is about to be sent.
     pub fn unsettle(&self, fact: &Fact) {
         let mut facts = self.facts();
         let standing = facts.standing.entry(fact.clone()).or_default();
@@ -80,7 +80,7 @@ impl History {
         standing.changes += 1;
     }
 
-    /// An answer acknowledged this.
+    /// Records that a change was acknowledged.
     pub fn settle(&self, fact: &Fact, value: bool, by: &str) {
         let settled_by = format!("{by} at {}", self.now());
         let mut facts = self.facts();
@@ -90,7 +90,7 @@ impl History {
         facts.settled.push(fact.clone());
     }
 
-    /// A question about something that is settled, lately more often than not.
+    /// Returns a question about a settled fact, preferably a recent one.
     pub fn pick(&self, rng: &mut Rng) -> Option<Question> {
         const LATELY: usize = 60;
         let facts = self.facts();
@@ -99,13 +99,13 @@ impl History {
         (count > 0).then(|| facts.question(&facts.settled[rng.usize(oldest..count)]))
     }
 
-    /// A question about each thing that was ever settled.
+    /// Returns a question about every settled fact.
     pub fn questions(&self) -> Vec<Question> {
         let facts = self.facts();
         facts.standing.keys().map(|fact| facts.question(fact)).collect()
     }
 
-    /// What was answered to a question, and from where.
+    /// Compares the answer of a replica to a question.
     pub fn answer(&self, question: &Question, value: bool, from: &str) {
         let now = self.now();
         let mut facts = self.facts();
@@ -126,7 +126,7 @@ impl History {
         self.facts().violations.clone()
     }
 
-    /// How many answers were compared.
+    /// Returns the number of compared answers.
     pub fn answers(&self) -> u64 {
         self.facts().answers
     }

@@ -1,4 +1,4 @@
-//! Clients that write down what was acknowledged.
+//! Clients that record acknowledged creations and revocations.
 
 use std::{
     fmt,
@@ -17,13 +17,13 @@ use super::{Client, eventually};
 const TOKEN: &str = "/api/v1alpha/token";
 const SELF: &str = "/api/v1alpha/token/self";
 
-/// What a client does before it tries again.
+/// Pause before a repeated request.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What clients of the service remember.
+/// The records of all clients.
 #[derive(Default)]
 struct Journal {
-    /// JWTs whose creation was acknowledged, and which nobody revoked.
+    /// JWTs whose creation was acknowledged, and which were not revoked.
     live: Vec<String>,
     /// JWTs whose revocation was acknowledged.
     revoked: Vec<String>,
@@ -38,15 +38,15 @@ pub struct Load {
     clients: Vec<thread::JoinHandle<()>>,
 }
 
-/// What became of what was acknowledged.
+/// The acknowledged changes that were lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Losses {
     pub created: usize,
     pub revoked: usize,
     pub unanswered: usize,
-    /// Acknowledged tokens that are not there.
+    /// Acknowledged tokens that do not exist.
     pub lost: usize,
-    /// Acknowledged revocations after which the token is there.
+    /// Tokens that exist after their acknowledged revocation.
     pub undone: usize,
 }
 
@@ -66,19 +66,19 @@ impl Load {
         Self { journal, stop, clients }
     }
 
-    /// Waits until so many more revocations were acknowledged.
+    /// Waits until this many more revocations were acknowledged.
     pub fn wait_for(&self, revocations: usize) {
         let acknowledged = || self.journal.lock().unwrap().revoked.len();
         let before = acknowledged();
         eventually("the load goes on", || (acknowledged() >= before + revocations).then_some(()));
     }
 
-    /// A JWT that lives.
+    /// Returns a live JWT.
     pub fn live(&self) -> String {
         self.journal.lock().unwrap().live.last().unwrap().clone()
     }
 
-    /// Stops the clients, and asks after all that was acknowledged.
+    /// Stops the clients, and checks every acknowledged change.
     pub fn stop(self, client: &Client) -> Losses {
         self.stop.store(true, Ordering::Relaxed);
         self.clients.into_iter().for_each(|client| client.join().unwrap());
@@ -128,7 +128,7 @@ fn create_and_revoke(admin: &Client, journal: &Mutex<Journal>, stop: &AtomicBool
     let Some((id, jwt)) = create() else { return };
     loop {
         match admin.delete(&format!("{TOKEN}/{id}")).try_send() {
-            // Gone at the second try is gone, too.
+            // The first attempt may have revoked the token without an acknowledgement.
             Ok(answer) if [200, 404].contains(&answer.status) => return journal.lock().unwrap().revoked.push(jwt),
             Ok(answer) if answer.status != 503 => panic!("{answer:?}"),
             _ if stop.load(Ordering::Relaxed) => return,

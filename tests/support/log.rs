@@ -1,4 +1,4 @@
-//! What a service writes to standard error.
+//! The standard error of a service.
 
 use std::{fs, process::Stdio};
 
@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::eventually;
 
-/// A file that takes it.
+/// A file with the log.
 pub struct Log(tempfile::NamedTempFile);
 
 impl Log {
@@ -14,7 +14,7 @@ impl Log {
         Self(tempfile::NamedTempFile::new().unwrap())
     }
 
-    /// The end to give to the process.
+    /// Returns the standard error for a process.
     pub fn stdio(&self) -> Stdio {
         self.0.reopen().unwrap().into()
     }
@@ -23,20 +23,20 @@ impl Log {
         fs::read_to_string(self.0.path()).unwrap()
     }
 
-    /// Its lines of JSON.
+    /// Returns the lines, parsed as JSON.
     pub fn lines(&self) -> Vec<Value> {
         let text = self.text();
         let whole = text.rsplit_once('\n').map_or("", |(whole, _)| whole);
         whole.lines().map(|line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))).collect()
     }
 
-    /// Waits for a line of this level whose message holds this text.
+    /// Waits for a line of this level whose message contains this text.
     pub fn wait_for(&self, level: &str, text: &str) -> Value {
         let is_it = |line: &Value| line["level"] == level && line["message"].as_str().unwrap_or("").contains(text);
         eventually(text, || self.lines().into_iter().find(is_it))
     }
 
-    /// How many lines have a message that holds this text.
+    /// Returns the number of lines whose message contains this text.
     pub fn count(&self, text: &str) -> usize {
         self.lines().iter().filter(|line| line["message"].as_str().unwrap_or("").contains(text)).count()
     }

@@ -1,4 +1,4 @@
-//! Processes that do not outlive the test.
+//! Processes that are killed with their test.
 
 use std::{
     fs,
@@ -16,10 +16,10 @@ use nix::{
     unistd::Pid,
 };
 
-/// Longer than anything here takes on the slowest machine: it only keeps a test from hanging.
+/// Longer than any step takes on the slowest machine: only keeps a test from hanging.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A running process, killed on drop with all that it started.
+/// A running process, killed on drop with its child processes.
 pub struct Process(Child);
 
 impl Process {
@@ -73,7 +73,7 @@ impl Drop for Process {
     }
 }
 
-/// Runs a command to its end, with this standard input.
+/// Runs a command with this standard input, and waits for its end.
 pub fn run(command: &mut Command, input: &str) -> Output {
     let mut child = command
         .stdin(Stdio::piped())
@@ -86,7 +86,7 @@ pub fn run(command: &mut Command, input: &str) -> Output {
     child.wait_with_output().unwrap()
 }
 
-/// Asks until there is an answer.
+/// Repeats `ask` until it returns a value.
 pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -98,7 +98,7 @@ pub fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// A port that nobody listens on and that no client's socket is given by the kernel, whose range begins at 32768.
+/// Returns a free port below 32768, where the kernel's range of ports for clients begins.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let first = 15_000 + u16::try_from(std::process::id() % 16).unwrap() * 1000;

@@ -1,4 +1,4 @@
-//! A Prometheus that scrapes, and promtool.
+//! A Prometheus server, and promtool.
 
 use std::{
     fs,
@@ -9,7 +9,7 @@ use serde_json::Value;
 
 use super::{Client, Process, eventually, free_port, run};
 
-/// A Prometheus of the test's own.
+/// A Prometheus server for a test.
 pub struct Prometheus {
     client: Client,
     _process: Process,
@@ -17,7 +17,7 @@ pub struct Prometheus {
 }
 
 impl Prometheus {
-    /// Starts one that scrapes these addresses (`host:port`) ten times a second, as the job `mayfly`.
+    /// Starts a server that scrapes these addresses (`host:port`) ten times a second, as the job `mayfly`.
     pub fn scraping(targets: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("prometheus.yml");
@@ -41,7 +41,7 @@ impl Prometheus {
         Self { client, _process: process, _directory: directory }
     }
 
-    /// The series that answer a query: label sets with values.
+    /// Returns the result of a query: label sets with values.
     pub fn query(&self, query: &str) -> Vec<Value> {
         let encoded = query.bytes().fold(String::new(), |text, byte| format!("{text}%{byte:02X}"));
         let answer = self.client.get(&format!("/api/v1/query?query={encoded}")).send().json();
@@ -50,7 +50,7 @@ impl Prometheus {
     }
 }
 
-/// Runs promtool, which must be content, and says why where it is not.
+/// Runs promtool, and panics with its output if promtool fails.
 pub fn promtool(arguments: &[&str], input: &str) {
     let output = run(Command::new("promtool").args(arguments), input);
     let said = String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);

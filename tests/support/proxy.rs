@@ -1,4 +1,4 @@
-//! A TCP proxy that can fail.
+//! A TCP proxy that can stall, delay and cut connections.
 
 use std::{
     io::{Read, Write},
@@ -14,7 +14,7 @@ pub struct Proxy {
     link: Arc<Link>,
 }
 
-/// Which way the bytes go.
+/// The direction of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
     ToServer,
@@ -72,8 +72,8 @@ impl Proxy {
         Self { port, link }
     }
 
-    /// Whether bytes that go this way wait from now on, and nobody is told. Those that waited come through afterwards, also
-    /// where their sender has hung up since.
+    /// Holds bytes in this direction back from now on, or forwards them again. Held bytes are forwarded even if their
+    /// sender has closed the connection since.
     pub fn stall(&self, direction: Direction, on: bool) {
         self.link.change(|state| {
             state.stalled_from.clear();
@@ -82,41 +82,41 @@ impl Proxy {
         });
     }
 
-    /// The same on the way to the server, from the first bytes on that contain all of these. What was sent before is answered.
+    /// Holds bytes to the server back from the first ones on that contain all of these texts.
     pub fn stall_from(&self, contained: &[&str]) {
         self.link.change(|state| state.stalled_from = contained.iter().map(|text| (*text).to_owned()).collect());
     }
 
-    /// The same for both ways.
+    /// Holds bytes in both directions back, or forwards them again.
     pub fn blackhole(&self, on: bool) {
         self.stall(Direction::ToServer, on);
         self.stall(Direction::ToClient, on);
     }
 
-    /// All bytes come through at least this much later.
+    /// Delays all bytes by at least this time.
     pub fn delay(&self, delay: Duration) {
         self.link.change(|state| state.delay = delay);
     }
 
-    /// Hangs up on all clients. What they sent before still comes through.
+    /// Closes all connections of clients. Bytes that they sent before are still forwarded.
     pub fn cut(&self) {
         for client in self.link.state().clients.drain(..).filter_map(|client| client.upgrade()) {
             let _ = client.shutdown(Shutdown::Both);
         }
     }
 
-    /// Hangs up on all clients, and forwards the connections that they make from now on to another port.
+    /// Closes all connections of clients, and forwards new ones to another port.
     pub fn redirect(&self, target: u16) {
         self.link.change(|state| state.target = target);
         self.cut();
     }
 
-    /// The next answer is lost, and its connection with it.
+    /// Drops the next response, and closes its connection.
     pub fn lose_an_answer(&self) {
         self.link.change(|state| state.losing = true);
     }
 
-    /// How many connections were made through it so far.
+    /// Returns the number of connections so far.
     pub fn connections(&self) -> usize {
         self.link.state().connections
     }
@@ -140,7 +140,7 @@ impl Link {
         self.changed.notify_all();
     }
 
-    /// Waits until bytes that go this way come through.
+    /// Waits until bytes in this direction are forwarded.
     fn wait(&self, direction: Direction) -> MutexGuard<'_, State> {
         let is_stalled = |state: &mut State| state.stalled.contains(&direction) && !state.closed;
         self.changed.wait_while(self.state(), is_stalled).unwrap()
@@ -148,7 +148,7 @@ impl Link {
 }
 
 impl State {
-    /// Takes note of bytes that go this way, and returns how much later they come through.
+    /// Records bytes in this direction, and returns their delay.
     fn passing(&mut self, direction: Direction, bytes: &[u8]) -> Duration {
         let contains = |text: &String| bytes.windows(text.len()).any(|window| window == text.as_bytes());
         let begins = !self.stalled_from.is_empty() && self.stalled_from.iter().all(contains);
@@ -175,6 +175,6 @@ fn forward(mut from: &TcpStream, mut to: &TcpStream, direction: Direction, link:
         }
     }
     drop(link.wait(direction));
-    // Only this way ends: the other side may still be reading what came.
+    // Only this direction ends: the other side may still be reading.
     let _ = to.shutdown(Shutdown::Write);
 }

@@ -1,4 +1,4 @@
-//! A redis-server of the test's own.
+//! A redis-server for a test.
 
 use std::{
     ffi::OsString,
@@ -9,8 +9,8 @@ use std::{
 
 use super::{Process, SteppingClock, eventually, free_port, run};
 
-/// The servers that `tests/setup` provides. They differ in what WAIT waits for: Redis 7.0 for all that was written, the others
-/// for the last write of the connection that asks.
+/// The servers that `tests/setup` provides. WAIT differs: Redis 7.0 waits for all writes, the others for the last write
+/// of the same connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
     Redis7_0,
@@ -20,7 +20,7 @@ pub enum Version {
 }
 
 impl Version {
-    /// The program of the server. With `--sentinel` it is a sentinel.
+    /// Returns the program of the server; with `--sentinel` it runs as a sentinel.
     pub fn program(self) -> OsString {
         match self {
             Self::Redis7_0 => "redis-server".into(),
@@ -35,14 +35,14 @@ fn server(name: &str) -> OsString {
     format!("{}/tests/.tools/servers/{name}", env!("CARGO_MANIFEST_DIR")).into()
 }
 
-/// A redis-server with an append-only file, in a directory of its own.
+/// A redis-server with an append-only file in its own directory.
 pub struct RedisServer {
     pub process: Process,
     pub port: u16,
     start: Start,
 }
 
-/// How to start it.
+/// The command that starts the server.
 struct Start {
     program: OsString,
     arguments: Vec<String>,
@@ -51,17 +51,17 @@ struct Start {
 }
 
 impl RedisServer {
-    /// Starts one and waits until it answers.
+    /// Starts a server and waits until it answers.
     pub fn start() -> Self {
         Self::start_on_port(free_port())
     }
 
-    /// Starts one on this port and waits until it answers.
+    /// Starts a server on this port and waits until it answers.
     pub fn start_on_port(port: u16) -> Self {
         Self::start_with(port, &[])
     }
 
-    /// Starts one whose wall clock the test moves.
+    /// Starts a server whose wall clock the test controls.
     pub fn start_with_clock(clock: &Arc<SteppingClock>, arguments: &[&str]) -> Self {
         Self::start_at("redis-server".into(), free_port(), arguments, Some(Arc::clone(clock)))
     }
@@ -71,17 +71,17 @@ impl RedisServer {
         Self::start_version_on_port(version, free_port(), arguments)
     }
 
-    /// The same on this port.
+    /// Starts a server of this version on this port, with more arguments, and waits until it answers.
     pub fn start_version_on_port(version: Version, port: u16, arguments: &[&str]) -> Self {
         Self::start_program(version.program(), port, arguments)
     }
 
-    /// Starts one on this port, with more arguments, and waits until it answers.
+    /// Starts a server on this port, with more arguments, and waits until it answers.
     pub fn start_with(port: u16, arguments: &[&str]) -> Self {
         Self::start_program("redis-server".into(), port, arguments)
     }
 
-    /// Starts another program that takes the arguments of redis-server.
+    /// Starts another program with the arguments of redis-server.
     pub fn start_program(program: OsString, port: u16, arguments: &[&str]) -> Self {
         Self::start_at(program, port, arguments, None)
     }
@@ -106,12 +106,12 @@ impl RedisServer {
         server
     }
 
-    /// Kills it and starts it again on what it wrote.
+    /// Kills the server and starts it again with its data.
     pub fn restart(self) -> Self {
         self.stop().start_again()
     }
 
-    /// Kills it and keeps what it wrote.
+    /// Kills the server and keeps its data.
     pub fn stop(self) -> StoppedServer {
         let Self { process, port, start } = self;
         drop(process);
@@ -122,14 +122,14 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}", self.port)
     }
 
-    /// What redis-cli prints. It must succeed.
+    /// Runs redis-cli, which must succeed, and returns its output.
     pub fn cli(&self, arguments: &[&str]) -> String {
         let answer = self.try_cli(arguments);
         assert!(!answer.contains("Could not connect"), "{answer}");
         answer
     }
 
-    /// The value of a field of `INFO`.
+    /// Returns the value of a field of `INFO`.
     pub fn info(&self, field: &str) -> String {
         let info = self.cli(&["INFO", "everything"]);
         let value = info.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
@@ -142,21 +142,21 @@ impl RedisServer {
     }
 }
 
-/// What a killed redis-server left behind.
+/// A killed server and its data.
 pub struct StoppedServer {
     pub port: u16,
     start: Start,
 }
 
 impl StoppedServer {
-    /// Has it forget what it wrote.
+    /// Deletes the data.
     pub fn forget(&self) {
         for entry in fs::read_dir(self.start.directory.path()).unwrap().map(|entry| entry.unwrap().path()) {
             if entry.is_dir() { fs::remove_dir_all(entry).unwrap() } else { fs::remove_file(entry).unwrap() }
         }
     }
 
-    /// Starts it again and waits until it answers.
+    /// Starts the server again and waits until it answers.
     pub fn start_again(self) -> RedisServer {
         RedisServer::start_on(self.port, self.start)
     }

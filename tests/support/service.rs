@@ -1,4 +1,4 @@
-//! The real binary, serving.
+//! The real binary as a running service.
 
 use std::{
     fs::{self, Permissions},
@@ -17,7 +17,7 @@ use super::{Client, Process, RedisServer, eventually, run};
 /// The password of the administrator in every test.
 pub const ADMIN_PASSWORD: &str = "correct horse battery staple";
 
-/// Where a service keeps its state.
+/// The store of a service.
 #[derive(Debug, Clone, Copy)]
 pub enum Backend {
     Memory,
@@ -27,26 +27,26 @@ pub enum Backend {
 /// A running service with an administrator `admin`.
 pub struct Service {
     pub process: Process,
-    /// What it printed at the start, up to and with the command to try.
+    /// The lines that the service printed at the start, up to the command to try.
     pub greeting: String,
     /// `http://127.0.0.1:port`, or `https://…`
     pub url: String,
-    /// Where Prometheus scrapes it.
+    /// The URL of its metrics.
     pub metrics_url: String,
-    /// The JWK Set that it signs with.
+    /// The file with its signing keys (a JWK Set).
     pub keys_file: PathBuf,
-    /// Its Redis, where it has one.
+    /// Its Redis, if any.
     pub redis: Option<RedisServer>,
     _directory: tempfile::TempDir,
 }
 
 impl Service {
-    /// Starts one and waits until it is ready.
+    /// Starts a service and waits until it is ready.
     pub fn start(backend: Backend) -> Self {
         Self::start_with(backend, |_| {})
     }
 
-    /// Starts one that is configured further by `configure`, and waits until it is ready.
+    /// Starts a service whose command `configure` changes, and waits until it is ready.
     pub fn start_with(backend: Backend, configure: impl FnOnce(&mut Command)) -> Self {
         let redis = matches!(backend, Backend::Redis).then(RedisServer::start);
         let url = redis.as_ref().map(RedisServer::url);
@@ -59,14 +59,14 @@ impl Service {
         eventually("the service is ready", || (self.client().get("/readyz").send().status == 200).then_some(()));
     }
 
-    /// How many passwords it has hashed.
+    /// Returns the number of passwords that the service has hashed.
     pub fn hashes(&self) -> u64 {
         let page = Client::new(&self.metrics_url).get("").send().text;
         let count = page.lines().find_map(|line| line.strip_prefix("mayfly_password_hash_duration_seconds_count "));
         count.map_or(0, |count| count.parse().unwrap())
     }
 
-    /// Starts one on this Redis, and waits only until it listens.
+    /// Starts a service on this Redis, and waits only until the service listens.
     pub fn launch(redis_url: Option<&str>, configure: impl FnOnce(&mut Command)) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let keys_file = directory.path().join("keys.json");
@@ -94,7 +94,7 @@ impl Service {
         while greeting.last().is_none_or(|line: &String| !line.contains("curl -u")) {
             greeting.push(lines.next().expect("it greets").unwrap());
         }
-        // Nobody reads the rest, but a closed pipe would be an error.
+        // The rest is not used, but a closed pipe would be an error for the service.
         thread::spawn(move || lines.count());
         let url_in = |line: &String| Some(line.split(' ').find(|word| word.starts_with("http"))?.to_owned());
         let url = url_in(&greeting[0]).expect("it says where");
@@ -103,7 +103,7 @@ impl Service {
         Self { process, greeting: greeting.join("\n"), url, metrics_url, keys_file, redis: None, _directory: directory }
     }
 
-    /// Adds a user with the password "secret", as an operator does.
+    /// Adds a user with the password "secret" by the command line.
     pub fn add_user(&self, name: &str, role: &str) {
         let url = self.redis.as_ref().expect("users are added in Redis").url();
         let mut command = Self::command();
@@ -112,7 +112,7 @@ impl Service {
         assert!(output.status.success(), "{output:?}");
     }
 
-    /// The binary, with none of the settings of whoever runs the tests.
+    /// Returns a command for the binary, without settings from the environment of the tests.
     pub fn command() -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_mayfly"));
         for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("MAYFLY_") || name.starts_with("OTEL_")) {
@@ -121,32 +121,32 @@ impl Service {
         command
     }
 
-    /// The address and port that it listens on.
+    /// Returns the address and port on which the service listens.
     pub fn address(&self) -> &str {
         self.url.split_once("://").expect("a URL has a scheme").1
     }
 
-    /// A connection to it.
+    /// Opens a connection to the service.
     pub fn connect(&self) -> TcpStream {
         TcpStream::connect(self.address()).unwrap()
     }
 
-    /// Sends these bytes and reads all that comes back until the server hangs up.
+    /// Sends these bytes, and returns all that the server sends until it closes the connection.
     pub fn raw(&self, bytes: &[u8]) -> String {
         let mut stream = self.connect();
         stream.write_all(bytes).unwrap();
         let mut answer = Vec::new();
-        // A server that refuses to read on resets the connection, after its answer.
+        // A server that does not read all input resets the connection after its response.
         let _ = stream.read_to_end(&mut answer);
         String::from_utf8_lossy(&answer).into_owned()
     }
 
-    /// A client that presents no credentials.
+    /// Returns a client without credentials.
     pub fn client(&self) -> Client {
         Client::new(&self.url)
     }
 
-    /// A client that logs in as the administrator.
+    /// Returns a client that logs in as the administrator.
     pub fn admin(&self) -> Client {
         self.client().with_basic("admin", ADMIN_PASSWORD)
     }

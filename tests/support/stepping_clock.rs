@@ -1,4 +1,4 @@
-//! A wall clock that a test moves.
+//! A wall clock that a test controls.
 
 use std::{
     fs::{File, OpenOptions},
@@ -10,14 +10,14 @@ use super::run;
 
 const SOURCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/stepping_clock.c");
 
-/// Shifts the wall clock of the processes that are started with [`SteppingClock::set_for`]; their monotonic clock goes on.
+/// Shifts the wall clock of processes started with [`SteppingClock::set_for`]; their monotonic clock is not changed.
 pub struct SteppingClock {
     offset: File,
     directory: tempfile::TempDir,
 }
 
 impl SteppingClock {
-    /// Builds the library that shifts it, and begins at the time of the machine.
+    /// Builds the preloaded library that shifts the clock, and begins at the time of the machine.
     pub fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let library = directory.path().join("stepping_clock.so");
@@ -29,16 +29,16 @@ impl SteppingClock {
         clock
     }
 
-    /// Has a command see this clock; the value must outlive its process.
+    /// Makes a command use this clock, which must outlive the command's process.
     pub fn set_for(&self, command: &mut Command) {
         command
             .env("LD_PRELOAD", self.directory.path().join("stepping_clock.so"))
             .env("STEPPING_CLOCK", self.directory.path().join("offset"));
     }
 
-    /// Sets the clock to so many milliseconds after (or before) the time of the machine, at once.
+    /// Sets the clock to this many milliseconds after (or before) the time of the machine.
     pub fn set(&self, offset_ms: i64) {
-        // Never truncated: the processes have it in their memory.
+        // Not truncated: the processes have the file mapped.
         self.offset.write_all_at(&offset_ms.to_ne_bytes(), 0).unwrap();
     }
 }

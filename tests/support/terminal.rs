@@ -1,4 +1,4 @@
-//! A terminal that a command is typed at.
+//! A terminal for a command that prompts.
 
 use std::{
     fs::File,
@@ -22,11 +22,11 @@ use super::{Process, eventually};
 
 /// Both ends of a pseudo-terminal.
 pub struct Terminal {
-    /// Where somebody types and reads.
+    /// The end of the person at the terminal.
     screen: File,
-    /// What the command has as its input and output.
+    /// The end of the command: its input and output.
     line: File,
-    /// What the command wrote so far.
+    /// The output of the command so far.
     written: Arc<Mutex<String>>,
 }
 
@@ -45,7 +45,7 @@ impl Terminal {
         Self { screen, line, written }
     }
 
-    /// Starts a command in a session of its own, which this is the terminal of.
+    /// Starts a command in a new session with this terminal.
     pub fn spawn(&self, command: &Command) -> Process {
         let stdio = || Stdio::from(self.line.try_clone().unwrap());
         let mut session = Command::new("setsid");

@@ -1,4 +1,4 @@
-//! Redis servers that stand in for one another.
+//! Redis servers with failover: Sentinel and Cluster.
 
 use std::{
     fs,
@@ -7,36 +7,35 @@ use std::{
 
 use super::{Process, Proxy, RedisServer, Version, eventually, free_port, run};
 
-/// The name of the service that the sentinels watch.
+/// The name of the primary that the sentinels watch.
 const SERVICE: &str = "tokens";
 
 /// A primary with replicas, and sentinels that promote one of them.
 pub struct Sentinel {
     /// The primary first, until the first failover. `None`: killed.
     pub servers: Vec<Option<RedisServer>>,
-    /// The way to each server for all others and for clients, where it is behind a proxy.
+    /// The proxy before each server, if any.
     pub links: Vec<Proxy>,
-    /// Where the sentinels say that each server is.
+    /// The address of each server as the sentinels report it.
     ports: Vec<u16>,
     sentinels: Vec<(Process, u16)>,
     _directory: tempfile::TempDir,
 }
 
 impl Sentinel {
-    /// Starts a primary with as many replicas and as many sentinels, and waits until they know each other.
+    /// Starts a primary, this many replicas and sentinels, and waits until they know each other.
     pub fn start(replicas: usize, sentinels: usize) -> Self {
         Self::start_version(Version::Redis7_0, replicas, sentinels)
     }
 
-    /// The same with servers and sentinels of this version.
+    /// Starts servers and sentinels of this version.
     pub fn start_version(version: Version, replicas: usize, sentinels: usize) -> Self {
         let settings =
             format!("sentinel down-after-milliseconds {SERVICE} 500\nsentinel failover-timeout {SERVICE} 2000\n");
         Self::start_with(version, replicas, sentinels, &[], &settings, false)
     }
 
-    /// The same with further arguments for the servers, these settings for the sentinels, and perhaps a proxy before each
-    /// server.
+    /// Starts servers with further arguments, sentinels with these settings, and optionally a proxy before each server.
     pub fn start_with(
         version: Version,
         replicas: usize,
@@ -96,25 +95,25 @@ impl Sentinel {
         });
     }
 
-    /// What the service is configured with.
+    /// Returns the Redis URL for the service.
     pub fn url(&self) -> String {
         let hosts: Vec<_> = self.sentinels.iter().map(|(_, port)| format!("127.0.0.1:{port}")).collect();
         format!("redis+sentinel://{}/{SERVICE}", hosts.join(","))
     }
 
-    /// The server that the sentinels call the primary, if it runs and says so, too.
+    /// Returns the primary according to the sentinels, if that server runs and agrees.
     pub fn primary(&self) -> Option<&RedisServer> {
         let primary = &self.servers[self.index_of_primary()];
         primary.as_ref().filter(|server| server.info("role") == "master")
     }
 
-    /// The port of the server that the sentinels call the primary, whether it runs or not.
+    /// Returns the port of the primary according to the sentinels, whether it runs or not.
     pub fn primary_port(&self) -> u16 {
         let address = sentinel_cli(self.sentinels[0].1, &["SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE]);
         address.lines().nth(1).unwrap().parse().unwrap()
     }
 
-    /// The index of the server that the sentinels call the primary.
+    /// Returns the index of the primary according to the sentinels.
     pub fn index_of_primary(&self) -> usize {
         let port = self.primary_port();
         self.ports.iter().position(|other| *other == port).unwrap()
@@ -146,21 +145,21 @@ fn sentinel_cli(port: u16, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// A cluster of three primaries, with a replica each where asked for.
+/// A Cluster of three primaries, optionally with a replica each.
 pub struct Cluster {
     /// The primaries first. `None`: killed.
     pub servers: Vec<Option<RedisServer>>,
 }
 
-/// Primaries of a cluster: the fewest that can vote.
+/// The number of primaries: the fewest that can vote.
 const PRIMARIES: usize = 3;
 
 impl Cluster {
-    /// Starts one and waits until each node finds it whole.
+    /// Starts a Cluster and waits until each node reports all slots as served.
     pub fn start(replicas: bool) -> Self {
         let count = if replicas { 2 * PRIMARIES } else { PRIMARIES };
         let start = || {
-            // The bus of a node listens on a port of its own.
+            // The cluster bus of a node needs a port of its own.
             let (port, bus) = (free_port(), free_port().to_string());
             let arguments = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-port", &bus];
             RedisServer::start_with(port, &[&arguments[..], &["--repl-diskless-sync-delay", "0"]].concat())
@@ -187,7 +186,7 @@ impl Cluster {
         cluster
     }
 
-    /// Waits until each node that runs finds all slots served, and each replica is in step.
+    /// Waits until each running node reports all slots as served, and each replica is in sync.
     pub fn wait_until_whole(&self) {
         for server in self.servers.iter().flatten() {
             eventually("the cluster is whole", || {
@@ -199,13 +198,13 @@ impl Cluster {
         }
     }
 
-    /// What the service is configured with.
+    /// Returns the Redis URL for the service.
     pub fn url(&self) -> String {
         let hosts: Vec<_> = self.servers.iter().flatten().map(|server| format!("127.0.0.1:{}", server.port)).collect();
         format!("redis+cluster://{}", hosts.join(","))
     }
 
-    /// The index of the primary that serves this key's slot.
+    /// Returns the index of the primary that serves this key's slot.
     pub fn primary_of(&self, key: &str) -> usize {
         let servers = || self.servers.iter().enumerate().filter_map(|(index, server)| Some((index, server.as_ref()?)));
         let holds =

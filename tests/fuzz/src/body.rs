@@ -167,7 +167,8 @@ fn change_last_admin(service: &InProcess, body: &[u8]) {
     assert_eq!((&now["role"], &now["disabled"]), (&"admin".into(), &false.into()));
 }
 
-/// Afterwards the user has the password of the body alone, and keeps or loses the tokens as it asks; or nothing changed.
+/// Afterwards the user has the password of the body alone, and keeps or loses the tokens as it asks; or nothing
+/// changed.
 fn change_password(service: &InProcess, body: &[u8]) {
     add_carol(service);
     let answer = send_as(service, "carol:first", Method::PUT, &format!("{CAROL}/password"), JSON, body);

@@ -7,8 +7,8 @@ use secrecy::ExposeSecret;
 
 use super::in_process::{InProcess, with_service};
 
-/// Presents the input as a token. An input that begins like JSON is signed with the service's key first: a token that is
-/// forged with a stolen key is refused, too.
+/// Presents the input as a token. An input that begins like JSON is signed with the service's key first: a token that
+/// is forged with a stolen key is refused, too.
 pub fn check(input: &[u8]) {
     let Ok(text) = str::from_utf8(input) else { return };
     with_service(|service| {
