@@ -98,8 +98,8 @@ pub fn beside_login_flood(rounds: Rounds) -> ([Row; 3], StatusCounts) {
 }
 
 impl Row {
-    pub const HEAD: &'static str = "| Bearer verifications | answers | p50, ms | p99, ms | p99 of each round | resident \
-        after each, MiB |\n|---|---|---|---|---|---|";
+    pub const HEAD: &'static str = "| Bearer verifications | answers | p50, ms | p99, ms | p99 of each round | \
+        resident after each, MiB |\n|---|---|---|---|---|---|";
 
     fn new(name: &str) -> Self {
         Self { name: name.to_owned(), latencies: Vec::new(), resident: Vec::new() }

@@ -230,7 +230,7 @@ impl<A: Application> Connection<A> {
         drop(deadlines);
         let parts = connection.into_parts();
         let stream = parts.io.into_inner().stream;
-        // An empty line after a body is not the begin of a head (RFC 9112, section 2.2). An empty `Bytes` of hyper's
+        // An empty line after a body is not the start of a head (RFC 9112, section 2.2). An empty `Bytes` of hyper's
         // would keep its buffer.
         let is_blank = parts.read_buf.iter().all(|byte| b"\r\n".contains(byte));
         let unread = if is_blank { Bytes::new() } else { parts.read_buf };

@@ -57,7 +57,7 @@ pub struct Options {
     /// The most connections at once. Beyond it, the connection that has waited longest for its client is closed for a
     /// new one; if none waits, the new one does.
     pub max_connections: usize,
-    /// Time from the begin of a shutdown until no more connections are accepted. Each response announces the end of its
+    /// Time from the start of a shutdown until no more connections are accepted. Each response announces the end of its
     /// connection meanwhile, so that no client sends a request on a connection that is about to close.
     pub shutdown_delay: Duration,
     /// Longest time after that for the requests in flight.

@@ -80,7 +80,11 @@ fn administrators_manage_users(#[values(Backend::Memory, Backend::Redis)] backen
     let added = admin.post(USER, &json!({"username": "alice", "password": "first"})).send();
     assert_eq!((added.status, added.header("location")), (201, "/api/v1alpha/user/alice"));
     assert_eq!(added.header("cache-control"), "no-store");
-    let alice = |message: &str, role: &str, disabled: bool| json!({"message": message, "username": "alice", "role": role, "disabled": disabled});
+    let alice = |message: &str, role: &str, disabled: bool| {
+        json!({
+            "message": message, "username": "alice", "role": role, "disabled": disabled,
+        })
+    };
     assert_eq!(user(&added), alice("User created", "user", false));
     assert_eq!(log_in(&service, "alice", "first"), 200);
     assert_eq!(user(&admin.get("/api/v1alpha/user/alice").send()), alice("User exists", "user", false));

@@ -41,7 +41,7 @@ pub struct Question {
     changes: u64,
 }
 
-/// What is known of a fact. `value` is `None` from the begin of a change until its acknowledgement settles the fact.
+/// What is known of a fact. `value` is `None` from the start of a change until its acknowledgement settles the fact.
 #[derive(Default)]
 struct Standing {
     value: Option<bool>,

@@ -22,8 +22,8 @@ impl Prometheus {
         let directory = tempfile::tempdir().unwrap();
         let config = directory.path().join("prometheus.yml");
         let scraped = format!(
-            "scrape_configs:\n- job_name: mayfly\n  scrape_interval: 100ms\n  scrape_timeout: 100ms\n  static_configs:\n  \
-             - targets: {targets:?}\n"
+            "scrape_configs:\n- job_name: mayfly\n  scrape_interval: 100ms\n  scrape_timeout: 100ms\n  \
+             static_configs:\n  - targets: {targets:?}\n"
         );
         fs::write(&config, scraped).unwrap();
         let port = free_port();
