@@ -19,7 +19,7 @@ use rstest::rstest;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use crate::support::{Client, Proxy, RedisServer, Service, eventually};
+use crate::support::{Client, Proxy, RedisServer, Service, eventually, patient_options};
 
 const TOKEN: &str = "/api/v1alpha/token";
 const PASSWORD: &str = "/api/v1alpha/user/alice/password";
@@ -181,8 +181,11 @@ async fn a_delayed_write_of_an_administrator_does_not_run_after_the_lease(
 ) {
     let redis = RedisServer::start();
     let proxy = Proxy::to(redis.port);
-    let direct = RedisStore::new(&RedisOptions::at(&redis.url())).unwrap();
-    let stalling = RedisStore::new(&RedisOptions::at(&format!("redis://127.0.0.1:{}", proxy.port))).unwrap();
+    let direct = RedisStore::new(&patient_options(&redis.url())).unwrap();
+    // Its writes time out while the proxy loses everything; everything else is done within this time on a busy machine, too.
+    let timeout = Duration::from_secs(5);
+    let options = RedisOptions { timeout, ..patient_options(&format!("redis://127.0.0.1:{}", proxy.port)) };
+    let stalling = RedisStore::new(&options).unwrap();
     let soon = Authority::Until(Instant::now() + Duration::from_mins(1));
     let alice = user("alice", Role::User);
     direct.create_user(&soon, &user("admin", Role::Admin)).await.unwrap();

@@ -11,16 +11,12 @@ use mayfly::{
         password::{HashCost, PasswordHash},
         user::{LoginEpoch, Role, User, UserUpdate},
     },
-    store::{
-        Authority, Store, StrictWrites,
-        leased::LEASE,
-        redis::{RedisOptions, RedisStore},
-    },
+    store::{Authority, Store, StrictWrites, leased::LEASE, redis::RedisStore},
 };
 use serde_json::Value;
 use tokio::time::Instant;
 
-use crate::support::{RedisServer, Service, SteppingClock, eventually};
+use crate::support::{RedisServer, Service, SteppingClock, eventually, patient_options};
 
 const TOKEN: &str = "/api/v1alpha/token";
 const VERIFY: &str = "/api/v1alpha/verify";
@@ -101,7 +97,7 @@ fn the_remaining_life_never_exceeds_exp_when_redis_clock_steps_back() {
 async fn a_write_is_repeated_with_a_new_deadline_after_redis_clock_steps() {
     let clock = Arc::new(SteppingClock::new());
     let redis = RedisServer::start_with_clock(&clock, &[]);
-    let store = RedisStore::new(&RedisOptions::at(&redis.url())).unwrap();
+    let store = RedisStore::new(&patient_options(&redis.url())).unwrap();
     let alice = User {
         name: "alice".parse().unwrap(),
         password_hash: PasswordHash::dummy(HashCost::default()),

@@ -20,7 +20,9 @@ use rstest::rstest;
 use secrecy::ExposeSecret;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::support::{Cluster, Direction, Proxy, RedisServer, Sentinel, Version, eventually, free_port};
+use crate::support::{
+    Cluster, Direction, Proxy, RedisServer, Sentinel, Version, eventually, free_port, patient_options,
+};
 
 mod admins;
 mod authority;

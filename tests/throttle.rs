@@ -25,13 +25,15 @@ use mayfly::{
     store::{
         Authority, Store,
         leased::{LEASE, LeasedStore},
-        redis::{RedisOptions, RedisStore},
+        redis::RedisStore,
     },
 };
 use rstest::rstest;
 use serde_json::json;
 
-use crate::support::{ADMIN_PASSWORD, Answer, Backend, Draft, Log, RedisServer, Service, SteppingClock, eventually};
+use crate::support::{
+    ADMIN_PASSWORD, Answer, Backend, Draft, Log, RedisServer, Service, SteppingClock, eventually, patient_options,
+};
 
 const TOKEN: &str = "/api/v1alpha/token";
 
@@ -256,7 +258,7 @@ fn a_full_redis_allows_logins_and_delays_guesses() {
 async fn known_users_have_hashing_slots_of_their_own_and_rejected_logins_are_not_counted() {
     let redis = RedisServer::start();
     let hashing = Arc::new(Hashing::new(HashCost::default()));
-    let options = RedisOptions { timeout: Duration::from_secs(20), ..RedisOptions::at(&redis.url()) };
+    let options = patient_options(&redis.url());
     let store = Arc::new(RedisStore::new(&options).unwrap());
     let login = Login::new(Arc::new(LeasedStore::new(Arc::clone(&store) as _, LEASE)), Arc::clone(&hashing));
     let password: Password = "secret".parse().unwrap();

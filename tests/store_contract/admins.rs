@@ -126,7 +126,7 @@ async fn two_administrators_who_remove_each_other_do_not_both_succeed(
 #[tokio::test]
 async fn an_unregistered_administrator_stays_and_is_registered_by_the_next_change() {
     let redis = RedisServer::start();
-    let store = RedisStore::new(&RedisOptions::at(&redis.url())).unwrap();
+    let store = RedisStore::new(&patient_options(&redis.url())).unwrap();
     let [alice, bob] = ["alice", "bob"].map(|name| name.parse::<UserName>().unwrap());
     store.create_user(&operator(), &admin("alice")).await.unwrap();
     store.create_user(&operator(), &admin("bob")).await.unwrap();

@@ -5,7 +5,7 @@ use super::*;
 #[tokio::test]
 async fn a_former_primary_does_not_answer_about_users() {
     let redis = RedisServer::start();
-    let store = RedisStore::new(&RedisOptions::at(&redis.url())).unwrap();
+    let store = RedisStore::new(&patient_options(&redis.url())).unwrap();
     store.create_user(&operator(), &admin("alice")).await.unwrap();
     redis.cli(&["CONFIG", "SET", "replica-serve-stale-data", "yes"]);
     redis.cli(&["REPLICAOF", "127.0.0.1", &free_port().to_string()]);
@@ -17,7 +17,7 @@ async fn a_former_primary_does_not_answer_about_users() {
 #[tokio::test]
 async fn a_full_redis_still_demotes_disables_and_removes_users() {
     let redis = RedisServer::start();
-    let store = RedisStore::new(&RedisOptions::at(&redis.url())).unwrap();
+    let store = RedisStore::new(&patient_options(&redis.url())).unwrap();
     for name in ["alice", "bob", "carol", "dave"] {
         store.create_user(&operator(), &admin(name)).await.unwrap();
     }
@@ -40,7 +40,7 @@ async fn a_full_redis_still_demotes_disables_and_removes_users() {
 async fn an_unconfirmed_write_is_not_sent_again() {
     let redis = RedisServer::start();
     let proxy = Proxy::to(redis.port);
-    let store = RedisStore::new(&RedisOptions::at(&format!("redis://127.0.0.1:{}", proxy.port))).unwrap();
+    let store = RedisStore::new(&patient_options(&format!("redis://127.0.0.1:{}", proxy.port))).unwrap();
     let alice = "alice".parse().unwrap();
     store.create_user(&operator(), &user("alice")).await.unwrap();
     // So that the server has the scripts.
@@ -77,9 +77,8 @@ async fn a_write_that_redis_rs_resends_in_a_cluster_runs_once() {
     );
     redis.cli(&["CLUSTER", "ADDSLOTSRANGE", "0", "16383"]);
     eventually("it serves all slots", || redis.cli(&["CLUSTER", "INFO"]).contains("cluster_state:ok").then_some(()));
-    let options = |url: String| RedisOptions { timeout: Duration::from_secs(10), ..RedisOptions::at(&url) };
-    let store = RedisStore::new(&options(format!("redis+cluster://127.0.0.1:{announced}"))).unwrap();
-    let other = RedisStore::new(&options(redis.url())).unwrap();
+    let store = RedisStore::new(&patient_options(&format!("redis+cluster://127.0.0.1:{announced}"))).unwrap();
+    let other = RedisStore::new(&patient_options(&redis.url())).unwrap();
     let alice = "alice".parse().unwrap();
     store.create_user(&operator(), &user("alice")).await.unwrap();
     // So that the server has the scripts.

@@ -10,13 +10,13 @@ use mayfly::{
         },
         user::LoginEpoch,
     },
-    store::redis::{RedisOptions, RedisStore},
+    store::redis::RedisStore,
 };
 use rstest::rstest;
 use tokio::time::sleep;
 
 use super::{Fixture, Kind, epoch};
-use crate::support::{RedisServer, SteppingClock, eventually};
+use crate::support::{RedisServer, SteppingClock, eventually, patient_options};
 
 fn attempt(user: &str, address: &str) -> LoginAttempt {
     LoginAttempt { user: user.parse().unwrap(), client: address.parse::<IpAddr>().unwrap().into() }
@@ -26,7 +26,7 @@ impl Fixture {
     /// A store in this Redis, which outlives it.
     fn on(redis: &RedisServer) -> Self {
         // Longer than any operation takes on the slowest machine.
-        let options = RedisOptions { timeout: Duration::from_secs(20), ..RedisOptions::at(&redis.url()) };
+        let options = patient_options(&redis.url());
         Self { store: Arc::new(RedisStore::new(&options).unwrap()), _servers: Box::new(()) }
     }
 

@@ -151,7 +151,7 @@ async fn a_user_is_changed(#[values(Kind::Memory, Kind::Redis, Kind::Sentinel, K
 #[tokio::test]
 async fn a_change_that_breaks_off_hides_no_user() {
     let redis = RedisServer::start();
-    let store = RedisStore::new(&RedisOptions::at(&redis.url())).unwrap();
+    let store = RedisStore::new(&patient_options(&redis.url())).unwrap();
     let names = async || {
         let listing = store.list_users(None, 10).await.unwrap();
         listing.items.into_iter().map(|user| user.name.to_string()).collect::<Vec<_>>()
@@ -193,7 +193,7 @@ async fn a_change_that_breaks_off_hides_no_user() {
 #[tokio::test]
 async fn a_user_record_without_a_login_epoch_still_works() {
     let redis = RedisServer::start();
-    let store = RedisStore::new(&RedisOptions::at(&redis.url())).unwrap();
+    let store = RedisStore::new(&patient_options(&redis.url())).unwrap();
     let alice = "alice".parse().unwrap();
     store.create_user(&operator(), &user("alice")).await.unwrap();
     redis.cli(&["HDEL", "mayfly:{alice}:user", "epoch"]);

@@ -57,7 +57,7 @@ async fn a_watch_reports_what_changed(#[values(Kind::Memory, Kind::Redis, Kind::
 #[case::valkey_with_threads(RedisServer::start_version(Version::Valkey9_1, &["--io-threads", "4"]))]
 #[tokio::test]
 async fn a_watch_reports_each_change_made_before_the_call(#[case] server: RedisServer) {
-    let connect = || Arc::new(RedisStore::new(&RedisOptions::at(&server.url())).unwrap());
+    let connect = || Arc::new(RedisStore::new(&patient_options(&server.url())).unwrap());
     let (asking, other, alice) = (connect(), connect(), "alice".parse().unwrap());
     asking.create_user(&operator(), &user("alice")).await.unwrap();
     let mut watch = asking.watch().await.unwrap().unwrap();
@@ -88,7 +88,7 @@ async fn a_watch_reports_each_change_made_before_the_call(#[case] server: RedisS
 #[tokio::test]
 async fn a_watch_ends_when_redis_rejects_it_and_can_begin_again() {
     let server = RedisServer::start();
-    let store = RedisStore::new(&RedisOptions::at(&server.url())).unwrap();
+    let store = RedisStore::new(&patient_options(&server.url())).unwrap();
     let mut watch = store.watch().await.unwrap().unwrap();
     assert_eq!(watch.changes().await.unwrap(), Changes::default());
     // As if the primary were cut off.

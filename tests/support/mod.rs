@@ -29,7 +29,7 @@ pub use self::{
     process::{Process, eventually, free_port, run},
     prometheus::{Prometheus, promtool},
     proxy::{Direction, Proxy},
-    redis_server::{RedisServer, Version},
+    redis_server::{RedisServer, Version, patient_options},
     service::{ADMIN_PASSWORD, Backend, Service},
     stepping_clock::SteppingClock,
     terminal::Terminal,

@@ -5,7 +5,10 @@ use std::{
     fs,
     process::{Command, Stdio},
     sync::Arc,
+    time::Duration,
 };
+
+use mayfly::store::redis::RedisOptions;
 
 use super::{Process, SteppingClock, eventually, free_port, run};
 
@@ -48,6 +51,11 @@ struct Start {
     arguments: Vec<String>,
     clock: Option<Arc<SteppingClock>>,
     directory: tempfile::TempDir,
+}
+
+/// Options of a store in the Redis at `url` whose operations do not time out on a busy machine.
+pub fn patient_options(url: &str) -> RedisOptions {
+    RedisOptions { timeout: Duration::from_secs(20), ..RedisOptions::at(url) }
 }
 
 impl RedisServer {
