@@ -25,14 +25,8 @@ use crate::{
     watched_files::read_regular_file,
 };
 
-#[derive(Args)]
-pub(super) struct Key {
-    #[command(subcommand)]
-    command: Command,
-}
-
 #[derive(Subcommand)]
-enum Command {
+pub(super) enum Key {
     /// Make a JWK Set with one new key, for `MAYFLY_JWT_KEYS_FILE`
     Generate {
         /// Write the set to this new file, readable by its owner alone, instead of printing it
@@ -68,7 +62,7 @@ enum Command {
 }
 
 #[derive(Args)]
-struct AlgorithmChoice {
+pub(super) struct AlgorithmChoice {
     /// Set the algorithm: HS256, EdDSA or ES256
     ///
     /// HS256 is the fastest. Tokens of EdDSA and ES256 can be verified by others, with jwks.json. The default is the
@@ -80,21 +74,21 @@ struct AlgorithmChoice {
 impl Key {
     pub(super) fn run(self) -> Result<(), Failure> {
         let now = Clock::system().unix_seconds();
-        match self.command {
-            Command::Generate { out, algorithm } => {
+        match self {
+            Self::Generate { out, algorithm } => {
                 let set = key_rotation::generate(algorithm.algorithm.unwrap_or(Algorithm::Hs256), now);
                 match out {
                     Some(file) => create(&file, &set),
                     None => print(set.expose_secret()),
                 }
             }
-            Command::Rotate { file, algorithm, delay } => {
+            Self::Rotate { file, algorithm, delay } => {
                 let _lock = lock(&file)?;
                 let set = read(&file)?;
                 let rotated = key_rotation::rotate(set.expose_secret(), algorithm.algorithm, now, delay);
                 replace(&file, &rotated.map_err(|error| invalid(&file, &error))?)
             }
-            Command::Prune { file, older_than } => {
+            Self::Prune { file, older_than } => {
                 let _lock = lock(&file)?;
                 let set = read(&file)?;
                 let pruned = key_rotation::prune(set.expose_secret(), older_than.duration(), now);
@@ -130,9 +124,7 @@ fn read(file: &Path) -> Result<SecretString, Failure> {
 /// Creates a file that only its owner can read. Fails if a file of this name exists.
 fn create(file: &Path, set: &SecretString) -> Result<(), Failure> {
     let created = (|| {
-        let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let mut new = NamedTempFile::new_in(directory)?;
-        new.write_all(set.expose_secret().as_bytes())?;
+        let new = write_beside(file, set)?;
         new.as_file().sync_all()?;
         new.persist_noclobber(file)?;
         Ok(())
@@ -148,13 +140,20 @@ fn create(file: &Path, set: &SecretString) -> Result<(), Failure> {
     })
 }
 
+/// Writes a temporary file, that only its owner can read, in the directory of this file.
+fn write_beside(file: &Path, set: &SecretString) -> io::Result<NamedTempFile> {
+    let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut new = NamedTempFile::new_in(directory)?;
+    new.write_all(set.expose_secret().as_bytes())?;
+    Ok(new)
+}
+
 /// Replaces a file atomically, and keeps its owner and permissions.
 fn replace(file: &Path, set: &SecretString) -> Result<(), Failure> {
     let replaced = (|| {
         // A symbolic link stays, and its target is replaced.
         let file = file.canonicalize()?;
-        let mut new = NamedTempFile::new_in(file.parent().unwrap_or(Path::new(".")))?;
-        new.write_all(set.expose_secret().as_bytes())?;
+        let new = write_beside(&file, set)?;
         let old = fs::metadata(&file)?;
         let made = new.as_file().metadata()?;
         if (made.uid(), made.gid()) != (old.uid(), old.gid()) {

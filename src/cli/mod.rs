@@ -10,7 +10,7 @@ use std::{
 use clap::{Args as _, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::outcome::Failure;
-use crate::config::{self, SECRETS_HELP, Settings};
+use crate::config::{self, ListenSettings, SECRETS_HELP, Settings};
 
 mod healthcheck;
 mod key;
@@ -40,11 +40,16 @@ enum Command {
     /// Add, list, change and remove users, in Redis and while the service runs
     User(user::User),
     /// Make, rotate and prune the keys that sign tokens
+    #[command(subcommand)]
     Key(key::Key),
     /// Ask the service on this machine whether it is ready, and exit with 0 if it is
-    Healthcheck(healthcheck::Healthcheck),
+    Healthcheck(ListenSettings),
     /// Print the OpenAPI document
-    Openapi(openapi::Openapi),
+    Openapi {
+        /// Set the format
+        #[arg(long, value_enum, default_value_t = openapi::Format::Yaml)]
+        format: openapi::Format,
+    },
 }
 
 /// Runs the command line. Exits with 0 on success, 1 on failure, and 2 where an argument or a setting is wrong.
@@ -63,8 +68,8 @@ pub fn run() -> ExitCode {
         Command::Serve(settings) => serve::run(settings, errors),
         Command::User(user) => user.run(errors),
         Command::Key(key) => key.run(),
-        Command::Healthcheck(healthcheck) => healthcheck.run(errors),
-        Command::Openapi(openapi) => openapi.run(),
+        Command::Healthcheck(settings) => healthcheck::run(settings, errors),
+        Command::Openapi { format } => openapi::run(format),
     };
     let (message, code) = match result {
         Ok(()) => return ExitCode::SUCCESS,

@@ -155,17 +155,16 @@ impl User {
 /// Runs a command until a signal ends it. The command is dropped then, which restores the terminal.
 async fn until_signal(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let kinds = [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::terminate()];
-    let mut signals = Vec::new();
-    for kind in kinds {
-        let mut signal = signal(kind)?;
-        signals.push(Box::pin(async move {
-            signal.recv().await;
-            kind
-        }));
-    }
+    let signals = kinds.map(|kind| {
+        Box::pin(async move {
+            signal(kind)?.recv().await;
+            io::Result::Ok(kind)
+        })
+    });
     tokio::select! {
+        biased;
+        (kind, ..) = select_all(signals) => Err(Failure::Signal(u8::try_from(kind?.as_raw_value()).unwrap_or_default())),
         result = command => result,
-        (kind, ..) = select_all(signals) => Err(Failure::Signal(u8::try_from(kind.as_raw_value()).unwrap_or_default())),
     }
 }
 

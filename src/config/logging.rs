@@ -14,7 +14,8 @@ pub(super) struct LogSettings {
     ///
     /// Or directives of tracing, such as info,mayfly::request=debug. Audit events are logged at every level; audit=off
     /// turns them off.
-    #[arg(long, env = "MAYFLY_LOG", value_name = "FILTER", default_value = "info", value_parser = text(filter))]
+    #[arg(long, env = "MAYFLY_LOG", value_name = "FILTER", default_value = "info")]
+    #[arg(value_parser = text(|filter| EnvFilter::try_new(filter).map(|_| filter.to_owned())))]
     pub log: String,
 
     /// Set the format of the log: text, json, or auto (text on a terminal, else json)
@@ -25,11 +26,4 @@ pub(super) struct LogSettings {
 
 fn log_format(text: &str) -> Result<LogFormat, String> {
     LogFormat::from_str(text, false).map_err(|_| format!("{text:?} is not one of auto, text and json"))
-}
-
-fn filter(text: &str) -> Result<String, String> {
-    match EnvFilter::try_new(text) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(error) => Err(format!("{text:?} is not a filter such as info or mayfly=debug: {error}")),
-    }
 }
