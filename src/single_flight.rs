@@ -50,10 +50,10 @@ where
             let started = Instant::now();
             let recent = flights.get(&key).filter(|flight| started.duration_since(flight.started) < self.max_age);
             recent.and_then(|flight| flight.work.upgrade()).unwrap_or_else(|| {
-                let end = RemoveOnDrop { flights: Arc::clone(&self.flights), key: key.clone(), started };
+                let guard = RemoveOnDrop { flights: Arc::clone(&self.flights), key: key.clone(), started };
                 let work = start();
                 let flight = async move {
-                    let _end = end;
+                    let _guard = guard;
                     work.await
                 };
                 let flight = flight.boxed().shared();

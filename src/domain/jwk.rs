@@ -185,7 +185,7 @@ impl Jwk {
     }
 
     fn load_secret(&self) -> Result<LoadedKey, JwkError> {
-        let secret = self.k.as_ref().and_then(|k| decode(k.expose_secret())).ok_or(JwkError::Member("k", ""))?;
+        let secret = self.k.as_ref().and_then(|k| decode_base64(k.expose_secret())).ok_or(JwkError::Member("k", ""))?;
         if secret.len() < MIN_SECRET_BYTES {
             return Err(JwkError::Short(secret.len()));
         }
@@ -237,12 +237,12 @@ impl Jwk {
     }
 }
 
-fn decode(text: &str) -> Option<Vec<u8>> {
+fn decode_base64(text: &str) -> Option<Vec<u8>> {
     BASE64_URL_SAFE_NO_PAD.decode(text).ok()
 }
 
 /// Decodes a member that is a key or a coordinate on a curve.
 fn curve_bytes(member: &'static str, text: Option<&str>) -> Result<[u8; CURVE_BYTES], JwkError> {
-    let bytes = text.and_then(decode).and_then(|bytes| bytes.try_into().ok());
+    let bytes = text.and_then(decode_base64).and_then(|bytes| bytes.try_into().ok());
     bytes.ok_or(JwkError::Member(member, " of 32 bytes"))
 }

@@ -44,7 +44,7 @@ struct Key {
 
 /// The header of our tokens, written in this order.
 #[derive(Serialize)]
-struct Header<'a> {
+struct JwtHeader<'a> {
     typ: &'static str,
     alg: &'static str,
     kid: &'a str,
@@ -62,7 +62,7 @@ impl KeySet {
             }
             keys.push(Key {
                 signs_from: jwk.signs_from().unwrap_or(0),
-                header: encode(&Header { typ: "JWT", alg: loaded.algorithm.as_str(), kid: &jwk.kid }),
+                header: encode(&JwtHeader { typ: "JWT", alg: loaded.algorithm.as_str(), kid: &jwk.kid }),
                 id: jwk.kid,
                 loaded,
                 was_used: AtomicBool::new(false),

@@ -109,12 +109,12 @@ impl Tokens {
     pub async fn issue(&self, owner: &User, description: &str, life: &str) -> Result<IssuedToken, IssueError> {
         let description = description.parse()?;
         let life = Life::parse_up_to(life, self.policy.max_life)?;
-        let issued = self.sign(&owner.name, description, life);
+        let issued = self.sign_token(&owner.name, description, life);
         let (store, login, quota) = (Arc::clone(&self.store), owner.login_epoch, self.policy.quota);
         let owner = owner.name.clone();
         let creation = async move {
             let created = store.create_token(NewToken { owner: &owner, login, token: &issued.token, quota }).await;
-            if let Some(outcome) = outcome(&created, |creation| *creation == Creation::Created) {
+            if let Some(outcome) = audit_outcome(&created, |creation| *creation == Creation::Created) {
                 audit::token_issued(&owner, issued.token.id, life, &outcome);
             }
             match created? {
@@ -143,12 +143,12 @@ impl Tokens {
                 return Err(successor.map_or(RotateError::NoSuchToken, |id| RotateError::AlreadyRotated(Some(id))));
             }
         };
-        let issued = self.sign(&owner, token.description.clone(), token.life);
+        let issued = self.sign_token(&owner, token.description.clone(), token.life);
         let (store, quota) = (Arc::clone(&self.store), self.policy.quota);
         let rotation = async move {
             let successor = NewToken { owner: &owner, login, token: &issued.token, quota };
             let rotated = store.write(|store| store.rotate_token(&token, overlap, successor)).await;
-            if let Some(outcome) = outcome(&rotated, |rotation| *rotation == Rotation::Rotated) {
+            if let Some(outcome) = audit_outcome(&rotated, |rotation| *rotation == Rotation::Rotated) {
                 audit::token_rotated(&owner, id, issued.token.id, overlap, &outcome);
             }
             match rotated? {
@@ -161,7 +161,7 @@ impl Tokens {
         run_to_completion(rotation).await
     }
 
-    fn sign(&self, owner: &UserName, description: Description, life: Life) -> IssuedToken {
+    fn sign_token(&self, owner: &UserName, description: Description, life: Life) -> IssuedToken {
         let id = TokenId::random();
         let issued_at = self.clock.unix_seconds();
         let claims = Claims::new(owner, id, &description, life, issued_at, self.policy.issuer.clone());
@@ -186,7 +186,7 @@ impl Tokens {
         let revocation = async move {
             let by = by.account_authority(&owner);
             let revoked = store.write(|store| store.revoke_token(&by, &owner, id)).await;
-            if let Some(outcome) = outcome(&revoked, |revoked| *revoked) {
+            if let Some(outcome) = audit_outcome(&revoked, |revoked| *revoked) {
                 audit::token_revoked(&owner, id, &outcome);
             }
             revoked
@@ -200,7 +200,7 @@ impl Tokens {
         let revocation = async move {
             let by = by.account_authority(&owner);
             let revoked = store.write(|store| store.revoke_tokens(&by, &owner)).await;
-            if let Some(outcome) = outcome(&revoked, |_| true) {
+            if let Some(outcome) = audit_outcome(&revoked, |_| true) {
                 audit::tokens_revoked(&owner, outcome.copied());
             }
             revoked
@@ -216,14 +216,14 @@ impl Tokens {
         let claims = Claims::unverified(jwt);
         let (owner, id) = claims.as_ref().and_then(Claims::owner_and_id).ok_or(VerifyError::Invalid)?;
         let digest = TokenDigest::of(jwt);
-        let is_ours = self.cached(&digest).is_some() || self.check_signature(jwt).await.is_ok() || {
+        let is_ours = self.cached_token(&digest).is_some() || self.verify_signature(jwt).await.is_ok() || {
             let live = self.store.find_token(&owner, id).await?;
             live.is_some_and(|live| live.token.digest == digest)
         };
         let store = Arc::clone(&self.store);
         let revocation = async move {
             let revoked = store.write(|store| store.revoke_presented(&owner, id, digest, is_ours)).await;
-            if let Some(outcome) = outcome(&revoked, |revoked| *revoked) {
+            if let Some(outcome) = audit_outcome(&revoked, |revoked| *revoked) {
                 audit::token_revoked(&owner, id, &outcome);
             }
             if revoked? { Ok(()) } else { Err(VerifyError::Revoked) }
@@ -234,7 +234,7 @@ impl Tokens {
     /// Finds the token of this JWT in the store.
     pub async fn inspect_presented(&self, jwt: &str) -> Result<LiveToken, VerifyError> {
         let digest = TokenDigest::of(jwt);
-        let signed = self.check(jwt, self.cached(&digest)).await?;
+        let signed = self.signed_token(jwt, self.cached_token(&digest)).await?;
         let live = self.store.find_token(&signed.owner, signed.id).await?.filter(|live| live.token.digest == digest);
         live.ok_or(VerifyError::Revoked)
     }
@@ -245,7 +245,7 @@ impl Tokens {
     /// Under a lease ([`crate::store::leased`]) this costs neither a signature check nor a read; after it, only the
     /// read.
     pub async fn verify(&self, jwt: &str) -> Result<ActiveToken, VerifyError> {
-        let result = self.find_active(jwt).await;
+        let result = self.find_active_token(jwt).await;
         metrics::token_verified(match &result {
             Ok(_) => Verification::Active,
             Err(VerifyError::Expired) => Verification::Expired,
@@ -280,12 +280,12 @@ impl Tokens {
         Ok(Some(signed))
     }
 
-    async fn find_active(&self, jwt: &str) -> Result<ActiveToken, VerifyError> {
+    async fn find_active_token(&self, jwt: &str) -> Result<ActiveToken, VerifyError> {
         if jwt.len() > MAX_JWT_BYTES {
             return Err(VerifyError::Invalid);
         }
         let digest = TokenDigest::of(jwt);
-        match self.cached(&digest) {
+        match self.cached_token(&digest) {
             Some(Cached { value, is_leased: true }) => {
                 self.check_expiry(&value.signed)?;
                 Ok(value)
@@ -293,7 +293,7 @@ impl Tokens {
             // Boxed, so that a cache hit does not pay for the size of the future of a read.
             cached => {
                 let read = async {
-                    let signed = self.check(jwt, cached).await?;
+                    let signed = self.signed_token(jwt, cached).await?;
                     self.store.find_active_token(digest, signed).await?.ok_or(VerifyError::Revoked)
                 };
                 Box::pin(read).await
@@ -302,16 +302,20 @@ impl Tokens {
     }
 
     /// The cached token of this JWT, if the keys in force verified it.
-    fn cached(&self, digest: &TokenDigest) -> Option<Cached<ActiveToken>> {
+    fn cached_token(&self, digest: &TokenDigest) -> Option<Cached<ActiveToken>> {
         let cached = self.store.cached_token(digest)?;
         (cached.value.signed.key_generation == self.keys.current_keys().generation).then_some(cached)
     }
 
     /// The content of a JWT that has not expired, from the cache or after a check of its signature.
-    async fn check(&self, jwt: &str, cached: Option<Cached<ActiveToken>>) -> Result<Arc<SignedToken>, VerifyError> {
+    async fn signed_token(
+        &self,
+        jwt: &str,
+        cached: Option<Cached<ActiveToken>>,
+    ) -> Result<Arc<SignedToken>, VerifyError> {
         let signed = match cached {
             Some(cached) => cached.value.signed,
-            None => self.check_signature(jwt).await?,
+            None => self.verify_signature(jwt).await?,
         };
         self.check_expiry(&signed)?;
         Ok(signed)
@@ -322,7 +326,7 @@ impl Tokens {
         if signed.is_expired(self.clock.unix_seconds()) { Err(VerifyError::Expired) } else { Ok(()) }
     }
 
-    async fn check_signature(&self, jwt: &str) -> Result<Arc<SignedToken>, VerifyError> {
+    async fn verify_signature(&self, jwt: &str) -> Result<Arc<SignedToken>, VerifyError> {
         let mut keys = Arc::clone(&self.keys.current_keys());
         let mut verified = keys.set.verify(jwt);
         // Another replica may have read a new key before this one.
@@ -338,7 +342,7 @@ impl Tokens {
 }
 
 /// The outcome that the audit event of a change has; `None`: nothing changed, and there is no event.
-fn outcome<T>(change: &Result<T, StoreError>, is_change: impl FnOnce(&T) -> bool) -> Option<Outcome<&T>> {
+fn audit_outcome<T>(change: &Result<T, StoreError>, is_change: impl FnOnce(&T) -> bool) -> Option<Outcome<&T>> {
     match change {
         Ok(done) => is_change(done).then_some(Ok(done)),
         Err(error) => error.is_unconfirmed().then_some(Err(Unconfirmed)),
@@ -408,7 +412,7 @@ mod tests {
         for lease in [Duration::ZERO, LEASE] {
             let (tokens, jwt, _) = issued(lease).await;
             tokens.verify(jwt.expose_secret()).await.unwrap();
-            let cached = tokens.cached(&TokenDigest::of(jwt.expose_secret())).unwrap();
+            let cached = tokens.cached_token(&TokenDigest::of(jwt.expose_secret())).unwrap();
             assert_eq!(cached.is_leased, !lease.is_zero());
             let (message, signature) = jwt.expose_secret().rsplit_once('.').unwrap();
             for signature in ["", &signature[1..], &"A".repeat(signature.len())] {

@@ -74,7 +74,7 @@ where
                 Ok(found)
             }
         };
-        if self.leases.are_off() {
+        if self.leases.are_disabled() {
             return start().await;
         }
         metrics::lease_lookup(self.kind, false);
@@ -126,8 +126,8 @@ mod tests {
         fn ids<const N: usize>(&self) -> [TokenId; N] {
             loop {
                 let ids = [(); N].map(|()| TokenId::random());
-                let slots = ids.map(|id| self.leases.slot(&id));
-                if (1..N).all(|i| !slots[..i].contains(&slots[i])) {
+                let indices = ids.map(|id| self.leases.index(&id));
+                if (1..N).all(|i| !indices[..i].contains(&indices[i])) {
                     return ids;
                 }
             }

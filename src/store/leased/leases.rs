@@ -18,7 +18,7 @@ use crate::store::Changes;
 pub(super) const MAX_AGE: Duration = Duration::from_secs(30);
 
 /// Number of versions, 256 KiB in all. Subjects with the same hash share one: a change of one costs the others a read.
-const SLOTS: usize = 1 << 16;
+const VERSIONS: usize = 1 << 16;
 
 /// The facts on which all leases depend: when they were last renewed, and what changed.
 ///
@@ -42,7 +42,7 @@ pub(super) struct Lease {
     pub(super) sent: Instant,
     /// The latest end of the lease, however often it is renewed.
     ends_at: Instant,
-    slot: usize,
+    index: usize,
     version: u32,
 }
 
@@ -60,7 +60,7 @@ impl Leases {
             lease,
             start: Instant::now(),
             renewed_until: AtomicU64::new(0),
-            versions: (0..SLOTS).map(|_| AtomicU32::new(0)).collect(),
+            versions: (0..VERSIONS).map(|_| AtomicU32::new(0)).collect(),
             hasher: RandomState::default(),
         }
     }
@@ -69,23 +69,23 @@ impl Leases {
         self.lease
     }
 
-    pub(super) fn are_off(&self) -> bool {
+    pub(super) fn are_disabled(&self) -> bool {
         self.lease.is_zero()
     }
 
     /// Begins the lease of a read of `subject`, which has to be sent afterwards.
     pub(super) fn begin(&self, subject: &impl Hash) -> Lease {
-        let slot = self.slot(subject);
-        let version = self.versions[slot].load(Acquire);
+        let index = self.index(subject);
+        let version = self.versions[index].load(Acquire);
         let sent = Instant::now();
-        Lease { sent, ends_at: sent + MAX_AGE, slot, version }
+        Lease { sent, ends_at: sent + MAX_AGE, index, version }
     }
 
     pub(super) fn holds(&self, lease: &Lease) -> bool {
         // Loaded before the version: a renewal is stored after the changes that came with it.
         let renewed_until = self.start + Duration::from_nanos(self.renewed_until.load(Acquire));
         let until = renewed_until.max(lease.sent + self.lease).min(lease.ends_at);
-        Instant::now() < until && self.versions[lease.slot].load(Acquire) == lease.version
+        Instant::now() < until && self.versions[lease.index].load(Acquire) == lease.version
     }
 
     /// Ends the leases on these changes, and then renews all others: the store has answered that these are all changes
@@ -106,12 +106,12 @@ impl Leases {
     }
 
     fn end(&self, subject: &impl Hash) {
-        self.versions[self.slot(subject)].fetch_add(1, Release);
+        self.versions[self.index(subject)].fetch_add(1, Release);
     }
 
-    pub(super) fn slot(&self, subject: &impl Hash) -> usize {
+    pub(super) fn index(&self, subject: &impl Hash) -> usize {
         #[expect(clippy::cast_possible_truncation, reason = "any bits of a hash do")]
         let hash = self.hasher.hash_one(subject) as usize;
-        hash % SLOTS
+        hash % VERSIONS
     }
 }

@@ -33,7 +33,7 @@ pub const LEASE: Duration = Duration::from_millis(250);
 
 /// How long a write waits: a lease, and a fifth for clocks that run apart, as chrony slews one by up to 83,333 ppm
 /// (`maxslewrate`). Not covered: the rest of a lease in which a hypervisor pauses the machine, which no clock shows.
-const WAIT: Duration = LEASE.saturating_add(Duration::from_millis(50));
+const WRITE_WAIT: Duration = LEASE.saturating_add(Duration::from_millis(50));
 
 /// Pause between two questions to a watch.
 const RENEWAL_INTERVAL: Duration = Duration::from_millis(50);
@@ -117,13 +117,13 @@ impl LeasedStore {
         write: impl FnOnce(&'a dyn StrictWrites) -> BoxFuture<'a, Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let result = write(&*self.store).await?;
-        sleep(WAIT).await;
+        sleep(WRITE_WAIT).await;
         Ok(result)
     }
 
     /// Renews the leases on unchanged values, for ever. Without a watch, a value is read again after its lease.
     pub async fn keep_leases(&self) {
-        if self.leases.are_off() {
+        if self.leases.are_disabled() {
             return;
         }
         let mut is_logged_as_renewed = true;
