@@ -1,5 +1,5 @@
-//! Which paths there are, as the OpenAPI document has them, and which methods they answer to: poem's 405 does not say, and
-//! RFC 9110 (section 15.5.6) requires it.
+//! The paths of the OpenAPI document and their methods, for the `Allow` header of a 405: RFC 9110 (section 15.5.6)
+//! requires it, and poem does not set it.
 
 use std::sync::Arc;
 
@@ -7,13 +7,12 @@ use serde_json::Value;
 
 use super::paths::DOCS;
 
-/// The paths of the OpenAPI document with their methods, and those of the documentation itself, which answer to GET. Their
-/// templates live as long as the process, for whatever counts requests by them.
+/// Each path template with the value of its `Allow` header. The templates are leaked: metrics use them as labels.
 #[derive(Debug, Clone)]
 pub(super) struct AllowedMethods(Arc<Vec<(&'static str, String)>>);
 
 impl AllowedMethods {
-    /// The methods that this document describes, and HEAD with each GET.
+    /// The methods of this document, with HEAD beside each GET, and those of the documentation itself.
     pub(super) fn of(document: &Value) -> Self {
         let paths = document["paths"].as_object().into_iter().flatten();
         let allow = |operations: &Value| {
@@ -28,12 +27,12 @@ impl AllowedMethods {
         Self(Arc::new(described.chain(documentation).collect()))
     }
 
-    /// The value of `Allow` for a path that exists, whatever slashes are doubled or at its end.
+    /// The value of `Allow` for an existing path; doubled and trailing slashes make no difference.
     pub(super) fn at(&self, path: &str) -> String {
         self.find(path).map_or("GET, HEAD", |(_, allow)| allow).to_owned()
     }
 
-    /// What the document calls the path with this pattern of poem's: `/token/{id}` for `/token/:param0`.
+    /// The template in the document for a path pattern of poem: `/token/{id}` for `/token/:param0`.
     pub(super) fn template(&self, pattern: &str) -> Option<&'static str> {
         self.find(pattern).map(|(template, _)| *template)
     }

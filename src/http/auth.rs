@@ -1,4 +1,4 @@
-//! Who is asking: HTTP Basic (RFC 7617) and Bearer (RFC 6750).
+//! Authenticates callers: HTTP Basic (RFC 7617) and Bearer (RFC 6750).
 
 use std::{net::Ipv4Addr, time::Duration};
 
@@ -32,39 +32,39 @@ const INVALID_TOKEN_CHALLENGE: HeaderValue =
 const INSUFFICIENT_SCOPE_CHALLENGE: HeaderValue =
     HeaderValue::from_static(r#"Bearer realm="mayfly", error="insufficient_scope""#);
 
-/// A user who logged in with name and password.
+/// A user, logged in by name and password.
 pub(super) struct BasicUser(pub(super) User);
 
-/// A token that a client presents, whatever it is worth: the operation asks the store once, for all it needs to know.
+/// A presented token, not yet verified: the operation verifies it with its own single query of the store.
 pub(super) struct BearerToken(pub(super) SecretString);
 
-/// Somebody who logged in with name and password and may manage users.
+/// An administrator, logged in by name and password.
 pub(super) struct Administrator(pub(super) User);
 
-/// A user who logged in, or whose live token somebody presents.
+/// A user, logged in by name and password or by a live token.
 pub(super) struct BasicOrBearerUser(pub(super) User);
 
-/// What an `Authorization` header holds.
+/// The credentials of an `Authorization` header.
 enum Credentials<'a> {
-    /// A name and its password; two, where a client may have meant either.
+    /// A name and its password, or two candidates: as sent, and form-decoded.
     Basic(UserName, Vec<Password>),
-    /// What may be a JWT.
+    /// The presumed JWT.
     Bearer(&'a str),
 }
 
-/// 400: a request could be that of two callers.
-pub(super) fn two_logins() -> Problem {
+/// 400 for a request with more than one `Authorization` header.
+pub(super) fn repeated_authorization() -> Problem {
     Problem::bad_request("A request has one Authorization header.")
 }
 
-/// 403 for a live token where only a password will do.
-pub(super) fn login_needed() -> Problem {
+/// 403 for a live token where a password is required.
+pub(super) fn password_required() -> Problem {
     let detail = "A token may inspect and revoke itself only. Log in with a user name and a password.";
     Problem::new(StatusCode::FORBIDDEN, detail).with_header(header::WWW_AUTHENTICATE, INSUFFICIENT_SCOPE_CHALLENGE)
 }
 
-/// 403 for a right password where only a token will do.
-pub(super) fn token_needed() -> Problem {
+/// 403 for a right password where a token is required.
+pub(super) fn token_required() -> Problem {
     let detail = "\"self\" is the token that a request presents: present one, or name a token by its id.";
     Problem::new(StatusCode::FORBIDDEN, detail)
 }
@@ -74,8 +74,9 @@ pub(super) fn invalid_token() -> Problem {
     Problem::unauthorized(INVALID_TOKEN, INVALID_TOKEN_CHALLENGE)
 }
 
-/// The answer where only a token lets anybody in: no challenge for a password, which would have a browser ask for one.
-pub(super) fn bearer_only(error: Option<VerifyError>) -> Problem {
+/// 401 where only tokens are accepted. Without a Basic challenge, for which a browser would ask its user for a
+/// password.
+pub(super) fn bearer_required(error: Option<VerifyError>) -> Problem {
     let (detail, challenge) = match error {
         Some(VerifyError::Store(error)) => return error.into(),
         Some(VerifyError::Invalid | VerifyError::Expired | VerifyError::Revoked) => {
@@ -97,7 +98,7 @@ impl From<LoginError> for Problem {
     }
 }
 
-/// 429: the next login of this client is checked only after this time.
+/// 429: logins are checked again after this time.
 pub(super) fn too_many_failures(remaining: Duration) -> Problem {
     let seconds = remaining.as_millis().div_ceil(1000);
     let detail = format!("Too many failed logins. Try again in {seconds} seconds; tokens work as ever.");
@@ -114,12 +115,12 @@ impl From<VerifyError> for Problem {
     }
 }
 
-/// The scheme and the credentials of a request; `None` where it has none that are known here.
+/// The scheme and the credentials of a request; `None`: there are none, or of another scheme.
 pub(super) fn authorization(request: &Request) -> Result<Option<(Scheme, &str)>, Problem> {
     let mut headers = request.headers().get_all(header::AUTHORIZATION).iter();
     let Some(value) = headers.next() else { return Ok(None) };
     if headers.next().is_some() {
-        return Err(two_logins());
+        return Err(repeated_authorization());
     }
     let Some((scheme, credentials)) = value.to_str().ok().and_then(|value| value.split_once(' ')) else {
         return Ok(None);
@@ -143,11 +144,10 @@ impl<'a> Credentials<'a> {
         }
     }
 
-    /// Base64 of `name:password`. A name may hold no colon, a password may (RFC 7617, section 2).
+    /// Parses Base64 of `name:password`. A password may contain colons, a name may not (RFC 7617, section 2).
     ///
-    /// OAuth has clients form-encode both (RFC 6749, section 2.3.1), and not all do. A `%` in the name decides, for no name
-    /// has one; so does a character that no encoder leaves. Else the password is tried in both ways, decoded first: only a
-    /// wrong one that is text of an encoder costs two hashes, and all are one attempt.
+    /// OAuth clients should form-encode both (RFC 6749, section 2.3.1), and many do not. If the encoding is ambiguous,
+    /// both passwords are tried as one attempt, the decoded one first; only a wrong one then costs two hashes.
     fn basic(credentials: &str, is_oauth: bool) -> Option<Self> {
         let pair = SecretString::from(String::from_utf8(BASE64_STANDARD.decode(credentials).ok()?).ok()?);
         let (name, password) = pair.expose_secret().split_once(':')?;
@@ -167,7 +167,7 @@ impl<'a> Credentials<'a> {
     }
 }
 
-/// What a client form-encoded (RFC 6749, appendix B); `None` where no encoder writes such a text.
+/// Decodes a form-encoded text (RFC 6749, appendix B); `None`: it has characters that every encoder escapes.
 fn form_decoded(text: &str) -> Option<String> {
     let is_left = |c: char| c.is_ascii_alphanumeric() || "+%-._~*!'()".contains(c);
     let is_code = |rest: &str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
@@ -177,13 +177,13 @@ fn form_decoded(text: &str) -> Option<String> {
     fields.pop().map(|(_, decoded)| decoded)
 }
 
-/// The user with this name, if one of these is the password.
+/// Logs a user in, if one of these is the password.
 async fn log_in(request: &Request, user: UserName, passwords: &[Password]) -> Result<User, Problem> {
     let ClientAddress(client) = request.data().copied().unwrap_or(ClientAddress(Ipv4Addr::UNSPECIFIED.into()));
     let attempt = LoginAttempt { user, client: client.into() };
     let services = Services::of(request);
     match services.login.log_in(&attempt, passwords).await {
-        // Nobody can tell whether a password is wrong before the first administrator was added.
+        // Until the first administrator was added, a right password looks wrong.
         Err(LoginError::Refused) if !services.readiness.is_started() => {
             Err(Problem::unavailable("The service is starting. Try again in a moment."))
         }
@@ -196,9 +196,9 @@ impl BasicUser {
         match Credentials::of(request)? {
             Credentials::Basic(name, passwords) => Ok(Self(log_in(request, name, &passwords).await?)),
             Credentials::Bearer(jwt) => {
-                // 403 would say that the token is live.
+                // Only a live token gets 403: any other is 401.
                 Services::of(request).tokens.verify(jwt).await?;
-                Err(login_needed())
+                Err(password_required())
             }
         }
     }
@@ -217,7 +217,7 @@ impl BearerToken {
             Credentials::Bearer(jwt) => Ok(Self(jwt.into())),
             Credentials::Basic(name, passwords) => {
                 log_in(request, name, &passwords).await?;
-                Err(token_needed())
+                Err(token_required())
             }
         }
     }
@@ -238,7 +238,7 @@ impl BasicOrBearerUser {
     }
 }
 
-/// Implements poem-openapi's extractor by a type's `of`; the document names these security schemes for it.
+/// Implements poem-openapi's extractor by the `of` of a type. The document lists these security schemes for it.
 macro_rules! extractor {
     ($type:ident: $($scheme:ident),+) => {
         impl<'a> ApiExtractor<'a> for $type {
@@ -250,7 +250,11 @@ macro_rules! extractor {
                 vec![$(Scheme::$scheme.as_str()),+]
             }
 
-            async fn from_request(request: &'a Request, _: &mut RequestBody, _: ExtractParamOptions<()>) -> Result<Self> {
+            async fn from_request(
+                request: &'a Request,
+                _: &mut RequestBody,
+                _: ExtractParamOptions<()>,
+            ) -> Result<Self> {
                 Ok(Self::of(request).await?)
             }
         }
@@ -265,9 +269,9 @@ extractor!(BasicOrBearerUser: Basic, Bearer);
 /// A scheme of HTTP authentication, described in `overlay.yaml`.
 #[derive(Clone, Copy)]
 pub(super) enum Scheme {
-    /// With a name and a password (RFC 7617).
+    /// A name and a password (RFC 7617).
     Basic,
-    /// With a token (RFC 6750).
+    /// A token (RFC 6750).
     Bearer,
 }
 

@@ -1,4 +1,4 @@
-//! The OpenAPI document and the page that shows it, Swagger UI.
+//! Serves the OpenAPI document and Swagger UI, the page that shows it.
 
 use std::io::Write;
 
@@ -24,7 +24,7 @@ use super::{
     paths::DOCS,
 };
 
-/// Has a telephone show the page as wide as its screen, without the empty column of links, for which there is no room.
+/// The head of the page. Narrow screens show the page at their own width, without the empty column of links.
 const HEAD: &str = r#"<head>
     <title>Mayfly: API tokens</title>
     <meta name="viewport" content="width=device-width, initial-scale=1">
@@ -35,8 +35,8 @@ const HEAD: &str = r#"<head>
         }
     </style>"#;
 
-/// Swagger UI's settings. Each request says that a script sent it, so that its 401 comes without the browser's login dialog
-/// ([`browser::without_dialog`]); the curl command that is shown leaves this out.
+/// The settings of Swagger UI. Its requests carry `X-Requested-With`, so that a 401 opens no login dialog of the
+/// browser ([`browser::remove_basic_challenge`]); the curl command on the page leaves the header out.
 const SETTINGS: &str = "deepLinking: true,
         showMutatedRequest: false,
         requestInterceptor: request => {
@@ -44,35 +44,34 @@ const SETTINGS: &str = "deepLinking: true,
             return request;
         },";
 
-/// What is at [`DOCS`].
+/// The routes of [`DOCS`].
 pub(super) fn routes(document: &Value) -> Route {
     let json = format!("{document:#}\n");
-    // The page holds the document that poem-openapi wrote; what was amended takes its place.
+    // The page contains the document as poem-openapi generated it: replace it by the completed one.
     let page = format!("<!DOCTYPE html>{}", api().swagger_ui_html().replace(&api().spec(), &json));
     let page = page.replacen("<title>Swagger UI</title>", "", 1).replacen("<head>", HEAD, 1).replacen(
         "deepLinking: true,",
         SETTINGS,
         1,
     );
-    let policy = browser::policy_of_page(&page);
+    let policy = browser::page_policy(&page);
     Route::new()
-        .at(DOCS[0], text("application/json", json))
-        .at(DOCS[1], text("application/yaml", document_yaml()))
-        .at(DOCS[2], text("text/html; charset=utf-8", page).with(SetHeader::new().overriding(CSP, policy)))
+        .at(DOCS[0], compressed_text("application/json", json))
+        .at(DOCS[1], compressed_text("application/yaml", document_yaml()))
+        .at(DOCS[2], compressed_text("text/html; charset=utf-8", page).with(SetHeader::new().overriding(CSP, policy)))
 }
 
-/// Answers at `/`, where there is no page yet: leads to the documentation. The relative reference stays below the path that
-/// a proxy may have put in front.
-pub(super) fn lead_from_front_door(method: &Method) -> Result<Response> {
+/// Redirects `/` to the documentation. The reference is relative, so that it stays below a path prefix of a proxy.
+pub(super) fn redirect_from_root(method: &Method) -> Result<Response> {
     match *method {
         Method::GET | Method::HEAD => Ok(Redirect::temporary("docs").into_response()),
         _ => Err(MethodNotAllowedError.into()),
     }
 }
 
-/// A text, compressed for the clients that accept it: the page is 1.9 MB as it is and 0.4 MB compressed.
-fn text(content_type: &'static str, text: String) -> impl Endpoint {
-    // However many clients fetch it, and however slowly, it is in memory once.
+/// Serves a text, compressed for clients that accept gzip: the page has 1.9 MB, and 0.4 MB compressed.
+fn compressed_text(content_type: &'static str, text: String) -> impl Endpoint {
+    // All answers share these two buffers, however many clients fetch the text, and however slowly.
     let (compressed, plain) = (Bytes::from(compress(text.as_bytes())), Bytes::from(text));
     get(make_sync(move |request: Request| {
         let response = Response::builder().content_type(content_type).header(header::VARY, "Accept-Encoding");
@@ -89,16 +88,16 @@ fn compress(bytes: &[u8]) -> Vec<u8> {
     encoder.write_all(bytes).and_then(|()| encoder.finish()).expect("a vector takes all")
 }
 
-/// Whether a client takes gzip (RFC 9110, section 12.5.3): where it is named with a weight above 0, or else `*` is.
+/// Whether a client accepts gzip: `gzip`, or else `*`, has a weight above 0 (RFC 9110, section 12.5.3).
 fn accepts_gzip(headers: &HeaderMap) -> bool {
     let lists = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|list| list.to_str().ok());
-    let weights: Vec<_> = lists.flat_map(|list| list.split(',')).map(weight).collect();
+    let weights: Vec<_> = lists.flat_map(|list| list.split(',')).map(coding).collect();
     let accepted = |name: &str| weights.iter().find(|(coding, _)| *coding == name).map(|(_, is_accepted)| *is_accepted);
     accepted("gzip").or_else(|| accepted("*")).unwrap_or(false)
 }
 
 /// A coding of `Accept-Encoding`, and whether its weight is above 0.
-fn weight(element: &str) -> (String, bool) {
+fn coding(element: &str) -> (String, bool) {
     let (coding, parameters) = element.split_once(';').unwrap_or((element, ""));
     let q = parameters.trim().strip_prefix("q=").map_or(Ok(1.0), |q| q.trim().parse::<f32>());
     (coding.trim().to_ascii_lowercase(), q.is_ok_and(|q| q > 0.0))

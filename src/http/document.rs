@@ -18,7 +18,7 @@ pub(super) fn api() -> OpenApiService<(TokenApi, UserApi, UserTokenApi, OAuthApi
 /// The OpenAPI document.
 ///
 /// # Panics
-/// Where poem-openapi writes no JSON.
+/// If poem-openapi generates no JSON.
 pub fn document() -> Value {
     let mut document: Value = serde_json::from_str(&api().spec()).expect("poem-openapi writes JSON");
     simplify(&mut document);
@@ -44,7 +44,7 @@ pub fn document() -> Value {
                     parameter["schema"]["pattern"] = json!(UserName::PATTERN);
                 }
             }
-            failures::describe(operation);
+            failures::add_to(operation);
         }
     }
     document
@@ -62,7 +62,7 @@ fn merge(document: &mut Value, patch: Value) {
     }
 }
 
-/// Replaces each `allOf` of a `$ref` by the reference alone: generators of clients fail on a text or default beside one.
+/// Replaces each `allOf` of a `$ref` by the reference alone: client generators fail on a text or default beside it.
 fn simplify(value: &mut Value) {
     if let Some(reference) = value.pointer("/allOf/0/$ref").cloned() {
         *value = json!({ "$ref": reference });
@@ -77,7 +77,7 @@ fn simplify(value: &mut Value) {
 /// The OpenAPI document as YAML.
 ///
 /// # Panics
-/// Where JSON cannot be written as YAML.
+/// If the document cannot be written as YAML.
 pub fn document_yaml() -> String {
     serde_yaml::to_string(&document()).expect("JSON is YAML")
 }

@@ -93,14 +93,14 @@ impl<E: Endpoint, D: DirectEndpoint> Envelope<E, D> {
         if let Some(client) = client {
             request.set_data(ClientAddress(client));
         }
-        let is_from_script = browser::is_of_a_script(request.headers());
+        let is_from_script = browser::is_script_request(request.headers());
         let info =
             RequestInfo { method: known(request.method()), id: request_id, client: &|| client, is_verification: false };
         let observed = ObservedRequest::begin(info, |name| only(request.headers(), name));
         let (mut response, route) = observed.follow(self.call_endpoint(request, request_id)).await;
         observed.end(ResponseInfo { route, status: response.status().as_u16() });
         if is_from_script {
-            browser::without_dialog(response.headers_mut());
+            browser::remove_basic_challenge(response.headers_mut());
         }
         response
     }
@@ -114,7 +114,7 @@ impl<E: Endpoint, D: DirectEndpoint> Envelope<E, D> {
         };
         let (response, pattern) = match result.map(IntoResponse::into_response) {
             Ok(mut response) => {
-                browser::protect(response.headers_mut());
+                browser::set_security_headers(response.headers_mut());
                 let pattern = response.data::<PathPattern>().cloned();
                 (response, pattern)
             }
@@ -140,7 +140,7 @@ async fn catch_panic<T>(work: impl Future<Output = T>) -> Result<T, Problem> {
 /// Returns the response with this problem, safe in a browser.
 pub(super) fn problem_response(problem: Problem, request_id: &str) -> Response {
     let mut response = problem.into_response(request_id);
-    browser::protect(response.headers_mut());
+    browser::set_security_headers(response.headers_mut());
     response
 }
 

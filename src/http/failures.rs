@@ -1,17 +1,19 @@
-//! How each operation can fail, for the OpenAPI document: an example of each status.
+//! The error responses of each operation in the OpenAPI document, with an example for each status.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use serde_json::{Value, json};
 
 use super::{
-    auth::{bearer_only, invalid_token, login_needed, token_needed, too_many_failures, two_logins},
+    auth::{
+        bearer_required, invalid_token, password_required, repeated_authorization, token_required, too_many_failures,
+    },
     envelope::headers_too_large,
-    param::{All, Limit, Parameter},
+    param::{AllTokens, PageLimit, Parameter},
     payload::{body_too_large, body_too_slow, media_type_expected},
     poem_errors::internal_error,
     problem::Problem,
-    token::no_such_cursor,
+    token::no_such_page,
     user::invalid,
 };
 use crate::{
@@ -22,22 +24,22 @@ use crate::{
     },
 };
 
-/// The delay after failed logins in the example of 429.
+/// The delay in the example of 429.
 const LOGIN_DELAY: Duration = Duration::from_secs(8);
 
-/// Adds the failures of an operation to its responses.
-pub(super) fn describe(operation: &mut Value) {
+/// Adds the failures of an operation to its responses. Of two with one status, the specific one is the example.
+pub(super) fn add_to(operation: &mut Value) {
     let mut failures = BTreeMap::new();
-    for problem in own(operation).into_iter().chain(common(operation)) {
+    for problem in specific(operation).into_iter().chain(common(operation)) {
         failures.entry(problem.status()).or_insert(problem);
     }
     for (status, problem) in failures {
-        operation["responses"][status.as_str()] = problem.as_documentation();
+        operation["responses"][status.as_str()] = problem.to_openapi_response();
     }
 }
 
 /// The failures of this operation alone.
-fn own(operation: &Value) -> Vec<Problem> {
+fn specific(operation: &Value) -> Vec<Problem> {
     let ambiguous = || duration::parse("1M").expect_err("M may be a minute or a month");
     let successor = "b56929f3-54f1-4dc2-9984-9bba615e26e6".parse().expect("an id");
     let no_name = |field| invalid(field)("..".parse::<UserName>().expect_err("not a name"));
@@ -46,8 +48,8 @@ fn own(operation: &Value) -> Vec<Problem> {
         "rotateToken" => {
             vec![RotateError::Overlap(ambiguous()).into(), RotateError::AlreadyRotated(Some(successor)).into()]
         }
-        "listTokens" => vec![no_such_cursor()],
-        "inspectSelf" | "revokeSelf" => vec![token_needed(), too_many_failures(LOGIN_DELAY)],
+        "listTokens" => vec![no_such_page()],
+        "inspectSelf" | "revokeSelf" => vec![token_required(), too_many_failures(LOGIN_DELAY)],
         "listUsers" => vec![no_name("after")],
         "addUser" => vec![no_name("username"), UserError::NameTaken.into()],
         "changeUser" => vec![
@@ -59,7 +61,7 @@ fn own(operation: &Value) -> Vec<Problem> {
         "introspectToken" | "revokePresentedToken" => {
             vec![Problem::bad_request("The body: duplicate field `token`."), Problem::store_unavailable()]
         }
-        "verify" => vec![bearer_only(Some(VerifyError::Invalid))],
+        "verify" => vec![bearer_required(Some(VerifyError::Invalid))],
         "ready" => vec![Problem::unavailable(
             "The token store does not answer, or is not set up so that tokens can be kept in it.",
         )],
@@ -67,16 +69,16 @@ fn own(operation: &Value) -> Vec<Problem> {
     }
 }
 
-/// The failures of all operations with the same parameters, body and security.
+/// The failures that follow from the parameters, body and security of the operation.
 fn common(operation: &Value) -> Vec<Problem> {
     let mut failures = vec![headers_too_large(), internal_error()];
     let takes =
         |name: &str| operation["parameters"].as_array().is_some_and(|all| all.iter().any(|one| one["name"] == name));
     if takes("limit") {
-        failures.push(Limit::refusal());
+        failures.push(PageLimit::error());
     }
     if takes("all") {
-        failures.push(All::refusal());
+        failures.push(AllTokens::error());
     }
     if takes("id") {
         failures.push(Problem::no_such_token());
@@ -94,10 +96,10 @@ fn common(operation: &Value) -> Vec<Problem> {
         [_] => failures.extend([
             Problem::wrong_login(),
             too_many_failures(LOGIN_DELAY),
-            if operation["tags"] == json!(["Users"]) { Problem::administrators_only() } else { login_needed() },
+            if operation["tags"] == json!(["Users"]) { Problem::administrators_only() } else { password_required() },
         ]),
         _ => failures.extend([Problem::wrong_login(), too_many_failures(LOGIN_DELAY)]),
     }
-    failures.extend([two_logins(), Problem::store_unavailable()]);
+    failures.extend([repeated_authorization(), Problem::store_unavailable()]);
     failures
 }

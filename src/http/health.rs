@@ -1,4 +1,4 @@
-//! `/livez` and `/readyz`: for load balancers and Kubernetes.
+//! `/livez` and `/readyz`: the probes of load balancers and Kubernetes.
 
 use std::sync::Arc;
 
@@ -8,22 +8,22 @@ use serde::Serialize;
 
 use super::{payload::Json, problem::Problem, services::Services, tags::Tag};
 
-/// The operations for those who run the service.
+/// The operations for operators.
 pub(super) struct HealthApi;
 
-/// It works.
+/// The process is alive.
 #[derive(Serialize, Object)]
 struct Health {
     /// `OK`
     message: String,
 }
 
-/// Requests can be sent here.
+/// The service is ready for requests.
 #[derive(Serialize, Object)]
 struct Ready {
     /// `OK`
     message: String,
-    /// What is wrong with how Redis is set up, and what mends it. Best empty.
+    /// Faults in the configuration of Redis, each with its remedy. Empty when there are none.
     warnings: Vec<String>,
 }
 
@@ -31,17 +31,17 @@ struct Ready {
 impl HealthApi {
     /// Is the process alive?
     ///
-    /// Says nothing of Redis: a restart of this process would not mend that.
+    /// Independent of Redis: restarting this process would not repair Redis.
     #[oai(path = "/livez", method = "get", operation_id = "live")]
     async fn live(&self) -> Result<Json<Health>, Problem> {
         Ok(Json(Health { message: "OK".into() }))
     }
 
-    /// Can requests be sent here?
+    /// Is the service ready for requests?
     ///
-    /// From the first contact with Redis on, until a shutdown begins or Redis has not answered for some time (15 s unless
-    /// configured otherwise): a short outage is answered with 503 by each request, and does not take all replicas out of
-    /// their load balancer at once. Not while Redis may evict any key, or does not let the service run scripts.
+    /// Ready from the first answer of Redis until a shutdown begins or Redis has not answered for 15 s (by default):
+    /// during a shorter outage each request gets 503, and the load balancer keeps its replicas. Not ready while Redis
+    /// may evict any key, or forbids the service to run scripts.
     #[oai(path = "/readyz", method = "get", operation_id = "ready")]
     async fn ready(&self, services: Data<&Arc<Services>>) -> Result<Json<Ready>, Problem> {
         match services.readiness.check() {

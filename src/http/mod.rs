@@ -64,14 +64,14 @@ pub fn endpoint(
     let docs = if access.docs { docs::routes(&document) } else { Route::new() };
     let origins = access.cors_origins;
     let writers = origins.clone();
-    let metadata = services.issuer.as_deref().and_then(oauth::further_metadata_path);
+    let metadata = services.issuer.as_deref().and_then(oauth::issuer_metadata_path);
     let direct = Verification { services: Arc::clone(&services) };
     let endpoint = docs
         .nest_no_strip("/", document::api())
         .around(move |others, request| async move {
             // Not a route: the API above is nested at the same pattern.
             let is_front_door = access.docs && request.uri().path() == "/";
-            if is_front_door { docs::lead_from_front_door(request.method()) } else { others.call(request).await }
+            if is_front_door { docs::redirect_from_root(request.method()) } else { others.call(request).await }
         })
         .before(move |mut request: Request| {
             if metadata.as_deref() == Some(request.uri().path()) {
@@ -82,8 +82,8 @@ pub fn endpoint(
         .with(AddData::new(services))
         .with(AddData::new(Arc::clone(&proxies)))
         .with(NormalizePath::new(TrailingSlash::Trim))
-        .before(paths::refuse_empty_names)
-        .before(move |request| ready(browser::refuse_other_sites(request, &writers)));
+        .before(paths::reject_empty_names)
+        .before(move |request| ready(browser::reject_cross_site_writes(request, &writers)));
     Envelope { endpoint, direct, allowed: AllowedMethods::of(&document), proxies }
         .with_if(!origins.is_empty(), CrossOrigin { origins })
         .into_endpoint()

@@ -1,5 +1,5 @@
-//! `/oauth2` and what leads there: introspection (RFC 7662), revocation (RFC 7009), and the metadata and public keys that
-//! a client finds them by (RFC 8414, RFC 7517).
+//! `/oauth2` and `/.well-known`: introspection (RFC 7662), revocation (RFC 7009), authorization server metadata
+//! (RFC 8414) and public keys (RFC 7517).
 
 use std::sync::Arc;
 
@@ -22,35 +22,35 @@ use crate::{
     service::tokens::VerifyError,
 };
 
-/// Where the metadata are.
+/// The path of the metadata.
 pub(super) const METADATA_PATH: &str = "/.well-known/oauth-authorization-server";
 
-/// For how long the public keys may be cached. A new key is published for longer before it signs
+/// Caches keep the public keys for 300 s. A new key is published for longer before it signs
 /// ([`key_rotation::PUBLISHED_BEFORE_SIGNING`]).
 const KEYS_CACHE_CONTROL: &str = "public, max-age=300";
 
-/// The operations of OAuth.
+/// The operations for the services that receive tokens.
 pub(super) struct OAuthApi;
 
-/// A token, to ask about or to revoke.
+/// A token to introspect or to revoke.
 #[derive(Deserialize, Object)]
 struct TokenForm {
-    /// The JWT. White space around it is ignored.
+    /// The JWT alone, without `Bearer` and quotes. White space and a byte order mark around it are ignored.
     token: String,
-    /// Ignored: there is one kind of token here.
+    /// Ignored: the service has one type of token.
     token_type_hint: Option<String>,
 }
 
-/// What there is to know of a token.
+/// The state of a token.
 #[derive(Default, Serialize, Object)]
 #[oai(skip_serializing_if_is_none)]
 struct IntrospectionResponse {
-    /// Whether it is live. Nothing else is said of one that is not.
+    /// Whether the token is live. Otherwise, this is the only member.
     active: bool,
-    /// Whose it is.
+    /// The name of its owner.
     #[serde(skip_serializing_if = "Option::is_none")]
     username: Option<String>,
-    /// The same.
+    /// The same as `username`.
     #[serde(skip_serializing_if = "Option::is_none")]
     sub: Option<String>,
     /// Its id.
@@ -59,10 +59,10 @@ struct IntrospectionResponse {
     /// When it was issued, in seconds since the epoch.
     #[serde(skip_serializing_if = "Option::is_none")]
     iat: Option<u64>,
-    /// When it dies, in seconds since the epoch.
+    /// When it expires, in seconds since the epoch.
     #[serde(skip_serializing_if = "Option::is_none")]
     exp: Option<u64>,
-    /// Who issued it, where that is configured.
+    /// Its issuer, if one is configured.
     #[serde(skip_serializing_if = "Option::is_none")]
     iss: Option<String>,
     /// `Bearer`
@@ -70,14 +70,14 @@ struct IntrospectionResponse {
     token_type: Option<String>,
 }
 
-/// The public keys: a JWK Set.
+/// The public keys as a JWK Set.
 #[derive(Serialize, Object)]
 struct PublicKeys {
-    /// Empty, where all keys are symmetric.
+    /// Empty if all keys are symmetric.
     keys: Vec<PublicKey>,
 }
 
-/// A public key: a JWK.
+/// A public key as a JWK.
 #[derive(Serialize, Object)]
 #[oai(skip_serializing_if_is_none)]
 struct PublicKey {
@@ -85,47 +85,47 @@ struct PublicKey {
     kty: String,
     /// `Ed25519` or `P-256`
     crv: String,
-    /// The key, or a coordinate of it.
+    /// The key (`OKP`), or its x coordinate (`EC`).
     x: String,
-    /// The other coordinate.
+    /// The y coordinate (`EC`).
     #[serde(skip_serializing_if = "Option::is_none")]
     y: Option<String>,
     /// `sig`
     r#use: String,
     /// `EdDSA` or `ES256`
     alg: String,
-    /// The name that the headers of tokens refer to.
+    /// The id of the key in the headers of tokens.
     kid: String,
 }
 
-/// Where the endpoints are.
+/// The authorization server metadata: the URLs of the endpoints.
 #[derive(Serialize, Object)]
 struct Metadata {
-    /// The configured issuer, if it is a URL, or where this was asked for.
+    /// The configured issuer, if it is a URL; otherwise the origin of this request.
     issuer: String,
-    /// The public keys.
+    /// The URL of the public keys.
     jwks_uri: String,
-    /// Introspection.
+    /// The URL of introspection.
     introspection_endpoint: String,
-    /// How its callers say who they are.
+    /// How its callers authenticate.
     introspection_endpoint_auth_methods_supported: Vec<String>,
-    /// Revocation.
+    /// The URL of revocation.
     revocation_endpoint: String,
-    /// Holding the token is enough.
+    /// `none`: presenting the token is enough.
     revocation_endpoint_auth_methods_supported: Vec<String>,
-    /// `none`: tokens are issued at `/api/v1alpha/token`. RFC 8414 wants the member, and no empty array.
+    /// `none`: tokens are issued at `/api/v1alpha/token`. RFC 8414 requires the member and forbids an empty array.
     response_types_supported: Vec<String>,
-    /// For people.
+    /// The URL of the documentation page.
     service_documentation: String,
 }
 
 #[derive(ApiResponse)]
 enum KeysResponse {
-    /// The keys, which anybody may know and cache.
+    /// The public keys.
     #[oai(status = 200)]
     Ok(
         Json<PublicKeys>,
-        /// For how long they may be cached: a new key is published before it signs.
+        /// How long the keys may be cached. A new key is published for longer before it signs.
         #[oai(header = "Cache-Control")]
         String,
     ),
@@ -133,7 +133,7 @@ enum KeysResponse {
 
 #[derive(ApiResponse)]
 enum RevocationResponse {
-    /// The token is live no more, if it ever was.
+    /// The token is not live, whether or not it was before.
     #[oai(status = 200)]
     Ok,
 }
@@ -142,8 +142,8 @@ enum RevocationResponse {
 impl OAuthApi {
     /// Introspect a token
     ///
-    /// Tells those who may know (the owner, introspectors, administrators) what there is to know of a live token, and
-    /// nothing but `{"active":false}` otherwise (RFC 7662).
+    /// The owner of a live token, introspectors and administrators get its claims. Any other caller, and a token that
+    /// is not live, gets `{"active":false}` (RFC 7662).
     #[oai(path = "/oauth2/introspect", method = "post", operation_id = "introspectToken")]
     async fn introspect(
         &self,
@@ -152,24 +152,24 @@ impl OAuthApi {
         BasicOrBearerUser(_caller): BasicOrBearerUser,
         form: Form<TokenForm>,
     ) -> Result<Json<IntrospectionResponse>, Problem> {
-        // Once more, for the form may have taken its time.
+        // Authenticated again: the user may have changed while the form arrived.
         let BasicOrBearerUser(user) = BasicOrBearerUser::of(request).await?;
-        let introspection = services.tokens.introspect(&user, form.0.token.trim()).await?;
+        let introspection = services.tokens.introspect(&user, form.0.bare_token()?).await?;
         let issuer = services.issuer.clone();
         Ok(Json(introspection.map(|signed| IntrospectionResponse::active(&signed, issuer)).unwrap_or_default()))
     }
 
-    /// Revoke a token that one holds
+    /// Revoke a token that you hold
     ///
-    /// Holding it is the right to revoke it. The answer is the same for a token that is not live (RFC 7009). Once it is
-    /// there, no replica accepts the token again.
+    /// Needs no login: presenting the token is enough. A token that is not live gets the same answer (RFC 7009). After
+    /// the 200, no replica accepts the token again.
     #[oai(path = "/oauth2/revoke", method = "post", operation_id = "revokePresentedToken")]
     async fn revoke(
         &self,
         services: Data<&Arc<Services>>,
         form: Form<TokenForm>,
     ) -> Result<RevocationResponse, Problem> {
-        match services.tokens.revoke_presented(form.0.token.trim()).await {
+        match services.tokens.revoke_presented(form.0.bare_token()?).await {
             Ok(()) | Err(VerifyError::Invalid | VerifyError::Expired | VerifyError::Revoked) => {
                 Ok(RevocationResponse::Ok)
             }
@@ -177,20 +177,20 @@ impl OAuthApi {
         }
     }
 
-    /// The public keys
+    /// Get the public keys
     ///
-    /// With which others can verify a signature by themselves, though not whether the token was revoked. A symmetric key is
-    /// not among them.
+    /// With them, other services can verify the signature of a token, but not whether it was revoked. Symmetric keys
+    /// are not included.
     #[oai(path = "/.well-known/jwks.json", method = "get", operation_id = "publicKeys")]
     async fn public_keys(&self, services: Data<&Arc<Services>>) -> Result<KeysResponse, Problem> {
         let keys = services.keys.current_keys().set.public().into_iter().map(Into::into).collect();
         Ok(KeysResponse::Ok(Json(PublicKeys { keys }), KEYS_CACHE_CONTROL.into()))
     }
 
-    /// Where the endpoints of OAuth are
+    /// Get the URLs of OAuth's endpoints
     ///
-    /// Where the configured issuer is a URL with a path, they are also found with that path at the end (RFC 8414, section
-    /// 3.1): `https://tokens.example/shop` at `/.well-known/oauth-authorization-server/shop`.
+    /// If the configured issuer is a URL with a path, the metadata are also at this path with the issuer's appended
+    /// (RFC 8414, section 3.1): for `https://tokens.example/shop`, at `/.well-known/oauth-authorization-server/shop`.
     #[oai(path = "/.well-known/oauth-authorization-server", method = "get", operation_id = "metadata")]
     async fn metadata(
         &self,
@@ -198,28 +198,40 @@ impl OAuthApi {
         proxies: Data<&Arc<TrustedProxies>>,
         request: &Request,
     ) -> Result<Json<Metadata>, Problem> {
-        // An issuer that is no URL is a name, and leads nowhere; a client knows then by itself where it asks.
-        let issuer = services.issuer.clone().filter(|issuer| behind_scheme(issuer).is_some());
+        // An issuer that is no URL leads nowhere: the URLs then begin like that of this request.
+        let issuer = services.issuer.clone().filter(|issuer| without_scheme(issuer).is_some());
         let is_authority = |host: &&str| host.chars().all(|c| c.is_ascii_alphanumeric() || ".-:[]".contains(c));
         let host = request.header("host").filter(is_authority).unwrap_or("localhost");
         let scheme = if proxies.is_https(request) { "https" } else { "http" };
-        Ok(Json(Metadata::at(&issuer.unwrap_or_else(|| format!("{scheme}://{host}")))))
+        Ok(Json(Metadata::for_issuer(&issuer.unwrap_or_else(|| format!("{scheme}://{host}")))))
     }
 }
 
-/// An issuer without its scheme, where it is a URL.
-fn behind_scheme(issuer: &str) -> Option<&str> {
+impl TokenForm {
+    /// The token without white space and a byte order mark around it. 400 for characters that no bearer token has (RFC
+    /// 6750, section 2.1): to `Bearer` before a token or quotes around it, RFC 7009 answers 200, and the client would
+    /// believe its token revoked.
+    fn bare_token(&self) -> Result<&str, Problem> {
+        let token = self.token.trim_matches([' ', '\t', '\r', '\n', '\u{feff}']);
+        let is_bare = token.chars().all(|c| c.is_ascii_alphanumeric() || "-._~+/=".contains(c));
+        let error = || Problem::bad_request("token: send the token alone, without \"Bearer\" and without quotes.");
+        is_bare.then_some(token).ok_or_else(error)
+    }
+}
+
+/// The issuer without its scheme, if it is a URL.
+fn without_scheme(issuer: &str) -> Option<&str> {
     ["https://", "http://"].into_iter().find_map(|scheme| issuer.strip_prefix(scheme))
 }
 
-/// Where the metadata of an issuer with a path are, beside [`METADATA_PATH`] (RFC 8414, section 3.1).
-pub(super) fn further_metadata_path(issuer: &str) -> Option<String> {
-    let (_, path) = behind_scheme(issuer)?.trim_end_matches('/').split_once('/')?;
+/// The path of the metadata for an issuer with a path (RFC 8414, section 3.1), besides [`METADATA_PATH`].
+pub(super) fn issuer_metadata_path(issuer: &str) -> Option<String> {
+    let (_, path) = without_scheme(issuer)?.trim_end_matches('/').split_once('/')?;
     Some(format!("{METADATA_PATH}/{path}"))
 }
 
 impl Metadata {
-    fn at(issuer: &str) -> Self {
+    fn for_issuer(issuer: &str) -> Self {
         let base = issuer.trim_end_matches('/');
         Self {
             issuer: issuer.into(),

@@ -1,4 +1,4 @@
-//! Parameters that are refused in our own words: what a path names, and what a query asks for.
+//! Parameters of paths and queries, with error messages of our own in place of poem-openapi's.
 
 use std::{borrow::Cow, str::FromStr};
 
@@ -10,21 +10,21 @@ use poem_openapi::{
 use super::problem::Problem;
 use crate::domain::{token::TokenId, user::UserName};
 
-/// A type of parameters.
+/// A type that a parameter is parsed into.
 pub(super) trait Parameter: FromStr + Send + Sync {
     fn schema() -> MetaSchema;
 
-    /// The answer where the parameter is malformed.
-    fn refusal() -> Problem;
+    /// The answer to a malformed parameter.
+    fn error() -> Problem;
 }
 
-/// A parameter, or `None` where its text is malformed, absent although required, or there more than once. The operation
-/// reads it with [`Param::parsed`], after it knows who is asking.
+/// A parameter; `None`: malformed, missing although required, or repeated. The operation calls [`Param::parsed`] once
+/// the caller is authenticated, so that strangers get 401 first.
 pub(super) struct Param<T>(Option<T>);
 
 impl<T: Parameter> Param<T> {
     pub(super) fn parsed(self) -> Result<T, Problem> {
-        self.0.ok_or_else(T::refusal)
+        self.0.ok_or_else(T::error)
     }
 
     pub(super) fn is(&self, other: &T) -> bool
@@ -69,36 +69,36 @@ impl<T: Parameter> ParseFromParameter for Param<T> {
     }
 }
 
-/// A malformed id names nothing, and is answered like any other that names nothing.
+/// A malformed id is answered like an unknown one.
 impl Parameter for TokenId {
     fn schema() -> MetaSchema {
         MetaSchema::new_with_format("string", "uuid")
     }
 
-    fn refusal() -> Problem {
+    fn error() -> Problem {
         Problem::no_such_token()
     }
 }
 
-/// A malformed name is answered like any other that nobody has.
+/// A malformed name is answered like an unknown one.
 impl Parameter for UserName {
     fn schema() -> MetaSchema {
         MetaSchema { pattern: Some(UserName::PATTERN.to_owned()), ..MetaSchema::new("string") }
     }
 
-    fn refusal() -> Problem {
+    fn error() -> Problem {
         Problem::no_such_user()
     }
 }
 
-/// How long a page of a list is at most: 1 to 1000 entries.
-pub(super) struct Limit(pub(super) usize);
+/// The most entries on a page of a list: 1 to 1000.
+pub(super) struct PageLimit(pub(super) usize);
 
-impl Limit {
+impl PageLimit {
     const MAX: usize = 1000;
 }
 
-impl FromStr for Limit {
+impl FromStr for PageLimit {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
@@ -106,27 +106,27 @@ impl FromStr for Limit {
     }
 }
 
-impl Parameter for Limit {
+impl Parameter for PageLimit {
     fn schema() -> MetaSchema {
         MetaSchema { minimum: Some(1.0), maximum: Some(1000.0), ..MetaSchema::new("integer") }
     }
 
-    fn refusal() -> Problem {
+    fn error() -> Problem {
         Problem::bad_request("limit: must be a number from 1 to 1000.")
     }
 }
 
 /// The `Link` header to the page after `last` (RFC 8288).
 pub(super) fn next_page(path: &str, limit: usize, last: &str) -> String {
-    // A `+` in a query is a space unless it is escaped.
+    // User names may contain `+`, which means a space in a query unless it is escaped.
     let query = serde_urlencoded::to_string([("limit", &*limit.to_string()), ("after", last)]);
     format!("<{path}?{}>; rel=\"next\"", query.expect("texts can be encoded"))
 }
 
-/// `all=true`: what a caller says who means all tokens, and not one whose id was left empty by mistake.
-pub(super) struct All;
+/// `all=true`, required to revoke all tokens: a path whose id was left empty by mistake comes without it.
+pub(super) struct AllTokens;
 
-impl FromStr for All {
+impl FromStr for AllTokens {
     type Err = ();
 
     fn from_str(text: &str) -> Result<Self, ()> {
@@ -134,12 +134,12 @@ impl FromStr for All {
     }
 }
 
-impl Parameter for All {
+impl Parameter for AllTokens {
     fn schema() -> MetaSchema {
         MetaSchema { enum_items: vec![true.into()], ..MetaSchema::new("boolean") }
     }
 
-    fn refusal() -> Problem {
+    fn error() -> Problem {
         Problem::bad_request("Name one token by its id, or revoke all of them with ?all=true.")
     }
 }

@@ -1,4 +1,4 @@
-//! Where the resources are, and the answers to paths that name none.
+//! The base paths of the resources, and the 404 for paths below them that cannot name anything.
 
 use poem::{Request, Result};
 
@@ -8,29 +8,29 @@ use crate::domain::user::UserName;
 /// The tokens of the user who logs in.
 pub(super) const TOKENS: &str = "/api/v1alpha/token";
 
-/// All users.
+/// The users.
 pub(super) const USERS: &str = "/api/v1alpha/user";
 
-/// Forward-auth. Proxies that append the path of the request they ask about use the paths below it.
+/// Forward-auth. Some proxies append the path of the request in question.
 pub(super) const VERIFY: &str = "/api/v1alpha/verify";
 
-/// The prefix of the endpoints of OAuth, whose problems carry an error code of RFC 6749.
+/// The prefix of OAuth's endpoints, whose problems carry an error code of RFC 6749.
 pub(super) const OAUTH: &str = "/oauth2/";
 
 /// The OpenAPI document and the page that shows it.
 pub(super) const DOCS: [&str; 3] = ["/openapi.json", "/openapi.yaml", "/docs"];
 
-/// 404 for a path with a segment that is not UTF-8: no user can have such a name, and no token such an id.
+/// 404 for a path with a segment that is not UTF-8, and so neither a user name nor a token id.
 pub(super) fn not_found(path: &str) -> Problem {
     let name = path.strip_prefix(USERS).and_then(|rest| rest.trim_start_matches('/').split('/').next());
     let names_no_user = name.is_some_and(|name| name.parse::<UserName>().is_err());
     if names_no_user { Problem::no_such_user() } else { Problem::no_such_token() }
 }
 
-/// Refuses a path whose name is empty: `/user//token` would otherwise become that of the user `token`. Other doubled
-/// slashes, and those at the end, make no difference.
-pub(super) async fn refuse_empty_names(request: Request) -> Result<Request> {
-    // The first segment behind the base is empty, and something follows it.
+/// 404 for a path with an empty name or id: without this check, `/user//token` would be the path of the user `token`.
+/// Other doubled slashes, and trailing ones, make no difference.
+pub(super) async fn reject_empty_names(request: Request) -> Result<Request> {
+    // The segment after the base is empty, and another one follows.
     let has_empty_name = |base: &str| {
         let mut segments = request.uri().path().split('/');
         let is_next = |part| segments.find(|segment| !segment.is_empty()) == Some(part);
@@ -61,7 +61,7 @@ mod tests {
             ("/api/v1alpha/user", false),
         ] {
             let request = Request::builder().uri_str(path).finish();
-            assert_eq!(refuse_empty_names(request).await.is_err(), refused, "{path}");
+            assert_eq!(reject_empty_names(request).await.is_err(), refused, "{path}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Bodies of requests and answers, strict on the way in.
+//! Bodies of requests and answers. Requests are parsed strictly.
 
 use std::time::Duration;
 
@@ -21,17 +21,17 @@ use tokio::time::timeout;
 
 use super::problem::Problem;
 
-/// The most bytes of a request's body.
+/// The maximum size of a request's body.
 pub(super) const MAX_BODY_BYTES: usize = 16 * 1024;
 
-/// The media types of bodies.
+/// The media types of request bodies.
 pub(super) const JSON: &str = "application/json";
 pub(super) const FORM: &str = "application/x-www-form-urlencoded";
 
 /// How long a client may take to send a body.
 pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Implements a body of this media type, read by this function.
+/// Implements poem-openapi's traits for a body of this media type, parsed by this function.
 macro_rules! body {
     ($body:ident, $media_type:expr, $parse:path) => {
         impl<T: Type> Payload for $body<T> {
@@ -62,14 +62,14 @@ macro_rules! body {
     };
 }
 
-/// A body of JSON. poem-openapi documents its type and serde reads and writes it: serde rejects duplicate fields, and unknown
-/// ones where the type denies them, and keeps the order of a map.
+/// A body of JSON. poem-openapi documents its type, serde parses and writes it: unlike poem-openapi, serde rejects
+/// duplicate fields, rejects unknown ones where the type denies them, and keeps the order of a map.
 pub(super) struct Json<T>(pub(super) T);
 
 body!(Json, JSON, parse_json);
 
-/// A body of form fields, as OAuth's endpoints take. Unknown fields are ignored, repeated ones rejected (RFC 6749,
-/// section 3.2).
+/// A body of form fields, for OAuth's endpoints. Unknown fields are ignored, repeated ones rejected (RFC 6749, section
+/// 3.2).
 pub(super) struct Form<T>(pub(super) T);
 
 body!(Form, FORM, parse_form);
@@ -78,26 +78,26 @@ fn parse_form<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     serde_urlencoded::from_bytes(bytes).map_err(|error| Problem::bad_request(format!("The body: {error}.")))
 }
 
-/// The value of a JSON object.
+/// Parses a JSON object.
 fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    // Those of UTF-8 and of UTF-16, in either order of bytes. JSON is sent without (RFC 8259, section 8.1).
+    // Of UTF-8, and of UTF-16 in both byte orders. JSON is sent without one (RFC 8259, section 8.1).
     let byte_order_marks: [&[u8]; 3] = [b"\xef\xbb\xbf", b"\xfe\xff", b"\xff\xfe"];
     if byte_order_marks.iter().any(|mark| bytes.starts_with(mark)) {
         return Err(Problem::bad_request("The body begins with a byte order mark (BOM): send UTF-8 without one."));
     }
-    // serde would take an array of the fields' values, too.
+    // serde also accepts an array of the fields' values.
     if bytes.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
         return Err(Problem::bad_request("The body must be a JSON object."));
     }
     serde_json::from_slice(bytes).map_err(|error| Problem::bad_request(format!("The body: {error}.")))
 }
 
-/// A field that may be left out, and is not `null`.
+/// Deserializes an optional field, and rejects `null`.
 pub(super) fn not_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(field: D) -> Result<Option<T>, D::Error> {
     T::deserialize(field).map(Some)
 }
 
-/// The whole body of a request. One that says it is too large is not waited for.
+/// Reads the body of a request. A body that is too large by its Content-Length is rejected unread.
 async fn read(request: &Request, body: &mut RequestBody) -> Result<Vec<u8>, Problem> {
     let unreadable = || Problem::bad_request("The body of the request could not be read.");
     let length = request.header(header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
@@ -129,7 +129,7 @@ pub(super) fn body_too_large() -> Problem {
     Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("A body is at most {MAX_BODY_BYTES} bytes."))
 }
 
-/// 415: the body is of another media type than the operation takes.
+/// 415: the operation takes a body of this media type.
 pub(super) fn media_type_expected(media_type: &str) -> Problem {
     let detail = format!("The body must be of another type: send it with Content-Type: {media_type}.");
     Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
@@ -137,7 +137,7 @@ pub(super) fn media_type_expected(media_type: &str) -> Problem {
 
 impl<T: Serialize + Send> IntoResponse for Json<T> {
     fn into_response(self) -> Response {
-        // Tokens and what is known of them are nobody's to keep.
+        // Answers hold tokens and facts about them, which no cache may keep.
         JsonResponse(self.0).with_header(header::CACHE_CONTROL, "no-store").into_response()
     }
 }
@@ -155,7 +155,7 @@ impl<T: Type + Serialize> ApiResponse for Json<T> {
     }
 }
 
-/// A body of JSON that may be left out, which means the default.
+/// An optional body of JSON; without one, the default.
 pub(super) struct OptionalJson<T>(pub(super) T);
 
 impl<'a, T: Type + DeserializeOwned + Default> ApiExtractor<'a> for OptionalJson<T> {
@@ -173,7 +173,7 @@ impl<'a, T: Type + DeserializeOwned + Default> ApiExtractor<'a> for OptionalJson
 
     async fn from_request(request: &'a Request, body: &mut RequestBody, _: ExtractParamOptions<()>) -> Result<Self> {
         let bytes = read(request, body).await?;
-        // Clients set the type of every request, or `curl -d ''` that of a form: without a body it says nothing.
+        // Without a body its type does not matter: some clients always set one, and `curl -d ''` that of a form.
         if bytes.is_empty() {
             return Ok(Self(T::default()));
         }

@@ -36,7 +36,7 @@ pub(super) fn problem(error: &Error, path: &str, allowed: &AllowedMethods) -> Pr
         tracing::error!(%error, "a request failed");
         internal_error()
     };
-    if is_oauth { problem.for_oauth() } else { problem }
+    if is_oauth { problem.with_oauth_error() } else { problem }
 }
 
 /// 500: the logs have the cause.

@@ -1,11 +1,14 @@
-//! The one shape of every error: `application/problem+json` (RFC 9457).
+//! Errors as answers: every one is a problem of RFC 9457 (`application/problem+json`).
 
 use std::borrow::Cow;
 
 use poem::{
     Response,
     error::ResponseError,
-    http::{HeaderName, HeaderValue, StatusCode, header},
+    http::{
+        HeaderName, HeaderValue, StatusCode,
+        header::{CACHE_CONTROL, RETRY_AFTER, WWW_AUTHENTICATE},
+    },
 };
 use poem_openapi::{
     ApiResponse,
@@ -23,10 +26,10 @@ const BASIC_CHALLENGE: HeaderValue = HeaderValue::from_static(r#"Basic realm="ma
 /// The Bearer challenge for a request without a token.
 pub(super) const BEARER_CHALLENGE: HeaderValue = HeaderValue::from_static(r#"Bearer realm="mayfly""#);
 
-/// Seconds after which a client may try again where the server's own trouble was the cause.
+/// The `Retry-After` of a 503.
 const RETRY_AFTER_SECONDS: u32 = 1;
 
-/// What went wrong, before it has the id of a request. Everything in it is for the client: no cause, no secret.
+/// An error as the client sees it, without a cause or a secret. The id of the request is added when it is answered.
 #[derive(Debug, Clone, thiserror::Error)]
 #[error("{status}: {detail}")]
 pub(super) struct Problem {
@@ -42,7 +45,7 @@ impl Problem {
         Self { status, detail: detail.into(), headers: Vec::new(), oauth_error: None }
     }
 
-    /// 400: the request makes no sense, and repeating it will not change that.
+    /// 400: the request is malformed.
     pub(super) fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
@@ -57,12 +60,12 @@ impl Problem {
         Self::not_found("There is no such user.")
     }
 
-    /// 409: the request does not fit what there is.
+    /// 409: the request conflicts with the present state.
     pub(super) fn conflict(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::CONFLICT, detail)
     }
 
-    /// 404: the request names nothing.
+    /// 404: the request names something that does not exist.
     pub(super) fn not_found(detail: &'static str) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)
     }
@@ -70,8 +73,8 @@ impl Problem {
     /// 401 with the challenges of Basic and of Bearer (RFC 9110, section 11.6.1).
     pub(super) fn unauthorized(detail: &'static str, bearer: HeaderValue) -> Self {
         Self::new(StatusCode::UNAUTHORIZED, detail)
-            .with_header(header::WWW_AUTHENTICATE, BASIC_CHALLENGE)
-            .with_header(header::WWW_AUTHENTICATE, bearer)
+            .with_header(WWW_AUTHENTICATE, BASIC_CHALLENGE)
+            .with_header(WWW_AUTHENTICATE, bearer)
     }
 
     /// 401 for an unknown user or a wrong password, with the same bytes.
@@ -84,12 +87,12 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, "Only an administrator may do this.")
     }
 
-    /// 503: the server's own trouble.
+    /// 503: the service cannot answer now.
     pub(super) fn unavailable(detail: &'static str) -> Self {
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header(header::RETRY_AFTER, RETRY_AFTER_SECONDS.into())
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header(RETRY_AFTER, RETRY_AFTER_SECONDS.into())
     }
 
-    /// 503: the store does not answer, or refuses to work.
+    /// 503: the store failed.
     pub(super) fn store_unavailable() -> Self {
         Self::unavailable("The token store does not answer. Try again in a moment.")
     }
@@ -101,9 +104,9 @@ impl Problem {
         self
     }
 
-    /// The problem as the clients of OAuth's endpoints know it, too: with an error code of RFC 6749.
+    /// Adds the error code of RFC 6749 or RFC 6750 that clients of OAuth's endpoints expect.
     #[must_use]
-    pub(super) fn for_oauth(self) -> Self {
+    pub(super) fn with_oauth_error(self) -> Self {
         let error = match self.status {
             StatusCode::UNAUTHORIZED if self.challenges("error=\"invalid_token\"") => "invalid_token",
             StatusCode::UNAUTHORIZED => "invalid_client",
@@ -114,10 +117,10 @@ impl Problem {
         Self { oauth_error: Some(error), ..self }
     }
 
-    /// Whether a challenge of the answer holds this text.
+    /// Whether a `WWW-Authenticate` header contains this text.
     fn challenges(&self, text: &str) -> bool {
         let holds = |value: &HeaderValue| value.to_str().is_ok_and(|value| value.contains(text));
-        self.headers.iter().any(|(name, value)| name == header::WWW_AUTHENTICATE && holds(value))
+        self.headers.iter().any(|(name, value)| name == WWW_AUTHENTICATE && holds(value))
     }
 
     /// The answer to the request with this id.
@@ -126,7 +129,7 @@ impl Problem {
         let mut response = Response::builder()
             .status(self.status)
             .content_type(CONTENT_TYPE)
-            .header(header::CACHE_CONTROL, "no-store")
+            .header(CACHE_CONTROL, "no-store")
             .body(body.to_string());
         for (name, value) in self.headers {
             response.headers_mut().append(name, value);
@@ -140,8 +143,7 @@ impl Problem {
     }
 
     /// This problem as a response of the OpenAPI document.
-    pub(super) fn as_documentation(&self) -> Value {
-        let header = |name: &str, description: &str, required| json!({ name: { "description": description, "required": required, "schema": { "type": "string" } } });
+    pub(super) fn to_openapi_response(&self) -> Value {
         let mut response = json!({
             "description": self.status.canonical_reason(),
             "content": { CONTENT_TYPE: {
@@ -160,7 +162,7 @@ impl Problem {
         response
     }
 
-    /// The body of RFC 9457, as `overlay.yaml` describes it.
+    /// The body. Its schema is in `overlay.yaml`.
     fn body(&self, request_id: &str) -> Value {
         let mut body = json!({
             "type": "about:blank",
@@ -177,7 +179,7 @@ impl Problem {
     }
 }
 
-/// Lets a problem travel as poem's error up to `envelope`, which alone answers it.
+/// A problem passes as poem's error to `envelope`, which answers it.
 impl ResponseError for Problem {
     fn status(&self) -> StatusCode {
         self.status
@@ -202,7 +204,12 @@ impl From<Busy> for Problem {
     }
 }
 
-/// The document shows how each operation fails by its own means (`failures`).
+/// A header of a response of the OpenAPI document.
+fn header(name: &str, description: &str, is_required: bool) -> Value {
+    json!({ name: { "description": description, "required": is_required, "schema": { "type": "string" } } })
+}
+
+/// Adds no response to the document: `failures` adds those of each operation.
 impl ApiResponse for Problem {
     fn meta() -> MetaResponses {
         MetaResponses { responses: Vec::new() }

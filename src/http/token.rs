@@ -1,6 +1,6 @@
 //! `/api/v1alpha/token`: issue, list, inspect and revoke tokens.
 //!
-//! Every path, field and message here is the user's own: `tests/api/token.rs` holds them letter for letter.
+//! Clients depend on each path, field and message here: `tests/api/token.rs` compares them letter for letter.
 
 use std::{collections::BTreeMap, convert::Infallible, fmt, str::FromStr, sync::Arc};
 
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     auth::{BasicUser, BearerToken},
-    param::{All, Limit, Param, next_page},
+    param::{AllTokens, PageLimit, Param, next_page},
     paths::TOKENS,
     payload::{Created, Json, OptionalJson, Paged},
     problem::Problem,
@@ -36,29 +36,29 @@ use crate::{
 /// The operations on tokens.
 pub(super) struct TokenApi;
 
-/// What to issue.
+/// A request for a new token.
 #[derive(Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 struct TokenRequest {
-    /// What to call the token: 1 to 256 characters once trimmed, no control characters. Need not be unique.
+    /// Its description: 1 to 256 characters once trimmed, no control characters. Need not be unique.
     jwt_token_description: String,
-    /// How long it lives, in up to 64 characters: `6 hours`, `90m`, `1h 30m`, `30 days`, `1week 2days`. Whole seconds, from
-    /// one to what the operator allows (1 year unless configured otherwise).
+    /// How long it lives, in up to 64 characters: `6 hours`, `90m`, `1h 30m`, `30 days`, `1week 2days`. Whole seconds,
+    /// from 1 second to the configured maximum (1 year by default).
     jwt_token_life: String,
 }
 
-/// A new token. The JWT is shown this once and is stored nowhere.
+/// A new token. Its JWT is in this answer only: it is stored nowhere.
 #[derive(Serialize, Object)]
 struct TokenIssued {
     /// `Token generated`
     message: String,
     /// The id of the token, a UUID.
     jwt_token_id: String,
-    /// The token.
+    /// The JWT.
     jwt_token: String,
-    /// What it is called.
+    /// Its description.
     jwt_token_description: String,
-    /// How long it lives, in seconds.
+    /// Its life in seconds.
     jwt_token_life: u64,
 }
 
@@ -71,15 +71,15 @@ pub(super) struct TokenList {
     jwt_tokens: BTreeMap<ListedId, TokenSummary>,
 }
 
-/// A live token, in a list.
+/// A live token in a list.
 #[derive(Serialize, Object)]
 #[expect(clippy::struct_field_names, reason = "the names are the user's")]
 struct TokenSummary {
-    /// What it is called.
+    /// Its description.
     jwt_token_description: String,
-    /// How long it lives in all, in seconds.
+    /// Its whole life in seconds.
     jwt_token_life: u64,
-    /// How long it will still live, in seconds.
+    /// Its remaining life in seconds.
     jwt_token_remaining_life: f64,
 }
 
@@ -88,37 +88,38 @@ struct TokenSummary {
 struct TokenDetails {
     /// `Tokens exists`
     message: String,
-    /// What it is called.
+    /// Its description.
     jwt_token_description: String,
-    /// How long it lives in all, in seconds.
+    /// Its whole life in seconds.
     jwt_token_life: u64,
-    /// How long it will still live, in seconds.
+    /// Its remaining life in seconds.
     jwt_token_life_remaining: f64,
-    /// `Valid`: a token that is not valid does not exist.
+    /// `Valid`: any other token is answered with 404.
     expiry_status: String,
 }
 
-/// A token is gone.
+/// A token was revoked.
 #[derive(Serialize, Object)]
 pub(super) struct TokenDeleted {
     /// `Token deleted`
     message: String,
 }
 
-/// How to rotate.
+/// Options of a rotation.
 #[derive(Default, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 struct RotateRequest {
-    /// How long both tokens live: whole seconds, in up to 64 characters such as `24 hours`. The rotated one never lives longer than it would have.
+    /// How long the rotated token lives on beside its successor: whole seconds, in up to 64 characters such as `24
+    /// hours`. It never outlives its own life.
     overlap: Option<String>,
 }
 
-/// All tokens of the user are gone.
+/// All tokens of the user were revoked.
 #[derive(Serialize, Object)]
 pub(super) struct TokensDeleted {
     /// `Tokens deleted`
     message: String,
-    /// How many there were.
+    /// The number of tokens revoked.
     jwt_tokens_deleted: u64,
 }
 
@@ -126,7 +127,7 @@ pub(super) struct TokensDeleted {
 impl TokenApi {
     /// Issue a token
     ///
-    /// The answer holds the JWT, which is shown this once.
+    /// The JWT is in this answer only.
     #[oai(path = "/", method = "post", operation_id = "issueToken")]
     async fn issue(
         &self,
@@ -138,17 +139,17 @@ impl TokenApi {
         Ok(services.tokens.issue(&user, &jwt_token_description, &jwt_token_life).await?.into())
     }
 
-    /// List the own tokens
+    /// List your tokens
     ///
-    /// Newest first, and all of them unless `limit` says otherwise.
+    /// Newest first. Without `limit`, all of them.
     #[oai(path = "/", method = "get", operation_id = "listTokens")]
     async fn list(
         &self,
         services: Data<&Arc<Services>>,
         BasicUser(user): BasicUser,
-        /// At most so many.
-        limit: Query<Option<Param<Limit>>>,
-        /// Begin behind this live token.
+        /// The most tokens on the page; without it, all tokens.
+        limit: Query<Option<Param<PageLimit>>>,
+        /// The page begins after this live token.
         after: Query<Option<String>>,
     ) -> Result<Paged<TokenList>, Problem> {
         list_page(&services, &user.name, TOKENS, limit.0, after.0).await
@@ -170,7 +171,7 @@ impl TokenApi {
 
     /// Revoke a token
     ///
-    /// Once this is answered with 200, no replica accepts the token again.
+    /// After the 200, no replica accepts the token again.
     #[oai(path = "/:id", method = "delete", operation_id = "revokeToken")]
     async fn revoke(
         &self,
@@ -184,27 +185,27 @@ impl TokenApi {
         revoked.then(TokenDeleted::new).ok_or_else(Problem::no_such_token)
     }
 
-    /// Revoke all own tokens
+    /// Revoke all your tokens
     ///
-    /// Once this is answered with 200, no replica accepts one of them again.
+    /// After the 200, no replica accepts any of them again.
     #[oai(path = "/", method = "delete", operation_id = "revokeTokens")]
     async fn revoke_all(
         &self,
         services: Data<&Arc<Services>>,
         BasicUser(user): BasicUser,
-        /// That all are meant: a path whose id was left empty is the same.
-        all: Query<Param<All>>,
+        /// Must be `true`: a path whose id was left empty by mistake would otherwise revoke all tokens.
+        all: Query<Param<AllTokens>>,
     ) -> Result<Json<TokensDeleted>, Problem> {
-        let All = all.0.parsed()?;
+        let AllTokens = all.0.parsed()?;
         let owner = user.name.clone();
         Ok(TokensDeleted::new(services.tokens.revoke_all(Actor::User(user), &owner).await?))
     }
 
     /// Rotate a token
     ///
-    /// Issues a successor with the same description and life. The rotated token dies after the overlap: at once unless the
-    /// body says otherwise. It can be rotated once. Who gets 503 lists the tokens and rotates the successor, if there is one:
-    /// with an overlap, nobody is locked out meanwhile.
+    /// Issues a successor with the same description and life. The rotated token expires after the overlap, by default
+    /// at once, and cannot be rotated again. After a 503, list the tokens and rotate the successor, if there is one;
+    /// with an overlap, the rotated token still works meanwhile.
     #[oai(path = "/:id/rotate", method = "post", operation_id = "rotateToken")]
     async fn rotate(
         &self,
@@ -231,7 +232,7 @@ impl TokenApi {
 
     /// Revoke the presented token
     ///
-    /// Once this is answered with 200, no replica accepts the token again.
+    /// After the 200, no replica accepts the token again.
     #[oai(path = "/self", method = "delete", operation_id = "revokeSelf")]
     async fn revoke_self(
         &self,
@@ -243,8 +244,8 @@ impl TokenApi {
     }
 }
 
-/// 404, as for any token that is named and does not live: that the cursor was once good is nothing that a client could check.
-pub(super) fn no_such_cursor() -> Problem {
+/// 404 for a page after a token that is not live: unknown, expired and revoked ones get the same answer.
+pub(super) fn no_such_page() -> Problem {
     Problem::not_found("after: there is no such token (any more). Begin with the first page.")
 }
 
@@ -253,12 +254,12 @@ pub(super) async fn list_page(
     services: &Services,
     owner: &UserName,
     path: &str,
-    limit: Option<Param<Limit>>,
+    limit: Option<Param<PageLimit>>,
     after: Option<String>,
 ) -> Result<Paged<TokenList>, Problem> {
-    let after = after.map(|id| id.parse()).transpose().map_err(|_| no_such_cursor())?;
-    let limit = limit.map(Param::parsed).transpose()?.map(|Limit(limit)| limit);
-    let listing = services.tokens.list(owner, Page { after, limit }).await?.ok_or_else(no_such_cursor)?;
+    let after = after.map(|id| id.parse()).transpose().map_err(|_| no_such_page())?;
+    let limit = limit.map(Param::parsed).transpose()?.map(|PageLimit(limit)| limit);
+    let listing = services.tokens.list(owner, Page { after, limit }).await?.ok_or_else(no_such_page)?;
     let last = listing.items.last().filter(|_| listing.more);
     let next = last.zip(limit).map(|(last, limit)| next_page(path, limit, &last.token.id.to_string()));
     Ok(Paged::Ok(Json(listing.into()), next))
@@ -322,7 +323,7 @@ impl From<LiveToken> for TokenDetails {
     }
 }
 
-/// The id of a token in a list, which its position sorts: poem-openapi knows no map in the order of insertion.
+/// The id of a token in a list, sorted by its position: poem-openapi has no map that keeps the order of insertion.
 #[derive(PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 struct ListedId {

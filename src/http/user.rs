@@ -1,4 +1,4 @@
-//! `/api/v1alpha/user`: the users, for administrators, and the own password, for everybody.
+//! `/api/v1alpha/user`: administrators manage users, and all users change their own passwords.
 
 use std::sync::Arc;
 
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     auth::{Administrator, BasicUser},
-    param::{Limit, Param, next_page},
+    param::{PageLimit, Param, next_page},
     paths::USERS,
     payload::{self, Created, Json, Paged},
     problem::Problem,
@@ -27,14 +27,14 @@ use crate::{
     service::{Actor, users::UserError},
 };
 
-/// How many users a page has unless the client says so.
+/// The default length of a page.
 const DEFAULT_LIMIT: usize = 100;
 
 /// The operations on users.
 pub(super) struct UserApi;
 
-/// What a user may do beyond managing the own tokens: nothing (`user`), ask about others' (`introspector`), or everything
-/// (`admin`).
+/// What a user may do besides managing their own tokens: nothing more (`user`), introspect the tokens of others
+/// (`introspector`), or everything (`admin`).
 #[derive(Clone, Copy, Default, Serialize, Deserialize, Enum)]
 #[serde(rename_all = "lowercase")]
 #[oai(rename_all = "lowercase", remote = "user::Role")]
@@ -45,13 +45,13 @@ enum Role {
     Admin,
 }
 
-/// Whom to add: a `user`, unless `role` says otherwise.
+/// A request for a new user.
 #[derive(Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 struct UserRequest {
     /// 1 to 64 of the characters `A-Z a-z 0-9 . _ @ + -`, but neither `.` nor `..`
     username: String,
-    /// What the user may do; `user` unless it says otherwise.
+    /// The role of the user; by default `user`.
     #[serde(default)]
     #[oai(default)]
     role: Role,
@@ -60,50 +60,50 @@ struct UserRequest {
     password: String,
 }
 
-/// What to change about a user.
+/// Changes to a user. Fields left out stay as they are.
 #[derive(Default, Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 struct UserUpdateRequest {
-    /// What the user may do from now on.
+    /// The new role.
     #[serde(default, deserialize_with = "payload::not_null")]
     role: Option<Role>,
-    /// Whether the user is kept out from now on.
+    /// Whether to disable (`true`) or enable (`false`) the user.
     #[serde(default, deserialize_with = "payload::not_null")]
     disabled: Option<bool>,
 }
 
-/// Another password.
+/// A new password.
 #[derive(Deserialize, Object)]
 #[serde(deny_unknown_fields)]
 struct PasswordRequest {
     /// 1 to 1024 bytes without control characters
     #[oai(validator(min_length = 1, max_length = 1024))]
     password: String,
-    /// Whether to revoke all of the user's tokens, too.
+    /// Whether to revoke all tokens of the user, too.
     #[serde(default)]
     #[oai(default)]
     revoke_tokens: bool,
 }
 
-/// A user, in a list.
+/// A user in a list.
 #[derive(Serialize, Object)]
 struct UserSummary {
     /// The name.
     username: String,
-    /// What the user may do.
+    /// The role.
     role: Role,
-    /// Whether the user is kept out.
+    /// Whether the user is disabled: cannot log in, and has no tokens.
     disabled: bool,
     /// When the user was added, in seconds since the epoch.
     created_at: u64,
 }
 
-/// Some users.
+/// A page of the users.
 #[derive(Serialize, Object)]
 struct UserList {
     /// `Users exist`, or `No users exist`.
     message: String,
-    /// By name.
+    /// Sorted by name.
     users: Vec<UserSummary>,
 }
 
@@ -117,21 +117,21 @@ struct UserDetails {
     user: UserSummary,
 }
 
-/// A user has another password.
+/// A password was changed.
 #[derive(Serialize, Object)]
 struct PasswordChanged {
     /// `Password changed`
     message: String,
-    /// How many tokens were revoked with it.
+    /// The number of tokens revoked with it.
     jwt_tokens_deleted: u64,
 }
 
-/// A user is gone.
+/// A user was removed.
 #[derive(Serialize, Object)]
 struct UserDeleted {
     /// `User deleted`
     message: String,
-    /// How many tokens were revoked with it.
+    /// The number of tokens revoked with it.
     jwt_tokens_deleted: u64,
 }
 
@@ -139,22 +139,22 @@ struct UserDeleted {
 impl UserApi {
     /// List the users
     ///
-    /// By name, a page at a time.
+    /// Sorted by name, a page at a time.
     #[oai(path = "/", method = "get", operation_id = "listUsers")]
     async fn list(
         &self,
         services: Data<&Arc<Services>>,
         Administrator(_actor): Administrator,
-        /// At most so many; 100 unless it says otherwise.
-        limit: Query<Option<Param<Limit>>>,
-        /// Begin behind this name, which need not exist.
+        /// The most users on the page; by default 100.
+        limit: Query<Option<Param<PageLimit>>>,
+        /// The page begins after this name, which need not exist.
         after: Query<Option<String>>,
     ) -> Result<Paged<UserList>, Problem> {
         let after: Option<UserName> = after.0.map(|name| name.parse()).transpose().map_err(invalid("after"))?;
-        let limit = limit.0.map(Param::parsed).transpose()?.map_or(DEFAULT_LIMIT, |Limit(limit)| limit);
+        let limit = limit.0.map(Param::parsed).transpose()?.map_or(DEFAULT_LIMIT, |PageLimit(limit)| limit);
         let Listing { items: users, more } = services.users.list(after.as_ref(), limit).await?;
         let link = users.last().filter(|_| more).map(|last| next_page(USERS, limit, last.name.as_str()));
-        // An empty page behind somebody says nothing of those before.
+        // A page after a name can be empty though users with earlier names exist.
         let message = if users.is_empty() && after.is_none() { "No users exist" } else { "Users exist" };
         let users = users.into_iter().map(UserSummary::from).collect();
         Ok(Paged::Ok(Json(UserList { message: message.into(), users }), link))
@@ -191,8 +191,9 @@ impl UserApi {
 
     /// Change a user's role, disable or enable a user
     ///
-    /// Disabling revokes all of the user's tokens. Once this is answered with 200, no replica accepts one of them again, lets a
-    /// disabled user in, or lets a former administrator do what administrators may. The last enabled administrator stays one.
+    /// Disabling a user revokes all their tokens. After the 200, no replica accepts one of those tokens, a login of the
+    /// disabled user, or an administrative request of a former administrator. The last enabled administrator cannot be
+    /// disabled or given another role.
     #[oai(path = "/:name", method = "patch", operation_id = "changeUser")]
     async fn change(
         &self,
@@ -210,8 +211,8 @@ impl UserApi {
 
     /// Change a password
     ///
-    /// An administrator changes anybody's, and everybody the own one. Once this is answered with 200, no replica lets anybody in
-    /// with the old one. Tokens live on, unless the body says otherwise; then no replica accepts one of them again.
+    /// Administrators change any password, other users their own. After the 200, no replica accepts the old password.
+    /// Tokens stay valid unless `revoke_tokens` is set; then no replica accepts any of them again.
     #[oai(path = "/:name/password", method = "put", operation_id = "changePassword")]
     async fn change_password(
         &self,
@@ -233,8 +234,8 @@ impl UserApi {
 
     /// Remove a user
     ///
-    /// With all tokens: once this is answered with 200, no replica accepts one of them again, or lets the user in. The last
-    /// enabled administrator stays.
+    /// Also revokes all tokens of the user. After the 200, no replica accepts one of them, or a login of the user. The
+    /// last enabled administrator cannot be removed.
     #[oai(path = "/:name", method = "delete", operation_id = "removeUser")]
     async fn remove(
         &self,
@@ -248,7 +249,7 @@ impl UserApi {
     }
 }
 
-/// 400 for a field or parameter that cannot be read.
+/// 400 for a field or parameter that cannot be parsed; the detail begins with its name.
 pub(super) fn invalid<E: std::error::Error>(what: &'static str) -> impl Fn(E) -> Problem {
     move |error| Problem::bad_request(format!("{what}: {error}."))
 }

@@ -1,4 +1,4 @@
-//! `/api/v1alpha/user/{name}/token`: a user's tokens, for administrators.
+//! `/api/v1alpha/user/{name}/token`: administrators list and revoke the tokens of any user.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use poem_openapi::{
 
 use super::{
     auth::Administrator,
-    param::{All, Limit, Param},
+    param::{AllTokens, PageLimit, Param},
     paths::USERS,
     payload::{Json, Paged},
     problem::Problem,
@@ -23,14 +23,14 @@ use crate::{
     service::Actor,
 };
 
-/// The operations on others' tokens.
+/// The operations on the tokens of any user.
 pub(super) struct UserTokenApi;
 
 #[OpenApi(prefix_path = "/api/v1alpha/user", tag = "Tag::Users")]
 impl UserTokenApi {
     /// List a user's tokens
     ///
-    /// Newest first, and all of them unless `limit` says otherwise.
+    /// Newest first. Without `limit`, all of them.
     #[oai(path = "/:name/token", method = "get", operation_id = "listUserTokens")]
     async fn list(
         &self,
@@ -38,9 +38,9 @@ impl UserTokenApi {
         Administrator(_actor): Administrator,
         /// The user's name.
         name: Path<Param<UserName>>,
-        /// At most so many.
-        limit: Query<Option<Param<Limit>>>,
-        /// Begin behind this live token.
+        /// The most tokens on the page; without it, all tokens.
+        limit: Query<Option<Param<PageLimit>>>,
+        /// The page begins after this live token.
         after: Query<Option<String>>,
     ) -> Result<Paged<TokenList>, Problem> {
         let name = known_user(&services, name.0).await?;
@@ -49,7 +49,7 @@ impl UserTokenApi {
 
     /// Revoke all of a user's tokens
     ///
-    /// Once this is answered with 200, no replica accepts one of them again.
+    /// After the 200, no replica accepts any of them again.
     #[oai(path = "/:name/token", method = "delete", operation_id = "revokeUserTokens")]
     async fn revoke_all(
         &self,
@@ -57,17 +57,17 @@ impl UserTokenApi {
         Administrator(actor): Administrator,
         /// The user's name.
         name: Path<Param<UserName>>,
-        /// That all are meant: a path whose id was left empty is the same.
-        all: Query<Param<All>>,
+        /// Must be `true`: a path whose id was left empty by mistake would otherwise revoke all tokens.
+        all: Query<Param<AllTokens>>,
     ) -> Result<Json<TokensDeleted>, Problem> {
-        let All = all.0.parsed()?;
+        let AllTokens = all.0.parsed()?;
         let name = known_user(&services, name.0).await?;
         Ok(TokensDeleted::new(services.tokens.revoke_all(Actor::User(actor), &name).await?))
     }
 
     /// Revoke one of a user's tokens
     ///
-    /// Once this is answered with 200, no replica accepts the token again.
+    /// After the 200, no replica accepts the token again.
     #[oai(path = "/:name/token/:id", method = "delete", operation_id = "revokeUserToken")]
     async fn revoke(
         &self,
@@ -84,7 +84,7 @@ impl UserTokenApi {
     }
 }
 
-/// The name, if somebody has it.
+/// The name, if it is that of a user; 404 otherwise.
 async fn known_user(services: &Services, name: Param<UserName>) -> Result<UserName, Problem> {
     let name = name.parsed()?;
     services.users.find(&name).await?.map(|user| user.name).ok_or_else(Problem::no_such_user)

@@ -1,12 +1,12 @@
-//! Forward-auth: a proxy asks here, with the headers of each request that it was sent, whether to let it through.
+//! Forward-auth: a proxy sends the headers of each request here, and forwards the request only after a 200.
 //!
-//! It answers to every method and to every path below its own, because proxies differ in what they forward. This is the hot
-//! path, and poem-openapi costs a twelfth of it (98 k against 90 k requests/s).
+//! The endpoint answers every method and every path below its own, because proxies differ in what they forward. It is
+//! the hot path: without poem-openapi it serves a twelfth more (98 k instead of 90 k requests/s).
 
 use std::sync::Arc;
 
 use super::{
-    auth::{Scheme, authorization, bearer_only},
+    auth::{Scheme, authorization, bearer_required},
     envelope::DirectEndpoint,
     paths::VERIFY,
     problem::Problem,
@@ -21,7 +21,7 @@ const USER: HeaderName = HeaderName::from_static("x-auth-user");
 const TOKEN_ID: HeaderName = HeaderName::from_static("x-auth-token-id");
 const EXPIRES_IN: HeaderName = HeaderName::from_static("x-auth-expires-in");
 
-fn is_at_with_doubled_slashes(path: &str) -> bool {
+fn matches_with_doubled_slashes(path: &str) -> bool {
     let segments = |path: &'static str| path.split('/').filter(|segment| !segment.is_empty());
     let mut given = path.split('/').filter(|segment| !segment.is_empty());
     segments(VERIFY).all(|segment| given.next() == Some(segment))
@@ -38,16 +38,16 @@ pub(super) struct Verification {
 impl DirectEndpoint for Verification {
     const ROUTE: &'static str = VERIFY;
 
-    /// Doubled slashes count as one, as they do for poem's router.
+    /// Also matches the paths below its own. As in poem's router, doubled slashes count as one.
     fn matches(path: &str) -> bool {
         let is_exact = path.strip_prefix(VERIFY).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-        is_exact || path.contains("//") && is_at_with_doubled_slashes(path)
+        is_exact || path.contains("//") && matches_with_doubled_slashes(path)
     }
 
-    /// Whether to let the request through whose headers these are.
+    /// 200 with the identity of the presented token, or a problem.
     async fn answer(&self, request: &Request) -> Result<Response, Problem> {
-        let Some((Scheme::Bearer, jwt)) = authorization(request)? else { return Err(bearer_only(None)) };
-        let presented = self.services.tokens.verify(jwt).await.map_err(|error| bearer_only(Some(error)))?;
+        let Some((Scheme::Bearer, jwt)) = authorization(request)? else { return Err(bearer_required(None)) };
+        let presented = self.services.tokens.verify(jwt).await.map_err(|error| bearer_required(Some(error)))?;
         let signed = &presented.signed;
         let mut response = Response::default();
         let headers = response.headers_mut();

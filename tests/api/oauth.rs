@@ -109,6 +109,32 @@ fn white_space_around_a_token_is_ignored(#[values(Backend::Memory, Backend::Redi
     }
 }
 
+/// As editors and shells put it into a form: a client must not believe that a token was revoked which lives on.
+#[rstest]
+fn a_token_is_sent_alone(#[values(Backend::Memory, Backend::Redis)] backend: Backend) {
+    let service = Service::start(backend);
+    let admin = service.admin();
+    for (before, after) in [("\u{feff}", ""), ("\u{feff} ", "\r\n"), ("\n\u{feff}", "\u{feff}")] {
+        let (_, jwt) = admin.issue("x", "1h");
+        let form = [("token", &*format!("{before}{jwt}{after}"))];
+        assert_eq!(admin.post_form(INTROSPECT, &form).send().json()["active"], true, "{form:?}");
+        assert_eq!(service.client().post_form(REVOKE, &form).send().status, 200);
+        service.client().with_bearer(&jwt).get(SELF).send().problem(401);
+    }
+    let (_, jwt) = admin.issue("x", "1h");
+    for (before, after) in
+        [("Bearer ", ""), ("bearer  ", ""), ("\"", "\""), ("'", "'"), ("token: ", ""), ("", " x"), ("<", ">")]
+    {
+        for (client, path) in [(&admin, INTROSPECT), (&service.client(), REVOKE)] {
+            let answer = client.post_form(path, &[("token", &format!("{before}{jwt}{after}"))]).send();
+            answer.problem(400);
+            assert_eq!(answer.json()["error"], "invalid_request", "{path} {before}");
+            assert_eq!(answer.json()["message"], "token: send the token alone, without \"Bearer\" and without quotes.");
+        }
+    }
+    assert_eq!(service.client().with_bearer(&jwt).get(SELF).send().status, 200);
+}
+
 #[test]
 fn a_revocation_without_redis_is_503() {
     let mut service = Service::start(Backend::Redis);
