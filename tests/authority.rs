@@ -182,7 +182,8 @@ async fn a_delayed_write_of_an_administrator_does_not_run_after_the_lease(
     let redis = RedisServer::start();
     let proxy = Proxy::to(redis.port);
     let direct = RedisStore::new(&patient_options(&redis.url())).unwrap();
-    // Its writes time out while the proxy loses everything; everything else is done within this time on a busy machine, too.
+    // Its writes time out while the proxy loses everything; everything else is done within this time on a busy machine,
+    // too.
     let timeout = Duration::from_secs(5);
     let options = RedisOptions { timeout, ..patient_options(&format!("redis://127.0.0.1:{}", proxy.port)) };
     let stalling = RedisStore::new(&options).unwrap();

@@ -148,7 +148,7 @@ fn each_unsupported_variable_of_opentelemetry_is_one_warning_and_ignored() {
         eventually(&format!("{name} is in the log"), || (warnings() > 0).then_some(()));
         assert_eq!(warnings(), 1, "{name}: {}", log.text());
     }
-    // A command has nothing to do with them.
+    // Commands ignore these variables.
     for arguments in [&["user", "list"][..], &["key", "generate"]] {
         let (_, _, stderr) = mayfly(arguments, &wrong, "");
         assert!(!stderr.contains("OTEL_"), "{arguments:?}: {stderr}");
@@ -300,7 +300,7 @@ fn the_healthcheck_times_out_on_a_slow_response() {
     let dripping = thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         stream.write_all(b"HTTP/1.1 200 ").unwrap();
-        // Until the other side hangs up, or should have by far.
+        // Until the client closes the connection, or long after its timeout.
         let drops = (0..100).take_while(|_| {
             sleep(Duration::from_millis(100));
             stream.write_all(b"K").is_ok()
@@ -391,7 +391,7 @@ fn invalid_variables_are_reported_together() {
 fn settings_are_accepted_before_and_after_command_names() {
     let redis = RedisServer::start();
     let url = redis.url();
-    // Nothing listens there: the flag overrides the variable wherever it stands.
+    // No server listens at the variable's address: the flag overrides the variable in either position.
     let elsewhere = [("MAYFLY_REDIS_URL", "redis://127.0.0.1:1")];
     for arguments in [
         &["user", "--redis-url", &*url, "list"][..],
@@ -446,7 +446,7 @@ fn a_closed_pipe_is_not_an_error() {
 fn a_full_standard_output_does_not_prevent_the_start() {
     let (gone, closed) = io::pipe().unwrap();
     drop(gone);
-    // As much as a pipe holds, so that whoever writes more waits for a reader who never comes.
+    // Fills the pipe, so that further writes block.
     let (_reader, mut stalled) = io::pipe().unwrap();
     stalled.write_all(&vec![b'x'; 65_536]).unwrap();
     let full = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();

@@ -1,4 +1,4 @@
-//! What is in `deploy/` and `docker-compose.yml`.
+//! The files in `deploy/` and `docker-compose.yml`.
 
 use std::{
     fs,
@@ -14,10 +14,10 @@ use crate::support::{Process, Service, eventually, free_port, run};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// The oldest Kubernetes that has all that is used, and the newest that is known.
+/// The oldest version of Kubernetes that has all used features, and the newest known one.
 const KUBERNETES: [&str; 2] = ["1.31", "1.37"];
 
-/// Runs a program of `tests/.tools`, or of the system, in the root of the project. Returns what it printed.
+/// Runs a program of `tests/.tools`, or of the system, in the root of the project, and returns its output.
 #[track_caller]
 fn succeed(program: &str, arguments: &[&str]) -> String {
     let tool = format!("{ROOT}/tests/.tools/bin/{program}");
@@ -46,7 +46,7 @@ fn the_redis_of_the_compose_file_serves_the_service_and_nobody_else() {
     let path = |name: &str| directory.path().join(name).display().to_string();
     fs::write(path("redis-password"), "hunter2").unwrap();
     let port = free_port();
-    // The command as it is, with the paths and the port of this test.
+    // The command of the file, with the paths and the port of this test.
     let script = compose["services"]["redis"]["command"][2].as_str().unwrap();
     let script = script
         .replace("$$", "$")
@@ -95,7 +95,7 @@ fn the_compose_file_trusts_the_load_balancer_and_nobody_else() {
 
 #[test]
 fn a_rotated_key_reaches_the_containers() {
-    // A rotation puts a new file in the place of the old one. Where a file is mounted by itself, that is not seen.
+    // A rotation replaces the file. A container with the single file mounted would keep the old one.
     let compose = yaml("docker-compose.yml");
     let keys = compose["services"]["mayfly"]["environment"]["MAYFLY_JWT_KEYS_FILE"].as_str().unwrap();
     let (target, file) = keys.rsplit_once('/').unwrap();

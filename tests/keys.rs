@@ -1,4 +1,4 @@
-//! Keys come and go while the service runs.
+//! Signing keys that are added, rotated and removed while the service runs.
 
 use std::{
     fs::{self, Permissions},
@@ -67,7 +67,7 @@ fn tokens_of_each_algorithm_verify_with_the_public_key(#[case] algorithm: &str) 
 fn a_key_rotation_reaches_a_running_service_without_a_failed_request() {
     let service = Service::start(Backend::Redis);
     let redis = service.redis.as_ref().unwrap();
-    // A replica that has not looked at the file since it changed must know a token of the new key all the same.
+    // A replica that has not yet reloaded the file must accept a token of the new key, too.
     let replica = Service::launch(Some(&redis.url()), |command| {
         command.env("MAYFLY_JWT_KEYS_FILE", &service.keys_file);
     });
@@ -133,13 +133,13 @@ fn tokens_of_a_pruned_key_are_rejected(#[case] lease: &str) {
     let file = service.keys_file.to_str().unwrap();
     let (_, old) = service.admin().issue("old", "1h");
     let bearer = service.client().with_bearer(&old);
-    // What is remembered of it is to be forgotten.
+    // The cached verification must not outlive the key.
     assert_eq!(bearer.get(VERIFY).send().status, 200);
     key(&["rotate", file]);
     let gone = kids(&service.keys_file)[1].clone();
     assert_eq!(key(&["prune", file, "--older-than", "1 hour"]), "");
     assert_eq!(kids(&service.keys_file).len(), 2);
-    // A second that has passed is needed for a key to be older than one.
+    // `--older-than` counts whole seconds.
     let printed = eventually("it is old enough", || {
         Some(key(&["prune", file, "--older-than", "1s"])).filter(|printed| !printed.is_empty())
     });
@@ -191,7 +191,7 @@ fn a_pipe_in_place_of_the_key_file_blocks_no_request() {
     fs::rename(&pipe, &service.keys_file).unwrap();
     let complaints = || log.text().matches("it is no regular file").count();
     eventually("the mistake is logged", || (complaints() == 1).then_some(()));
-    // A token of an unknown key has the file looked at, too.
+    // A token of an unknown key reloads the file, too.
     let header = BASE64_URL_SAFE_NO_PAD.encode(r#"{"typ":"JWT","alg":"HS256","kid":"another"}"#);
     let unknown = format!("{header}.{}", jwt.split_once('.').unwrap().1);
     service.client().with_bearer(&unknown).get(VERIFY).send().problem(401);
@@ -199,7 +199,7 @@ fn a_pipe_in_place_of_the_key_file_blocks_no_request() {
     eventually("the mistake is logged again", || (complaints() == 2).then_some(()));
     assert_eq!(service.client().with_bearer(&jwt).get(VERIFY).send().status, 200);
 
-    // Behind a symbolic link there is a file again.
+    // A symbolic link to a file is accepted again.
     let file = service.keys_file.with_extension("good");
     fs::write(&file, good).unwrap();
     std::os::unix::fs::symlink(&file, &pipe).unwrap();
@@ -226,7 +226,7 @@ fn a_rotation_replaces_the_file_in_one_step_and_keeps_its_permissions() {
     let (file, link) = (directory.path().join("keys.json"), directory.path().join("link.json"));
     fs::write(&file, key(&["generate"])).unwrap();
     fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
-    // Whoever runs the tests may give a file to another group, or is root and may give it to anybody.
+    // The user of the tests may give the file to another group, or, as root, to any user.
     let another = nix::unistd::getgroups().unwrap().last().map(|group| group.as_raw());
     let owner = if nix::unistd::geteuid().is_root() { (Some(65534), Some(65534)) } else { (None, another) };
     chown(&file, owner.0, owner.1).unwrap();
@@ -284,7 +284,7 @@ fn a_token_in_use_is_rejected_once_its_key_is_gone() {
 fn a_replica_revokes_tokens_of_keys_that_it_does_not_know() {
     let service = Service::start(Backend::Redis);
     let url = service.redis.as_ref().unwrap().url();
-    // It has keys of its own, and another issuer.
+    // A service with other keys and another issuer.
     let stranger = Service::launch(Some(&url), |command| {
         command.env("MAYFLY_JWT_ISSUER", "https://elsewhere.example");
     });
@@ -315,7 +315,7 @@ fn a_key_file_that_others_can_write_is_rejected() {
         assert_eq!(output.status.code(), Some(2), "{mode:o}: {stderr}");
         assert!(stderr.contains("others can write") && stderr.contains("chmod go-w"), "{mode:o}: {stderr}");
     }
-    // One that takes the place of another is not read, either.
+    // A file that replaces another one is checked, too.
     let log = Log::new();
     let service = Service::start_with(Backend::Memory, |command| {
         command.stderr(log.stdio());
@@ -334,7 +334,7 @@ fn a_key_file_that_others_can_read_is_warned_about() {
     let mut files = vec![
         (0o600, own, 0),
         (0o400, own, 0),
-        // As a Secret of Kubernetes is mounted for the group of the pod.
+        // As Kubernetes mounts a Secret for the group of the pod.
         (0o440, own, 0),
         (0o640, own, 0),
         (0o644, own, 1),
@@ -351,7 +351,7 @@ fn a_key_file_that_others_can_read_is_warned_about() {
             fs::set_permissions(file, Permissions::from_mode(mode)).unwrap();
             command.stderr(log.stdio());
         });
-        // Once a version.
+        // Logged once for each version of the file.
         fs::write(&service.keys_file, key(&["generate"])).unwrap();
         log.wait_for("INFO", "read the signing keys");
         assert_eq!(log.count("others can read the signing keys"), 2 * expected, "{mode:o} {group}");
@@ -377,7 +377,7 @@ fn the_loss_of_a_key_is_logged_if_it_signed_or_verified_tokens() {
         let line = log.wait_for("ERROR", "a key that signed tokens is gone");
         assert_eq!(line["kid"], kid(&jwt), "{line}");
     }
-    // The key in between signed nothing, nor does one that is removed before its time.
+    // The key in between has signed nothing, and neither has a delayed key that is removed early.
     fs::write(file, &good).unwrap();
     for log in &logs {
         let line = log.wait_for("INFO", "a key that signed tokens is back");

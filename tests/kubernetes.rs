@@ -1,4 +1,4 @@
-//! `deploy/kubernetes` on a real Kubernetes API, with its admission and its etcd. No node is there: nothing runs.
+//! `deploy/kubernetes` on a real Kubernetes API with admission and etcd, but without nodes: no pod runs.
 
 use std::{
     fs,
@@ -15,7 +15,7 @@ use crate::{
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
-/// Who may do everything.
+/// The token of a client with all rights.
 const TOKEN: &str = "administrator";
 
 struct Kubernetes {
@@ -42,7 +42,7 @@ impl Kubernetes {
             format!("--listen-peer-urls={peer}"),
             format!("--initial-advertise-peer-urls={peer}"),
             format!("--initial-cluster=default={peer}"),
-            // Nothing here has to survive.
+            // Data need not survive.
             "--unsafe-no-fsync".into(),
         ];
         let etcd = spawn("etcd", &etcd);
@@ -69,7 +69,7 @@ impl Kubernetes {
         kubernetes
     }
 
-    /// What kubectl prints, or its complaint.
+    /// Returns the output of kubectl, or its error.
     fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String, String> {
         let mut command = Command::new("kubectl");
         command.args(["--server", &self.server, "--insecure-skip-tls-verify", "--token", TOKEN]).args(arguments);
@@ -84,7 +84,7 @@ impl Kubernetes {
     }
 }
 
-/// The pod that a Deployment or a StatefulSet makes, if this is one.
+/// Returns the pod of a Deployment or StatefulSet; `None` for other objects.
 fn pod(workload: &Value) -> Option<String> {
     let mut pod = workload["spec"].get("template")?.clone();
     pod["apiVersion"] = "v1".into();
@@ -107,7 +107,7 @@ fn a_kubernetes_api_takes_every_overlay_and_its_pods() {
     kubernetes.succeed(&["apply", "--server-side", "--filename", "target/kubernetes/definitions"], "");
     kubernetes.succeed(&["wait", "--for=condition=Established", "--timeout=30s", "crd", "--all"], "");
 
-    // Production as the guide puts it up, from new secrets.
+    // Production as in the guide, from new secrets.
     let guide = tempfile::tempdir().unwrap();
     fs::create_dir_all(guide.path().join("deploy/secrets")).unwrap();
     fs::copy(format!("{ROOT}/deploy/secrets/create"), guide.path().join("deploy/secrets/create")).unwrap();
@@ -117,7 +117,7 @@ fn a_kubernetes_api_takes_every_overlay_and_its_pods() {
     let kubectl = [("kubectl", kubectl)];
     run_documented("**Production**", guide.path(), &kubectl);
 
-    // Production with all that its files mention.
+    // Production with every optional component.
     let directory = tempfile::tempdir_in(format!("{ROOT}/target")).unwrap();
     let complete = "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\nnamespace: mayfly\n\
                     resources: [../../deploy/kubernetes/overlays/production, gateway.yaml]\n\
@@ -132,12 +132,12 @@ fn a_kubernetes_api_takes_every_overlay_and_its_pods() {
         kubernetes.succeed(&["apply", "--filename", "-"], &rendered);
         let objects: Vec<Value> = rendered.split("\n---\n").map(|object| from_str(object).unwrap()).collect();
         let namespace = objects[0]["metadata"]["name"].as_str().unwrap();
-        // What a controller would make of each namespace.
+        // The objects that controllers would create in each namespace.
         kubernetes.succeed(&["--namespace", namespace, "create", "serviceaccount", "default"], "");
         let made: Vec<_> = objects.iter().filter_map(pod).collect();
         assert_eq!(made.len(), pods, "{overlay}");
         for pod in made {
-            // The namespace is as strict as it says.
+            // The namespace enforces its pod security level.
             let careless = pod.replace("runAsNonRoot: true", "runAsNonRoot: false");
             let refusal = kubernetes.kubectl(&["create", "--filename", "-"], &careless).unwrap_err();
             assert!(refusal.contains("violates PodSecurity"), "{refusal}");

@@ -1,4 +1,4 @@
-//! What of Redis keeps a service from being ready, what it only warns of, and what it does where Redis lost everything.
+//! Conditions of Redis that make a service unready or are warned about, and the recovery from an emptied Redis.
 
 use serde_json::json;
 
@@ -16,7 +16,7 @@ fn unready(service: &Service) -> String {
     answer.problem(503)
 }
 
-/// Waits until the service is ready with as many warnings, and returns them.
+/// Waits until the service is ready with this many warnings, and returns them.
 fn warnings(service: &Service, count: usize) -> Vec<String> {
     eventually("it is ready", || {
         let answer = readiness(service);
@@ -25,7 +25,8 @@ fn warnings(service: &Service, count: usize) -> Vec<String> {
     })
 }
 
-/// A Redis with a user `limited` that these rules apply to, after `+@all`, and the URL of that user.
+/// Starts a Redis with a user `limited`, who has these ACL rules after `+@all`, and returns it with the URL of that
+/// user.
 fn redis_with_limited_user(rules: &[&str]) -> (RedisServer, String) {
     let redis = RedisServer::start();
     redis.cli(&["ACL", "SETUSER", "limited", "on", ">secret", "~*", "&*", "+@all"]);
@@ -142,7 +143,7 @@ fn an_emptied_redis_is_logged_and_counted_and_gets_its_administrator_again() {
     service.client().with_bearer(&jwt).get("/api/v1alpha/verify").send().problem(401);
     assert_eq!((counted(&service).as_str(), warnings()), ("1", 1));
 
-    // Killed and started again, without the file that it would remember by.
+    // Killed and started again without its append-only file.
     redis.cli(&["CONFIG", "SET", "appendonly", "no"]);
     let emptied = redis.stop();
     emptied.forget();
@@ -157,7 +158,7 @@ fn an_emptied_redis_is_logged_and_counted_and_gets_its_administrator_again() {
 fn without_a_configured_password_an_emptied_redis_gets_no_administrator() {
     let log = Log::new();
     let service = Service::start_with(Backend::Redis, |command| {
-        // Only its looks at Redis send PERSIST then.
+        // Then only the service's checks send PERSIST.
         command.env("MAYFLY_LEASE", "0").env_remove("MAYFLY_ADMIN_PASSWORD").stderr(log.stdio());
     });
     service.add_user("alice", "admin");
@@ -207,7 +208,7 @@ fn the_recovery_of_lease_renewal_is_logged() {
 #[test]
 fn logins_before_the_first_administrator_are_503() {
     let redis = RedisServer::start();
-    // There is none to wait for, so that no administrator can be added.
+    // Redis has no replica, so no write is acknowledged and no administrator can be added.
     let service = Service::launch(Some(&redis.url()), |command| {
         command.env("MAYFLY_REDIS_WAIT_REPLICAS", "1");
     });
