@@ -48,7 +48,7 @@ fn try_connect_from(service: &Service, number: u8) -> io::Result<TcpStream> {
 fn assert_answered_at_once(mut stream: TcpStream) {
     let begun = Instant::now();
     stream.write_all(&[HEAD, b"\r\n"].concat()).unwrap();
-    assert!(answer(&mut stream).starts_with("HTTP/1.1 200 "));
+    assert!(read_response(&mut stream).starts_with("HTTP/1.1 200 "));
     assert!(begun.elapsed() < Duration::from_secs(5), "it took {:?}", begun.elapsed());
 }
 
@@ -57,16 +57,16 @@ fn is_closed(stream: &mut TcpStream) -> bool {
     stream.set_read_timeout(Some(Duration::from_millis(10))).unwrap();
     match stream.read(&mut [0; 1024]) {
         Ok(length) => length == 0,
-        Err(error) => !is_about_time(&error),
+        Err(error) => !is_timeout(&error),
     }
 }
 
-fn is_about_time(error: &io::Error) -> bool {
+fn is_timeout(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 /// Reads a response whose head and body are one packet.
-fn answer(stream: &mut TcpStream) -> String {
+fn read_response(stream: &mut TcpStream) -> String {
     let mut bytes = [0; 1024];
     let length = stream.read(&mut bytes).unwrap();
     String::from_utf8_lossy(&bytes[..length]).into_owned()
@@ -78,12 +78,12 @@ fn a_head_that_arrives_byte_by_byte_times_out_with_408() {
     let mut stream = connect(&service);
     // The connection has served a request before: each head has its own timeout.
     stream.write_all(&[HEAD, b"\r\n"].concat()).unwrap();
-    assert!(answer(&mut stream).starts_with("HTTP/1.1 200 "));
+    assert!(read_response(&mut stream).starts_with("HTTP/1.1 200 "));
     let begun = Instant::now();
     stream.write_all(HEAD).unwrap();
     stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
     let mut answer = Vec::new();
-    while stream.read_to_end(&mut answer).is_err_and(|error| is_about_time(&error)) {
+    while stream.read_to_end(&mut answer).is_err_and(|error| is_timeout(&error)) {
         assert!(begun.elapsed() < TEST_TIMEOUT);
         // The connection may be closed at this moment.
         let _ = stream.write_all(b"x");
@@ -105,12 +105,12 @@ fn a_connection_survives_a_pause_between_requests() {
     for _ in 0..2 {
         // The second head is incomplete: bytes that were read ahead are kept while the client pauses.
         stream.write_all(&[HEAD, b"\r\n", HEAD].concat()).unwrap();
-        assert!(answer(&mut stream).starts_with("HTTP/1.1 200 "));
+        assert!(read_response(&mut stream).starts_with("HTTP/1.1 200 "));
         stream.set_read_timeout(Some(Duration::from_millis(2500))).unwrap();
         assert!(stream.read(&mut [0]).is_err(), "nothing to say for longer than a second");
         stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         stream.write_all(b"\r\n").unwrap();
-        assert!(answer(&mut stream).starts_with("HTTP/1.1 200 "));
+        assert!(read_response(&mut stream).starts_with("HTTP/1.1 200 "));
     }
 }
 
@@ -127,7 +127,7 @@ fn an_unread_body_is_not_parsed_as_a_request() {
         let mut stream = connect(&service);
         let head = format!("POST /api/v1alpha/token HTTP/1.1\r\nHost: localhost\r\n{length}\r\n\r\n");
         stream.write_all(head.as_bytes()).unwrap();
-        let answer = answer(&mut stream);
+        let answer = read_response(&mut stream);
         assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
         assert_eq!(answer.contains("connection: close\r\n"), is_last, "{length}: {answer}");
         // Not even after the pause in which hyper's part of the connection is dropped.
@@ -141,7 +141,7 @@ fn an_unread_body_is_not_parsed_as_a_request() {
 }
 
 /// Returns the head of a request with a body of this length, which the endpoint reads.
-fn large(length: usize) -> Vec<u8> {
+fn large_request_head(length: usize) -> Vec<u8> {
     let form = "Content-Type: application/x-www-form-urlencoded";
     format!("POST /oauth2/revoke HTTP/1.1\r\nHost: localhost\r\n{form}\r\nContent-Length: {length}\r\n\r\n").into()
 }
@@ -152,7 +152,7 @@ fn a_client_that_sends_too_much_can_read_the_response() {
     // More than the buffers of sockets.
     let body = vec![b'x'; 7 << 20];
     let endless_head = [HEAD, b"x: ", &body[..], b"\r\n\r\n"].concat();
-    for (request, status) in [([&large(body.len()), &body[..]].concat(), 413), (endless_head, 431)] {
+    for (request, status) in [([&large_request_head(body.len()), &body[..]].concat(), 413), (endless_head, 431)] {
         for _ in 0..20 {
             let mut stream = connect(&service);
             stream.write_all(&request).unwrap();
@@ -167,7 +167,7 @@ fn a_client_that_sends_too_much_can_read_the_response() {
 fn a_client_that_does_not_stop_sending_is_disconnected() {
     let service = Service::start(Backend::Memory);
     let mut stream = connect(&service);
-    stream.write_all(&large(1 << 40)).unwrap();
+    stream.write_all(&large_request_head(1 << 40)).unwrap();
     let part = vec![b'x'; 1 << 16];
     let mut sent = 0;
     while stream.write_all(&part).is_ok() {
@@ -188,7 +188,7 @@ fn an_idle_connection_is_closed_for_a_new_one_at_the_limit() {
     for _ in 0..8 {
         let mut stream = connect(&service);
         stream.write_all(&[HEAD, b"\r\n"].concat()).unwrap();
-        assert!(answer(&mut stream).starts_with("HTTP/1.1 200 "));
+        assert!(read_response(&mut stream).starts_with("HTTP/1.1 200 "));
         idle.push(stream);
     }
     assert!(begun.elapsed() < Duration::from_secs(9), "nobody waited for a time-out");
@@ -219,7 +219,7 @@ fn no_connection_is_closed_if_another_one_ends_by_itself() {
         assert!(!is_closed(&mut stream));
         stream.set_read_timeout(Some(TEST_TIMEOUT)).unwrap();
         stream.write_all(&[HEAD, b"\r\n"].concat()).unwrap();
-        assert!(answer(&mut stream).starts_with("HTTP/1.1 200 "));
+        assert!(read_response(&mut stream).starts_with("HTTP/1.1 200 "));
     }
 }
 
@@ -232,12 +232,12 @@ fn the_rest_of_an_unread_body_is_not_parsed_as_a_head() {
     let length = 12_000;
     let request = format!("GET /livez HTTP/1.1\r\nHost: localhost\r\nContent-Length: {length}\r\n\r\n");
     quiet.write_all(&[request.as_bytes(), &vec![b'x'; length], b"\r\n"].concat()).unwrap();
-    assert!(answer(&mut quiet).starts_with("HTTP/1.1 200 "));
+    assert!(read_response(&mut quiet).starts_with("HTTP/1.1 200 "));
     // The connection can be evicted as soon as it is idle.
     let begun = Instant::now();
     let mut stream = connect(&service);
     stream.write_all(&[HEAD, b"\r\n"].concat()).unwrap();
-    assert!(answer(&mut stream).starts_with("HTTP/1.1 200 "));
+    assert!(read_response(&mut stream).starts_with("HTTP/1.1 200 "));
     assert!(begun.elapsed() < Duration::from_secs(9), "nobody waited for a time-out");
 }
 
@@ -271,10 +271,10 @@ fn the_limit_of_open_files_is_raised_and_respected() {
 }
 
 /// Returns the first bytes of a slow client.
-fn beginning(kind: &str) -> Vec<u8> {
+fn first_bytes(kind: &str) -> Vec<u8> {
     match kind {
         "head" => HEAD.to_vec(),
-        "body" => large(1000),
+        "body" => large_request_head(1000),
         // The responses are larger than the kernel's buffers, and are not read.
         "answer" => b"GET /docs HTTP/1.1\r\nHost: x\r\n\r\n".repeat(8),
         "rest" => b"POST /livez HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n".to_vec(),
@@ -289,7 +289,7 @@ fn a_slow_connection_is_closed_for_a_new_one_at_the_limit(#[values("head", "body
     });
     let slow: Vec<_> = (0..8).map(|number| connect_from(&service, 100 + number)).collect();
     for mut stream in &slow {
-        stream.write_all(&beginning(kind)).unwrap();
+        stream.write_all(&first_bytes(kind)).unwrap();
     }
     if matches!(kind, "answer" | "rest") {
         // Otherwise the service may still consider one of them idle.
@@ -300,12 +300,14 @@ fn a_slow_connection_is_closed_for_a_new_one_at_the_limit(#[values("head", "body
     for number in 0..4 {
         assert_answered_at_once(connect_from(&service, number));
     }
-    eventually("one of the slow clients hears of it", || slow.iter().find(|stream| is_told(stream, kind)).map(|_| ()));
+    eventually("one of the slow clients hears of it", || {
+        slow.iter().find(|stream| is_disconnected(stream, kind)).map(|_| ())
+    });
 }
 
 /// Returns whether a slow client was disconnected: by a response, or by a reset if it takes none, which leaves nothing
 /// in the kernel.
-fn is_told(mut stream: &TcpStream, kind: &str) -> bool {
+fn is_disconnected(mut stream: &TcpStream, kind: &str) -> bool {
     stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
     let mut bytes = vec![0; 1 << 20];
     match (stream.read(&mut bytes), kind) {
@@ -388,7 +390,7 @@ fn the_request_after_an_unread_body_is_answered(#[values(10, 16 << 10, 64 << 10)
         for number in 0..500 {
             stream.write_all(head.as_bytes()).unwrap();
             stream.write_all(&body).unwrap();
-            let answer = answer(&mut stream);
+            let answer = read_response(&mut stream);
             assert!(answer.starts_with(&format!("HTTP/1.1 {status} ")), "{path}, {number}: {answer}");
         }
     }
@@ -438,11 +440,11 @@ fn a_malformed_request_gets_a_dated_problem_with_an_id_that_is_logged_and_counte
             let mut stream = connect(&service);
             if !is_first {
                 stream.write_all(&[HEAD, b"\r\n"].concat()).unwrap();
-                assert!(answer(&mut stream).starts_with("HTTP/1.1 200 "));
+                assert!(read_response(&mut stream).starts_with("HTTP/1.1 200 "));
             }
             stream.write_all(&request).unwrap();
             let text = String::from_utf8_lossy(&request[..request.len().min(90)]).into_owned();
-            let problem = read_answer(&mut stream);
+            let problem = read_whole_response(&mut stream);
             problem.problem(status);
             let id = problem.header("x-request-id");
             // RFC 9110, section 6.6.1.
@@ -463,7 +465,7 @@ fn a_malformed_request_gets_a_dated_problem_with_an_id_that_is_logged_and_counte
 }
 
 /// Reads a response with its body.
-fn read_answer(stream: &mut TcpStream) -> Answer {
+fn read_whole_response(stream: &mut TcpStream) -> Answer {
     let mut bytes = Vec::new();
     let head = loop {
         let mut byte = [0];
@@ -508,7 +510,7 @@ fn the_kernel_buffers_little_for_clients_that_do_not_read() {
     let _deaf: Vec<_> = (0..300)
         .map(|_| {
             let mut stream = connect(&service);
-            stream.write_all(&beginning("answer")).unwrap();
+            stream.write_all(&first_bytes("answer")).unwrap();
             stream
         })
         .collect();

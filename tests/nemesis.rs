@@ -273,7 +273,7 @@ impl World {
     }
 
     /// Sends a request to one replica after the other until the response is not 503.
-    fn insist(&self, rng: &mut Rng, draft: impl Fn(Client) -> Draft) -> Answer {
+    fn send_until_answered(&self, rng: &mut Rng, draft: impl Fn(Client) -> Draft) -> Answer {
         let begun = Instant::now();
         loop {
             let replica = rng.usize(..REPLICAS);
@@ -286,8 +286,8 @@ impl World {
     }
 
     /// Sends a request as the permanent administrator until one of these statuses acknowledges it.
-    fn insist_as_root(&self, rng: &mut Rng, statuses: &[u16], draft: impl Fn(Client) -> Draft) -> u16 {
-        let answer = self.insist(rng, |client| draft(client.with_basic(ROOT, ADMIN_PASSWORD)));
+    fn send_as_root_until_acknowledged(&self, rng: &mut Rng, statuses: &[u16], draft: impl Fn(Client) -> Draft) -> u16 {
+        let answer = self.send_until_answered(rng, |client| draft(client.with_basic(ROOT, ADMIN_PASSWORD)));
         assert!(statuses.contains(&answer.status), "{answer:?}");
         self.changes.fetch_add(1, SeqCst);
         answer.status
@@ -305,7 +305,7 @@ fn random_address(rng: &mut Rng) -> String {
 }
 
 /// Returns the id of a created token, and the fact that the token is live.
-fn minted(answer: &Answer) -> Option<(String, Fact)> {
+fn created_token(answer: &Answer) -> Option<(String, Fact)> {
     let body = (answer.status == 201).then(|| answer.json())?;
     let field = |name: &str| Some(body[name].as_str()?.to_owned());
     Some((field("jwt_token_id")?, Fact::IsLive { jwt: field("jwt_token")? }))
@@ -406,7 +406,8 @@ impl<'a> Tenant<'a> {
         let password = self.next_password(user);
         let body = json!({"username": user, "role": role, "password": password});
         // An existing user has this password, or gets it.
-        if self.world.insist_as_root(&mut self.rng, &[201, 409], |root| root.post(USER, &body)) == 409 {
+        if self.world.send_as_root_until_acknowledged(&mut self.rng, &[201, 409], |root| root.post(USER, &body)) == 409
+        {
             self.set_password(user, &password, false);
         }
         self.settle(&Fact::LogsIn { user: user.to_owned(), password: password.clone() }, true, "creating");
@@ -417,23 +418,23 @@ impl<'a> Tenant<'a> {
     fn set_password(&mut self, user: &str, password: &str, revoke_tokens: bool) -> bool {
         let body = json!({"password": password, "revoke_tokens": revoke_tokens});
         let path = format!("{USER}/{user}/password");
-        self.world.insist_as_root(&mut self.rng, &[200, 404], |root| root.put(&path, &body)) == 200
+        self.world.send_as_root_until_acknowledged(&mut self.rng, &[200, 404], |root| root.put(&path, &body)) == 200
     }
 
     fn patch(&mut self, user: &str, body: &Value) -> bool {
         let path = format!("{USER}/{user}");
-        self.world.insist_as_root(&mut self.rng, &[200, 404], |root| root.patch(&path, body)) == 200
+        self.world.send_as_root_until_acknowledged(&mut self.rng, &[200, 404], |root| root.patch(&path, body)) == 200
     }
 
     fn delete(&mut self, user: &str) {
         let path = format!("{USER}/{user}");
-        self.world.insist_as_root(&mut self.rng, &[200, 404], |root| root.delete(&path));
+        self.world.send_as_root_until_acknowledged(&mut self.rng, &[200, 404], |root| root.delete(&path));
     }
 
     fn issue(&mut self) {
         let service = &self.world.services[self.rng.usize(..REPLICAS)];
         let client = service.client().with_basic(&self.user, &self.password);
-        if let Some((id, fact)) = send(client.post(TOKEN, &token("mine"))).and_then(|answer| minted(&answer)) {
+        if let Some((id, fact)) = send(client.post(TOKEN, &token("mine"))).and_then(|answer| created_token(&answer)) {
             self.settle(&fact, true, "creating the token");
             self.live.push((id, fact));
         }
@@ -448,7 +449,7 @@ impl<'a> Tenant<'a> {
         self.unsettle(&fact);
         let (name, password) = (self.user.clone(), self.password.clone());
         let way = self.rng.u32(..2);
-        let answer = self.world.insist(&mut self.rng, |client| match way {
+        let answer = self.world.send_until_answered(&mut self.rng, |client| match way {
             0 => client.with_basic(&name, &password).delete(&format!("{TOKEN}/{id}")),
             _ => client.post_form("/oauth2/revoke", &[("token", jwt)]),
         });
@@ -505,7 +506,7 @@ impl<'a> Tenant<'a> {
             sleep(head_start);
             change(self);
             let answers = attacks.into_iter().filter_map(|attack| attack.join().unwrap());
-            answers.filter_map(|answer| minted(&answer)).collect()
+            answers.filter_map(|answer| created_token(&answer)).collect()
         })
     }
 

@@ -91,7 +91,7 @@ impl Revocation {
     }
 
     /// Returns what a node of Redis still has of the removed record.
-    fn taken(self, redis: &RedisServer, victim: &Victim) -> Value {
+    fn remaining(self, redis: &RedisServer, victim: &Victim) -> Value {
         let key = |rest: &str| format!("mayfly:{{{}}}:{rest}", victim.name);
         match self {
             Self::Demotion => json!(redis.cli(&["HGET", &key("user"), "role"]) == "admin"),
@@ -133,10 +133,10 @@ fn a_repeated_revocation_is_answered_after_its_replication(
     for (revocation, victim) in cases() {
         eventually("it is answered", || (revocation.request(second, victim).send().status != 503).then_some(()));
         assert_eq!(
-            revocation.taken(&scene.replica, victim),
+            revocation.remaining(&scene.replica, victim),
             json!(false),
             "{revocation:?} is answered, not replicated"
         );
-        assert_eq!(revocation.taken(&scene.primary, victim), json!(false), "{revocation:?}");
+        assert_eq!(revocation.remaining(&scene.primary, victim), json!(false), "{revocation:?}");
     }
 }

@@ -48,7 +48,7 @@ async fn an_unconfirmed_write_is_not_sent_again() {
     store.create_token(new_token(&alice, epoch(), &known)).await.unwrap();
     store.revoke_token(&operator(), &alice, known.id).await.unwrap();
 
-    proxy.lose_an_answer();
+    proxy.drop_next_response();
     store.create_token(new_token(&alice, epoch(), &lost)).await.unwrap_err();
     assert!(store.find_token(&alice, lost.id).await.unwrap().is_some(), "it was created nevertheless");
     // A second run would bring the revoked token back.
@@ -56,7 +56,7 @@ async fn an_unconfirmed_write_is_not_sent_again() {
     assert_eq!(store.find_token(&alice, lost.id).await.unwrap(), None);
 
     store.create_token(new_token(&alice, epoch(), &lost)).await.unwrap();
-    proxy.lose_an_answer();
+    proxy.drop_next_response();
     store.revoke_token(&operator(), &alice, lost.id).await.expect_err("the first run may have deleted it");
     assert!(!store.revoke_token(&operator(), &alice, lost.id).await.unwrap());
 

@@ -112,7 +112,7 @@ impl Proxy {
     }
 
     /// Drops the next response, and closes its connection.
-    pub fn lose_an_answer(&self) {
+    pub fn drop_next_response(&self) {
         self.link.change(|state| state.losing = true);
     }
 
