@@ -12,7 +12,7 @@ use crate::config::{ConfigErrors, ListenSettings};
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) fn run(settings: ListenSettings, errors: ConfigErrors) -> Result<(), Failure> {
-    let ListenSettings { listen, tls_cert } = errors.or(Some(settings))?;
+    let ListenSettings { listen, tls_cert } = errors.into_result(Some(settings))?;
     let address = reachable(listen);
     // The request stays on this machine and holds no secret. The certificate need not name the address.
     let tls = TlsConfig::builder()

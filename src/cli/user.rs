@@ -105,7 +105,7 @@ impl User {
 
     async fn execute(self, mut errors: ConfigErrors) -> Result<(), Failure> {
         let store = self.store.load(&mut errors);
-        let store = errors.or(Some(store))?;
+        let store = errors.into_result(Some(store))?;
         if let StoreConfig::Memory = store {
             let reason = "MAYFLY_REDIS_URL (--redis-url) is missing. Users of the embedded store live in the memory of \
                           the service that runs: no other process can reach them";

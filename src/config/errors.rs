@@ -29,7 +29,7 @@ impl ConfigErrors {
     }
 
     /// Returns the value, unless there are errors.
-    pub fn or<T>(self, value: Option<T>) -> Result<T, Self> {
+    pub fn into_result<T>(self, value: Option<T>) -> Result<T, Self> {
         value.filter(|_| self.0.is_empty()).ok_or(self)
     }
 }

@@ -182,7 +182,7 @@ impl Config {
             hash_cost: passwords.password_cost,
             telemetry,
         });
-        errors.or(config)
+        errors.into_result(config)
     }
 }
 
