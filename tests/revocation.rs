@@ -356,12 +356,13 @@ fn a_replica_without_invalidations_accepts_no_revoked_token() {
         let (id, jwt) = knowing.admin().issue("x", "1h");
         let verify = || blind.client().with_bearer(&jwt).get(VERIFY).send().status;
         let begun = Instant::now();
-        eventually("its lease was renewed", || {
-            let status = verify();
-            (status == 200 && begun.elapsed() > 2 * LEASE).then_some(())
+        eventually("it holds a renewed lease while it receives nothing", || {
+            proxy.blackhole(false);
+            let is_renewed = verify() == 200 && begun.elapsed() > 2 * LEASE;
+            proxy.blackhole(is_renewed);
+            // On a busy machine the lease may have lapsed meanwhile.
+            (is_renewed && verify() == 200).then_some(())
         });
-        proxy.blackhole(true);
-        assert_eq!(verify(), 200, "it knows nothing of it yet");
         assert_eq!(knowing.admin().delete(&format!("{TOKEN}/{id}")).send().status, 200);
         assert_eq!(verify(), 503);
         proxy.blackhole(false);
