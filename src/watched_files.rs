@@ -32,13 +32,12 @@ pub struct WatchedFiles {
 
 /// Tells one version of a file from the next without reading it. A new version of a mounted Kubernetes secret is
 /// another inode behind the same symbolic links.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(PartialEq, Eq)]
 struct Version {
-    device: u64,
-    inode: u64,
+    device_and_inode: (u64, u64),
     size: u64,
-    mode: u32,
-    modified: (i64, i64),
+    /// Seconds and nanoseconds. Changes with the content, the permissions and the owner.
+    ctime: (i64, i64),
 }
 
 impl WatchedFiles {
@@ -68,11 +67,9 @@ impl Version {
     fn of(path: &Path) -> io::Result<Self> {
         let metadata = fs::metadata(path)?;
         Ok(Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
+            device_and_inode: (metadata.dev(), metadata.ino()),
             size: metadata.size(),
-            mode: metadata.mode(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
+            ctime: (metadata.ctime(), metadata.ctime_nsec()),
         })
     }
 }

@@ -37,13 +37,13 @@ impl HashCost {
     }
 
     /// The work of computing a hash: its memory in KiB, times the passes over it.
-    pub fn kib_passed(self) -> u32 {
+    pub fn work_kib(self) -> u32 {
         self.memory_kib * self.passes
     }
 
     /// Whether a hash of this cost is less work than one of the other.
     pub fn is_cheaper_than(self, other: Self) -> bool {
-        self.kib_passed() < other.kib_passed()
+        self.work_kib() < other.work_kib()
     }
 }
 

@@ -143,7 +143,7 @@ pub struct UserUpdate {
 }
 
 impl UserUpdate {
-    /// Whether no user is an enabled administrator after this change.
+    /// Whether the user cannot be an enabled administrator after this change.
     pub fn ends_administration(self) -> bool {
         self.disabled == Some(true) || self.role.is_some_and(|role| !role.may_administer())
     }

@@ -13,7 +13,7 @@ pub struct Services {
     /// Add, list, change and remove users.
     pub users: Users,
     /// Log in.
-    pub login: Login,
+    pub login: Arc<Login>,
     /// Whether requests can be sent here.
     pub readiness: Readiness,
     /// The signing keys, whose public halves are published.

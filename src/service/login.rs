@@ -27,10 +27,6 @@ const MAX_CHECKS: usize = 3;
 /// [`crate::domain::throttle`]; then its password is hashed, once for concurrent attempts that are equal. All this is
 /// the same for unknown names: neither the answer nor its time tells which users exist.
 pub struct Login {
-    checker: Arc<PasswordChecker>,
-}
-
-struct PasswordChecker {
     store: Arc<LeasedStore>,
     hashing: Arc<Hashing>,
     cache: LoginCache,
@@ -66,24 +62,23 @@ pub enum LoginError {
 
 impl Login {
     /// Authenticates users of `store`. A hash that is cheaper than new ones is replaced at the next login.
-    pub fn new(store: Arc<LeasedStore>, hashing: Arc<Hashing>) -> Self {
+    pub fn new(store: Arc<LeasedStore>, hashing: Arc<Hashing>) -> Arc<Self> {
         let (cache, checks) = (LoginCache::new(), SingleFlight::new(Duration::MAX));
-        Self { checker: Arc::new(PasswordChecker { store, hashing, cache, checks }) }
+        Arc::new(Self { store, hashing, cache, checks })
     }
 
     /// Returns the user if one of these passwords is the user's. A client may have encoded it in one of two ways; both
     /// are one attempt, and count as one failure.
-    pub async fn log_in(&self, attempt: &LoginAttempt, passwords: &[Password]) -> Result<User, LoginError> {
-        let checker = &self.checker;
-        if checker.cache.contains(attempt)
-            && let Some((user, logins)) = checker.current_user(attempt, passwords).await?
-            && checker.cache.verify(attempt, &logins)
+    pub async fn log_in(self: &Arc<Self>, attempt: &LoginAttempt, passwords: &[Password]) -> Result<User, LoginError> {
+        if self.cache.contains(attempt)
+            && let Some((user, logins)) = self.current_user(attempt, passwords).await?
+            && self.cache.verify(attempt, &logins)
         {
             logs::user(&user.name);
             return Ok(user);
         }
         for _ in 0..MAX_CHECKS {
-            let check = Arc::clone(checker).check_once(attempt.clone(), passwords.to_vec());
+            let check = Arc::clone(self).check_once(attempt.clone(), passwords.to_vec());
             let login = match run_to_completion(check).await? {
                 PasswordCheck::Right(login) => login,
                 PasswordCheck::Wrong(failure) => {
@@ -96,7 +91,7 @@ impl Login {
                 }
             };
             // The check may have begun before this call. It proves nothing if the user has changed since.
-            if let Some((user, logins)) = checker.current_user(attempt, passwords).await?
+            if let Some((user, logins)) = self.current_user(attempt, passwords).await?
                 && logins.contains(&login)
             {
                 logs::user(&user.name);
@@ -108,15 +103,13 @@ impl Login {
 
     /// Returns the user of this name, if enabled, for a caller whose token proved the name.
     pub async fn find(&self, name: &UserName) -> Result<Option<User>, StoreError> {
-        let user = self.checker.store.cached_user(name).await?.filter(|user| !user.disabled);
+        let user = self.store.cached_user(name).await?.filter(|user| !user.disabled);
         if let Some(user) = &user {
             logs::user(&user.name);
         }
         Ok(user)
     }
-}
 
-impl PasswordChecker {
     /// The user as stored now, if enabled, and the fingerprint that each of these passwords has if it is the user's.
     async fn current_user(
         &self,
@@ -139,8 +132,8 @@ impl PasswordChecker {
     ) -> Result<PasswordCheck, LoginError> {
         let fingerprints = passwords.iter().map(|password| self.cache.fingerprint(password, None));
         let key = (attempt.clone(), fingerprints.collect());
-        let checker = Arc::clone(&self);
-        self.checks.run(key, || checker.check(attempt, passwords)).await
+        let login = Arc::clone(&self);
+        self.checks.run(key, || login.check(attempt, passwords)).await
     }
 
     async fn check(

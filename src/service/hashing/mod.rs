@@ -93,7 +93,7 @@ impl Hashing {
     /// # Panics
     /// Outside of a runtime, and if no threads can be started.
     pub fn new(cost: HashCost) -> Self {
-        let idle_limit = MIN_IDLE_LIMIT.max(IDLE_LIMIT_PER_KIB * cost.kib_passed());
+        let idle_limit = MIN_IDLE_LIMIT.max(IDLE_LIMIT_PER_KIB * cost.work_kib());
         Self::on_cores(available_parallelism().map_or(1, usize::from), cost, idle_limit)
     }
 
