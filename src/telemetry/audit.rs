@@ -84,14 +84,14 @@ pub(super) fn write_repetitions(now: Instant) {
 /// Records that a token was issued.
 pub fn token_issued<T>(owner: &UserName, id: TokenId, life: Life, outcome: &Outcome<T>) {
     Counter::TokensIssued.add(outcome.is_ok().into());
-    info!(target: AUDIT, %owner, token_id = %id, life_seconds = life.seconds(), outcome = label(outcome), "token.issued");
+    let (life_seconds, outcome) = (life.seconds(), label(outcome));
+    info!(target: AUDIT, %owner, token_id = %id, life_seconds, outcome, "token.issued");
 }
 
 /// Records that a token got a successor and expires after the overlap at the latest.
 pub fn token_rotated<T>(owner: &UserName, id: TokenId, successor: TokenId, overlap: Duration, outcome: &Outcome<T>) {
     Counter::TokensRotated.add(outcome.is_ok().into());
-    let overlap_seconds = overlap.as_secs();
-    let outcome = label(outcome);
+    let (overlap_seconds, outcome) = (overlap.as_secs(), label(outcome));
     info!(target: AUDIT, %owner, token_id = %id, successor_id = %successor, overlap_seconds, outcome, "token.rotated");
 }
 
