@@ -40,8 +40,8 @@
 //!   read was sent, unless the store confirms that it is unchanged. Each write that takes something away waits longer
 //!   than that before it is answered ([`store::leased::LeasedStore::write`]).
 //! - **The authority.** A write carries the right that it rests on ([`store::Authority`]): the epoch of the user's
-//!   login, and the role of an administrator. The store checks it in the same atomic step, so that a delayed write never
-//!   uses a right that was lost meanwhile. In a Cluster a script cannot read the keys of another slot, so an
+//!   login, and the role of an administrator. The store checks it in the same atomic step, so that a delayed write
+//!   never uses a right that was lost meanwhile. In a Cluster a script cannot read the keys of another slot, so an
 //!   administrator's right is read first, and the write has to run within one lease of that read, by the clock of its
 //!   Redis node. By the same clock, a write that could undo a later change does not run after its own answer.
 //! - **The mark.** If answers wait for replicas, a write that changes nothing still writes a mark

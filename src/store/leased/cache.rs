@@ -42,7 +42,7 @@ where
     pub(super) fn new(kind: LeaseKind, leases: &Arc<Leases>, expires_at: fn(&V) -> Option<Instant>) -> Self {
         let (leases, values) = (Arc::clone(leases), Arc::new(Cache::new(CAPACITY)));
         // A read that was sent a lease ago is not shared: a change may have been answered since.
-        let reads = SingleFlight::new(leases.duration());
+        let reads = SingleFlight::new(leases.duration);
         Self { kind, leases, expires_at, values, reads }
     }
 
@@ -74,7 +74,7 @@ where
                 Ok(found)
             }
         };
-        if self.leases.are_disabled() {
+        if self.leases.duration.is_zero() {
             return start().await;
         }
         metrics::lease_lookup(self.kind, false);

@@ -26,7 +26,8 @@ const VERSIONS: usize = 1 << 16;
 /// the version is as it was before the read was sent; so a change also ends the lease of a read under way. There is no
 /// lock.
 pub(super) struct Leases {
-    lease: Duration,
+    /// Duration of a lease; zero: leases are disabled, and none holds.
+    pub(super) duration: Duration,
     start: Instant,
     /// When renewed leases end, in nanoseconds after `start`.
     renewed_until: AtomicU64,
@@ -39,7 +40,7 @@ pub(super) struct Leases {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lease {
     /// When the read was sent.
-    pub(super) sent: Instant,
+    sent: Instant,
     /// The latest end of the lease, however often it is renewed.
     ends_at: Instant,
     index: usize,
@@ -54,23 +55,14 @@ impl Lease {
 }
 
 impl Leases {
-    /// Leases of this duration. With zero, none holds.
-    pub(super) fn new(lease: Duration) -> Self {
+    pub(super) fn new(duration: Duration) -> Self {
         Self {
-            lease,
+            duration,
             start: Instant::now(),
             renewed_until: AtomicU64::new(0),
             versions: (0..VERSIONS).map(|_| AtomicU32::new(0)).collect(),
             hasher: RandomState::default(),
         }
-    }
-
-    pub(super) fn duration(&self) -> Duration {
-        self.lease
-    }
-
-    pub(super) fn are_disabled(&self) -> bool {
-        self.lease.is_zero()
     }
 
     /// Begins the lease of a read of `subject`, which has to be sent afterwards.
@@ -84,7 +76,7 @@ impl Leases {
     pub(super) fn holds(&self, lease: &Lease) -> bool {
         // Loaded before the version: a renewal is stored after the changes that came with it.
         let renewed_until = self.start + Duration::from_nanos(self.renewed_until.load(Acquire));
-        let until = renewed_until.max(lease.sent + self.lease).min(lease.ends_at);
+        let until = renewed_until.max(lease.sent + self.duration).min(lease.ends_at);
         Instant::now() < until && self.versions[lease.index].load(Acquire) == lease.version
     }
 
@@ -96,7 +88,7 @@ impl Leases {
         }
         changes.tokens.iter().for_each(|token| self.end(token));
         changes.users.iter().for_each(|user| self.end(user));
-        let until = asked_at + self.lease - self.start;
+        let until = asked_at + self.duration - self.start;
         self.renewed_until.store(u64::try_from(until.as_nanos()).unwrap_or(u64::MAX), Release);
     }
 

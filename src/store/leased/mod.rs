@@ -123,7 +123,7 @@ impl LeasedStore {
 
     /// Renews the leases on unchanged values, for ever. Without a watch, a value is read again after its lease.
     pub async fn keep_leases(&self) {
-        if self.leases.are_disabled() {
+        if self.leases.duration.is_zero() {
             return;
         }
         let mut is_logged_as_renewed = true;
