@@ -10,7 +10,7 @@ use crate::{
     server::tls::Certificate,
 };
 
-/// The settings by which `mayfly healthcheck` finds the service, too.
+/// The settings of the listener, which `mayfly healthcheck` needs, too.
 #[derive(Clone, Args)]
 pub struct ListenSettings {
     /// Set the address and port of the service
@@ -29,7 +29,7 @@ pub struct ListenSettings {
 #[derive(Clone, Args)]
 #[command(next_help_heading = "Network")]
 pub struct NetworkSettings {
-    /// Where to listen.
+    /// The address and certificate of the service.
     #[command(flatten)]
     pub endpoint: ListenSettings,
 

@@ -71,7 +71,7 @@ pub struct StoreSettings {
     redis_wait_timeout: Duration,
 }
 
-/// Not spelt as a `Vec`, which clap would take for many values.
+/// The bytes of a PEM file. An alias, because clap reads a field of type `Vec` as a list of values.
 type Pem = Vec<u8>;
 
 /// Where users and tokens are kept.

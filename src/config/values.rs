@@ -15,10 +15,10 @@ use secrecy::{ExposeSecret, SecretSlice, SecretString};
 
 use crate::{domain, watched_files::read_regular_file};
 
-/// The longest that a setting may have the service wait.
+/// Maximum of timeouts and delays.
 const MAX_WAIT: Duration = Duration::from_hours(1);
 
-/// Parses text. In contrast to clap's own, it names the setting whose value is not UTF-8.
+/// Parses text. Unlike clap's own parser, this one reports a value that is not UTF-8 with the name of its setting.
 pub(super) fn text<T, E>(
     parse: impl Fn(&str) -> Result<T, E> + Clone + Send + Sync + 'static,
 ) -> impl TypedValueParser<Value = T>
