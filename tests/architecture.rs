@@ -140,3 +140,23 @@ fn each_warning_is_in_the_guide_with_words_to_grep_for() {
         assert!(is_named, "deploy/README.md says nothing of {warning:?}");
     }
 }
+
+/// The most characters in a line.
+const MAX_WIDTH: usize = 120;
+
+#[test]
+fn no_line_is_wider_than_120_characters() {
+    let mut wide = Vec::new();
+    for (path, text) in files(".", &["rs", "lua", "md"]) {
+        let mut is_literal = false;
+        for (number, line) in (1..).zip(text.lines()) {
+            is_literal ^= line.starts_with("```");
+            let is_exempt = path.extension().is_some_and(|extension| extension == "md")
+                && (is_literal || line.starts_with('|') || line.contains("]("));
+            if line.chars().count() > MAX_WIDTH && !is_exempt {
+                wide.push(format!("{}:{number}", path.display()));
+            }
+        }
+    }
+    assert!(wide.is_empty(), "{wide:#?}");
+}

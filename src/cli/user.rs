@@ -163,7 +163,10 @@ async fn until_signal(command: impl Future<Output = Result<(), Failure>>) -> Res
     });
     tokio::select! {
         biased;
-        (kind, ..) = select_all(signals) => Err(Failure::Signal(u8::try_from(kind?.as_raw_value()).unwrap_or_default())),
+        (kind, ..) = select_all(signals) => {
+            let number = kind?.as_raw_value();
+            Err(Failure::Signal(u8::try_from(number).unwrap_or_default()))
+        }
         result = command => result,
     }
 }
