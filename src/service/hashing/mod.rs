@@ -7,15 +7,15 @@
 //! got 0.15 % of a core, and a login took 13 s. So a hash that takes ten times too long is started again on a thread of
 //! nice 10, whose share is a tenth of that of another thread.
 
-use std::{sync::Arc, thread, thread::available_parallelism, time::Duration};
+use std::{sync::Arc, thread::available_parallelism, time::Duration};
 
 use parking_lot::Mutex;
 use tokio::{
-    sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore, oneshot},
+    sync::{Mutex as AsyncMutex, OwnedSemaphorePermit, Semaphore},
     time::timeout,
 };
 
-use self::idle_thread::IdleThread;
+use self::hash_thread::{HashThread, set_idle_policy, set_nice_value};
 use super::run_to_completion;
 use crate::{
     domain::password::{HashCost, Password, PasswordHash},
@@ -25,7 +25,7 @@ use crate::{
     },
 };
 
-mod idle_thread;
+mod hash_thread;
 
 /// The length of each queue, for each core. At 17 to 30 ms a hash, the last in the queue waits for about a second, and
 /// for another second for each other lane that is full.
@@ -42,9 +42,18 @@ pub struct Hashing {
     cost: HashCost,
     cores: Arc<Semaphore>,
     lanes: [Queue; Lane::COUNT],
-    /// Those without a job, of as many as there are cores.
-    idle_threads: Arc<Mutex<Vec<IdleThread>>>,
+    idle_threads: Threads,
+    /// For what an idle thread does not finish within `idle_limit`. (A process without privileges cannot lift a thread
+    /// out of `SCHED_IDLE`.)
+    nice_threads: Threads,
     idle_limit: Duration,
+}
+
+/// As many threads as there are cores.
+#[derive(Clone)]
+struct Threads {
+    without_job: Arc<Mutex<Vec<HashThread>>>,
+    lower_priority: fn(),
 }
 
 /// The queue that a password waits in.
@@ -104,7 +113,8 @@ impl Hashing {
             cost,
             cores: Arc::new(Semaphore::new(cores)),
             lanes: [(); Lane::COUNT].map(queue),
-            idle_threads: Arc::new(Mutex::new((0..cores).map(|_| IdleThread::start()).collect())),
+            idle_threads: Threads::start(cores, set_idle_policy),
+            nice_threads: Threads::start(cores, set_nice_value),
             idle_limit,
         }
     }
@@ -141,11 +151,12 @@ impl Hashing {
             Arc::clone(&self.cores).acquire_owned().await.expect("it is never closed")
         };
         drop(waiting);
-        let (work, threads, limit) = (Arc::new(work), Arc::clone(&self.idle_threads), self.idle_limit);
+        let (idle, nice, limit) = (self.idle_threads.clone(), self.nice_threads.clone(), self.idle_limit);
+        let work = Arc::new(work);
         let hash = async move {
-            let result = match timeout(limit, run_idle(threads, Arc::clone(&work))).await {
+            let result = match timeout(limit, idle.run(&work)).await {
                 Ok(Some(result)) => result,
-                Ok(None) | Err(_) => run_nice(work).await,
+                Ok(None) | Err(_) => nice.run(&work).await.expect("a hash returns its nice thread before its core"),
             };
             drop((slot, core));
             result
@@ -154,38 +165,30 @@ impl Hashing {
     }
 }
 
-/// `None`: all idle threads are still busy with work that took too long.
-async fn run_idle<T: Send + 'static>(
-    threads: Arc<Mutex<Vec<IdleThread>>>,
-    work: Arc<impl Fn() -> T + Send + Sync + 'static>,
-) -> Option<T> {
-    let mut thread = threads.lock().pop()?;
-    let result = Arc::new(Mutex::new(None));
-    let job = {
-        let result = Arc::clone(&result);
-        move || *result.lock() = Some(work())
-    };
-    // In a task, since the thread is returned even if the time limit has passed.
-    let job = tokio::spawn(async move {
-        let is_alive = thread.run(job).await.is_ok();
-        threads.lock().push(if is_alive { thread } else { IdleThread::start() });
-    });
-    job.await.expect("a panic of the job does not reach this task");
-    let result = result.lock().take();
-    Some(result.expect("hashing does not panic"))
-}
+impl Threads {
+    fn start(count: usize, lower_priority: fn()) -> Self {
+        let threads = (0..count).map(|_| HashThread::start(lower_priority)).collect();
+        Self { without_job: Arc::new(Mutex::new(threads)), lower_priority }
+    }
 
-/// Runs `work` on a new thread of nice 10. (A process without privileges cannot lift a thread out of `SCHED_IDLE`.)
-async fn run_nice<T: Send + 'static>(work: Arc<impl Fn() -> T + Send + Sync + 'static>) -> T {
-    let (done, result) = oneshot::channel();
-    let run = move || {
-        // On Linux, this is the nice value of the calling thread only.
-        #[cfg(target_os = "linux")]
-        let _ = rustix::process::setpriority_process(None, 10);
-        let _ = done.send(work());
-    };
-    thread::Builder::new().name("hash".into()).spawn(run).expect("a process may have a thread for each core");
-    result.await.expect("hashing does not panic")
+    /// Runs `work` on one of the threads, to its end even if the caller goes away. `None`: each of them has a job.
+    async fn run<T: Send + 'static>(&self, work: &Arc<impl Fn() -> T + Send + Sync + 'static>) -> Option<T> {
+        let mut thread = self.without_job.lock().pop()?;
+        let result = Arc::new(Mutex::new(None));
+        let job = {
+            let (work, result) = (Arc::clone(work), Arc::clone(&result));
+            move || *result.lock() = Some(work())
+        };
+        let threads = self.clone();
+        let job = tokio::spawn(async move {
+            let is_alive = thread.run(job).await.is_ok();
+            let thread = if is_alive { thread } else { HashThread::start(threads.lower_priority) };
+            threads.without_job.lock().push(thread);
+        });
+        job.await.expect("a panic of the job does not reach this task");
+        let result = result.lock().take();
+        Some(result.expect("hashing does not panic"))
+    }
 }
 
 #[cfg(test)]

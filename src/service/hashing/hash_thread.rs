@@ -1,4 +1,4 @@
-//! Threads that run only when a core has nothing else to do.
+//! Threads that hash passwords at a low priority.
 
 use std::{
     io::{self, Read, Write},
@@ -19,24 +19,25 @@ use tokio::{
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// A thread with the scheduling policy `SCHED_IDLE`.
+/// A thread with a low priority.
 ///
 /// The kernel may stop it anywhere, and for long, so it must never hold a lock that another thread waits for. A job is
 /// handed over in a slot that one side uses at a time, and each side wakes the other by a byte. (With a channel and
 /// semaphores, which have locks inside, the whole process stopped for up to 91 ms beside a flood of logins.)
-pub(super) struct IdleThread {
+pub(super) struct HashThread {
     bell: UnixStream,
     slot: Arc<Mutex<Option<Job>>>,
 }
 
-impl IdleThread {
-    pub(super) fn start() -> Self {
+impl HashThread {
+    /// Starts a thread that lowers its priority with this function first.
+    pub(super) fn start(lower_priority: fn()) -> Self {
         let (here, there) = BlockingStream::pair().expect("a process may have sockets");
         here.set_nonblocking(true).expect("a socket need not block");
         let slot = Arc::<Mutex<Option<Job>>>::default();
         let jobs = Arc::clone(&slot);
         let run_jobs = move || {
-            set_idle_policy();
+            lower_priority();
             // The error of a closed socket: the other side is gone.
             let _ = run_jobs(&there, &jobs);
         };
@@ -64,12 +65,21 @@ fn run_jobs(mut bell: &BlockingStream, slot: &Mutex<Option<Job>>) -> io::Result<
 
 /// With `SCHED_IDLE`, a thread that wakes takes the core at once. A thread of the lowest priority (nice 19) would keep
 /// a verification waiting for the rest of its time slice, 3 ms.
-fn set_idle_policy() {
+pub(super) fn set_idle_policy() {
     #[cfg(target_os = "linux")]
     {
         let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
         if set_thread_priority_and_policy(thread_native_id(), ThreadPriority::Min, idle).is_err() {
             tracing::debug!("passwords are hashed at the priority of everything else");
         }
+    }
+}
+
+/// A thread of nice 10 has a tenth of the share of another thread.
+pub(super) fn set_nice_value() {
+    // On Linux, this is the nice value of the calling thread only.
+    #[cfg(target_os = "linux")]
+    if rustix::process::setpriority_process(None, 10).is_err() {
+        tracing::debug!("passwords are hashed at the priority of everything else");
     }
 }
