@@ -10,7 +10,7 @@ use mayfly::{
         user::{LoginEpoch, Role, User, UserName, UserUpdate},
     },
     store::{
-        Authority, NewToken, Store, StoreError, StrictWrites,
+        Authority, NewToken, RevokingWrites, Store, StoreError,
         leased::LEASE,
         redis::{RedisOptions, RedisStore},
     },
@@ -209,7 +209,7 @@ async fn a_delayed_write_of_an_administrator_does_not_run_after_the_lease(
         deed.try_by(&direct, &soon, &bob.name, token.id).await.unwrap();
     }
     // The replica now knows the clock of Redis.
-    stalling.check().await.unwrap();
+    stalling.health().await.unwrap();
     let state = async || {
         let keys = redis.cli(&["--scan", "--pattern", "*"]);
         let mut keys: Vec<_> =

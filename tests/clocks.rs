@@ -11,7 +11,7 @@ use mayfly::{
         password::{HashCost, PasswordHash},
         user::{LoginEpoch, Role, User, UserUpdate},
     },
-    store::{Authority, Store, StrictWrites, leased::LEASE, redis::RedisStore},
+    store::{Authority, RevokingWrites, Store, leased::LEASE, redis::RedisStore},
 };
 use serde_json::Value;
 use tokio::time::Instant;
@@ -118,7 +118,7 @@ async fn a_write_is_repeated_with_a_new_deadline_after_redis_clock_steps() {
     let mut refused = 0;
     for offset_ms in [-10 * MINUTES, 20 * MINUTES, 0] {
         // The replica dates its first attempt by the clock as it was.
-        store.check().await.unwrap();
+        store.health().await.unwrap();
         clock.set(offset_ms);
         store.update_user(&Authority::Until(Instant::now() + LEASE * 20), &alice.name, enable).await.unwrap();
         refused += 1;

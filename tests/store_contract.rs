@@ -11,7 +11,7 @@ use mayfly::{
         user::{LoginEpoch, Role, User, UserName, UserUpdate},
     },
     store::{
-        Authority, Changes, Creation, NewToken, Rotation, Store, StoreError, StrictWrites, UpdatedUser, UserChange,
+        Authority, Changes, Creation, NewToken, RevokingWrites, Rotation, Store, StoreError, UpdatedUser, UserChange,
         memory::MemoryStore,
         redis::{RedisOptions, RedisStore},
     },
@@ -55,13 +55,13 @@ enum Kind {
 
 /// A store and its servers.
 struct Fixture {
-    store: Arc<dyn StrictWrites>,
+    store: Arc<dyn RevokingWrites>,
     _servers: Box<dyn Any>,
 }
 
 impl Fixture {
     fn new(kind: Kind) -> Self {
-        let with = |store: Arc<dyn StrictWrites>, servers: Box<dyn Any>| Self { store, _servers: servers };
+        let with = |store: Arc<dyn RevokingWrites>, servers: Box<dyn Any>| Self { store, _servers: servers };
         let in_redis = |url: &str, wait_replicas: u32, servers: Box<dyn Any>| {
             // Longer than any operation takes on the slowest machine.
             let options = RedisOptions {

@@ -10,7 +10,7 @@ use super::{
     values::{file, number, read_file, read_secret, text, timeout},
 };
 use crate::store::{
-    StrictWrites,
+    RevokingWrites,
     memory::MemoryStore,
     redis::{AddressError, RedisOptions, RedisStore, TlsFiles},
 };
@@ -119,7 +119,7 @@ impl StoreConfig {
     ///
     /// # Panics
     /// Never, with options that were loaded without errors.
-    pub fn open(&self) -> Arc<dyn StrictWrites> {
+    pub fn open(&self) -> Arc<dyn RevokingWrites> {
         match self {
             Self::Memory => Arc::new(MemoryStore::default()),
             Self::Redis(options) => Arc::new(RedisStore::new(options).expect("the options were checked")),

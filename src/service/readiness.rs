@@ -76,7 +76,7 @@ impl Readiness {
     ///
     /// A store that lost everything must be prepared again as at the start, until [`Self::start`] is called.
     pub async fn check_store(&self) -> bool {
-        let result = self.store.check().await;
+        let result = self.store.health().await;
         let mut last = self.last_check.lock();
         match result {
             Ok(health) => {
@@ -84,12 +84,12 @@ impl Readiness {
                     tracing::info!(after_ms = since.elapsed().as_millis(), "the store answers");
                 }
                 log_changes(&last.health, &health);
-                if health.holds_users == Some(false) && last.held_users {
+                if health.had_admin == Some(false) && last.held_users {
                     tracing::error!("the store came back empty: all users and tokens are gone");
                     Counter::StoreEmptied.add(1);
                     self.started.store(false, Ordering::Release);
                 }
-                last.held_users = health.holds_users.unwrap_or(last.held_users);
+                last.held_users = health.had_admin.unwrap_or(last.held_users);
                 last.health = health;
                 last.health.fault.is_none()
             }

@@ -138,7 +138,7 @@ impl Tokens {
             Some(token) if token.successor.is_none() => token,
             // An earlier attempt may have rotated or revoked it and been answered with an error.
             rotated => {
-                self.store.write(|store| store.confirm(&owner)).await?;
+                self.store.write(|store| store.wait_for_replication(&owner)).await?;
                 let successor = rotated.and_then(|token| token.successor);
                 return Err(successor.map_or(RotateError::NoSuchToken, |id| RotateError::AlreadyRotated(Some(id))));
             }

@@ -1,4 +1,4 @@
-//! The embedded store: everything in the memory of this process, to try the service without Redis.
+//! The embedded store: all users and tokens in the memory of this process, to try the service without Redis.
 
 use std::{collections::BTreeMap, ops::Bound, time::Duration};
 
@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::{
     AttemptScope, Authority, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, NewToken, Page,
-    PasswordHash, Reservation, Rotation, Store, StoreError, StoreResult, StrictWrites, Token, TokenDigest, TokenId,
+    PasswordHash, Reservation, RevokingWrites, Rotation, Store, StoreError, StoreResult, Token, TokenDigest, TokenId,
     UpdatedUser, User, UserChange, UserName, UserUpdate, Watch, throttle::Throttle,
 };
 
@@ -26,41 +26,43 @@ pub struct MemoryStore {
 struct Account {
     user: User,
     /// In the order of creation. Expired tokens are dropped before one is added, so the quota bounds the number.
-    tokens: Vec<Entry>,
+    tokens: Vec<StoredToken>,
 }
 
 #[derive(Debug)]
-struct Entry {
+struct StoredToken {
     token: Token,
     expires_at: Instant,
 }
 
-impl Entry {
+impl StoredToken {
     fn new(token: &Token, now: Instant) -> Self {
         Self { token: token.clone(), expires_at: now + token.life.duration() }
     }
 
-    fn live(&self, now: Instant) -> Option<LiveToken> {
+    /// The token, unless it has expired by `now`.
+    fn if_live(&self, now: Instant) -> Option<LiveToken> {
         let remaining = self.expires_at.checked_duration_since(now).filter(|left| !left.is_zero())?;
         Some(LiveToken { token: self.token.clone(), remaining })
     }
 }
 
 impl Account {
+    /// Removes the tokens that have expired.
     fn drop_expired(&mut self, now: Instant) {
-        self.tokens.retain(|entry| entry.live(now).is_some());
+        self.tokens.retain(|entry| entry.if_live(now).is_some());
     }
 
     /// Revokes the tokens that match, and returns how many were live.
     fn revoke(&mut self, matches: impl Fn(&Token) -> bool) -> u64 {
         let now = Instant::now();
         let revoked = self.tokens.extract_if(.., |entry| matches(&entry.token));
-        revoked.filter(|entry| entry.live(now).is_some()).map(|_| 1).sum()
+        revoked.filter(|entry| entry.if_live(now).is_some()).map(|_| 1).sum()
     }
 }
 
-/// Checks the authority of a write to the account of this name.
-fn check(accounts: &Accounts, by: &Authority, name: &UserName) -> StoreResult<()> {
+/// An error, unless this authority allows a write to the account of this name.
+fn check_authority(accounts: &Accounts, by: &Authority, name: &UserName) -> StoreResult<()> {
     let (principal, login) = match by {
         Authority::Login(login) => (name, login),
         Authority::Administrator { name, login } => (name, login),
@@ -82,10 +84,10 @@ fn is_last_admin(accounts: &Accounts, name: &UserName) -> bool {
 }
 
 impl MemoryStore {
-    /// The accounts, for a write to the account of this name, if it has authority.
+    /// The accounts, locked, if this authority allows a write to the account of this name.
     fn authorized(&self, by: &Authority, name: &UserName) -> StoreResult<MutexGuard<'_, Accounts>> {
         let accounts = self.accounts.lock();
-        check(&accounts, by, name)?;
+        check_authority(&accounts, by, name)?;
         Ok(accounts)
     }
 }
@@ -100,21 +102,21 @@ impl Store for MemoryStore {
         if account.tokens.len() >= quota {
             return Ok(Creation::QuotaReached);
         }
-        account.tokens.push(Entry::new(token, now));
+        account.tokens.push(StoredToken::new(token, now));
         Ok(Creation::Created)
     }
 
     async fn find_token(&self, owner: &UserName, id: TokenId) -> StoreResult<Option<LiveToken>> {
         let accounts = self.accounts.lock();
         let entry = accounts.get(owner).and_then(|account| account.tokens.iter().find(|entry| entry.token.id == id));
-        Ok(entry.and_then(|entry| entry.live(Instant::now())))
+        Ok(entry.and_then(|entry| entry.if_live(Instant::now())))
     }
 
     async fn list_tokens(&self, owner: &UserName, page: Page) -> StoreResult<Option<Listing<LiveToken>>> {
         let accounts = self.accounts.lock();
         let now = Instant::now();
         let entries = accounts.get(owner).map_or(&[][..], |account| &account.tokens);
-        let mut live = entries.iter().rev().filter_map(|entry| entry.live(now));
+        let mut live = entries.iter().rev().filter_map(|entry| entry.if_live(now));
         if let Some(after) = page.after
             && !live.any(|found| found.token.id == after)
         {
@@ -165,22 +167,22 @@ impl Store for MemoryStore {
     }
 
     async fn watch(&self) -> StoreResult<Option<Box<dyn Watch>>> {
-        // A read costs no more than a report of changes.
+        // No watch is needed: a read costs no more than a report of changes.
         Ok(None)
     }
 
     fn time(&self) -> Option<Duration> {
-        // Tokens expire by the clock of this process, which the service uses by default.
+        // Tokens expire by this process' clock, which the service uses if the store has no clock of its own.
         None
     }
 
-    async fn check(&self) -> StoreResult<Health> {
+    async fn health(&self) -> StoreResult<Health> {
         Ok(Health::default())
     }
 }
 
 #[async_trait]
-impl StrictWrites for MemoryStore {
+impl RevokingWrites for MemoryStore {
     async fn revoke_token(&self, by: &Authority, owner: &UserName, id: TokenId) -> StoreResult<bool> {
         let mut accounts = self.authorized(by, owner)?;
         Ok(accounts.get_mut(owner).is_some_and(|account| account.revoke(|token| token.id == id) > 0))
@@ -197,7 +199,7 @@ impl StrictWrites for MemoryStore {
         Ok(self.accounts.lock().get_mut(owner).is_some_and(|account| account.revoke(is_presented) > 0))
     }
 
-    async fn confirm(&self, _owner: &UserName) -> StoreResult<()> {
+    async fn wait_for_replication(&self, _owner: &UserName) -> StoreResult<()> {
         Ok(())
     }
 
@@ -226,7 +228,7 @@ impl StrictWrites for MemoryStore {
             entry.token.successor = Some(successor.id);
             entry.expires_at = entry.expires_at.min(now + overlap);
         }
-        account.tokens.push(Entry::new(successor, now));
+        account.tokens.push(StoredToken::new(successor, now));
         Ok(Rotation::Rotated)
     }
 

@@ -28,7 +28,8 @@ pub enum StoreError {
     /// The store could not be reached or rejected the operation (loading, read-only, out of memory): nothing changed.
     #[error("the store is unavailable: {0}")]
     Refused(#[source] Arc<dyn std::error::Error + Send + Sync>),
-    /// The connection broke during the operation, or too few replicas acknowledged it: it may have taken place.
+    /// The connection broke during the operation, or too few replicas of the store acknowledged it: it may have taken
+    /// place.
     #[error("the store is unavailable: {0}")]
     Unavailable(#[source] Arc<dyn std::error::Error + Send + Sync>),
     /// A write reached the store after its [`Authority`] had lapsed: nothing changed. It can be repeated.
@@ -50,7 +51,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether the operation may have taken place all the same.
+    /// Whether the operation may have taken place despite the error.
     pub fn is_unconfirmed(&self) -> bool {
         match self {
             Self::Unavailable(_) | Self::Timeout | Self::Corrupt(_) => true,
@@ -58,13 +59,13 @@ impl StoreError {
         }
     }
 
-    /// An operation that may have taken place, for this reason.
+    /// The error of an operation that may have taken place.
     fn unavailable(reason: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Unavailable(reason.into().into())
     }
 
-    /// The error of an operation of several steps, an earlier one of which took place.
-    fn in_the_middle(self) -> Self {
+    /// The error of an operation of which this is a later step: an earlier step took place.
+    fn into_unconfirmed(self) -> Self {
         match self {
             Self::Refused(cause) => Self::Unavailable(cause),
             Self::TooLate | Self::LoginEnded | Self::Forbidden => Self::Timeout,
@@ -80,13 +81,13 @@ pub type StoreResult<T> = Result<T, StoreError>;
 /// never uses a right that was lost in the meantime.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Authority {
-    /// The right of a user over the user's own account. It lapses with the login epoch.
+    /// The right of a user over the user's own account. It lapses when this login epoch ends.
     Login(LoginEpoch),
-    /// The right of an administrator over all accounts. It lapses with the login epoch and with the role.
+    /// The right of an administrator over all accounts. It lapses when this login epoch ends, or the role.
     Administrator {
         /// The administrator's name.
         name: UserName,
-        /// The login that the administrator asked with.
+        /// The login epoch of the administrator when the write was asked for.
         login: LoginEpoch,
     },
     /// A right that lapses at this moment: the operator's, or one that cannot be lost before.
@@ -98,7 +99,7 @@ pub enum Authority {
 pub struct NewToken<'a> {
     /// The user whom the token belongs to.
     pub owner: &'a UserName,
-    /// The login that asked for the token. If it has ended, no token is created.
+    /// The login epoch of the owner when the token was asked for. If it has ended, no token is created.
     pub login: LoginEpoch,
     /// The token. Its life begins when the store creates it.
     pub token: &'a Token,
@@ -156,10 +157,11 @@ pub type Warning = &'static str;
 pub struct Health {
     /// Why this service is not ready: with this setup of the store, the promises do not hold.
     pub fault: Option<Warning>,
-    /// What the operator should mend.
+    /// Other faults, with which the service is ready.
     pub warnings: Vec<Warning>,
-    /// Whether there ever was an administrator; `None`: this store does not say.
-    pub holds_users: Option<bool>,
+    /// Whether there ever was an administrator, so whether the store still holds its data; `None`: this store does not
+    /// say.
+    pub had_admin: Option<bool>,
 }
 
 /// Stores tokens and users.
@@ -200,27 +202,28 @@ pub trait Store: Send + Sync {
     /// Whether the user logged in from this client in the last [`crate::domain::throttle::KNOWN_CLIENT_TTL`].
     async fn is_known_client(&self, attempt: &LoginAttempt) -> StoreResult<bool>;
 
-    /// Begins a watch for changes and ends the one before. `None`: this store reports no changes.
+    /// Begins a watch for changes and ends the watch before. `None`: this store reports no changes.
     async fn watch(&self) -> StoreResult<Option<Box<dyn Watch>>>;
 
-    /// The time since the Unix epoch by the store's clock, from an earlier reading; `None`: there is none yet.
+    /// The time since 1970 by the store's clock, from an earlier reading; `None`: there is none yet, or the store has
+    /// no clock of its own.
     fn time(&self) -> Option<Duration>;
 
-    /// Answers if the store does, and reports its setup.
-    async fn check(&self) -> StoreResult<Health>;
+    /// Asks the store for its setup; an error: the store does not answer.
+    async fn health(&self) -> StoreResult<Health>;
 }
 
-/// Writes that take something away: a token, a right, a password.
+/// Writes after which [`leased::LeasedStore::write`] waits: they take something away (a token, a right, a password).
 ///
-/// A replica may still hold a leased copy of it, so the answer to such a write has to wait until all leases have
-/// lapsed. The service can reach these writes only through [`leased::LeasedStore::write`], which waits.
+/// Another replica may still hold a leased copy of it, so the answer to such a write has to wait until all leases have
+/// lapsed. The methods here do not wait for that; the service can reach them only through `write`, which does.
 #[async_trait]
-pub trait StrictWrites: Store {
+pub trait RevokingWrites: Store {
     /// Revokes a token. `false`: there was none.
     async fn revoke_token(&self, by: &Authority, owner: &UserName, id: TokenId) -> StoreResult<bool>;
 
     /// Revokes a token for the holder of its JWT, which has this digest. `false`: there was none. `is_ours`: whether
-    /// the JWT is known to have been issued here. Holders of others share fewer connections.
+    /// the JWT is known to have been issued here. Holders of other JWTs share fewer connections.
     async fn revoke_presented(
         &self,
         owner: &UserName,
@@ -229,9 +232,9 @@ pub trait StrictWrites: Store {
         is_ours: bool,
     ) -> StoreResult<bool>;
 
-    /// Returns once as many replicas as configured have all earlier writes to this account: for an answer that rests on
-    /// a read and says that something is gone.
-    async fn confirm(&self, owner: &UserName) -> StoreResult<()>;
+    /// Returns once as many replicas of the store as configured have all earlier writes to this account: for an answer
+    /// that rests on a read and says that something is gone.
+    async fn wait_for_replication(&self, owner: &UserName) -> StoreResult<()>;
 
     /// Revokes all tokens of this owner and returns their number.
     async fn revoke_tokens(&self, by: &Authority, owner: &UserName) -> StoreResult<u64>;
@@ -269,8 +272,8 @@ pub trait StrictWrites: Store {
 /// Reports changes in a store. It covers all reads of the store that were sent after [`Store::watch`] was called.
 #[async_trait]
 pub trait Watch: Send {
-    /// Everything that changed, by any replica, since the last call and before this one. An error ends the watch: some
-    /// changes may never be reported.
+    /// All changes, by any replica, since the last call (or the beginning of the watch) and before this call. An error
+    /// ends the watch: some changes may never be reported.
     async fn changes(&mut self) -> StoreResult<Changes>;
 }
 

@@ -1,4 +1,4 @@
-//! The counters of failed logins, in the memory of this process.
+//! The counters of failed logins, in the memory of this process: for the embedded store, and for a full Redis.
 
 use std::{collections::HashMap, net::Ipv6Addr, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::domain::{
     user::{LoginEpoch, UserName},
 };
 
-/// How often expired counters are dropped.
+/// How often expired counters and clients that are no longer known are removed.
 const SWEEP_INTERVAL: Duration = Duration::from_mins(1);
 
 /// The counters, and the clients known to each user.
@@ -23,7 +23,7 @@ pub(super) struct Throttle {
     swept_at: Option<Instant>,
 }
 
-/// What a counter counts the failures of.
+/// The key of a counter: whose failed logins it counts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Counter {
     ClientAndUser(LoginAttempt, Option<LoginEpoch>),
@@ -32,7 +32,7 @@ enum Counter {
     Site(Ipv6Addr),
 }
 
-/// The counters of this scope, that of the pair first.
+/// The counters that an attempt of this scope is counted in, that of the client and user first.
 fn counters(scope: AttemptScope, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> Vec<(Counter, Backoff)> {
     let mut counters = vec![(Counter::ClientAndUser(attempt.clone(), epoch), PER_CLIENT_AND_USER)];
     if scope != AttemptScope::KnownClient {
@@ -43,15 +43,17 @@ fn counters(scope: AttemptScope, attempt: &LoginAttempt, epoch: Option<LoginEpoc
     counters
 }
 
+/// The state of a counter.
 #[derive(Debug, Clone, Copy)]
 struct Failures {
     count: u32,
+    /// When the last one was counted.
     last: Instant,
     expires_at: Instant,
 }
 
 impl Throttle {
-    /// [`crate::store::Store::reserve_attempt`].
+    /// As [`crate::store::Store::reserve_attempt`].
     pub(super) fn reserve_attempt(&mut self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> Reservation {
         let now = Instant::now();
         self.sweep(now);
@@ -65,7 +67,8 @@ impl Throttle {
         let last_of_pair = counters[0].2.map(|failures| failures.last);
         let free_at = counters.iter().filter_map(|(counter, backoff, failures)| {
             let failures = (*failures)?;
-            // Failures of other clients at the user delay this client only after an attempt of its own.
+            // The delay of the user's counter is counted from this client's last attempt, so that a first attempt is
+            // never delayed by others.
             let last = if matches!(counter, Counter::User(..)) { last_of_pair? } else { failures.last };
             Some(last + backoff.delay(failures.count))
         });
@@ -98,11 +101,12 @@ impl Throttle {
         self.known_until.insert(attempt.clone(), Instant::now() + KNOWN_CLIENT_TTL);
     }
 
-    /// [`crate::store::Store::is_known_client`].
+    /// As [`crate::store::Store::is_known_client`].
     pub(super) fn is_known_client(&self, attempt: &LoginAttempt) -> bool {
         self.known_until.get(attempt).is_some_and(|until| Instant::now() < *until)
     }
 
+    /// Removes all that has expired, at most once in [`SWEEP_INTERVAL`].
     fn sweep(&mut self, now: Instant) {
         if self.swept_at.is_none_or(|swept_at| swept_at + SWEEP_INTERVAL <= now) {
             self.failures.retain(|_, failures| now < failures.expires_at);

@@ -1,4 +1,4 @@
-//! The last enabled administrator cannot go.
+//! The last enabled administrator cannot be demoted, disabled or removed.
 
 use super::*;
 
@@ -89,7 +89,7 @@ async fn concurrent_changes_of_administrators_leave_an_enabled_one(
         }
         let left = administer().await;
         assert!(!left.is_empty(), "seed {seed}, round {round}");
-        // A registered user who is not an administrator would let the only one go.
+        // A registered user who is not an administrator would count as another one, and the last one could be removed.
         if let [only] = &left[..] {
             assert!(
                 matches!(fixture.store.update_user(&operator(), only, DEMOTE).await.unwrap(), UserChange::LastAdmin),

@@ -1,4 +1,4 @@
-//! How often somebody may try passwords.
+//! The delays after failed logins.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ fn attempt(user: &str, address: &str) -> LoginAttempt {
 }
 
 impl Fixture {
-    /// A store in this Redis, which outlives it.
+    /// A store in this Redis, which outlives the store.
     fn on(redis: &RedisServer) -> Self {
         // Longer than any operation takes on the slowest machine.
         let options = patient_options(&redis.url());
@@ -280,7 +280,7 @@ async fn a_full_redis_allows_logins_and_gets_no_new_counters() {
     assert_eq!(fixture.reserve_attempt(&dave).await, Reservation::Reserved(AttemptScope::AllCounters));
 }
 
-/// A step of Redis' clock makes no free failure cost anything, and no delay longer than its maximum.
+/// After a step of Redis' clock, free failures still cost no delay, and no delay is longer than its maximum.
 #[rstest]
 #[case::back(-1_200_000)]
 #[case::back_by_less_than_a_delay(-30_000)]
@@ -310,8 +310,8 @@ async fn a_step_of_the_clock_lengthens_no_delay(#[case] step_ms: i64) {
     assert!(fixture.wait_and_admit(&bob).await <= 2);
 }
 
-/// 1,000 failures a second from random addresses for 10 minutes take less than 32 MiB: here a tenth of that, on a clock
-/// that advances as fast as they are counted.
+/// 1,000 failures a second from random addresses for 10 minutes take less than 32 MiB. Here it is a tenth of the
+/// failures and of the memory, on a clock that advances as fast as they are counted.
 #[tokio::test]
 async fn failures_from_everywhere_do_not_fill_redis() {
     const FAILURES_PER_SECOND: u32 = 100;

@@ -12,7 +12,7 @@ use crate::{
     telemetry::{events::LeaseKind, metrics},
 };
 
-/// Maximum number of values in a cache.
+/// The most values in one cache.
 const CAPACITY: usize = 65_536;
 
 /// Values by key. A value whose lease has lapsed stays until it is evicted; values that are used again are evicted
@@ -20,9 +20,10 @@ const CAPACITY: usize = 65_536;
 pub(super) struct LeasedCache<K, V> {
     kind: LeaseKind,
     leases: Arc<Leases>,
-    /// When a value expires by itself, which ends its lease.
+    /// When a value expires by itself, which ends its lease; `None`: never.
     expires_at: fn(&V) -> Option<Instant>,
     values: Arc<Cache<K, (V, Lease)>>,
+    /// The reads under way, which concurrent callers share.
     reads: SingleFlight<K, StoreResult<Option<V>>>,
 }
 
@@ -41,11 +42,12 @@ where
 {
     pub(super) fn new(kind: LeaseKind, leases: &Arc<Leases>, expires_at: fn(&V) -> Option<Instant>) -> Self {
         let (leases, values) = (Arc::clone(leases), Arc::new(Cache::new(CAPACITY)));
-        // A read that was sent a lease ago is not shared: a change may have been answered since.
+        // A read that was sent a lease ago is not shared: a write may have been answered since, which it may not see.
         let reads = SingleFlight::new(leases.duration);
         Self { kind, leases, expires_at, values, reads }
     }
 
+    /// The cached value, whether or not its lease holds.
     pub(super) fn get(&self, key: &K) -> Option<Cached<V>> {
         let (value, lease) = self.values.get(key)?;
         let is_leased = self.leases.holds(&lease);
@@ -55,7 +57,7 @@ where
         Some(Cached { value, is_leased })
     }
 
-    /// Reads a value and caches it; concurrent callers share one read. A change of `subject` ends the lease.
+    /// Runs `read` and caches the value found; concurrent callers share one read. A change of `subject` ends the lease.
     pub(super) async fn read(
         &self,
         key: K,
@@ -126,7 +128,7 @@ mod tests {
         fn ids<const N: usize>(&self) -> [TokenId; N] {
             loop {
                 let ids = [(); N].map(|()| TokenId::random());
-                let indices = ids.map(|id| self.leases.index(&id));
+                let indices = ids.map(|id| self.leases.version_index(&id));
                 if (1..N).all(|i| !indices[..i].contains(&indices[i])) {
                     return ids;
                 }

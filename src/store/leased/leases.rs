@@ -1,4 +1,4 @@
-//! Leases: how long a read may be used.
+//! Leases: until when a value that was read may be used without another read.
 
 use std::{
     hash::{BuildHasher, Hash},
@@ -14,22 +14,26 @@ use tokio::time::Instant;
 
 use crate::store::Changes;
 
-/// Maximum age of a renewed read. NTP slews a clock by at most 500 ppm: 15 ms against the store's in 30 s.
+/// The time after which a read is not renewed, so that the life left of a token, which is counted here, differs little
+/// from the store's. In 30 s a clock is slewed by up to 15 ms by ntpd (500 ppm), and by up to 2.5 s by chrony (83,333
+/// ppm).
 pub(super) const MAX_AGE: Duration = Duration::from_secs(30);
 
-/// Number of versions, 256 KiB in all. Subjects with the same hash share one: a change of one costs the others a read.
-const VERSIONS: usize = 1 << 16;
+/// The number of versions, 256 KiB in all. Subjects whose hash has the same index share a version: a change of one
+/// costs the others a read.
+const VERSION_COUNT: usize = 1 << 16;
 
-/// The facts on which all leases depend: when they were last renewed, and what changed.
+/// The state that all leases depend on: until when they were renewed, and which subjects changed.
 ///
-/// Each subject (the id of a token, the name of a user) has a version, which a change increments. A lease holds while
-/// the version is as it was before the read was sent; so a change also ends the lease of a read under way. There is no
+/// Each subject (the id of a token, the name of a user) has a version, which a change increments. A lease ends when the
+/// version is another than before the read was sent; so a change also ends the lease of a read under way. There is no
 /// lock.
 pub(super) struct Leases {
     /// Duration of a lease; zero: leases are disabled, and none holds.
     pub(super) duration: Duration,
+    /// When this was created.
     start: Instant,
-    /// When renewed leases end, in nanoseconds after `start`.
+    /// When the leases that were renewed last end, in nanoseconds after `start`.
     renewed_until: AtomicU64,
     /// The versions of all subjects, by hash.
     versions: Box<[AtomicU32]>,
@@ -43,12 +47,13 @@ pub(super) struct Lease {
     sent: Instant,
     /// The latest end of the lease, however often it is renewed.
     ends_at: Instant,
-    index: usize,
+    /// The version of the subject before the read was sent.
+    version_index: usize,
     version: u32,
 }
 
 impl Lease {
-    /// The same lease with this latest end, unless its own is earlier.
+    /// The same lease, but ending at `end` at the latest.
     pub(super) fn ending_by(self, end: Instant) -> Self {
         Self { ends_at: self.ends_at.min(end), ..self }
     }
@@ -60,24 +65,25 @@ impl Leases {
             duration,
             start: Instant::now(),
             renewed_until: AtomicU64::new(0),
-            versions: (0..VERSIONS).map(|_| AtomicU32::new(0)).collect(),
+            versions: (0..VERSION_COUNT).map(|_| AtomicU32::new(0)).collect(),
             hasher: RandomState::default(),
         }
     }
 
     /// Begins the lease of a read of `subject`, which has to be sent afterwards.
     pub(super) fn begin(&self, subject: &impl Hash) -> Lease {
-        let index = self.index(subject);
-        let version = self.versions[index].load(Acquire);
+        let version_index = self.version_index(subject);
+        let version = self.versions[version_index].load(Acquire);
         let sent = Instant::now();
-        Lease { sent, ends_at: sent + MAX_AGE, index, version }
+        Lease { sent, ends_at: sent + MAX_AGE, version_index, version }
     }
 
+    /// Whether the value that was read under this lease may still be used.
     pub(super) fn holds(&self, lease: &Lease) -> bool {
-        // Loaded before the version: a renewal is stored after the changes that came with it.
+        // Loaded before the version, as `renew` stores it after the changes: no renewal is seen without its changes.
         let renewed_until = self.start + Duration::from_nanos(self.renewed_until.load(Acquire));
         let until = renewed_until.max(lease.sent + self.duration).min(lease.ends_at);
-        Instant::now() < until && self.versions[lease.index].load(Acquire) == lease.version
+        Instant::now() < until && self.versions[lease.version_index].load(Acquire) == lease.version
     }
 
     /// Ends the leases on these changes, and then renews all others: the store has answered that these are all changes
@@ -92,18 +98,20 @@ impl Leases {
         self.renewed_until.store(u64::try_from(until.as_nanos()).unwrap_or(u64::MAX), Release);
     }
 
-    /// Ends all leases, those of reads under way, too: a watch that has just begun reports no earlier change.
+    /// Ends all leases, also those of reads under way. A watch that has just begun reports no earlier change.
     pub(super) fn end_all(&self) {
         self.versions.iter().for_each(|version| _ = version.fetch_add(1, Release));
     }
 
+    /// Ends the leases on this subject.
     fn end(&self, subject: &impl Hash) {
-        self.versions[self.index(subject)].fetch_add(1, Release);
+        self.versions[self.version_index(subject)].fetch_add(1, Release);
     }
 
-    pub(super) fn index(&self, subject: &impl Hash) -> usize {
+    /// The index of this subject's version.
+    pub(super) fn version_index(&self, subject: &impl Hash) -> usize {
         #[expect(clippy::cast_possible_truncation, reason = "any bits of a hash do")]
         let hash = self.hasher.hash_one(subject) as usize;
-        hash % VERSIONS
+        hash % VERSION_COUNT
     }
 }

@@ -1,13 +1,13 @@
 //! Leased reads: strict revocation at the speed of memory.
 //!
-//! **The bound.** A value that was read from the store may be used for one [`LEASE`] after the read was *sent*, on this
-//! process' monotonic clock. A write that takes something away waits longer than a lease before it returns. So every
-//! copy that was read before the write has lapsed, on all replicas, when the write is answered. No notification has to
-//! arrive for that.
+//! **The bound.** A value from the store may be used for one lease, at most [`LEASE`], after its read or the last
+//! renewal of its lease was *sent*, on this process' monotonic clock. A write that takes something away waits longer
+//! than that before it returns. So when the write is answered, the leases of all earlier reads of what it changed have
+//! expired, on all replicas. No notification has to arrive for that.
 //!
-//! **The renewal.** A store with a [`Watch`] is asked 20 times a second for all changes since the last answer. The
-//! answer is as good as a new read of every unchanged value, sent when the question was: it renews their leases. A
-//! change that is lost is lost with its answer, so that nothing is renewed and all leases lapse.
+//! **The renewal.** A store with a [`Watch`] is asked about 20 times a second for all changes since the last answer.
+//! The answer counts as a new read of every unchanged value, sent when the question was: it renews their leases, for up
+//! to 30 s after the read. If a report of changes is lost, so is the answer that would renew leases: all leases expire.
 //!
 //! A replica without leases (`MAYFLY_LEASE=0`) waits after writes, too, as others may have leases. A change in Redis by
 //! other means than this service takes up to one lease to be seen.
@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep};
 
 pub use self::cache::Cached;
 use self::{cache::LeasedCache, leases::Leases};
-use super::{Store, StoreError, StoreResult, StrictWrites, User, UserName, Watch};
+use super::{RevokingWrites, Store, StoreError, StoreResult, User, UserName, Watch};
 use crate::{
     domain::token::{SignedToken, TokenDigest},
     telemetry::events::LeaseKind,
@@ -28,24 +28,25 @@ use crate::{
 mod cache;
 mod leases;
 
-/// How long a read may be used. It is not configurable: the writes of all replicas wait for it.
+/// The longest lease: how long a value may be used after its read or the last renewal was sent. `MAYFLY_LEASE` may be
+/// shorter, and never longer, since all writes wait for this time.
 pub const LEASE: Duration = Duration::from_millis(250);
 
-/// How long a write waits: a lease, and a fifth for clocks that run apart, as chrony slews one by up to 83,333 ppm
-/// (`maxslewrate`). Not covered: the rest of a lease in which a hypervisor pauses the machine, which no clock shows.
+/// How long a write waits: the longest lease, and a fifth for clocks that run apart, as chrony slews each by up to
+/// 83,333 ppm (`maxslewrate`). Not covered: a machine that is paused during a lease, if its clock stands still.
 const WRITE_WAIT: Duration = LEASE.saturating_add(Duration::from_millis(50));
 
-/// Pause between two questions to a watch.
+/// The pause between an answer of a watch and the next question.
 const RENEWAL_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Pause after a watch failed, or could not begin.
-const WATCH_PAUSE: Duration = Duration::from_millis(250);
+/// The pause before a watch is begun again: it failed, could not begin, or the store has none.
+const WATCH_RETRY_PAUSE: Duration = Duration::from_millis(250);
 
 /// A store behind a cache of tokens, by the digest of their JWT, and of users, by name.
 ///
 /// [`LeasedStore::write`] is the only way to writes that take something away.
 pub struct LeasedStore {
-    store: Arc<dyn StrictWrites>,
+    store: Arc<dyn RevokingWrites>,
     leases: Arc<Leases>,
     tokens: LeasedCache<TokenDigest, ActiveToken>,
     users: LeasedCache<UserName, User>,
@@ -56,12 +57,13 @@ pub struct LeasedStore {
 pub struct ActiveToken {
     /// The content of its JWT.
     pub signed: Arc<SignedToken>,
-    /// When it expires, by the store's clock.
+    /// When it expires, by this process' clock: the end of the life that it had left by the store's clock, counted from
+    /// when the read was sent. So never later than in the store, if both clocks run alike.
     expires_at: Instant,
 }
 
 impl ActiveToken {
-    /// The rest of its life, by the store's clock.
+    /// The rest of its life, by this process' clock.
     pub fn remaining(&self) -> Duration {
         self.expires_at.saturating_duration_since(Instant::now())
     }
@@ -71,16 +73,17 @@ impl LeasedStore {
     /// Caches reads of `store` for `lease`. With a lease of zero, every read asks the store.
     ///
     /// # Panics
-    /// If `lease` is longer than [`LEASE`], for which the writes of other replicas wait.
-    pub fn new(store: Arc<dyn StrictWrites>, lease: Duration) -> Self {
-        assert!(lease <= LEASE, "no replica waits longer than {LEASE:?}");
+    /// If `lease` is longer than [`LEASE`]: writes of other replicas would not wait for it.
+    pub fn new(store: Arc<dyn RevokingWrites>, lease: Duration) -> Self {
+        assert!(lease <= LEASE, "writes wait for no lease longer than {LEASE:?}");
         let leases = Arc::new(Leases::new(lease));
         let tokens = LeasedCache::new(LeaseKind::Token, &leases, |token: &ActiveToken| Some(token.expires_at));
         let users = LeasedCache::new(LeaseKind::User, &leases, |_| None);
         Self { store, leases, tokens, users }
     }
 
-    /// The cached token of this JWT. If its lease has lapsed, its signature is still verified.
+    /// The cached token of this JWT. After the lease, the token must be read again, but its signature need not be
+    /// checked again.
     pub fn cached_token(&self, digest: &TokenDigest) -> Option<Cached<ActiveToken>> {
         self.tokens.get(digest)
     }
@@ -100,7 +103,7 @@ impl LeasedStore {
         self.tokens.read(digest, &id, read).await
     }
 
-    /// A user, disabled or not, from the cache or else from the store.
+    /// A user, disabled or not, from the cache if the lease holds, or else from the store.
     pub async fn cached_user(&self, name: &UserName) -> StoreResult<Option<User>> {
         if let Some(Cached { value, is_leased: true }) = self.users.get(name) {
             return Ok(Some(value));
@@ -109,23 +112,26 @@ impl LeasedStore {
         self.users.read(name.clone(), name, async move { store.find_user(&owned).await }).await
     }
 
-    /// Runs a write, and returns its result once all copies that were read before it have lapsed, on all replicas.
+    /// Runs a write, and returns its result once the leases of all copies that were read before it have expired, on all
+    /// replicas. An error is returned at once.
     ///
     /// A write that finds nothing to do waits, too: an earlier one may have done it and been answered with an error.
     pub async fn write<'a, T>(
         &'a self,
-        write: impl FnOnce(&'a dyn StrictWrites) -> BoxFuture<'a, Result<T, StoreError>>,
+        write: impl FnOnce(&'a dyn RevokingWrites) -> BoxFuture<'a, Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
         let result = write(&*self.store).await?;
         sleep(WRITE_WAIT).await;
         Ok(result)
     }
 
-    /// Renews the leases on unchanged values, for ever. Without a watch, a value is read again after its lease.
+    /// Renews the leases on unchanged values, for ever. If the store has no watch, a value is read again after its
+    /// lease.
     pub async fn keep_leases(&self) {
         if self.leases.duration.is_zero() {
             return;
         }
+        // So that an outage is logged once, and its end once.
         let mut is_logged_as_renewed = true;
         loop {
             let ended = match self.store.watch().await {
@@ -136,13 +142,13 @@ impl LeasedStore {
             if let Some(error) = ended
                 && mem::take(&mut is_logged_as_renewed)
             {
-                tracing::warn!(%error, "leases are not renewed: what is verified is asked for again after {LEASE:?}");
+                tracing::warn!(%error, "leases are not renewed: each value is read again after {:?}", self.leases.duration);
             }
-            sleep(WATCH_PAUSE).await;
+            sleep(WATCH_RETRY_PAUSE).await;
         }
     }
 
-    /// Renews leases until the watch fails, and returns its error.
+    /// Renews leases until the watch fails, and returns the watch's error.
     async fn renew_leases(&self, mut watch: Box<dyn Watch>, is_logged_as_renewed: &mut bool) -> StoreError {
         self.leases.end_all();
         loop {

@@ -1,13 +1,13 @@
 //! Numbered changes of users, none of which takes the last enabled administrator away.
 //!
-//! Each user lives in a slot of its own, so no script sees all administrators. [`keys::ADMINS`] registers the enabled
-//! ones in one place, and never a user who is not one. Demote: leave ADMINS, then change the user. Promote: change the
-//! user, then join. A change that breaks off in between leaves an administrator who is not registered: later changes
-//! may be rejected, but the last administrator stays. Repeating the change mends it.
+//! Each user lives in a Cluster slot of its own, so no script can read all administrators. [`keys::ADMINS`] registers
+//! the enabled ones in one place, and never a user who is not one. Demote: leave ADMINS, then change the user. Promote:
+//! change the user, then join. A change that breaks off in between leaves an administrator who is not registered: later
+//! changes may be rejected, but the last administrator stays. Repeating the change mends it.
 //!
-//! Changes of one user may overlap. So each begins with a number from [`keys::ADMINS`] (a fencing token): the user
-//! keeps the highest and rejects changes with a lower one, and no administrator joins after a withdrawal with a higher
-//! one. A change that was superseded begins again after a moment.
+//! Changes of one user may overlap. So each begins with a number from [`keys::ADMINS`] (a fencing token): the user's
+//! record keeps the highest and rejects changes with a lower one, and no administrator joins ADMINS after another one
+//! left it with a higher number. A change that was superseded begins again after a moment.
 
 use std::time::Duration;
 
@@ -19,12 +19,13 @@ use crate::{
     store::{Authority, Store, StoreError, StoreResult, UserChange},
 };
 
-/// The most attempts of one change while others of the same user, or withdrawals of administrators, are faster.
-const ATTEMPTS: usize = 32;
+/// The most attempts of one change while other changes of the same user, or of administrators, are faster.
+const MAX_ATTEMPTS: usize = 32;
 
 /// The result of an attempt at a numbered change.
-pub(super) enum Attempt<T> {
-    Changed(UserChange<T>),
+pub(super) enum ChangeAttempt<T> {
+    /// It ended, with this result.
+    Finished(UserChange<T>),
     /// A change with this higher number was faster.
     Superseded(u64),
 }
@@ -39,25 +40,25 @@ impl RedisStore {
         attempt: impl Fn(u64) -> F,
     ) -> StoreResult<UserChange<T>>
     where
-        F: Future<Output = StoreResult<Attempt<T>>>,
+        F: Future<Output = StoreResult<ChangeAttempt<T>>>,
     {
         let mut last = 0;
-        for _ in 0..ATTEMPTS {
+        for _ in 0..MAX_ATTEMPTS {
             let Some(number) = self.number_change(by, name, last, ends_administration).await? else {
                 return Ok(UserChange::LastAdmin);
             };
             match attempt(number).await? {
-                Attempt::Changed(change) => return Ok(change),
-                Attempt::Superseded(by) => last = by,
+                ChangeAttempt::Finished(change) => return Ok(change),
+                ChangeAttempt::Superseded(by) => last = by,
             }
-            // The other change has another number and waits for another time.
+            // The other change has another number and so waits for another time.
             sleep(Duration::from_millis(number % 16)).await;
         }
         Err(StoreError::unavailable("too many changes of users at once"))
     }
 
-    /// A number beyond `last` for a change. Where the change ends administration, its user leaves the registered
-    /// administrators; `None`: none would be left.
+    /// Numbers a change, with a number beyond `last`. If the change ends administration, its user first leaves the
+    /// registered administrators; `None`: no administrator would be left.
     async fn number_change(
         &self,
         by: &Authority,
@@ -65,7 +66,7 @@ impl RedisStore {
         last: u64,
         ends_administration: bool,
     ) -> StoreResult<Option<u64>> {
-        // An administrator who is not registered may be the last one all the same.
+        // An administrator is not counted if a change broke off before the registration: the user's own record decides.
         let administers = ends_administration
             && match self.find_user(name).await {
                 Ok(user) => user.is_some_and(|user| user.administers()),
@@ -80,7 +81,7 @@ impl RedisStore {
         Ok(Some(number).filter(|number| *number > 0))
     }
 
-    /// Registers an enabled administrator. `false`: an administrator was withdrawn since this number was given out.
+    /// Registers an enabled administrator. `false`: an administrator left since the change got this number.
     pub(super) async fn register_admin(&self, name: &UserName, number: u64) -> StoreResult<bool> {
         let write = self.write_to_key(&SCRIPTS.register_admin, keys::ADMINS, name, &self.authority_to_complete());
         self.connections.write(&write.arg(name.as_str()).arg(number)).await

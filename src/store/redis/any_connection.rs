@@ -21,24 +21,27 @@ pub(super) struct AnyConnection {
     endpoint: Endpoint,
     invalidations: Arc<Invalidations>,
     is_instrumented: bool,
+    /// Counts this connection as open until its last clone is dropped.
     _open: Arc<LevelGuard>,
 }
 
 /// The other end of a connection.
 #[derive(Clone)]
 pub(super) enum Endpoint {
+    /// One server, or the primary that Sentinel named.
     Server(MultiplexedConnection),
-    /// All nodes; redis-rs follows the slots.
+    /// All nodes of a Cluster; redis-rs sends each request to the node that has its slot.
     Cluster(ClusterConnection),
 }
 
 impl AnyConnection {
-    /// Wraps a connection that was just opened and on which Redis reports changes here.
+    /// Wraps a connection that was just opened. `invalidations`: where the changes that Redis reports on it are
+    /// recorded.
     pub(super) fn new(endpoint: Endpoint, invalidations: Arc<Invalidations>) -> Self {
         Self { endpoint, invalidations, is_instrumented: true, _open: Arc::new(Level::RedisConnectionsOpen.raise()) }
     }
 
-    /// Whether it leads to more than one server.
+    /// Whether it leads to a Cluster.
     pub(super) fn is_cluster(&self) -> bool {
         matches!(self.endpoint, Endpoint::Cluster(_))
     }
@@ -55,6 +58,7 @@ impl AnyConnection {
         }
     }
 
+    /// Adds a metric and a span to a round trip.
     fn instrument<'a, T: Send + 'a>(
         is_instrumented: bool,
         trip: RoundTrip,
@@ -66,6 +70,7 @@ impl AnyConnection {
 
 /// A request that can be sent on a connection.
 pub(super) trait Request: Sync {
+    /// Sends the request and returns the reply.
     fn send(&self, connection: &mut AnyConnection) -> impl Future<Output = RedisResult<Value>> + Send;
 }
 
@@ -99,7 +104,7 @@ impl Request for Uninstrumented<'_> {
 
 impl ConnectionLike for AnyConnection {
     fn req_packed_command<'a>(&'a mut self, command: &'a Cmd) -> RedisFuture<'a, Value> {
-        let (name, script) = name(command);
+        let (name, script) = metric_name(command);
         let trip = RoundTrip { command: name, script, commands: 1 };
         Self::instrument(self.is_instrumented, trip, self.endpoint().req_packed_command(command))
     }
@@ -122,22 +127,21 @@ impl ConnectionLike for AnyConnection {
     }
 }
 
-/// The command's name, `OTHER` for one that is not listed here, and the name of the script that it runs, if any.
-fn name(command: &Cmd) -> (&'static str, Option<&'static str>) {
-    const KNOWN: [&str; 13] = [
-        "DEL", "EVALSHA", "GETEX", "HGETALL", "HINCRBY", "INFO", "PERSIST", "PTTL", "SCRIPT", "WAIT", "ZADD", "ZRANGE",
-        "ZREM",
-    ];
+/// The command's name for metrics and spans, and the name of the script that it runs, if any. `OTHER`: a command that
+/// no request of a client sends by itself, outside a pipeline.
+fn metric_name(command: &Cmd) -> (&'static str, Option<&'static str>) {
+    const KNOWN: [&str; 5] = ["DEL", "EVALSHA", "EXISTS", "INFO", "SCRIPT"];
     let mut arguments = command.args_iter().map_while(|argument| match argument {
         Arg::Simple(bytes) => Some(bytes),
         _ => None,
     });
     let name =
         arguments.next().and_then(|name| KNOWN.into_iter().find(|known| known.as_bytes().eq_ignore_ascii_case(name)));
-    let script = arguments.next().filter(|_| name == Some("EVALSHA")).and_then(scripts::name);
+    let script = arguments.next().filter(|_| name == Some("EVALSHA")).and_then(scripts::name_by_hash);
     (name.unwrap_or("OTHER"), script)
 }
 
+/// The kind of an error, for metrics and spans.
 fn error_type(error: &RedisError) -> &'static str {
     if error.is_timeout() {
         "timeout"

@@ -1,23 +1,24 @@
-//! The clock of the server that runs a script.
+//! The clock of the Redis server that runs a script: tokens expire by it, and delayed writes are rejected by it.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
-/// The age up to which a reading limits writes.
-const FRESH: Duration = Duration::from_secs(1);
+/// The age up to which a reading may be used to limit when a write runs.
+const FRESH_FOR: Duration = Duration::from_secs(1);
 
 /// The time that a server's clock showed at some moment between two moments of this process' clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ClockReading {
-    /// Since the Unix epoch.
+    /// The time shown, since 1970.
     shown: Duration,
+    /// When `TIME` was sent and answered, by this process' clock.
     asked_at: Instant,
     answered_at: Instant,
 }
 
 impl ClockReading {
-    /// Reads the answer to `TIME`: seconds and microseconds.
+    /// A reading from the answer to `TIME`, seconds and microseconds, which has just arrived.
     pub(super) fn new((seconds, micros): (u64, u32), asked_at: Instant) -> Self {
         let shown = Duration::from_secs(seconds) + Duration::from_micros(micros.into());
         Self { shown, asked_at, answered_at: Instant::now() }
@@ -25,15 +26,16 @@ impl ClockReading {
 
     /// Whether the reading is recent enough to limit a write.
     pub(super) fn is_fresh(&self) -> bool {
-        self.answered_at.elapsed() < FRESH
+        self.answered_at.elapsed() < FRESH_FOR
     }
 
-    /// The window in which a write that is sent now may run, so that it runs no later than `until`: in µs of the
-    /// server's clock. That clock had reached this reading when the answer arrived, and advances by at least
-    /// [`slowest`] of the time here. So it shows each end of the window when that is reached, or earlier.
+    /// The window in which a write that is sent now may run, so that it runs no later than `until`: its start and end,
+    /// in µs since 1970 by the server's clock. That clock had reached this reading when the answer arrived, and has
+    /// advanced by at least [`least_advance`] since. So it is past the start of the window now, and past the end by
+    /// `until`.
     pub(super) fn window(&self, until: Instant) -> [u128; 2] {
-        let from = self.shown + slowest(self.answered_at.elapsed());
-        let left = slowest(until.saturating_duration_since(self.answered_at));
+        let from = self.shown + least_advance(self.answered_at.elapsed());
+        let left = least_advance(until.saturating_duration_since(self.answered_at));
         let late = self.answered_at.saturating_duration_since(until);
         [from, (self.shown + left).saturating_sub(late)].map(|moment| moment.as_micros())
     }
@@ -43,16 +45,16 @@ impl ClockReading {
         self.shown + self.asked_at.elapsed().saturating_sub((self.answered_at - self.asked_at) / 2)
     }
 
-    /// The least difference between this machine's clock and the server's.
+    /// The least difference between the clocks of this machine and of the server that the reading proves.
     pub(super) fn difference(&self) -> Duration {
         let here = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         here.abs_diff(self.now()).saturating_sub(self.answered_at - self.asked_at)
     }
 }
 
-/// The least time by which another clock advances while this time passes here. chrony slews a clock by up to 83,333 ppm
-/// (`maxslewrate`), one up and the other down.
-fn slowest(time: Duration) -> Duration {
+/// The least time by which another clock advances while this time passes here: five sixths, since chrony slews a clock
+/// by up to 83,333 ppm (`maxslewrate`), this one up and the other one down.
+fn least_advance(time: Duration) -> Duration {
     time * 5 / 6
 }
 
@@ -75,7 +77,7 @@ mod tests {
         assert_eq!(reading.now(), Duration::from_millis(100_015));
         advance(Duration::from_millis(600)).await;
         assert_eq!(reading.window(asked_at)[0], 100 * second + 500_000, "a clock set back by more is noticed");
-        advance(FRESH).await;
+        advance(FRESH_FOR).await;
         assert!(!reading.is_fresh());
     }
 }

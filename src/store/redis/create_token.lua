@@ -20,8 +20,8 @@ end
 -- A predecessor without an overlap is revoked and does not count towards the quota.
 local quota = tonumber(ARGV[4]) + (overlap == 0 and 1 or 0)
 if redis.call('ZCARD', KEYS[2]) >= quota then
-  -- The index may name expired tokens. They are dropped only here and when the tokens are listed, so that the usual
-  -- creation costs the same however many there are.
+  -- The index may name expired tokens. They are dropped from it only here and when the tokens are listed, so that the
+  -- usual creation costs the same however many tokens there are.
   local prefix = KEYS[1]:sub(1, -#ARGV[1] - 1)
   local expired = {}
   for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do

@@ -10,12 +10,13 @@ use crate::store::StoreError;
 /// Why a request failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(super) enum Failure {
-    /// There is no connection: nothing was sent.
+    /// Connecting failed: nothing was sent.
     #[error(transparent)]
     Unconnected(RedisError),
+    /// Redis answered with an error, or the connection broke or timed out after the request was sent.
     #[error(transparent)]
     Redis(#[from] RedisError),
-    /// Any other reason.
+    /// Any other reason: the deadline, a corrupt record, an authority that has lapsed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -59,7 +60,7 @@ impl Failure {
         }
     }
 
-    /// Whether the connection broke; the request may have run.
+    /// Whether the connection broke after the request was sent: the request may have run.
     pub(super) fn is_dropped(&self) -> bool {
         matches!(self, Self::Redis(error) if error.is_connection_dropped())
     }
@@ -69,14 +70,15 @@ impl Failure {
         matches!(self, Self::Redis(error) if code(error).as_deref() == Some("TOOLATE"))
     }
 
-    /// Whether the server is a replica: it did nothing, and another connection may lead to the primary.
+    /// Whether the server is a Redis replica (it was demoted): it did nothing, and another connection may lead to the
+    /// primary.
     pub(super) fn is_demoted(&self) -> bool {
         matches!(self, Self::Redis(error) if error.kind() == ErrorKind::Server(ServerErrorKind::ReadOnly))
     }
 }
 
-/// The code of the server's error: of the command's, or of the first command's in a pipeline, which is the script's
-/// whatever WAIT answered after it.
+/// The code of the server's error, such as `TOOLATE`; in a pipeline, that of its first command: the script before a
+/// `WAIT`.
 fn code(error: &RedisError) -> Option<String> {
     let errors = error.clone().into_server_errors()?;
     errors.first().filter(|(index, _)| *index == 0).map(|(_, error)| error.code().to_owned())

@@ -18,7 +18,7 @@ impl Invalidations {
             return;
         }
         let mut changes = self.0.lock();
-        // Without keys, the push reports FLUSHALL or FLUSHDB.
+        // A push without a list of keys reports FLUSHALL or FLUSHDB.
         let [Value::Array(invalidated)] = push.data.as_slice() else {
             changes.everything = true;
             return;

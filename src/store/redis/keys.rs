@@ -1,7 +1,7 @@
 //! The names of all keys: one constructor for each kind of key.
 //!
-//! All keys of one user share the hash tag `{name}`, so they live in one slot of a Cluster and one script can change
-//! them together. [`UserName`] and [`TokenId`] hold no character that means anything to Redis.
+//! All keys of one user share the hash tag `{name}`, so they live in one Cluster slot and one script can change them
+//! together. [`UserName`] and [`TokenId`] hold no character that means anything to Redis.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -12,7 +12,7 @@ use crate::domain::{
     user::{LoginEpoch, UserName},
 };
 
-/// The prefix of all keys of users.
+/// The prefix of the keys of all users.
 pub(super) const USER_PREFIX: &str = "mayfly:{";
 
 /// The subject of a key: a token or a user.
@@ -54,19 +54,19 @@ pub(super) fn user(name: &UserName) -> String {
     format!("mayfly:{{{name}}}:user")
 }
 
-/// Never exists. In the slot of a user.
+/// Never exists: [`super::records::primary_only_pipeline`] reads it, in the Cluster slot of this user.
 pub(super) fn user_probe(name: &UserName) -> String {
     format!("mayfly:{{{name}}}:probe")
 }
 
-/// A string: the number of the change that removed a user of this name, for a day. A new user of this name rejects
+/// A string: the number of the last change that removed a user of this name, for a day. A new user of this name rejects
 /// changes with a lower number, which were meant for the removed one.
-pub(super) fn removal(name: &UserName) -> String {
+pub(super) fn last_removal(name: &UserName) -> String {
     format!("mayfly:{{{name}}}:removal")
 }
 
-/// Exists only while a script runs. In the slot of this name or key, without [`USER_PREFIX`], so that Redis reports no
-/// change.
+/// The mark of `guard.lua`, which exists only while a script runs: in the Cluster slot of this name or key, and without
+/// [`USER_PREFIX`], so that a watch does not report it as a change.
 pub(super) fn write_mark(slot: &str) -> String {
     format!("mayfly:write:{{{slot}}}")
 }
@@ -75,7 +75,7 @@ pub(super) fn write_mark(slot: &str) -> String {
 /// user is created and removed after, so a name may have no user: readers look for the user.
 pub(super) const NAMES: &str = "mayfly:usernames";
 
-/// Never exists. In the slot of [`NAMES`].
+/// Never exists: [`super::records::primary_only_pipeline`] reads it, in the Cluster slot of [`NAMES`].
 pub(super) const NAMES_PROBE: &str = "mayfly:{mayfly:usernames}:probe";
 
 /// A hash: the names of the enabled administrators, each with the number of the change that registered it. Two more
@@ -83,7 +83,7 @@ pub(super) const NAMES_PROBE: &str = "mayfly:{mayfly:usernames}:probe";
 /// (`:withdrawals`).
 pub(super) const ADMINS: &str = "mayfly:admins";
 
-/// Never exists. A command for it is answered only by a primary that accepts writes.
+/// Never exists: a watch sends PERSIST for it, which only a primary answers.
 pub(super) const PROBE: &str = "mayfly:probe";
 
 /// A string that exists, for days, if the client of this attempt is known to the user.
@@ -94,8 +94,8 @@ pub(super) fn known_client(attempt: &LoginAttempt) -> String {
 /// Strings: the counters of failures of this attempt, each for minutes. They count the failures of the client at the
 /// user, of the user, of the client, and of the client's site, if it has one. The first two belong to one login epoch.
 ///
-/// They share one slot of a Cluster with [`known_client`], so that one script sees all of them: it costs a thousandth
-/// of hashing the password. Names are replaced by their digests, because people type passwords into the field for
+/// They share one Cluster slot with [`known_client`], so that one script can read all of them: it costs a thousandth of
+/// hashing the password. Names are replaced by their digests, because people type passwords into the field for
 /// names.
 pub(super) fn failures(attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> Vec<String> {
     let LoginAttempt { user, client } = attempt;
@@ -108,6 +108,7 @@ pub(super) fn failures(attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> Vec
     counters.into_iter().chain(site).map(|counter| format!("mayfly:throttle:{{logins}}:{counter}")).collect()
 }
 
+/// Half of the SHA-256 of this text, in base64url.
 fn short_digest(text: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(&digest(&SHA256, text.as_bytes()).as_ref()[..16])
 }

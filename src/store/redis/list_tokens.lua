@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- Lists the live tokens of a user, newest first, and drops expired ones from the index.
+-- Lists the live tokens of a user, newest first, and drops expired tokens from the index.
 -- KEYS: the index. ARGV: the prefix of the tokens' keys; the token after which the page begins ('' for the newest); the
 -- limit ('' for none).
 -- Returns id, record, remaining ms, id, ...; one token beyond the limit if more follow.
@@ -15,7 +15,7 @@ if ARGV[2] ~= '' then
 end
 local wanted = ARGV[3] == '' and math.huge or tonumber(ARGV[3]) + 1
 
-local found, count, dead = {}, 0, {}
+local found, count, expired = {}, 0, {}
 repeat
   local last = wanted == math.huge and -1 or start + (wanted - count) - 1
   local ids = redis.call('ZREVRANGE', KEYS[1], start, last)
@@ -27,13 +27,13 @@ repeat
       found[#found + 1] = record
       found[#found + 1] = redis.call('PTTL', ARGV[1] .. id)
     else
-      dead[#dead + 1] = id
+      expired[#expired + 1] = id
     end
   end
   start = start + #ids
 until #ids == 0 or last == -1 or count >= wanted
 
-for _, id in ipairs(dead) do
+for _, id in ipairs(expired) do
   redis.call('ZREM', KEYS[1], id)
 end
 return found

@@ -1,4 +1,5 @@
 #!lua flags=allow-oom
--- Changes nothing: its answer waits until enough replicas have all earlier writes. KEYS: any key of the slot.
+-- Changes nothing, but writes the mark of guard.lua, so that its answer waits until enough Redis replicas have all
+-- earlier writes. KEYS: any key of the Cluster slot.
 
 return unchanged(1)

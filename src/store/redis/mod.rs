@@ -1,7 +1,7 @@
 //! The store in Redis 7.0 or later: a token is one key with a native TTL.
 //!
 //! Every operation on tokens is one round trip: a command, or a script where several keys change together. An operation
-//! on a user takes a few more if it also concerns keys in other slots: all names ([`keys::NAMES`]) and the
+//! on a user takes a few more if it also concerns keys in other Cluster slots: all names ([`keys::NAMES`]) and the
 //! administrators ([`admins`]). A script is sent by its hash; its first use on a server that does not have it costs two
 //! more round trips.
 
@@ -12,15 +12,19 @@ use futures_util::future::join_all;
 use parking_lot::Mutex;
 use redis::{Cmd, Script, cmd, pipe};
 
-pub use self::options::{AddressError, RedisOptions, TlsFiles};
+pub use self::{
+    address::AddressError,
+    options::{RedisOptions, TlsFiles},
+};
 use self::{connections::Connections, scripts::SCRIPTS, watch::RedisWatch, write::Write};
 use super::{
     AttemptScope, Authority, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, NewToken, Page,
-    Reservation, Store, StoreError, StoreResult, StrictWrites, TokenId, User, UserName, UserUpdate, Watch,
+    Reservation, RevokingWrites, Store, StoreError, StoreResult, TokenId, User, UserName, UserUpdate, Watch,
     throttle::Throttle,
 };
 use crate::domain::throttle::{self, Backoff};
 
+mod address;
 mod admins;
 mod any_connection;
 mod client;
@@ -31,24 +35,25 @@ mod invalidations;
 mod keys;
 mod options;
 mod records;
+mod revoking_writes;
 mod scripts;
 mod server;
-mod strict_writes;
 mod watch;
 mod write;
 
-/// The difference between the clocks of this machine and of Redis from which on a warning is given.
+/// The least difference between the clocks of this machine and of Redis that gives a warning.
 const CLOCK_DIFFERENCE: Duration = Duration::from_secs(2);
 
 /// A store in Redis: in one server, in the primary that Sentinel names, or in a Cluster. It need not be reachable.
 pub struct RedisStore {
     connections: Arc<Connections>,
-    /// Failed logins, counted here while Redis has no memory for them. It grows no faster than passwords are hashed.
+    /// Counts failed logins in this process while Redis has no memory for them. It grows no faster than passwords are
+    /// hashed.
     throttle_here: Mutex<Throttle>,
 }
 
 impl RedisStore {
-    /// Prepares a store; nothing is connected yet. No round trip takes longer than `options.timeout`.
+    /// Prepares a store; nothing is connected yet.
     pub fn new(options: &RedisOptions) -> Result<Self, AddressError> {
         Ok(Self { connections: Arc::new(Connections::new(options)?), throttle_here: Mutex::default() })
     }
@@ -57,7 +62,7 @@ impl RedisStore {
 #[async_trait]
 impl Store for RedisStore {
     async fn create_token(&self, new: NewToken<'_>) -> StoreResult<Creation> {
-        match self.connections.write(&creation(new)).await? {
+        match self.connections.write(&creation_write(new)).await? {
             0 => Ok(Creation::QuotaReached),
             _ => Ok(Creation::Created),
         }
@@ -66,11 +71,11 @@ impl Store for RedisStore {
     async fn find_token(&self, owner: &UserName, id: TokenId) -> StoreResult<Option<LiveToken>> {
         let key = keys::token(owner, id);
         let mut request = pipe();
-        // GETEX without an option is a GET that a replica rejects: after a failover, a former primary, which may not
-        // know of a revocation, does not answer. With `min-replicas-to-write`, a primary that is cut off rejects it,
-        // too.
+        // GETEX without an option is a GET that a Redis replica rejects: after a failover, a former primary, which may
+        // not know of a revocation, does not answer. With `min-replicas-to-write`, a primary that is cut off rejects
+        // it, too.
         request.cmd("GETEX").arg(&key).pttl(&key);
-        let (record, pttl): (Option<Vec<u8>>, i64) = self.connections.read(&request).await?;
+        let (record, pttl): (Option<Vec<u8>>, i64) = self.connections.send_repeatable(&request).await?;
         record.map_or(Ok(None), |record| records::decode_live_token(id, &record, pttl))
     }
 
@@ -81,7 +86,7 @@ impl Store for RedisStore {
             .arg(keys::token_prefix(owner))
             .arg(page.after.map(|id| id.to_string()).unwrap_or_default())
             .arg(page.limit.map(|limit| limit.to_string()).unwrap_or_default());
-        let found: Option<Vec<(String, Vec<u8>, i64)>> = self.connections.read(&script).await?;
+        let found: Option<Vec<(String, Vec<u8>, i64)>> = self.connections.send_repeatable(&script).await?;
         let Some(mut found) = found else { return Ok(None) };
         let limit = page.limit.unwrap_or(usize::MAX);
         let more = found.len() > limit;
@@ -99,17 +104,17 @@ impl Store for RedisStore {
     }
 
     async fn create_user(&self, by: &Authority, user: &User) -> StoreResult<bool> {
-        // The set of names lives in a slot of its own. Wherever this breaks off, each user has a name in it.
-        self.change_name(&SCRIPTS.add_name, by, &user.name).await?;
+        // The set of names lives in another Cluster slot. Wherever this breaks off, each user has a name in it.
+        self.run_name_script(&SCRIPTS.add_name, by, &user.name).await?;
         let write = self.write_to_user(&SCRIPTS.create_user, &user.name, by);
         let write = write.keys([keys::user(&user.name)]).arg(records::encode_user(user));
         let created = self.connections.write(&write).await?;
-        self.finish_creation(user).await.map_err(StoreError::in_the_middle)?;
+        self.finish_creation(user).await.map_err(StoreError::into_unconfirmed)?;
         Ok(created)
     }
 
     async fn find_user(&self, name: &UserName) -> StoreResult<Option<User>> {
-        let (fields,) = self.connections.read(&records::user_request(name)).await?;
+        let (fields,) = self.connections.send_repeatable(&records::user_query(name)).await?;
         records::decode_user(name, &fields)
     }
 
@@ -152,8 +157,8 @@ impl Store for RedisStore {
             AttemptScope::KnownClient => failures.truncate(1),
             AttemptScope::ThisReplica => {
                 self.throttle_here.lock().refund_attempt(attempt, Some(epoch), AttemptScope::AllCounters);
-                // Out of memory, a counter can be deleted, but no known client added.
-                return self.connections.read(&Cmd::del(&failures[0])).await;
+                // Without memory, Redis can delete the pair's counter, but cannot make the client known.
+                return self.connections.send_repeatable(&Cmd::del(&failures[0])).await;
             }
         }
         let mut script = SCRIPTS.login_succeeded.prepare_invoke();
@@ -162,7 +167,7 @@ impl Store for RedisStore {
     }
 
     async fn is_known_client(&self, attempt: &LoginAttempt) -> StoreResult<bool> {
-        self.connections.read(&Cmd::exists(keys::known_client(attempt))).await
+        self.connections.send_repeatable(&Cmd::exists(keys::known_client(attempt))).await
     }
 
     async fn watch(&self) -> StoreResult<Option<Box<dyn Watch>>> {
@@ -173,22 +178,22 @@ impl Store for RedisStore {
         Some(self.connections.clock()?.now())
     }
 
-    async fn check(&self) -> StoreResult<Health> {
+    async fn health(&self) -> StoreResult<Health> {
         let mut probe = SCRIPTS.probe.prepare_invoke();
         probe.key(keys::ADMINS);
-        let holds_users = match self.connections.read(&probe).await {
-            Err(error) if server::is_forbidden(&error) => return Ok(server::without_scripts()),
+        let had_admin = match self.connections.send_repeatable(&probe).await {
+            Err(error) if server::is_command_forbidden(&error) => return Ok(server::health_without_scripts()),
             result => result?,
         };
-        let info = match self.connections.read(&cmd("INFO")).await {
-            Err(error) if server::is_forbidden(&error) => None,
+        let info = match self.connections.send_repeatable(&cmd("INFO")).await {
+            Err(error) if server::is_command_forbidden(&error) => None,
             result => Some(result?),
         };
-        let (deadline, shared) = (self.connections.deadline(), self.connections.shared());
+        let (deadline, shared) = (self.connections.deadline(), self.connections.shared_connection());
         let clock = self.connections.read_clock(deadline, &shared, keys::ADMINS).await?;
-        let seen = server::health(info.as_ref(), self.connections.survives_promotions());
-        let mut health = Health { holds_users: Some(holds_users), ..seen };
-        health.warnings.extend((clock.difference() >= CLOCK_DIFFERENCE).then_some(server::CLOCK));
+        let seen = server::health_by_info(info.as_ref(), self.connections.survives_failover());
+        let mut health = Health { had_admin: Some(had_admin), ..seen };
+        health.warnings.extend((clock.difference() >= CLOCK_DIFFERENCE).then_some(server::CLOCKS_DIFFER));
         Ok(health)
     }
 }
@@ -198,8 +203,8 @@ fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The write that creates a token; a rotation adds the predecessor.
-fn creation(NewToken { owner, login, token, quota }: NewToken<'_>) -> Write {
+/// The write that creates a token; [`RevokingWrites::rotate_token`] adds the predecessor to it.
+fn creation_write(NewToken { owner, login, token, quota }: NewToken<'_>) -> Write {
     Write::to_user(&SCRIPTS.create_token, owner, &Authority::Login(login))
         .keys([keys::token(owner, token.id), keys::token_index(owner)])
         .arg(token.id.to_string())
@@ -209,8 +214,8 @@ fn creation(NewToken { owner, login, token, quota }: NewToken<'_>) -> Write {
 }
 
 impl RedisStore {
-    /// A write to this user's account that does not run after its operation has failed: the client may have done
-    /// something else by then.
+    /// A write to this user's account that does not run after its deadline, when its operation has failed: the client
+    /// may have done something else by then.
     fn write_to_user(&self, script: &'static Script, name: &UserName, by: &Authority) -> Write {
         Write::to_user(script, name, by).until(self.connections.deadline())
     }
@@ -220,15 +225,15 @@ impl RedisStore {
         Write::to_key(script, key, name, by).until(self.connections.deadline())
     }
 
-    /// The authority of a step that completes an authorized change.
+    /// The authority of a step that completes a change whose authority was checked in its first step.
     fn authority_to_complete(&self) -> Authority {
         Authority::Until(self.connections.deadline())
     }
 
-    /// Adds the name of a user who was created, and registers an administrator.
+    /// Adds the name of a user who was created, and registers an enabled administrator.
     async fn finish_creation(&self, user: &User) -> StoreResult<()> {
-        // A removal of a user of this name may have removed it since.
-        self.change_name(&SCRIPTS.add_name, &self.authority_to_complete(), &user.name).await?;
+        // A removal of an earlier user of this name may have removed the name since.
+        self.run_name_script(&SCRIPTS.add_name, &self.authority_to_complete(), &user.name).await?;
         if user.administers() {
             // An empty update registers an enabled administrator.
             self.update_user(&self.authority_to_complete(), &user.name, UserUpdate::default()).await?;
@@ -241,10 +246,10 @@ impl RedisStore {
     async fn read_users(&self, after: Option<&UserName>, wanted: usize) -> StoreResult<(Vec<User>, bool)> {
         let (mut users, mut skipped, mut after) = (Vec::new(), false, after.cloned());
         loop {
-            // The names of users who do not exist (any more) are few, and others take their place.
+            // Few names have no user (yet, or any more); more names are read in their place.
             let missing = wanted - users.len();
-            let names = self.names(after.as_ref(), missing).await?;
-            // Sent at once, they are one round trip, and a cluster has each where its slot is.
+            let names = self.read_names(after.as_ref(), missing).await?;
+            // Sent at once, they take one round trip; not one pipeline, since each has another Cluster slot.
             let read = join_all(names.iter().map(|name| self.find_user(name))).await;
             for (name, user) in names.iter().zip(read) {
                 match user {
@@ -264,16 +269,16 @@ impl RedisStore {
     }
 
     /// At most `limit` names in their order, after `after`; a user of a name may not exist (yet, or any more).
-    async fn names(&self, after: Option<&UserName>, limit: usize) -> StoreResult<Vec<UserName>> {
+    async fn read_names(&self, after: Option<&UserName>, limit: usize) -> StoreResult<Vec<UserName>> {
         let start = after.map_or_else(|| "-".to_owned(), |name| format!("({name}"));
-        let mut request = records::at_primary(keys::NAMES_PROBE);
+        let mut request = records::primary_only_pipeline(keys::NAMES_PROBE);
         request.cmd("ZRANGE").arg(keys::NAMES).arg(start).arg("+").arg("BYLEX").arg("LIMIT").arg(0).arg(limit);
-        let (names,): (Vec<String>,) = self.connections.read(&request).await?;
+        let (names,): (Vec<String>,) = self.connections.send_repeatable(&request).await?;
         names.iter().map(|name| name.parse().map_err(|_| StoreError::Corrupt("user name"))).collect()
     }
 
-    /// Runs a script that adds or removes a name.
-    async fn change_name(&self, script: &'static Script, by: &Authority, name: &UserName) -> StoreResult<()> {
+    /// Runs `script`, which adds a name to the names of all users, or removes it.
+    async fn run_name_script(&self, script: &'static Script, by: &Authority, name: &UserName) -> StoreResult<()> {
         let write = self.write_to_key(script, keys::NAMES, name, by).arg(name.as_str());
         let _was_changed: bool = self.connections.write(&write).await?;
         Ok(())

@@ -1,4 +1,4 @@
-//! The settings of a Redis store.
+//! The settings of a Redis store. [`super::address`] parses the URL.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use secrecy::{SecretSlice, SecretString};
 pub struct RedisOptions {
     /// `redis://`, `rediss://`, `unix://`, `redis+sentinel://` or `redis+cluster://`; may hold a password.
     pub url: SecretString,
-    /// The password, where the URL does not hold it.
+    /// The password, if the URL does not hold it.
     pub password: Option<SecretString>,
     /// Certificates for `rediss://`.
     pub tls: TlsFiles,
-    /// The most time for one operation, connecting included.
+    /// The most time for one request, connecting and sending it again included. An operation may take several requests.
     pub timeout: Duration,
-    /// The number of replicas that must acknowledge a write before it is answered; 0: none.
+    /// The number of Redis replicas that must acknowledge a write before it is answered; 0: none.
     pub wait_replicas: u32,
     /// The most time for these acknowledgements. Less than `timeout`.
     pub wait_timeout: Duration,
@@ -42,30 +42,4 @@ impl RedisOptions {
             wait_timeout: Duration::from_millis(500),
         }
     }
-}
-
-/// Why a URL or its certificates cannot be used. The text quotes nothing, because a URL may hold a password.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum AddressError {
-    /// The URL has no known form.
-    #[error(
-        "not a URL such as redis://127.0.0.1:6379, rediss://user:password@redis:6379/0, unix:///run/redis.sock, \
-         redis+sentinel://a:26379,b:26379/service or redis+cluster://a:6379,b:6379"
-    )]
-    Url,
-    /// A password in the URL and another one.
-    #[error("the URL holds a password already: give it there or in the file, not both")]
-    TwoPasswords,
-    /// Certificates for a connection without TLS.
-    #[error("certificates are for rediss:// URLs")]
-    Plain,
-    /// Certificates for Sentinel or a Cluster.
-    #[error(
-        "with Sentinel and Cluster the system's certificates are trusted, to which SSL_CERT_FILE adds one, and client \
-         certificates are not supported"
-    )]
-    SystemTrust,
-    /// The files hold no certificates.
-    #[error("the certificates are none: PEM is expected")]
-    Certificates,
 }

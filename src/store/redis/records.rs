@@ -1,4 +1,4 @@
-//! The form of tokens and users in Redis.
+//! How tokens and users are encoded in Redis.
 
 use std::{collections::HashMap, str::FromStr, time::Duration};
 
@@ -34,7 +34,7 @@ struct TokenRecord<'a> {
     successor: Option<String>,
 }
 
-/// The value of a token's key.
+/// The value of this token's key.
 pub(super) fn encode_token(token: &Token) -> String {
     serde_json::to_string(&TokenRecord {
         description: token.description.as_str().into(),
@@ -69,27 +69,28 @@ pub(super) fn decode_live_token(id: TokenId, record: &[u8], pttl: i64) -> StoreR
     Ok(Some(LiveToken { remaining: remaining.min(token.life.duration()), token }))
 }
 
+// The fields of a user's hash.
 const PASSWORD: &str = "password";
 const ROLE: &str = "role";
 const CREATED: &str = "created";
 /// `"0"` or `"1"`. `guard.lua` reads it, too.
 const DISABLED: &str = "disabled";
-/// Absent: [`LoginEpoch::NONE`]. `guard.lua` reads it, too, in the same way.
+/// The login epoch; absent: [`LoginEpoch::NONE`]. `guard.lua` reads it, too, in the same way.
 const LOGIN_EPOCH: &str = "epoch";
 /// The number of the last change that may have made or unmade an administrator; only scripts read it.
 const CHANGE: &str = "change";
 
-/// A pipeline that only a primary answers: a replica rejects GETEX. Its key, in the slot of the reads that follow,
-/// never exists, because GETEX reads only strings.
-pub(super) fn at_primary(probe: &str) -> Pipeline {
+/// Begins a pipeline of reads that only a primary answers: a Redis replica rejects GETEX. The key `probe`, in the
+/// Cluster slot of the reads that follow, never exists, because GETEX reads only strings.
+pub(super) fn primary_only_pipeline(probe: &str) -> Pipeline {
     let mut request = pipe();
     request.cmd("GETEX").arg(probe).ignore();
     request
 }
 
-/// Reads the hash of a user.
-pub(super) fn user_request(name: &UserName) -> Pipeline {
-    let mut request = at_primary(&keys::user_probe(name));
+/// The request that reads the hash of a user.
+pub(super) fn user_query(name: &UserName) -> Pipeline {
+    let mut request = primary_only_pipeline(&keys::user_probe(name));
     request.hgetall(keys::user(name));
     request
 }
@@ -101,16 +102,16 @@ pub(super) fn password_field(hash: &PasswordHash) -> [&str; 2] {
 
 /// The fields of a user's hash that a new password replaces, and their values. It begins a new login epoch.
 pub(super) fn encode_password(hash: &PasswordHash) -> Vec<String> {
-    fields([password_field(hash), [LOGIN_EPOCH, &LoginEpoch::begin().to_string()]])
+    field_list([password_field(hash), [LOGIN_EPOCH, &LoginEpoch::begin().to_string()]])
 }
 
-/// The fields and values of a user's hash.
+/// The fields of this user's hash, and their values.
 pub(super) fn encode_user(user: &User) -> Vec<String> {
-    fields([
+    field_list([
         password_field(&user.password_hash),
         [ROLE, user.role.as_str()],
         [CREATED, &user.created_at.to_string()],
-        [DISABLED, flag(user.disabled)],
+        [DISABLED, flag_text(user.disabled)],
         [LOGIN_EPOCH, &user.login_epoch.to_string()],
     ])
 }
@@ -120,23 +121,25 @@ pub(super) fn encode_update(UserUpdate { role, disabled }: UserUpdate) -> Vec<St
     let epoch = LoginEpoch::begin().to_string();
     let role = role.map(|role| [ROLE, role.as_str()]);
     let ended = disabled.filter(|disabled| *disabled).map(|_| [LOGIN_EPOCH, &*epoch]);
-    let disabled = disabled.map(|disabled| [DISABLED, flag(disabled)]);
-    fields([role, disabled, ended].into_iter().flatten())
+    let disabled = disabled.map(|disabled| [DISABLED, flag_text(disabled)]);
+    field_list([role, disabled, ended].into_iter().flatten())
 }
 
-fn flag(value: bool) -> &'static str {
+/// A `bool` as the value of a field.
+fn flag_text(value: bool) -> &'static str {
     if value { "1" } else { "0" }
 }
 
-fn fields<'a>(fields: impl IntoIterator<Item = [&'a str; 2]>) -> Vec<String> {
+/// Fields and values in one list, as `HSET` takes them.
+fn field_list<'a>(fields: impl IntoIterator<Item = [&'a str; 2]>) -> Vec<String> {
     fields.into_iter().flatten().map(str::to_owned).collect()
 }
 
-/// A script's reply about a user: how many tokens it revoked, or a negative reason; and fields of the user.
-pub(super) type Reply = (i64, HashMap<String, String>);
+/// A script's reply about a user: how many tokens it revoked, or a negative code; and fields of the user.
+pub(super) type UserReply = (i64, HashMap<String, String>);
 
-/// The number of the change that was faster.
-pub(super) fn decode_change(fields: &HashMap<String, String>) -> StoreResult<u64> {
+/// The number of the change that was faster, from the reply to one that was superseded.
+pub(super) fn decode_change_number(fields: &HashMap<String, String>) -> StoreResult<u64> {
     fields.get(CHANGE).and_then(|number| number.parse().ok()).ok_or(StoreError::Corrupt("user"))
 }
 

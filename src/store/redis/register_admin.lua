@@ -1,6 +1,6 @@
 #!lua
--- Adds a user to the enabled administrators, unless an administrator left them since the change began, who may be this
--- user.
+-- Adds a user to the enabled administrators, unless an administrator, who may be this user, left them after the change
+-- got its number.
 -- KEYS: the administrators. ARGV: the user's name, the number of the change.
 -- Returns 1: added. 0: an administrator left.
 

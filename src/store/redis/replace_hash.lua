@@ -1,5 +1,5 @@
 #!lua
--- Replaces a field of a user, if it has still its old value. KEYS: the user. ARGV: the field, its old value, its new
+-- Replaces a field of a user, if it still has its old value. KEYS: the user. ARGV: the field, its old value, its new
 -- value.
 -- Returns 1: replaced. 0: it has another value, or there is no such user.
 

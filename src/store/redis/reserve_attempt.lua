@@ -1,6 +1,7 @@
 -- Counts a login attempt as a failure before its password is verified, unless it comes too early. Out of memory, it
 -- applies the counters that exist and adds nothing: attempts from many addresses must not fill Redis. So it has no
--- `#!lua` line, with which Redis would reject the whole script then, or let it write all the same.
+-- `#!lua` line, with which Redis would reject the whole script then, or let it write all the same. It has no guard, so
+-- an attempt may count twice if redis-rs resends the script in a Cluster.
 -- KEYS: exists if the client is known to the user; the counters of failures: of the client at the user, of the user, of
 -- the client, of the client's site, if it has one.
 -- ARGV: the longest retention in ms; the longest delay in ms; for each counter: the number of free failures, the first

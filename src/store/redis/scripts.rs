@@ -4,11 +4,12 @@ use std::{collections::HashMap, sync::LazyLock};
 
 use redis::Script;
 
-/// Every script that writes begins with this one.
+/// Every `guarded` script begins with this one.
 const GUARD: &str = include_str!("guard.lua");
 
 macro_rules! scripts {
     (guarded: $($guarded:ident),+; others: $($other:ident),+) => {
+        /// Each script, by its name.
         pub(super) struct Scripts {
             $(pub(super) $guarded: Script,)+
             $(pub(super) $other: Script,)+
@@ -34,13 +35,13 @@ scripts!(
     others: list_tokens, reserve_attempt, login_succeeded, probe, time
 );
 
-/// Puts the guard after the first line, which holds the flags of the script.
+/// A script with the guard after its first line, which holds the flags of the script.
 fn guarded(text: &str) -> Script {
     let (flags, body) = text.split_once('\n').expect("a script has lines");
     Script::new(&format!("{flags}\n{GUARD}\n{body}"))
 }
 
-/// The name of the script with this hash.
-pub(super) fn name(hash: &[u8]) -> Option<&'static str> {
+/// The name of the script with this hash, a SHA-1 in hexadecimal.
+pub(super) fn name_by_hash(hash: &[u8]) -> Option<&'static str> {
     NAMES.get(str::from_utf8(hash).ok()?).copied()
 }

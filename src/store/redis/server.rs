@@ -1,10 +1,10 @@
-//! The setup of a server by its own account (`INFO`), and the faults in it.
+//! The setup that a Redis server reports (`INFO`), and the faults in it.
 
 use redis::{ErrorKind, FromRedisValue, RedisError, ServerErrorKind, Value};
 
 use crate::store::{Health, StoreError, Warning};
 
-/// Without the index of a user's tokens, removing the user does not revoke them.
+/// A script finds the tokens to revoke in the index.
 const EVICTS_ALL: Warning = "Redis may evict any key when its memory is full, also the index of a user's tokens, \
                              without which removing the user does not revoke them: set maxmemory-policy to \
                              noeviction";
@@ -14,44 +14,45 @@ const EVICTS_TOKENS: Warning = "Redis may evict tokens when its memory is full, 
                                 maxmemory-policy to noeviction";
 
 /// Without an append-only file, a crash undoes revocations.
-const PERSISTENCE: Warning = "Redis keeps no append-only file: a crash loses new tokens and may bring revoked ones \
+const NO_PERSISTENCE: Warning = "Redis keeps no append-only file: a crash loses new tokens and may bring revoked ones \
                               back. Set appendonly to yes";
 
 /// `iat` and `exp` come from Redis' clock, so that replicas agree. Other services check `exp` by their own clock.
-pub(super) const CLOCK: Warning =
+pub(super) const CLOCKS_DIFFER: Warning =
     "the clocks of this machine and of Redis differ by 2 s or more: synchronize both (NTP)";
 
 /// The flags of the scripts (`#!lua`) need 7.0.
-const AGE: Warning = "Redis is older than 7.0, which is the oldest that works: upgrade it";
+const TOO_OLD: Warning = "Redis is older than 7.0, which is the oldest that works: upgrade it";
 
 /// INFO has `min_slaves_good_slaves` only with `min-replicas-to-write`.
 const SPLIT_BRAIN: Warning = "Redis answers while it is cut off from its replicas and sentinels, and may accept tokens \
                               that were revoked after another primary was promoted: set min-replicas-to-write and \
                               min-replicas-max-lag as in deploy/sentinel/redis.conf";
 
-/// INFO reports eviction, persistence and version.
+/// Only INFO reports eviction, persistence and version.
 const NO_INFO: Warning = "Redis does not allow this service's user to ask how it is set up (INFO), so eviction, \
                           persistence and version are not checked: allow it (+info)";
 
-/// Every write is a script.
+/// All writes to users and tokens are scripts.
 const NO_SCRIPTS: Warning = "Redis does not allow this service's user to run scripts, without which no token is issued \
                              or revoked: give it the rights in deploy/redis-acl";
 
-/// Whether Redis does not allow this user the command.
-pub(super) fn is_forbidden(error: &StoreError) -> bool {
+/// Whether Redis rejected a command because its rules (ACL) forbid it to this user.
+pub(super) fn is_command_forbidden(error: &StoreError) -> bool {
     let StoreError::Refused(cause) = error else { return false };
     let cause = cause.downcast_ref::<RedisError>().map(RedisError::kind);
     cause == Some(ErrorKind::Server(ServerErrorKind::NoPerm))
 }
 
 /// The health of a server that does not allow scripts.
-pub(super) fn without_scripts() -> Health {
+pub(super) fn health_without_scripts() -> Health {
     Health { fault: Some(NO_SCRIPTS), ..Health::default() }
 }
 
-/// The setup that `INFO` reports: one server answers its text, a Cluster a map from node to text. `None`: INFO is not
-/// allowed. `survives_promotions`: whether acknowledged writes have to survive that sentinels promote another primary.
-pub(super) fn health(info: Option<&Value>, survives_promotions: bool) -> Health {
+/// The faults in the setup that `INFO` reports. `info`: the text of one server, or a map from node to text of a
+/// Cluster; `None`: INFO is not allowed. `survives_failover`: whether acknowledged writes have to survive that
+/// sentinels promote a Redis replica.
+pub(super) fn health_by_info(info: Option<&Value>, survives_failover: bool) -> Health {
     let nodes = match info {
         None => return Health { warnings: vec![NO_INFO], ..Health::default() },
         Some(Value::Map(nodes)) => nodes.iter().map(|(_, text)| text).collect(),
@@ -67,17 +68,18 @@ pub(super) fn health(info: Option<&Value>, survives_promotions: bool) -> Health 
     };
     let warnings = [
         (any("maxmemory_policy", |policy| policy.starts_with("volatile")), EVICTS_TOKENS),
-        (any("aof_enabled", |enabled| enabled == "0"), PERSISTENCE),
-        (any("redis_version", is_old), AGE),
-        (survives_promotions && texts.iter().any(|text| writes_alone(&text)), SPLIT_BRAIN),
+        (any("aof_enabled", |enabled| enabled == "0"), NO_PERSISTENCE),
+        (any("redis_version", is_old), TOO_OLD),
+        (survives_failover && texts.iter().any(|text| writes_alone(&text)), SPLIT_BRAIN),
     ];
     Health {
         fault: any("maxmemory_policy", |policy| policy.starts_with("allkeys")).then_some(EVICTS_ALL),
         warnings: warnings.into_iter().filter_map(|(is_wrong, warning)| is_wrong.then_some(warning)).collect(),
-        holds_users: None,
+        had_admin: None,
     }
 }
 
+/// The value of this field in the text of INFO.
 fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
     info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
 }
@@ -93,17 +95,17 @@ mod tests {
     #[test]
     fn a_good_setup_gives_no_warning() {
         let good = "# Server\r\nredis_version:7.0.15\r\nmaxmemory_policy:noeviction\r\naof_enabled:1\r\n";
-        assert_eq!(health(Some(&text(good)), true), Health::default());
+        assert_eq!(health_by_info(Some(&text(good)), true), Health::default());
         // A provider may hide fields.
-        assert_eq!(health(Some(&text("")), true), Health::default());
+        assert_eq!(health_by_info(Some(&text("")), true), Health::default());
     }
 
     #[test]
     fn a_primary_that_writes_without_replicas_is_reported_if_sentinels_promote_another() {
         let [alone, with_replicas] = [text("role:master\r\n"), text("role:master\r\nmin_slaves_good_slaves:1\r\n")];
-        assert_eq!(health(Some(&alone), true).warnings, [SPLIT_BRAIN]);
-        assert_eq!(health(Some(&alone), false), Health::default());
-        assert_eq!(health(Some(&with_replicas), true), Health::default());
+        assert_eq!(health_by_info(Some(&alone), true).warnings, [SPLIT_BRAIN]);
+        assert_eq!(health_by_info(Some(&alone), false), Health::default());
+        assert_eq!(health_by_info(Some(&with_replicas), true), Health::default());
     }
 
     #[test]
@@ -111,7 +113,7 @@ mod tests {
         let good = (text("a:1"), text("aof_enabled:1\r\n"));
         let bad = (text("b:1"), text("redis_version:6.2.1\r\nmaxmemory_policy:volatile-lru\r\naof_enabled:0\r\n"));
         let worse = (text("c:1"), text("maxmemory_policy:allkeys-lru\r\n"));
-        let Health { fault, warnings, .. } = health(Some(&Value::Map(vec![good, bad, worse])), true);
-        assert_eq!((fault, &*warnings), (Some(EVICTS_ALL), &[EVICTS_TOKENS, PERSISTENCE, AGE][..]));
+        let Health { fault, warnings, .. } = health_by_info(Some(&Value::Map(vec![good, bad, worse])), true);
+        assert_eq!((fault, &*warnings), (Some(EVICTS_ALL), &[EVICTS_TOKENS, NO_PERSISTENCE, TOO_OLD][..]));
     }
 }

@@ -1,4 +1,5 @@
 #!lua flags=no-writes
--- Returns the clock of the server that has the slot: seconds, and microseconds. KEYS: any key of the slot.
+-- Returns the time of the server that has a Cluster slot: seconds since 1970, and microseconds. KEYS: any key of the
+-- slot.
 
 return redis.call('TIME')

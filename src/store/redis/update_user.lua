@@ -16,10 +16,10 @@ if ARGV[1] ~= '' then
   end
 end
 
-local ended = 0
+local revoked = 0
 if ARGV[2] ~= '' then
   for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
-    ended = ended + redis.call('DEL', ARGV[2] .. id)
+    revoked = revoked + redis.call('DEL', ARGV[2] .. id)
   end
   redis.call('DEL', KEYS[2])
 end
@@ -29,4 +29,4 @@ end
 if #ARGV > 2 then
   redis.call('HSET', KEYS[1], unpack(ARGV, 3))
 end
-return {ended, redis.call('HGETALL', KEYS[1])}
+return {revoked, redis.call('HGETALL', KEYS[1])}

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::store::{Changes, StoreResult, Watch};
 
-/// A watch on the shared connection, so that all reads are answered by the server that reports the changes.
+/// A watch on the shared connection: so the server that reports the changes answers all reads, too.
 pub(super) struct RedisWatch {
     connections: Arc<Connections>,
     shared: Arc<SharedConnection>,
@@ -23,15 +23,15 @@ pub(super) struct RedisWatch {
 impl RedisWatch {
     /// Begins a watch. `None`: no connection reports the changes of a whole Cluster.
     pub(super) async fn begin(connections: &Arc<Connections>) -> StoreResult<Option<Self>> {
-        let (shared, deadline) = (connections.shared(), connections.deadline());
+        let (shared, deadline) = (connections.shared_connection(), connections.deadline());
         if shared.opened(deadline).await?.is_cluster() {
             return Ok(None);
         }
-        // Redis rejects a second ON with the same prefix, and the connection may have been watched before.
-        connections.send_on(&shared, deadline, cmd("CLIENT").arg("TRACKING").arg("OFF")).await?;
+        // Redis rejects a second ON with the same prefix, and an earlier watch may have used this connection.
+        connections.send_uninstrumented(&shared, deadline, cmd("CLIENT").arg("TRACKING").arg("OFF")).await?;
         let mut tracking = cmd("CLIENT");
         tracking.arg("TRACKING").arg("ON").arg("BCAST").arg("PREFIX").arg(keys::USER_PREFIX);
-        connections.send_on(&shared, deadline, &tracking).await?;
+        connections.send_uninstrumented(&shared, deadline, &tracking).await?;
         Ok(Some(Self { connections: Arc::clone(connections), shared }))
     }
 }
@@ -40,12 +40,12 @@ impl RedisWatch {
 impl Watch for RedisWatch {
     async fn changes(&mut self) -> StoreResult<Changes> {
         let deadline = self.connections.deadline();
-        // Redis pushes only after it has run all commands that it had read, and may have answered the first command by
-        // then: changes before the first command are pushed before the second is answered. A replica rejects PERSIST,
-        // as it does reads.
-        self.connections.send_on(&self.shared, deadline, &Cmd::persist(keys::PROBE)).await?;
+        // Redis pushes changes only after it has run all commands that it has read, and may answer the first command
+        // before. So two commands are sent: changes made before the first one are pushed before the second one is
+        // answered. A Redis replica rejects PERSIST, as it rejects reads.
+        self.connections.send_uninstrumented(&self.shared, deadline, &Cmd::persist(keys::PROBE)).await?;
         self.connections.read_clock(deadline, &self.shared, keys::ADMINS).await?;
-        // Then reads that were sent meanwhile were answered by the same server.
+        // If it is still the shared connection, all reads since the watch began were answered by this server.
         self.connections.expect_shared(&self.shared)?;
         Ok(self.shared.opened(deadline).await?.invalidations().take())
     }

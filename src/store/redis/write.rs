@@ -10,14 +10,16 @@ use crate::{
     store::Authority,
 };
 
-/// A script with its keys, arguments and authority. The rest of the guard's arguments is known only when it is sent.
+/// A script with its keys, arguments and authority. The guard's other arguments are known only when the script is sent.
 pub(super) struct Write {
     script: &'static Script,
-    /// A key in the slot of the script's keys that exists only while a script runs.
+    /// [`keys::write_mark`], in the Cluster slot of the script's keys.
     pub(super) mark: String,
+    /// `None`: no login is checked.
     pub(super) principal: Option<Principal>,
     /// The latest moment at which the script may run.
     pub(super) until: Option<Instant>,
+    /// Whether a second run does nothing if the first one ran.
     is_repeatable: bool,
     keys: Vec<String>,
     arguments: Vec<Vec<u8>>,
@@ -26,33 +28,36 @@ pub(super) struct Write {
 /// The user whose login a write rests on.
 pub(super) struct Principal {
     pub(super) name: UserName,
+    /// The login epoch that the user must still have.
     pub(super) login: LoginEpoch,
     /// The role that the user must have; `None`: any, on the user's own account.
     pub(super) role: Option<Role>,
 }
 
 impl Write {
-    /// A write to the account of this user.
+    /// A write to the account of this user, with this authority.
     pub(super) fn to_user(script: &'static Script, name: &UserName, by: &Authority) -> Self {
-        Self::unauthorized(script, name).by(name, by)
+        Self::without_authority(script, name).authorized_by(name, by)
     }
 
     /// A write to the account of this user that needs no authority: its arguments prove the right.
-    pub(super) fn unauthorized(script: &'static Script, name: &UserName) -> Self {
+    pub(super) fn without_authority(script: &'static Script, name: &UserName) -> Self {
         Self::new(script, name.as_str())
     }
 
     /// A write to a key that belongs to no user, as a step of a change of this user.
     pub(super) fn to_key(script: &'static Script, key: &str, name: &UserName, by: &Authority) -> Self {
-        Self::new(script, key).by(name, by).keys([key.to_owned()])
+        Self::new(script, key).authorized_by(name, by).keys([key.to_owned()])
     }
 
+    /// `slot`: the name or key whose Cluster slot the script's keys are in.
     fn new(script: &'static Script, slot: &str) -> Self {
         let (mark, keys, arguments) = (keys::write_mark(slot), Vec::new(), Vec::new());
         Self { script, mark, principal: None, until: None, is_repeatable: false, keys, arguments }
     }
 
-    fn by(mut self, owner: &UserName, by: &Authority) -> Self {
+    /// Adds an authority. `owner`: the user whose account is written.
+    fn authorized_by(mut self, owner: &UserName, by: &Authority) -> Self {
         let (name, login, role) = match by {
             Authority::Login(login) => (owner, login, None),
             Authority::Administrator { name, login } => (name, login, Some(Role::Admin)),
@@ -62,12 +67,12 @@ impl Write {
         self
     }
 
-    /// The write runs no later than this.
+    /// The write runs no later than this, and no later than its authority allows.
     pub(super) fn until(self, until: Instant) -> Self {
         Self { until: Some(self.until.map_or(until, |earlier| earlier.min(until))), ..self }
     }
 
-    /// A second run does nothing where the first one ran.
+    /// Declares that a second run does nothing if the first one ran.
     pub(super) fn repeatable(self) -> Self {
         Self { is_repeatable: true, ..self }
     }
@@ -82,22 +87,21 @@ impl Write {
         self
     }
 
-    /// A name for this run, unless the write is repeatable: where redis-rs resends the script, the guard rejects the
-    /// name.
-    pub(super) fn name(&self) -> Option<Uuid> {
+    /// A new id for one run, unless the write is repeatable: if redis-rs resends the script, the guard rejects the id.
+    pub(super) fn run_id(&self) -> Option<Uuid> {
         (!self.is_repeatable).then(Uuid::new_v4)
     }
 
-    /// The administrator whose login the write rests on.
+    /// The principal, if it has to be an administrator.
     pub(super) fn administrator(&self) -> Option<&Principal> {
         self.principal.as_ref().filter(|principal| principal.role.is_some())
     }
 
-    /// The script and all its arguments, those of the guard first. `window`: a reading of the server's clock, and the
-    /// latest moment at which the script may run.
+    /// The script with all its keys and arguments, those of the guard first. `window`: a reading of the server's clock,
+    /// and the latest moment at which the script may run.
     pub(super) fn invocation(
         &self,
-        name: Option<Uuid>,
+        run_id: Option<Uuid>,
         principal: Option<&Principal>,
         window: Option<(ClockReading, Instant)>,
     ) -> ScriptInvocation<'static> {
@@ -107,7 +111,7 @@ impl Write {
         script.key(principal.map(|principal| keys::user(&principal.name))).key(&self.keys);
         script
             .arg(&self.mark)
-            .arg(name.map(|name| name.simple().to_string()).unwrap_or_default())
+            .arg(run_id.map(|id| id.simple().to_string()).unwrap_or_default())
             .arg(principal.map(|principal| principal.login.to_string()).unwrap_or_default())
             .arg(principal.and_then(|principal| principal.role).map(Role::as_str).unwrap_or_default())
             .arg(from)

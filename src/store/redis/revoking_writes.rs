@@ -1,4 +1,5 @@
-//! The writes that take something away.
+//! [`RevokingWrites`] in Redis. Each is sent at once; [`LeasedStore::write`](crate::store::leased::LeasedStore::write)
+//! waits for the leases afterwards.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -6,9 +7,9 @@ use async_trait::async_trait;
 
 use super::{
     RedisStore,
-    admins::Attempt,
-    creation, keys, milliseconds,
-    records::{self, Reply},
+    admins::ChangeAttempt,
+    creation_write, keys, milliseconds,
+    records::{self, UserReply},
     scripts::SCRIPTS,
     write::Write,
 };
@@ -18,16 +19,17 @@ use crate::{
         token::{Token, TokenDigest, TokenId},
         user::{UserName, UserUpdate},
     },
-    store::{Authority, NewToken, Rotation, Store, StoreError, StoreResult, StrictWrites, UpdatedUser, UserChange},
+    store::{Authority, NewToken, RevokingWrites, Rotation, Store, StoreError, StoreResult, UpdatedUser, UserChange},
 };
 
-/// How long the number of a removal is kept: longer than a change that began before it can be under way.
+/// How long the number of a user's removal is kept: longer than any change that began before can take.
 const REMOVAL_TTL: Duration = Duration::from_hours(24);
 
 #[async_trait]
-impl StrictWrites for RedisStore {
+impl RevokingWrites for RedisStore {
     async fn revoke_token(&self, by: &Authority, owner: &UserName, id: TokenId) -> StoreResult<bool> {
-        self.connections.delete(&revocation(Write::to_user(&SCRIPTS.revoke_token, owner, by), owner, id, None)).await
+        let write = Write::to_user(&SCRIPTS.revoke_token, owner, by);
+        self.connections.delete(&revocation_write(write, owner, id, None)).await
     }
 
     async fn revoke_presented(
@@ -37,20 +39,20 @@ impl StrictWrites for RedisStore {
         digest: TokenDigest,
         is_ours: bool,
     ) -> StoreResult<bool> {
-        let write = revocation(Write::unauthorized(&SCRIPTS.revoke_token, owner), owner, id, Some(digest));
+        let write = revocation_write(Write::without_authority(&SCRIPTS.revoke_token, owner), owner, id, Some(digest));
         self.connections.write_for_holder(&write, is_ours).await
     }
 
-    async fn confirm(&self, owner: &UserName) -> StoreResult<()> {
+    async fn wait_for_replication(&self, owner: &UserName) -> StoreResult<()> {
         if self.connections.waits_for_replicas() {
-            let write = Write::unauthorized(&SCRIPTS.mark, owner).keys([keys::user(owner)]).repeatable();
+            let write = Write::without_authority(&SCRIPTS.mark, owner).keys([keys::user(owner)]).repeatable();
             let _unchanged: u8 = self.connections.write(&write).await?;
         }
         Ok(())
     }
 
     async fn revoke_tokens(&self, by: &Authority, owner: &UserName) -> StoreResult<u64> {
-        // No later than the answer: tokens that are created afterwards stay.
+        // It does not run after its own answer, so tokens that are created afterwards stay.
         let write = self.write_to_user(&SCRIPTS.revoke_tokens, owner, by);
         let write = write.keys([keys::token_index(owner)]).arg(keys::token_prefix(owner));
         self.connections.write(&write).await
@@ -58,7 +60,7 @@ impl StrictWrites for RedisStore {
 
     async fn rotate_token(&self, old: &Token, overlap: Duration, new: NewToken<'_>) -> StoreResult<Rotation> {
         let rotated = Token { successor: Some(new.token.id), ..old.clone() };
-        let write = creation(new)
+        let write = creation_write(new)
             .until(self.connections.deadline())
             .keys([keys::token(new.owner, old.id)])
             .arg(old.id.to_string())
@@ -82,6 +84,7 @@ impl StrictWrites for RedisStore {
         self.make_numbered_change(by, name, update.ends_administration(), attempt).await
     }
 
+    /// Ends all logins with the old password, and revokes all tokens if `revoke_tokens`.
     async fn set_password(
         &self,
         by: &Authority,
@@ -89,64 +92,66 @@ impl StrictWrites for RedisStore {
         hash: &PasswordHash,
         revoke_tokens: bool,
     ) -> StoreResult<Option<u64>> {
-        let write = self.updating(by, name, None, records::encode_password(hash), revoke_tokens);
-        let (revoked, _): Reply = self.connections.write(&write).await?;
+        let write = self.update_write(by, name, None, records::encode_password(hash), revoke_tokens);
+        let (revoked, _): UserReply = self.connections.write(&write).await?;
         Ok(u64::try_from(revoked).ok())
     }
 
     async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> StoreResult<bool> {
         let [field, old] = records::password_field(old);
         let [_, new] = records::password_field(new);
-        // The old hash proves the right: only a login that verified it has it.
-        let write = Write::unauthorized(&SCRIPTS.replace_hash, name).keys([keys::user(name)]).repeatable();
+        // The old hash proves the right: only a login that verified the password against it knows it.
+        let write = Write::without_authority(&SCRIPTS.replace_hash, name).keys([keys::user(name)]).repeatable();
         self.connections.write(&write.arg(field).arg(old).arg(new)).await
     }
 
     async fn remove_user(&self, by: &Authority, name: &UserName) -> StoreResult<UserChange<u64>> {
         let removed = self.make_numbered_change(by, name, true, |number| self.try_removal(by, name, number)).await?;
         if removed != UserChange::LastAdmin {
-            self.finish_removal(name).await.map_err(StoreError::in_the_middle)?;
+            self.finish_removal(name).await.map_err(StoreError::into_unconfirmed)?;
         }
         Ok(removed)
     }
 }
 
 impl RedisStore {
+    /// One attempt at [`Self::update_user`], under this number.
     async fn try_update(
         &self,
         by: &Authority,
         name: &UserName,
         number: u64,
         update: UserUpdate,
-    ) -> StoreResult<Attempt<UpdatedUser>> {
+    ) -> StoreResult<ChangeAttempt<UpdatedUser>> {
         let write =
-            self.updating(by, name, Some(number), records::encode_update(update), update.disabled == Some(true));
-        let attempt = read_reply(self.connections.write(&write).await?, |tokens_revoked, fields| {
+            self.update_write(by, name, Some(number), records::encode_update(update), update.disabled == Some(true));
+        let attempt = read_user_reply(self.connections.write(&write).await?, |tokens_revoked, fields| {
             let user = records::decode_user(name, &fields)?.ok_or(StoreError::Corrupt("user"))?;
             Ok(UpdatedUser { user, tokens_revoked })
         })?;
-        if let Attempt::Changed(UserChange::Done(updated)) = &attempt
+        if let ChangeAttempt::Finished(UserChange::Done(updated)) = &attempt
             && updated.user.administers()
-            && !self.register_admin(name, number).await.map_err(StoreError::in_the_middle)?
+            && !self.register_admin(name, number).await.map_err(StoreError::into_unconfirmed)?
         {
-            return Ok(Attempt::Superseded(number));
+            return Ok(ChangeAttempt::Superseded(number));
         }
         Ok(attempt)
     }
 
-    async fn try_removal(&self, by: &Authority, name: &UserName, number: u64) -> StoreResult<Attempt<u64>> {
+    /// One attempt at [`Self::remove_user`], under this number.
+    async fn try_removal(&self, by: &Authority, name: &UserName, number: u64) -> StoreResult<ChangeAttempt<u64>> {
         let write = self
             .write_to_user(&SCRIPTS.remove_user, name, by)
-            .keys([keys::user(name), keys::token_index(name), keys::removal(name)])
+            .keys([keys::user(name), keys::token_index(name), keys::last_removal(name)])
             .arg(number)
             .arg(keys::token_prefix(name))
             .arg(milliseconds(REMOVAL_TTL));
-        read_reply(self.connections.write(&write).await?, |revoked, _| Ok(revoked))
+        read_user_reply(self.connections.write(&write).await?, |revoked, _| Ok(revoked))
     }
 
-    /// The write that sets these fields of a user. `number`: that of the change, unless it leaves the administrators as
-    /// they are.
-    fn updating(
+    /// The write that sets these fields of a user. `number`: that of the change; `None`: it leaves the administrators
+    /// as they are.
+    fn update_write(
         &self,
         by: &Authority,
         name: &UserName,
@@ -155,26 +160,26 @@ impl RedisStore {
         revoke_tokens: bool,
     ) -> Write {
         self.write_to_user(&SCRIPTS.update_user, name, by)
-            .keys([keys::user(name), keys::token_index(name), keys::removal(name)])
+            .keys([keys::user(name), keys::token_index(name), keys::last_removal(name)])
             .arg(number.map(|number| number.to_string()).unwrap_or_default())
             .arg(if revoke_tokens { keys::token_prefix(name) } else { String::new() })
             .arg(fields)
     }
 
-    /// Removes the name of a user who was removed.
+    /// Removes the name of a user who was removed from the names of all users.
     async fn finish_removal(&self, name: &UserName) -> StoreResult<()> {
-        self.change_name(&SCRIPTS.remove_name, &self.authority_to_complete(), name).await?;
-        // The user may have been created again in between. Where this breaks off, repeating either change mends it.
+        self.run_name_script(&SCRIPTS.remove_name, &self.authority_to_complete(), name).await?;
+        // The user may have been created again in between. If this breaks off, repeating either change mends it.
         if self.find_user(name).await?.is_some() {
-            self.change_name(&SCRIPTS.add_name, &self.authority_to_complete(), name).await?;
+            self.run_name_script(&SCRIPTS.add_name, &self.authority_to_complete(), name).await?;
         }
         Ok(())
     }
 }
 
-/// Revokes a token, if its JWT has this digest. An id is never used again, so a second run does nothing where the first
-/// one ran.
-fn revocation(write: Write, owner: &UserName, id: TokenId, digest: Option<TokenDigest>) -> Write {
+/// Completes a write that revokes a token, only if its JWT has this digest. It is repeatable: an id is never used
+/// again, so a second run does nothing if the first one ran.
+fn revocation_write(write: Write, owner: &UserName, id: TokenId, digest: Option<TokenDigest>) -> Write {
     write
         .repeatable()
         .keys([keys::token(owner, id), keys::token_index(owner)])
@@ -182,14 +187,15 @@ fn revocation(write: Write, owner: &UserName, id: TokenId, digest: Option<TokenD
         .arg(digest.map(TokenDigest::to_base64).unwrap_or_default())
 }
 
-/// Reads the reply of a script that changes a user; `done` makes the result of a change that took place.
-fn read_reply<T>(
-    (revoked, fields): Reply,
+/// Reads the reply of a script that changes a user; `done` makes the result from the number of tokens revoked and the
+/// fields of the user, if the change took place.
+fn read_user_reply<T>(
+    (revoked, fields): UserReply,
     done: impl FnOnce(u64, HashMap<String, String>) -> StoreResult<T>,
-) -> StoreResult<Attempt<T>> {
+) -> StoreResult<ChangeAttempt<T>> {
     match revoked {
-        -1 => Ok(Attempt::Changed(UserChange::NoSuchUser)),
-        -2 => Ok(Attempt::Superseded(records::decode_change(&fields)?)),
-        _ => Ok(Attempt::Changed(UserChange::Done(done(revoked.unsigned_abs(), fields)?))),
+        -1 => Ok(ChangeAttempt::Finished(UserChange::NoSuchUser)),
+        -2 => Ok(ChangeAttempt::Superseded(records::decode_change_number(&fields)?)),
+        _ => Ok(ChangeAttempt::Finished(UserChange::Done(done(revoked.unsigned_abs(), fields)?))),
     }
 }
