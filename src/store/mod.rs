@@ -90,7 +90,7 @@ pub enum Authority {
         /// The login epoch of the administrator when the write was asked for.
         login: LoginEpoch,
     },
-    /// A right that lapses at this moment: the operator's, or one that cannot be lost before.
+    /// The operator's right, or one that cannot be lost before this moment, at which it lapses.
     Until(Instant),
 }
 

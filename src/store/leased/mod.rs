@@ -142,7 +142,7 @@ impl LeasedStore {
             if let Some(error) = ended
                 && mem::take(&mut is_logged_as_renewed)
             {
-                tracing::warn!(%error, "leases are not renewed: each value is read again after {:?}", self.leases.duration);
+                tracing::warn!(%error, "leases are not renewed: reads are repeated after {:?}", self.leases.duration);
             }
             sleep(WATCH_RETRY_PAUSE).await;
         }

@@ -1,11 +1,9 @@
-//! The connections to Redis: one that all requests share, and a pool for writes that wait for replicas.
+//! The connections to Redis: one that all requests share, and a pool for writes that wait for Redis replicas.
 //!
 //! Concurrent requests on one multiplexed connection are pipelined, which gives 2.3 times the requests per second of
 //! exclusive check-outs from a pool (measured: 60 k against 26 k on two cores); a check-out also costs a second round
 //! trip, for its `PING`. A write that waits for Redis replicas takes a connection of its own from the pool, because
 //! `WAIT` blocks all requests behind it.
-//!
-//! "Replica" alone means a replica of Redis in this directory, never a Mayfly process.
 
 use std::{sync::Arc, time::Duration};
 
@@ -304,7 +302,7 @@ impl Connections {
         let mut connection = shared.opened(deadline).await?.clone();
         let sending = async { Ok(T::from_redis_value(request.send(&mut connection).await?)?) };
         let result = until_deadline(deadline, sending).await;
-        if result.as_ref().is_err_and(Failure::breaks_connection) {
+        if result.as_ref().is_err_and(Failure::needs_new_connection) {
             // A newer shared connection stays.
             self.shared.lock().take_if(|current| Arc::ptr_eq(current, shared));
             self.pool.retain(|_, _| false);
@@ -372,7 +370,7 @@ impl Connections {
                 Err(StoreError::unavailable(format!("only {replicas} replicas acknowledged the write")).into())
             }
             Err(failure) => {
-                if failure.breaks_connection() {
+                if failure.needs_new_connection() {
                     drop(Object::take(connection));
                     self.pool.retain(|_, _| false);
                 }

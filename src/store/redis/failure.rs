@@ -16,7 +16,7 @@ pub(super) enum Failure {
     /// Redis answered with an error, or the connection broke or timed out after the request was sent.
     #[error(transparent)]
     Redis(#[from] RedisError),
-    /// Any other reason: the deadline, a corrupt record, an authority that has lapsed.
+    /// Any other reason, such as the deadline or a corrupt record.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -35,7 +35,7 @@ impl From<Failure> for StoreError {
             Failure::Redis(error) if error.is_timeout() => return Self::Timeout,
             Failure::Redis(error) => error,
         };
-        match code(&error).as_deref() {
+        match server_error_code(&error).as_deref() {
             Some("TOOLATE") => Self::TooLate,
             Some("LOGINENDED") => Self::LoginEnded,
             Some("FORBIDDEN") => Self::Forbidden,
@@ -52,7 +52,7 @@ impl From<Failure> for StoreError {
 impl Failure {
     /// Whether the next request needs another connection: this one is gone, hangs, or leads to a node that is not the
     /// primary.
-    pub(super) fn breaks_connection(&self) -> bool {
+    pub(super) fn needs_new_connection(&self) -> bool {
         match self {
             Self::Store(error) => matches!(error, StoreError::Timeout),
             Self::Unconnected(_) => false,
@@ -67,7 +67,7 @@ impl Failure {
 
     /// Whether the server rejected a write whose authority had lapsed by its clock.
     pub(super) fn is_too_late(&self) -> bool {
-        matches!(self, Self::Redis(error) if code(error).as_deref() == Some("TOOLATE"))
+        matches!(self, Self::Redis(error) if server_error_code(error).as_deref() == Some("TOOLATE"))
     }
 
     /// Whether the server is a Redis replica (it was demoted): it did nothing, and another connection may lead to the
@@ -79,7 +79,7 @@ impl Failure {
 
 /// The code of the server's error, such as `TOOLATE`; in a pipeline, that of its first command: the script before a
 /// `WAIT`.
-fn code(error: &RedisError) -> Option<String> {
+fn server_error_code(error: &RedisError) -> Option<String> {
     let errors = error.clone().into_server_errors()?;
     errors.first().filter(|(index, _)| *index == 0).map(|(_, error)| error.code().to_owned())
 }

@@ -84,7 +84,7 @@ pub(super) const NAMES_PROBE: &str = "mayfly:{mayfly:usernames}:probe";
 pub(super) const ADMINS: &str = "mayfly:admins";
 
 /// Never exists: a watch sends PERSIST for it, which only a primary answers.
-pub(super) const PROBE: &str = "mayfly:probe";
+pub(super) const WATCH_PROBE: &str = "mayfly:probe";
 
 /// A string that exists, for days, if the client of this attempt is known to the user.
 pub(super) fn known_client(attempt: &LoginAttempt) -> String {

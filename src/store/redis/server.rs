@@ -17,7 +17,8 @@ const EVICTS_TOKENS: Warning = "Redis may evict tokens when its memory is full, 
 const NO_PERSISTENCE: Warning = "Redis keeps no append-only file: a crash loses new tokens and may bring revoked ones \
                               back. Set appendonly to yes";
 
-/// `iat` and `exp` come from Redis' clock, so that replicas agree. Other services check `exp` by their own clock.
+/// `iat` and `exp` come from Redis' clock, so that all Mayfly processes agree. Other services check `exp` by their own
+/// clock.
 pub(super) const CLOCKS_DIFFER: Warning =
     "the clocks of this machine and of Redis differ by 2 s or more: synchronize both (NTP)";
 

@@ -43,7 +43,7 @@ impl Watch for RedisWatch {
         // Redis pushes changes only after it has run all commands that it has read, and may answer the first command
         // before. So two commands are sent: changes made before the first one are pushed before the second one is
         // answered. A Redis replica rejects PERSIST, as it rejects reads.
-        self.connections.send_uninstrumented(&self.shared, deadline, &Cmd::persist(keys::PROBE)).await?;
+        self.connections.send_uninstrumented(&self.shared, deadline, &Cmd::persist(keys::WATCH_PROBE)).await?;
         self.connections.read_clock(deadline, &self.shared, keys::ADMINS).await?;
         // If it is still the shared connection, all reads since the watch began were answered by this server.
         self.connections.expect_shared(&self.shared)?;
