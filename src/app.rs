@@ -56,13 +56,13 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
 
     // A store that answers is prepared before the first request; one that does not answer delays nothing.
     let mut monitor = StoreMonitor { services: Arc::clone(&services), admin: config.admin, has_failed: false };
-    monitor.check().await;
+    monitor.check_and_prepare().await;
     background.spawn(async move {
         let mut ticks = interval(STORE_CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            monitor.check().await;
+            monitor.check_and_prepare().await;
         }
     });
     let shutdown = async {
@@ -100,7 +100,8 @@ async fn reload_files(services: Arc<Services>, certificate: Option<Arc<Certifica
     }
 }
 
-/// Serves `/metrics` on `listener` until the future is dropped, so that metrics can be read during a shutdown.
+/// Serves `/metrics` on `listener`. Never returns `Ok` by itself; dropping the future ends it, after the API's
+/// shutdown, so that metrics can be read until then.
 pub async fn serve_metrics(listener: TcpListener, prometheus: Prometheus) -> io::Result<()> {
     let options = server::Options {
         certificate: None,
@@ -112,17 +113,17 @@ pub async fn serve_metrics(listener: TcpListener, prometheus: Prometheus) -> io:
     server::serve(listener, application, pending(), options).await
 }
 
-/// Checks the store and prepares it.
+/// Checks the store, and prepares one that answers: adds the first administrator.
 struct StoreMonitor {
     services: Arc<Services>,
     admin: AdminConfig,
-    /// Set while the store cannot be prepared, so that only the first failure is logged.
+    /// Set after the store could not be prepared, until it is: only the first failure is logged.
     has_failed: bool,
 }
 
 impl StoreMonitor {
     /// Checks the store. Prepares a store that answers for the first time or has lost its data.
-    async fn check(&mut self) {
+    async fn check_and_prepare(&mut self) {
         let readiness = &self.services.readiness;
         if !readiness.check_store().await || readiness.is_started() {
             return;

@@ -16,12 +16,12 @@ pub type Request = hyper::Request<BoxBody<Bytes, io::Error>>;
 /// A response with its body.
 pub type Response = hyper::Response<BoxBody<Bytes, io::Error>>;
 
-/// Answers the requests that arrive on a listener.
+/// The application behind the server: answers the requests that arrive on a listener.
 pub trait Application: Send + Sync + 'static {
     /// Answers a request that came from the peer `client`.
     fn answer(&self, request: Request, client: SocketAddr, is_tls: bool) -> impl Future<Output = Response> + Send;
 
-    /// Answers a client that sent no complete request. The connection ends with this response.
+    /// Returns the response to a client that sent no complete request. The connection ends with it.
     fn reject(&self, error: RequestError, client: SocketAddr) -> Response;
 
     /// Returns the network that a connection from this address counts to. One network holds at most half of all

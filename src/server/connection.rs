@@ -34,7 +34,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::{
     application::{Application, Request, RequestError, Response},
-    connection_limit::Slot,
+    connection_limit::ConnectionSlot,
     deadlines::{Deadlines, End},
     progress::{Progress, RequestBody, TrackedStream},
     tls::Certificate,
@@ -43,47 +43,49 @@ use super::{
 /// Longest time for a TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest time between two requests. Longer than the 60 s for which nginx keeps an idle connection to an upstream, so
-/// that the server does not close a connection on which nginx is sending a request.
+/// Longest wait for a request on an idle connection: a new one, or one without input for a second ([`End::Idle`]).
+/// Longer than the 60 s for which nginx keeps an idle connection to an upstream, so that the server does not close a
+/// connection on which nginx is sending a request.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// Longest time for the last bytes of a connection.
+/// Longest time to write the response to a rejected request, and longest time to shut the stream down.
 const CLOSING_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Longest time for which input is read and dropped after the last response.
+/// Longest time for which a closing connection still reads and drops input, after the last response.
 const LINGER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The most bytes that are read and dropped after the last response.
+/// The most bytes that a closing connection still reads and drops, after the last response.
 const MAX_LINGER_BYTES: u64 = 8 * 1024 * 1024;
 
-/// hyper's buffer for the head of a request: four times the 16 KiB that the API accepts, so that the API can reject the
-/// others.
+/// hyper's buffer for the head of a request: four times the 16 KiB that the API accepts, so that the API itself answers
+/// most of the larger heads.
 const MAX_HEAD_BYTES: usize = 64 * 1024;
 
-/// What all connections of a listener share.
-pub(super) struct Shared<A> {
+/// The state shared by all connections of a listener.
+pub(super) struct ServerState<A> {
     pub(super) application: A,
     pub(super) certificate: Option<Arc<Certificate>>,
     /// Set at the beginning of a shutdown: each response is then the last of its connection.
     pub(super) is_draining: AtomicBool,
 }
 
-/// A connection, apart from its stream.
+/// A connection without its stream, which [`Connection::serve`] takes.
 pub(super) struct Connection<A> {
-    pub(super) shared: Arc<Shared<A>>,
+    pub(super) server: Arc<ServerState<A>>,
     pub(super) client: SocketAddr,
-    pub(super) slot: Slot,
+    pub(super) slot: ConnectionSlot,
     /// Turns true when no further request is to be read.
     pub(super) stop: watch::Receiver<bool>,
 }
 
-/// A stream that can be watched for input without a buffer.
+/// A TCP or TLS stream whose input can be awaited without a buffer.
 trait Stream: AsyncRead + AsyncWrite + Unpin + Send {
     const IS_TLS: bool;
 
     /// Completes at the first byte of input, or at its end.
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
+    /// Returns the TCP socket, also of a TLS stream.
     fn socket(&self) -> &TcpStream;
 }
 
@@ -91,7 +93,7 @@ impl Stream for TcpStream {
     const IS_TLS: bool = false;
 
     fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        // `poll_read_ready` may report readiness where there is none.
+        // A peek, because `poll_read_ready` may report readiness without input.
         self.poll_peek(cx, &mut ReadBuf::new(&mut [0])).map_ok(|_| ())
     }
 
@@ -117,18 +119,19 @@ impl<A: Application> Connection<A> {
     pub(super) async fn serve(self, stream: TcpStream) {
         // Responses are small and written at once: Nagle's algorithm would only delay them.
         let _ = stream.set_nodelay(true);
-        let Some(certificate) = &self.shared.certificate else { return self.serve_stream(stream).await };
+        let Some(certificate) = &self.server.certificate else { return self.serve_stream(stream).await };
         let handshake = select! {
             biased;
             handshake = Box::pin(timeout(HANDSHAKE_TIMEOUT, certificate.accept(stream))) => handshake,
             () = self.close_requested() => return,
         };
-        // A failed handshake is the client's: too slow, not TLS, or no trust in the certificate.
+        // A failed handshake is not logged: its client was too slow, spoke no TLS or rejected the certificate.
         if let Ok(Ok(stream)) = handshake {
             Box::pin(self.serve_stream(stream)).await;
         }
     }
 
+    /// Waits for a request, serves requests until the client pauses, and waits again, until the connection ends.
     async fn serve_stream<S: Stream>(&self, mut stream: S) {
         let mut unread = Bytes::new();
         loop {
@@ -141,22 +144,22 @@ impl<A: Application> Connection<A> {
                 End::Idle => {}
                 End::Closed => break,
                 End::Rejected(error) => {
-                    let response = self.shared.application.reject(error, self.client);
-                    let written = timeout(CLOSING_TIMEOUT, Box::pin(write(&mut stream, response))).await;
+                    let response = self.server.application.reject(error, self.client);
+                    let written = timeout(CLOSING_TIMEOUT, Box::pin(write_response(&mut stream, response))).await;
                     if written.is_err() || matches!(error, RequestError::HeadTimeout | RequestError::BodyTimeout) {
                         break;
                     }
                     return Box::pin(self.linger(&mut stream)).await;
                 }
                 End::UnreadInput => return Box::pin(self.linger(&mut stream)).await,
-                End::WriteTimeout => return reset(stream.socket()),
+                End::WriteTimeout => return reset_on_close(stream.socket()),
             }
         }
         let _ = timeout(CLOSING_TIMEOUT, stream.shutdown()).await;
     }
 
     /// Completes when the connection has to close although its client did nothing wrong: for a shutdown or a new
-    /// connection.
+    /// connection. While awaited, the connection is in the queue for eviction.
     async fn close_requested(&self) {
         let mut stop = self.stop.clone();
         select! {
@@ -166,8 +169,8 @@ impl<A: Application> Connection<A> {
         }
     }
 
-    /// Waits until the client begins a request, and returns whether it did. An idle connection holds little more than
-    /// its socket, so that 10,000 of them need little memory.
+    /// Waits until the client begins a request. Returns false if the connection is to be closed; true at input or at
+    /// its end. An idle connection holds little more than its socket, so that 10,000 of them need little memory.
     async fn wait_for_request(&self, stream: &mut impl Stream) -> bool {
         select! {
             biased;
@@ -177,8 +180,8 @@ impl<A: Application> Connection<A> {
         }
     }
 
-    /// Answers requests until the client pauses. Returns the stream, bytes that were read of it but not used, and the
-    /// reason.
+    /// Answers requests until the client pauses or the connection has to end. Returns the stream, the bytes that were
+    /// read from it but not used, and the reason.
     async fn serve_requests<S: Stream>(&self, stream: S, unread: Bytes) -> (S, Bytes, End) {
         let progress = Progress::default();
         let mut deadlines = Deadlines::new(&progress, &self.slot);
@@ -193,14 +196,14 @@ impl<A: Application> Connection<A> {
             } else {
                 Empty::new().map_err(|never| match never {}).boxed()
             };
-            let answer = self.shared.application.answer(Request::from_parts(parts, body), self.client, S::IS_TLS);
+            let answer = self.server.application.answer(Request::from_parts(parts, body), self.client, S::IS_TLS);
             let progress = &progress;
             async move {
                 let mut response = answer.await;
-                // A client that was too slow with its body does not get more time for the rest.
+                // A client that was too slow with its body gets no more time for the rest of it.
                 let drops_rest = response.status() != StatusCode::REQUEST_TIMEOUT;
                 let is_reusable = progress.end_request(expects_continue, drops_rest);
-                if !is_reusable || self.shared.is_draining.load(Relaxed) {
+                if !is_reusable || self.server.is_draining.load(Relaxed) {
                     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
                 }
                 Ok::<_, Infallible>(response)
@@ -230,8 +233,8 @@ impl<A: Application> Connection<A> {
         drop(deadlines);
         let parts = connection.into_parts();
         let stream = parts.io.into_inner().stream;
-        // An empty line after a body is not the start of a head (RFC 9112, section 2.2). An empty `Bytes` of hyper's
-        // would keep its buffer.
+        // An empty line after a body is not the start of a head (RFC 9112, section 2.2). Without bytes, a new `Bytes`:
+        // hyper's empty one would keep hyper's buffer in memory.
         let is_blank = parts.read_buf.iter().all(|byte| b"\r\n".contains(byte));
         let unread = if is_blank { Bytes::new() } else { parts.read_buf };
         let state = progress.lock();
@@ -240,19 +243,20 @@ impl<A: Application> Connection<A> {
             Ok(end) => end,
             Err(Err(error)) if error.is_parse() => match state.rejected_status {
                 Some(status) => End::Rejected(request_error(status, &unread)),
-                // hyper has no response of its own to HTTP/2's preface.
+                // hyper reports HTTP/2's preface as an error without a response: the API answers 400.
                 None if !state.is_answering => End::Rejected(RequestError::Malformed),
                 None => End::UnreadInput,
             },
-            // Another error: the client closed the connection.
+            // hyper ended the connection, or the client did.
             Err(_) if state.has_unread_input => End::UnreadInput,
             Err(_) => End::Closed,
         };
         (stream, unread, end)
     }
 
-    /// Closes a connection whose client may still be sending. Input that is not read makes the kernel reset the
-    /// connection, and the client loses what it did not yet read of its response (RFC 9112, section 9.6).
+    /// Closes a connection whose client may still be sending: reads and drops its input for a while. Unread input
+    /// would make the kernel reset the connection, and the client would lose the rest of its response (RFC 9112,
+    /// section 9.6).
     async fn linger(&self, stream: &mut impl Stream) {
         let drop_input = async {
             stream.shutdown().await?;
@@ -260,34 +264,34 @@ impl<A: Application> Connection<A> {
         };
         select! {
             _ = timeout(LINGER_TIMEOUT, Box::pin(drop_input)) => {}
-            () = self.slot.evicted() => reset(stream.socket()),
+            () = self.slot.evicted() => reset_on_close(stream.socket()),
         }
     }
 }
 
-/// Makes the kernel drop all that the client did not take of a connection, once its socket is closed.
-pub(super) fn reset(socket: &TcpStream) {
+/// Makes the kernel reset the connection when its socket is closed, and drop unsent bytes.
+pub(super) fn reset_on_close(socket: &TcpStream) {
     let _ = socket.set_zero_linger();
 }
 
-/// The reason for hyper's own response with this status to these bytes.
+/// Returns the reason why hyper answered these bytes with this status by itself.
 fn request_error(status: u16, bytes: &[u8]) -> RequestError {
-    // hyper reports a target that fills its buffer as a head that is too large.
-    let has_target = bytes.trim_ascii_start().contains(&b'\n');
+    // hyper answers a target that fills its buffer with 431, too.
+    let has_whole_request_line = bytes.trim_ascii_start().contains(&b'\n');
     match status {
         414 => RequestError::UriTooLong,
-        431 if !has_target => RequestError::UriTooLong,
+        431 if !has_whole_request_line => RequestError::UriTooLong,
         431 => RequestError::HeadersTooLarge,
         _ => RequestError::Malformed,
     }
 }
 
 /// Writes the last response of a connection, without hyper.
-async fn write(stream: &mut (impl AsyncWrite + Unpin), response: Response) -> io::Result<()> {
+async fn write_response(stream: &mut (impl AsyncWrite + Unpin), response: Response) -> io::Result<()> {
     let (head, body) = response.into_parts();
     let body = body.collect().await?.to_bytes();
     let (status, length) = (head.status, body.len());
-    // With a date, as every response of a server that has a clock (RFC 9110, section 6.6.1).
+    // A server that has a clock sends a date with every response (RFC 9110, section 6.6.1).
     let date = httpdate::fmt_http_date(SystemTime::now());
     let mut bytes =
         format!("HTTP/1.1 {status}\r\ndate: {date}\r\nconnection: close\r\ncontent-length: {length}\r\n").into_bytes();
@@ -311,7 +315,7 @@ mod tests {
     };
 
     use super::*;
-    use crate::{domain::throttle::ClientNetwork, server::connection_limit::ConnectionLimit};
+    use crate::{domain::throttle::ClientNetwork, server::connection_limit::EvictingLimit};
 
     /// Answers every request with 64 MiB.
     struct LargeResponses;
@@ -341,10 +345,10 @@ mod tests {
         let listener: TcpListener = socket.listen(1).unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let (stream, address) = listener.accept().await.unwrap();
-        let shared = Shared { application: LargeResponses, certificate: None, is_draining: AtomicBool::new(false) };
-        let slot = ConnectionLimit::new(1).acquire(None).await.unwrap();
+        let state = ServerState { application: LargeResponses, certificate: None, is_draining: AtomicBool::new(false) };
+        let slot = EvictingLimit::new(1).acquire(None).await.unwrap();
         let (sender, stop) = watch::channel(false);
-        (client, stream, Connection { shared: Arc::new(shared), client: address, slot, stop }, sender)
+        (client, stream, Connection { server: Arc::new(state), client: address, slot, stop }, sender)
     }
 
     async fn serving() -> (TcpStream, watch::Sender<bool>, JoinHandle<()>) {

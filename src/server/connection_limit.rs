@@ -10,64 +10,70 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::domain::throttle::ClientNetwork;
 
-/// Grants a slot to each connection; one client network holds at most half of them.
-pub(super) struct ConnectionLimit {
+/// Grants a slot to each connection. If none is free, evicts the connection that has waited longest for its client. One
+/// client network holds at most half of all slots.
+pub(super) struct EvictingLimit {
     free: Arc<Semaphore>,
-    network_max: usize,
+    max_per_network: usize,
     state: Mutex<State>,
 }
 
+/// The open connections, by network, and the queue for eviction.
 #[derive(Default)]
 struct State {
-    networks: HashMap<Option<ClientNetwork>, Network>,
-    /// The network of each ticket in [`Network::waiting`], longest waiting first.
+    networks: HashMap<Option<ClientNetwork>, NetworkConnections>,
+    /// The network of each ticket in [`NetworkConnections::waiting`], longest waiting first.
     tickets: BTreeMap<u64, Option<ClientNetwork>>,
     next_ticket: u64,
     /// Set while a new connection waits for a slot.
     is_contended: bool,
-    /// Set if no connection could be evicted for that new one: the next one that waits for its client is.
+    /// Set if no connection could be evicted for that new one: the next connection that begins to wait for its client
+    /// is evicted.
     is_eviction_due: bool,
 }
 
+/// The connections of one network.
 #[derive(Default)]
-struct Network {
-    connections: usize,
+struct NetworkConnections {
+    open: usize,
     /// The connections that wait for their client, by ticket, each with its eviction signal.
     waiting: BTreeMap<u64, oneshot::Sender<()>>,
 }
 
-/// The right of one connection to be open. Freed on drop.
-pub(super) struct Slot {
-    limit: Arc<ConnectionLimit>,
+/// The right of one connection to be open, until it is dropped.
+pub(super) struct ConnectionSlot {
+    limit: Arc<EvictingLimit>,
     network: Option<ClientNetwork>,
     _permit: OwnedSemaphorePermit,
 }
 
 /// A ticket in the queue for eviction. Leaves the queue on drop.
-struct Waiting<'a> {
-    slot: &'a Slot,
-    ticket: u64,
+struct EvictionTicket<'a> {
+    slot: &'a ConnectionSlot,
+    number: u64,
     is_evicted: bool,
 }
 
-impl ConnectionLimit {
+impl EvictingLimit {
     pub(super) fn new(max_connections: usize) -> Arc<Self> {
         let free = Arc::new(Semaphore::new(max_connections));
-        Arc::new(Self { free, network_max: max_connections.div_ceil(2), state: Mutex::default() })
+        Arc::new(Self { free, max_per_network: max_connections.div_ceil(2), state: Mutex::default() })
     }
 
     /// Returns a slot for a connection of this network (`None`: without a limit per network). With no slot free, evicts
-    /// the connection that has waited longest for its client, and waits for its slot; called for one connection at a
-    /// time. Returns `None` if the network holds half of all slots and none of its connections can be evicted.
-    pub(super) async fn acquire(self: &Arc<Self>, network: Option<ClientNetwork>) -> Option<Slot> {
+    /// the connection that has waited longest for its client, and waits for its slot. A network that holds half of all
+    /// slots can replace its own connections only: if none of them can be evicted, returns `None`.
+    ///
+    /// Called for one connection at a time.
+    pub(super) async fn acquire(self: &Arc<Self>, network: Option<ClientNetwork>) -> Option<ConnectionSlot> {
         {
             let mut state = self.state.lock();
-            let connections = state.networks.get(&network).map_or(0, |network| network.connections);
-            let is_over = network.is_some() && connections >= self.network_max;
+            let open = state.networks.get(&network).map_or(0, |network| network.open);
+            let is_over = network.is_some() && open >= self.max_per_network;
             if is_over && !state.evict_from(network) {
                 return None;
             }
-            state.networks.entry(network).or_default().connections += 1;
+            state.networks.entry(network).or_default().open += 1;
             state.is_contended = self.is_full();
             if state.is_contended && !is_over {
                 state.evict();
@@ -76,9 +82,10 @@ impl ConnectionLimit {
         let permit = Arc::clone(&self.free).acquire_owned().await.expect("the semaphore is never closed");
         let mut state = self.state.lock();
         (state.is_contended, state.is_eviction_due) = (false, false);
-        Some(Slot { limit: Arc::clone(self), network, _permit: permit })
+        Some(ConnectionSlot { limit: Arc::clone(self), network, _permit: permit })
     }
 
+    /// Returns whether no slot is free.
     pub(super) fn is_full(&self) -> bool {
         self.free.available_permits() == 0
     }
@@ -101,8 +108,9 @@ impl State {
     }
 }
 
-impl Slot {
-    /// Completes when the connection has to close for a new one. Awaited while the connection waits for its client.
+impl ConnectionSlot {
+    /// Completes when the connection has to close for a new one. The connection is in the queue for eviction while this
+    /// is awaited: while it waits for its client.
     pub(super) async fn evicted(&self) {
         let (eviction, evicted) = oneshot::channel();
         let mut waiting = {
@@ -114,31 +122,31 @@ impl Slot {
             state.next_ticket += 1;
             state.tickets.insert(ticket, self.network);
             state.networks.entry(self.network).or_default().waiting.insert(ticket, eviction);
-            Waiting { slot: self, ticket, is_evicted: false }
+            EvictionTicket { slot: self, number: ticket, is_evicted: false }
         };
         waiting.is_evicted = evicted.await.is_ok();
     }
 }
 
-impl Drop for Waiting<'_> {
+impl Drop for EvictionTicket<'_> {
     fn drop(&mut self) {
         let mut state = self.slot.limit.state.lock();
-        if state.tickets.remove(&self.ticket).is_some() {
+        if state.tickets.remove(&self.number).is_some() {
             let network = state.networks.get_mut(&self.slot.network).expect("the network has a connection");
-            network.waiting.remove(&self.ticket);
+            network.waiting.remove(&self.number);
         } else if !self.is_evicted && state.is_contended {
-            // The signal came while the client sent something: this connection goes on, so another one is evicted.
+            // The client sent something before the signal was read: this connection goes on, and another is evicted.
             state.evict();
         }
     }
 }
 
-impl Drop for Slot {
+impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         let mut state = self.limit.state.lock();
         let network = state.networks.get_mut(&self.network).expect("the network has a connection");
-        network.connections -= 1;
-        if network.connections == 0 {
+        network.open -= 1;
+        if network.open == 0 {
             state.networks.remove(&self.network);
         }
     }
@@ -157,8 +165,8 @@ mod tests {
     }
 
     /// A limit without free slots: each of two networks holds half of them.
-    fn full(max_connections: usize) -> (Arc<ConnectionLimit>, Vec<Slot>) {
-        let limit = ConnectionLimit::new(max_connections);
+    fn full(max_connections: usize) -> (Arc<EvictingLimit>, Vec<ConnectionSlot>) {
+        let limit = EvictingLimit::new(max_connections);
         let networks = [network("192.0.2.1"), network("192.0.2.2")].into_iter().cycle();
         let acquired = networks.take(max_connections).map(|of| limit.acquire(of).now_or_never().unwrap().unwrap());
         let slots = acquired.collect();
@@ -204,7 +212,7 @@ mod tests {
 
     #[test]
     fn a_network_with_half_of_all_connections_can_only_replace_its_own() {
-        let limit = ConnectionLimit::new(4);
+        let limit = EvictingLimit::new(4);
         let acquire = |network| limit.acquire(network).now_or_never().unwrap();
         let greedy = network("2001:db8::1");
         let held = [acquire(greedy).unwrap(), acquire(network("2001:db8::2")).unwrap()];
@@ -218,7 +226,7 @@ mod tests {
 
     #[test]
     fn connections_without_a_network_may_take_all_slots() {
-        let limit = ConnectionLimit::new(4);
+        let limit = EvictingLimit::new(4);
         let held: Vec<_> = (0..4).map(|_| limit.acquire(None).now_or_never().unwrap()).collect();
         assert!(held.iter().all(Option::is_some) && limit.is_full());
         drop(held);

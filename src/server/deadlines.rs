@@ -10,30 +10,32 @@ use tokio::time::{Instant, Sleep, sleep};
 
 use super::{
     application::RequestError,
-    connection_limit::Slot,
+    connection_limit::ConnectionSlot,
     progress::{Phase, Progress},
 };
 
-/// Longest time from the first to the last byte of a request's head, and for the rest of a body that is not used.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest time from the first to the last byte of a request's head. The same holds for the rest of a body that is read
+/// and dropped.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Longest time in which a client takes nothing of a response.
+/// Longest time for which a client takes nothing of a response.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// Longest time in which a client takes a response bit by bit: 5 KiB/s are enough for the largest page.
+/// Longest time for which a client takes a response bit by bit: 5 KiB/s are enough for the largest page.
 const RESPONSE_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// Time without input after which hyper's part of the connection is dropped: its buffers and its state.
+/// Time without input after which hyper's part of the connection is dropped: its buffers and its state. During a
+/// shutdown, it replaces [`HEAD_TIMEOUT`].
 const IDLE_AFTER: Duration = Duration::from_secs(1);
 
 /// Time of waiting for its client (for a head, for a body, or to take a response) after which a connection can be
 /// evicted.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
 
-/// The same for a client that takes a response bit by bit.
+/// Time after which a connection can be evicted whose client takes a response bit by bit.
 const SLOW_RESPONSE_AFTER: Duration = Duration::from_secs(10);
 
-/// Why a connection's requests are no longer served.
+/// Why a connection's requests are not served for now, or no longer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     /// The client sends nothing at the moment.
@@ -51,21 +53,22 @@ pub(super) enum End {
 /// The deadlines of one connection's requests. Polled after each step of the connection.
 pub(super) struct Deadlines<'a> {
     progress: &'a Progress,
-    slot: &'a Slot,
+    slot: &'a ConnectionSlot,
+    /// The progress at the last poll: `phase`, `is_write_blocked` and `steps`.
     seen: (Phase, bool, u32),
-    /// When the progress changed to what was seen.
+    /// When the progress last changed.
     since: Instant,
-    /// Since when bytes always waited for the client, whether it took some or not.
+    /// When bytes began to wait for the client, which may have taken some of them since, but never all.
     blocked_since: Option<Instant>,
     /// Reset when it fires, not with each request: a busy connection costs no timer.
     timer: Pin<Box<Sleep>>,
-    /// Set while the client is slow.
+    /// The connection's place in the queue for eviction, while its client is slow.
     evicted: Option<Pin<Box<dyn Future<Output = ()> + Send + 'a>>>,
     is_stopping: bool,
 }
 
 impl<'a> Deadlines<'a> {
-    pub(super) fn new(progress: &'a Progress, slot: &'a Slot) -> Self {
+    pub(super) fn new(progress: &'a Progress, slot: &'a ConnectionSlot) -> Self {
         Self {
             progress,
             slot,
@@ -83,7 +86,7 @@ impl<'a> Deadlines<'a> {
         self.is_stopping = true;
     }
 
-    /// Completes once the client is too slow, or is slow and its connection is evicted.
+    /// Completes once the client is idle or too slow, or is slow and its connection is evicted.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         let seen = {
             let state = self.progress.lock();
@@ -96,9 +99,9 @@ impl<'a> Deadlines<'a> {
         let since = self.since;
         let blocked_since = is_write_blocked.then(|| *self.blocked_since.get_or_insert(since));
         self.blocked_since = blocked_since;
-        let request_deadline = since + if self.is_stopping { IDLE_AFTER } else { REQUEST_TIMEOUT };
+        let request_deadline = since + if self.is_stopping { IDLE_AFTER } else { HEAD_TIMEOUT };
         let slow = since + SLOW_AFTER;
-        // What the deadline ends in, when eviction may come before it, and the deadline.
+        // The end at the deadline or at an eviction, the time from which eviction is possible, and the deadline.
         let (end, evictable, deadline) = match (blocked_since, phase) {
             (Some(blocked_since), _) => {
                 let deadline = (since + WRITE_TIMEOUT).min(blocked_since + RESPONSE_TIMEOUT);

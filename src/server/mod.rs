@@ -22,8 +22,8 @@ use tokio::{
 };
 
 use self::{
-    connection::{Connection, Shared},
-    connection_limit::ConnectionLimit,
+    connection::{Connection, ServerState},
+    connection_limit::EvictingLimit,
     tls::Certificate,
 };
 
@@ -50,7 +50,7 @@ const SEND_BUFFER_BYTES: usize = 64 * 1024;
 /// connection. Holds for connections that this process has closed, too.
 const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// How a listener is served.
+/// The limits of a listener, and its certificate.
 pub struct Options {
     /// Serves TLS with this certificate; `None`: plain TCP.
     pub certificate: Option<Arc<Certificate>>,
@@ -71,18 +71,19 @@ struct Condition {
 }
 
 impl Condition {
-    /// Records an observation, and returns whether it is the first.
+    /// Records an observation. Returns true if the condition was not under way: at first, or after `ends`.
     fn begins(&mut self) -> bool {
         self.last_observed.replace(Instant::now()).is_none()
     }
 
-    /// Returns true once after the condition has ended.
+    /// Returns true if the condition was under way and has not been observed for [`CONDITION_TIMEOUT`]: it has ended.
     fn ends(&mut self) -> bool {
         self.last_observed.take_if(|last| last.elapsed() > CONDITION_TIMEOUT).is_some()
     }
 }
 
-/// Serves `application` on `listener` until `shutdown` completes, and then as long as `options` say.
+/// Serves `application` on `listener` until `shutdown` completes, and then as long as `options` say: connections are
+/// accepted until the delay is over, and requests in flight have the grace to finish.
 pub async fn serve(
     listener: TcpListener,
     application: impl Application,
@@ -90,12 +91,12 @@ pub async fn serve(
     options: Options,
 ) -> io::Result<()> {
     let Options { certificate, max_connections, shutdown_delay, shutdown_grace } = options;
-    // Accepted connections inherit both.
+    // Accepted connections inherit both options.
     sockopt::set_socket_send_buffer_size(&listener, SEND_BUFFER_BYTES)?;
     #[cfg(target_os = "linux")]
     sockopt::set_tcp_user_timeout(&listener, u32::try_from(UNACKNOWLEDGED_TIMEOUT.as_millis()).unwrap_or(u32::MAX))?;
-    let shared = Arc::new(Shared { application, certificate, is_draining: AtomicBool::new(false) });
-    let limit = ConnectionLimit::new(max_connections);
+    let state = Arc::new(ServerState { application, certificate, is_draining: AtomicBool::new(false) });
+    let limit = EvictingLimit::new(max_connections);
     let (stop, stopping) = watch::channel(false);
     let (mut failing, mut full, mut greedy) = (Condition::default(), Condition::default(), Condition::default());
     let mut checks = interval(CONDITION_TIMEOUT / 6);
@@ -132,8 +133,8 @@ pub async fn serve(
                     "all connections are taken: those that wait for their clients are closed for new ones"
                 );
             }
-            let Some(slot) = limit.acquire(shared.application.network(client.ip())).await else {
-                connection::reset(&stream);
+            let Some(slot) = limit.acquire(state.application.network(client.ip())).await else {
+                connection::reset_on_close(&stream);
                 if greedy.begins() {
                     tracing::warn!(
                         client = %client.ip(),
@@ -143,13 +144,13 @@ pub async fn serve(
                 }
                 continue;
             };
-            let connection = Connection { shared: Arc::clone(&shared), client, slot, stop: stopping.clone() };
+            let connection = Connection { server: Arc::clone(&state), client, slot, stop: stopping.clone() };
             tokio::spawn(connection.serve(stream));
         }
     };
     let draining = async {
         shutdown.await;
-        shared.is_draining.store(true, Relaxed);
+        state.is_draining.store(true, Relaxed);
         sleep(shutdown_delay).await;
     };
     select! {

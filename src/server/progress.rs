@@ -31,7 +31,7 @@ pub(super) enum Phase {
     Body,
     /// The response is known, and the rest of the body is being dropped.
     Rest,
-    /// The response is known. Bytes that arrive may belong to an unread body.
+    /// The response is known. Bytes that arrive may still belong to an unread body; once none do, `Idle` follows.
     Answered,
 }
 
@@ -44,7 +44,7 @@ pub(super) struct State {
     pub(super) phase: Phase,
     /// Whether bytes wait for the client to take them.
     pub(super) is_write_blocked: bool,
-    /// Counts responses and completed writes.
+    /// Counts responses and completed writes: a change shows that the client or the application went on.
     pub(super) steps: u32,
     /// Whether the client may still be sending a body that is not read any more.
     pub(super) has_unread_input: bool,
@@ -69,7 +69,8 @@ impl Progress {
 
     /// Records that the response is known, and returns whether the connection can be used for another request.
     /// `expects_continue`: whether the client waits to be asked for the body (RFC 9110, section 10.1.1), and may not
-    /// send it after a response. `drops_rest`: whether a small rest of the body is worth waiting for.
+    /// send it after a response. `drops_rest`: whether a small rest of the body is read and dropped, so that the
+    /// connection can be used again.
     pub(super) fn end_request(&self, expects_continue: bool, drops_rest: bool) -> bool {
         let mut state = self.lock();
         state.steps = state.steps.wrapping_add(1);
@@ -105,20 +106,23 @@ impl Progress {
 }
 
 impl State {
+    /// Records that bytes arrived. Between requests, they begin a head.
     fn record_input(&mut self) {
         if self.phase == Phase::Idle {
             self.phase = Phase::Head;
         }
     }
 
+    /// Records whether the client has to take bytes before more can be written.
     fn record_write(&mut self, result: &Poll<io::Result<usize>>) {
         self.is_write_blocked = result.is_pending();
         self.steps = self.steps.wrapping_add(u32::from(result.is_ready()));
     }
 
-    /// Whether these bytes are hyper's own response to a head that hyper cannot parse: hyper writes nothing else while
-    /// no request is being answered. They are kept from the client, which gets the application's response instead.
-    fn is_rejection(&mut self, bytes: &[u8]) -> bool {
+    /// Returns whether these bytes are hyper's own response to a head that hyper cannot parse, and records its status.
+    /// hyper writes nothing else while no request is being answered. The caller drops such bytes: the client gets the
+    /// application's response instead.
+    fn record_rejection(&mut self, bytes: &[u8]) -> bool {
         if self.is_answering {
             return false;
         }
@@ -185,7 +189,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for TrackedStream<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for TrackedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.progress.lock().is_rejection(bytes) {
+        if self.progress.lock().record_rejection(bytes) {
             return Poll::Ready(Ok(bytes.len()));
         }
         let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
@@ -198,7 +202,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TrackedStream<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if slices.first().is_some_and(|first| self.progress.lock().is_rejection(first)) {
+        if slices.first().is_some_and(|first| self.progress.lock().record_rejection(first)) {
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }
         let result = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);

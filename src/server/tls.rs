@@ -31,7 +31,7 @@ pub struct Certificate {
     current: ArcSwap<ServerConfig>,
 }
 
-/// A certificate cannot be used.
+/// Why a certificate cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum CertificateError {
     /// A file cannot be read, or contains no certificate or key.
@@ -47,7 +47,7 @@ impl Certificate {
     pub fn open(chain: &Path, key: &Path) -> Result<Self, CertificateError> {
         let (chain, key) = (chain.to_owned(), key.to_owned());
         let files = WatchedFiles::new([chain.clone(), key.clone()]);
-        let current = ArcSwap::from_pointee(read(&chain, &key)?);
+        let current = ArcSwap::from_pointee(server_config(&chain, &key)?);
         Ok(Self { chain, key, files, current })
     }
 
@@ -56,16 +56,17 @@ impl Certificate {
         &self.chain
     }
 
-    /// Reads the files again. An error in them is logged, once a version. Blocks.
+    /// Reads the files again, always or if they changed. After an error, which is logged, the old pair stays. Blocks.
     pub fn reload(&self, when: Reload) {
-        self.files.reload(when, || self.load());
+        self.files.reload(when, || self.load_files());
     }
 
-    fn load(&self) {
-        match read(&self.chain, &self.key) {
+    fn load_files(&self) {
+        match server_config(&self.chain, &self.key) {
             Ok(config) => {
                 tracing::info!(file = %self.chain.display(), "read the certificate");
-                // The new configuration has no TLS sessions: none that a leaked key began is resumed.
+                // The new configuration knows no TLS session of the old one, so that none begun with a leaked key is
+                // resumed.
                 self.current.store(Arc::new(config));
             }
             Err(error) => tracing::error!(%error, "the old certificate stays in force"),
@@ -78,15 +79,16 @@ impl Certificate {
     }
 }
 
-fn read(chain: &Path, key: &Path) -> Result<ServerConfig, CertificateError> {
+/// Reads both files.
+fn server_config(chain: &Path, key: &Path) -> Result<ServerConfig, CertificateError> {
     let unreadable = |file: &Path| {
         let file = file.to_owned();
         move |error| CertificateError::Read(file, error)
     };
-    let text = |file: &Path| read_regular_file(file).map_err(pem::Error::Io).map_err(unreadable(file));
+    let bytes = |file: &Path| read_regular_file(file).map_err(pem::Error::Io).map_err(unreadable(file));
     let certificates =
-        CertificateDer::pem_slice_iter(&text(chain)?).collect::<Result<_, _>>().map_err(unreadable(chain))?;
-    let private_key = PrivateKeyDer::from_pem_slice(&text(key)?).map_err(unreadable(key))?;
+        CertificateDer::pem_slice_iter(&bytes(chain)?).collect::<Result<_, _>>().map_err(unreadable(chain))?;
+    let private_key = PrivateKeyDer::from_pem_slice(&bytes(key)?).map_err(unreadable(key))?;
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
