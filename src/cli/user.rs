@@ -173,7 +173,7 @@ async fn until_signal(command: impl Future<Output = Result<(), Failure>>) -> Res
 
 /// Runs a command, and writes its audit events to standard error.
 async fn audited(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let telemetry = telemetry::init(&telemetry::Settings::of_command(), None);
+    let telemetry = telemetry::init(&telemetry::Settings::for_command(), None);
     let result = command.instrument(logs::command_span()).await;
     telemetry.shutdown().await;
     result

@@ -21,7 +21,7 @@ use crate::{
     domain::throttle::ClientNetwork,
     server::{self, RequestError},
     telemetry::{
-        events::{RequestInfo, ResponseInfo},
+        events::{RequestInfo, ResponseLabels},
         request::ObservedRequest,
     },
 };
@@ -71,7 +71,7 @@ impl<E: Endpoint<Output = Response> + 'static> server::Application for Applicati
         let observed = ObservedRequest::begin(info, |_| None);
         let mut response = problem_response(Problem::new(status, detail), &id);
         response.headers_mut().insert(REQUEST_ID, id.parse().expect("an id is visible ASCII"));
-        observed.end(ResponseInfo { route: None, status: status.as_u16() });
+        observed.end(ResponseLabels { route: None, status: status.as_u16() });
         response.into()
     }
 

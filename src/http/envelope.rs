@@ -19,7 +19,7 @@ use super::{
     problem::Problem,
 };
 use crate::telemetry::{
-    events::{RequestInfo, ResponseInfo},
+    events::{RequestInfo, ResponseLabels},
     request::ObservedRequest,
 };
 
@@ -80,11 +80,11 @@ impl<E: Endpoint, D: DirectEndpoint> Envelope<E, D> {
         // Pinned here and below: moving a future copies all the room that it may ever need.
         let answer = pin!(answer);
         let response = observed
-            .follow(pin!(catch_panic(answer)))
+            .run(pin!(catch_panic(answer)))
             .await
             .flatten()
             .unwrap_or_else(|problem| problem_response(problem, request_id));
-        observed.end(ResponseInfo { route: Some(D::ROUTE), status: response.status().as_u16() });
+        observed.end(ResponseLabels { route: Some(D::ROUTE), status: response.status().as_u16() });
         response
     }
 
@@ -97,8 +97,8 @@ impl<E: Endpoint, D: DirectEndpoint> Envelope<E, D> {
         let info =
             RequestInfo { method: known(request.method()), id: request_id, client: &|| client, is_verification: false };
         let observed = ObservedRequest::begin(info, |name| only(request.headers(), name));
-        let (mut response, route) = observed.follow(self.call_endpoint(request, request_id)).await;
-        observed.end(ResponseInfo { route, status: response.status().as_u16() });
+        let (mut response, route) = observed.run(self.call_endpoint(request, request_id)).await;
+        observed.end(ResponseLabels { route, status: response.status().as_u16() });
         if is_from_script {
             browser::remove_basic_challenge(response.headers_mut());
         }

@@ -74,7 +74,7 @@ impl Login {
             && let Some((user, logins)) = self.current_user(attempt, passwords).await?
             && self.cache.verify(attempt, &logins)
         {
-            logs::user(&user.name);
+            logs::add_user_to_span(&user.name);
             return Ok(user);
         }
         for _ in 0..MAX_CHECKS {
@@ -94,7 +94,7 @@ impl Login {
             if let Some((user, logins)) = self.current_user(attempt, passwords).await?
                 && logins.contains(&login)
             {
-                logs::user(&user.name);
+                logs::add_user_to_span(&user.name);
                 return Ok(user);
             }
         }
@@ -105,7 +105,7 @@ impl Login {
     pub async fn find(&self, name: &UserName) -> Result<Option<User>, StoreError> {
         let user = self.store.cached_user(name).await?.filter(|user| !user.disabled);
         if let Some(user) = &user {
-            logs::user(&user.name);
+            logs::add_user_to_span(&user.name);
         }
         Ok(user)
     }

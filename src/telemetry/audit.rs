@@ -30,30 +30,31 @@ pub struct Unconfirmed;
 /// The result of a change that took place, or that may have.
 pub type Outcome<T> = Result<T, Unconfirmed>;
 
-/// The value of the field `outcome`.
-fn label<T>(outcome: &Outcome<T>) -> &'static str {
+/// The value of an event's field `outcome`.
+fn outcome_label<T>(outcome: &Outcome<T>) -> &'static str {
     if outcome.is_ok() { "done" } else { "unconfirmed" }
 }
 
-/// Counts revoked tokens. Returns the values of the fields `tokens` and `outcome`.
+/// Adds the revoked tokens to the metric. Returns the event's fields `tokens` and `outcome`.
 fn count_revoked(tokens: Outcome<u64>) -> (Option<u64>, &'static str) {
     Counter::TokensRevoked.add(tokens.unwrap_or(0));
-    (tokens.ok(), label(&tokens))
+    (tokens.ok(), outcome_label(&tokens))
 }
 
-/// A failed login as its event describes it.
+/// The fields of the event `login.failed`. Two failed logins with equal fields are repetitions of one.
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct FailedLogin {
     reason: LoginFailure,
     account: Option<UserName>,
-    /// The site of an IPv6 client, the network of another.
+    /// The site (/48) of an IPv6 client, the address of an IPv4 client. Not written: the span has the exact address.
     client: Result<Ipv6Addr, ClientNetwork>,
 }
 
-/// Repeated failed logins: the only events that strangers can cause at will.
+/// The failed logins of the last minute. Only these events can be caused by strangers at will, so they are counted.
 static FAILED_LOGINS: LazyLock<Mutex<Repetitions<FailedLogin>>> = LazyLock::new(Mutex::default);
 
 impl FailedLogin {
+    /// Writes the event. `repeated`: how often it was repeated since its last line; `None`: it is the first.
     fn write(&self, repeated: Option<u64>) {
         let account = self.account.as_ref().map(tracing::field::display);
         info!(target: AUDIT, reason = self.reason.label(), account, repeated, "login.failed");
@@ -73,7 +74,8 @@ pub fn login_failed(reason: LoginFailure, attempt: &LoginAttempt) {
     }
 }
 
-/// Writes how often failed logins were repeated, for those whose line is due at `now`.
+/// Writes a line for each failed login that was repeated and whose line is due at `now`, with the number of
+/// repetitions.
 pub(super) fn write_repetitions(now: Instant) {
     let due = FAILED_LOGINS.lock().take_due(now);
     for (failure, repeated, span) in due {
@@ -84,21 +86,21 @@ pub(super) fn write_repetitions(now: Instant) {
 /// Records that a token was issued.
 pub fn token_issued<T>(owner: &UserName, id: TokenId, life: Life, outcome: &Outcome<T>) {
     Counter::TokensIssued.add(outcome.is_ok().into());
-    let (life_seconds, outcome) = (life.seconds(), label(outcome));
+    let (life_seconds, outcome) = (life.seconds(), outcome_label(outcome));
     info!(target: AUDIT, %owner, token_id = %id, life_seconds, outcome, "token.issued");
 }
 
 /// Records that a token got a successor and expires after the overlap at the latest.
 pub fn token_rotated<T>(owner: &UserName, id: TokenId, successor: TokenId, overlap: Duration, outcome: &Outcome<T>) {
     Counter::TokensRotated.add(outcome.is_ok().into());
-    let (overlap_seconds, outcome) = (overlap.as_secs(), label(outcome));
+    let (overlap_seconds, outcome) = (overlap.as_secs(), outcome_label(outcome));
     info!(target: AUDIT, %owner, token_id = %id, successor_id = %successor, overlap_seconds, outcome, "token.rotated");
 }
 
 /// Records that a token was revoked: by the user of the span, or by its bearer where no user logged in.
 pub fn token_revoked<T>(owner: &UserName, id: TokenId, outcome: &Outcome<T>) {
     Counter::TokensRevoked.add(outcome.is_ok().into());
-    info!(target: AUDIT, %owner, token_id = %id, outcome = label(outcome), "token.revoked");
+    info!(target: AUDIT, %owner, token_id = %id, outcome = outcome_label(outcome), "token.revoked");
 }
 
 /// Records that all tokens of a user were revoked, and their number.
@@ -109,12 +111,12 @@ pub fn tokens_revoked(owner: &UserName, tokens: Outcome<u64>) {
 
 /// Records that a user was added.
 pub fn user_added<T>(name: &UserName, role: Role, outcome: &Outcome<T>) {
-    info!(target: AUDIT, account = %name, role = role.as_str(), outcome = label(outcome), "user.added");
+    info!(target: AUDIT, account = %name, role = role.as_str(), outcome = outcome_label(outcome), "user.added");
 }
 
 /// Records that a user has this role from now on.
 pub fn role_changed<T>(name: &UserName, role: Role, outcome: &Outcome<T>) {
-    info!(target: AUDIT, account = %name, role = role.as_str(), outcome = label(outcome), "user.role_changed");
+    info!(target: AUDIT, account = %name, role = role.as_str(), outcome = outcome_label(outcome), "user.role_changed");
 }
 
 /// Records that a user was disabled, and the number of tokens revoked with it.
@@ -125,7 +127,7 @@ pub fn user_disabled(name: &UserName, tokens: Outcome<u64>) {
 
 /// Records that a user may log in again.
 pub fn user_enabled<T>(name: &UserName, outcome: &Outcome<T>) {
-    info!(target: AUDIT, account = %name, outcome = label(outcome), "user.enabled");
+    info!(target: AUDIT, account = %name, outcome = outcome_label(outcome), "user.enabled");
 }
 
 /// Records that a user has another password, and the number of tokens revoked with the old one.

@@ -17,15 +17,15 @@ pub enum LoginFailure {
     WrongPassword,
     /// The password is right, and the user is disabled.
     Disabled,
-    /// The attempt came too early after too many failures. Neither the name nor the password was looked at.
+    /// The attempt came too early after too many failures. The password was not looked at.
     Throttled,
 }
 
 impl LoginFailure {
-    /// The labels of all reasons, in their order.
+    /// The labels of all reasons, in the order of the variants.
     pub(super) const LABELS: [&str; 4] = ["unknown_user", "wrong_password", "disabled", "throttled"];
 
-    /// This reason in audit events.
+    /// This reason in audit events and metrics.
     pub(super) fn label(self) -> &'static str {
         Self::LABELS[self as usize]
     }
@@ -38,9 +38,9 @@ pub enum Verification {
     Active,
     /// Mayfly signed the token, and its `exp` has passed.
     Expired,
-    /// Mayfly signed the token, and the store has no such token: usually, it was revoked.
+    /// Mayfly signed the token, and the store has no such token: it was revoked, usually.
     Revoked,
-    /// Mayfly never issued the token.
+    /// The token is malformed, no key of this service verifies it, or its issuer is another.
     Invalid,
     /// The store does not answer, so that the token may be valid or not.
     Unavailable,
@@ -59,18 +59,18 @@ pub enum LeaseKind {
 pub struct RequestInfo<'a> {
     /// One of HTTP's own methods, or `_OTHER`.
     pub method: &'static str,
-    /// The request id.
+    /// The id of the request, as in its `X-Request-Id`.
     pub id: &'a str,
-    /// Finds the client's address.
+    /// Finds the client's address. Called only where the address is written.
     pub client: &'a (dyn Fn() -> Option<IpAddr> + Sync),
     /// Set for verifications, which precede each request to every protected service: they have no span in the log, and
     /// their line is at `debug`, or at `warn` with a status of 500 and above.
     pub is_verification: bool,
 }
 
-/// The facts about the response to a request.
+/// The labels that a response adds to its request's duration in the metrics.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct ResponseInfo {
+pub struct ResponseLabels {
     /// The template of the request's path, or `None` for an unknown path.
     pub route: Option<&'static str>,
     /// The HTTP status.

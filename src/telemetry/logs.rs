@@ -39,7 +39,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// The filter of these directives. Audit events pass it unless the directives name their target.
+/// The filter with these directives. Audit events pass it unless the directives name their target.
 pub(super) fn filter(directives: &str) -> EnvFilter {
     let filter = EnvFilter::new(directives);
     if directives.contains(AUDIT) {
@@ -49,8 +49,8 @@ pub(super) fn filter(directives: &str) -> EnvFilter {
     }
 }
 
-/// The layer that formats lines.
-pub(super) fn lines<S>(format: LogFormat, writer: NonBlocking) -> Box<dyn Layer<S> + Send + Sync>
+/// The layer that formats lines and gives them to `writer`.
+pub(super) fn line_layer<S>(format: LogFormat, writer: NonBlocking) -> Box<dyn Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
@@ -64,25 +64,26 @@ where
 
 /// Starts the thread that writes lines to standard error. When the guard is dropped, the thread has one second to write
 /// the lines left in the queue.
-pub(super) fn writer() -> (NonBlocking, WorkerGuard) {
+pub(super) fn start_writer() -> (NonBlocking, WorkerGuard) {
     let builder = NonBlockingBuilder::default().buffered_lines_limit(MAX_WAITING_LINES).thread_name("log");
     let (writer, guard) = builder.finish(StandardError { reported: 0 });
     let _ = UNQUEUED.set(writer.error_counter());
     (writer, guard)
 }
 
-/// Lines dropped since the start.
+/// Lines dropped since the start, for either reason.
 pub(super) fn dropped_lines() -> u64 {
     unqueued_lines().saturating_add(UNWRITTEN.load(Relaxed))
 }
 
+/// Lines dropped since the start because the queue was full.
 fn unqueued_lines() -> u64 {
     UNQUEUED.get().map_or(0, |counter| counter.dropped_lines() as u64)
 }
 
 /// Standard error, as the writing thread uses it. Writing never fails: a line that cannot be written is counted.
 struct StandardError {
-    /// The part of [`unqueued_lines`] that the log reports already.
+    /// How many of the [`unqueued_lines`] the log has reported.
     reported: u64,
 }
 
@@ -120,7 +121,7 @@ pub fn command_span() -> Span {
 }
 
 /// Adds the user who logged in to the span of the current request.
-pub fn user(name: impl fmt::Display) {
+pub fn add_user_to_span(name: impl fmt::Display) {
     Span::current().record("user", field::display(name));
 }
 

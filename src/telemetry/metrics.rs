@@ -16,7 +16,7 @@ use parking_lot::RwLock;
 use prometheus::{Registry, TextEncoder};
 
 use super::{
-    events::{LeaseKind, LoginFailure, ResponseInfo, Verification},
+    events::{LeaseKind, LoginFailure, ResponseLabels, Verification},
     logs,
 };
 
@@ -35,8 +35,8 @@ struct Instruments {
     /// By [`Level`].
     levels: Vec<UpDownCounter<i64>>,
     request_duration: Histogram<f64>,
-    /// The series of `request_duration` so far, found without building their labels.
-    request_series: RwLock<HashMap<(&'static str, ResponseInfo), BoundHistogram<f64>, RandomState>>,
+    /// The series of `request_duration` so far, by method and response: found without building their labels.
+    request_series: RwLock<HashMap<(&'static str, ResponseLabels), BoundHistogram<f64>, RandomState>>,
     round_trip_duration: Histogram<f64>,
     password_hash_duration: Histogram<f64>,
 }
@@ -46,7 +46,7 @@ struct Instruments {
 pub enum Counter {
     /// Tokens verified.
     TokenVerifications,
-    /// Lookups of records that may be cached under a lease.
+    /// Lookups of records that may be cached under a lease, with and without success.
     LeaseLookups,
     /// Failed logins.
     LoginFailures,
@@ -99,7 +99,7 @@ pub enum Level {
     RedisConnectionsOpen,
     /// Writes that wait for a connection of their own.
     RedisConnectionsPending,
-    /// Connections on which a write waits for replicas.
+    /// Connections on which a write waits for Redis replicas.
     RedisConnectionsReserved,
     /// Logins in the queue for a password hash.
     PasswordHashWaiting,
@@ -120,7 +120,7 @@ impl Instruments {
             let counter = meter.u64_counter(name).with_unit(unit).with_description(description).build();
             let bind = |labels: Vec<KeyValue>| {
                 let series = counter.bind(&labels);
-                // The series is there from the start, so that its first event is a change.
+                // Prometheus sees the series from the start, and so its first event as an increase.
                 series.add(0);
                 series
             };
@@ -146,7 +146,7 @@ impl Instruments {
     }
 }
 
-/// All combinations of the labels' values; those of the last key change first.
+/// All combinations of the labels' values, in the order of [`Counter::add_to`]'s series: the last key varies first.
 fn combinations(labels: Labels) -> Vec<Vec<KeyValue>> {
     labels.iter().fold(vec![Vec::new()], |combinations, (key, values)| {
         let extended = combinations.iter().flat_map(|labels| {
@@ -156,12 +156,12 @@ fn combinations(labels: Labels) -> Vec<Vec<KeyValue>> {
     })
 }
 
-/// Records all metrics from now on.
+/// Makes the instruments: all metrics are recorded from now on.
 pub(super) fn start(provider: &SdkMeterProvider) {
     let meter = provider.meter(env!("CARGO_PKG_NAME"));
     let _ = INSTRUMENTS.set(Instruments::new(&meter));
     #[cfg(target_os = "linux")]
-    super::process::observe(&meter);
+    super::process::register(&meter);
     meter
         .u64_observable_counter("mayfly.log.lines.dropped")
         .with_unit("{line}")
@@ -176,7 +176,7 @@ impl Counter {
         self.add_to(0, events);
     }
 
-    /// Counts events in one series.
+    /// Counts events in one series: its position among the [`combinations`] of the counter's labels.
     fn add_to(self, series: usize, events: u64) {
         if let Some(instruments) = INSTRUMENTS.get() {
             instruments.counters[self as usize][series].add(events);
@@ -189,7 +189,7 @@ pub fn token_verified(result: Verification) {
     Counter::TokenVerifications.add_to(result as usize, 1);
 }
 
-/// Counts a lookup that a lease answered (`is_hit`) or did not.
+/// Counts a lookup that was answered from the cache, under a lease (`is_hit`), or by the store.
 pub fn lease_lookup(kind: LeaseKind, is_hit: bool) {
     Counter::LeaseLookups.add_to(2 * kind as usize + usize::from(is_hit), 1);
 }
@@ -228,7 +228,7 @@ impl Drop for LevelGuard {
 }
 
 /// Records the duration of an HTTP request.
-pub(super) fn request_answered(method: &'static str, response: ResponseInfo, duration: Duration) {
+pub(super) fn request_answered(method: &'static str, response: ResponseLabels, duration: Duration) {
     let Some(instruments) = INSTRUMENTS.get() else { return };
     let seconds = duration.as_secs_f64();
     if let Some(series) = instruments.request_series.read().get(&(method, response)) {
@@ -244,8 +244,9 @@ pub(super) fn request_answered(method: &'static str, response: ResponseInfo, dur
     instruments.request_series.write().insert((method, response), series);
 }
 
-/// Records the duration of a round trip to Redis, and the kind of its error, if it failed.
-pub(super) fn redis_answered(command: &'static str, error_type: Option<&'static str>, duration: Duration) {
+/// Records the duration of a round trip to Redis that was answered, failed, timed out or was cancelled. `command`: its
+/// name, or `PIPELINE`. `error_type`: the kind of its error, or `cancelled`.
+pub(super) fn redis_round_trip_ended(command: &'static str, error_type: Option<&'static str>, duration: Duration) {
     let Some(instruments) = INSTRUMENTS.get() else { return };
     let mut labels = vec![KeyValue::new("db.operation.name", command), KeyValue::new("db.system.name", "redis")];
     labels.extend(error_type.map(|error| KeyValue::new("error.type", error)));
@@ -267,8 +268,9 @@ impl Prometheus {
     /// The media type of [`Prometheus::page`].
     pub const CONTENT_TYPE: &'static str = prometheus::TEXT_FORMAT;
 
+    /// Reads the SDK's metrics into this registry when Prometheus asks.
     pub(super) fn reader(&self) -> impl MetricReader + use<> {
-        // The code is one scope; its version is in `target_info`.
+        // Without labels for the instrumentation scope: there is one, and its version is in `target_info`.
         opentelemetry_prometheus::exporter()
             .with_registry(self.0.clone())
             .scope_info_enabled(false)
@@ -279,7 +281,7 @@ impl Prometheus {
     /// All values so far, in Prometheus' text format.
     ///
     /// # Panics
-    /// Where two metrics have one name.
+    /// If two metrics have the same name.
     pub fn page(&self) -> String {
         TextEncoder::new().encode_to_string(&self.0.gather()).expect("metrics are consistent")
     }

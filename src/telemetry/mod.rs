@@ -1,4 +1,4 @@
-//! What operators see: logs, audit events, metrics and traces.
+//! Reports to operators: logs, audit events, metrics and traces.
 //!
 //! The rest of the code reports in one line what happened; this module writes, counts and exports it. Log lines go to
 //! standard error ([`logs`]), audit events among them ([`audit`]). Threads of their own export to a collector what the
@@ -28,13 +28,13 @@ mod repetitions;
 pub mod request;
 pub mod traces;
 
-/// Time that a shutdown gives the collector to take the last data.
+/// Longest time for which a shutdown waits until the collector has taken the last data.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// Time that a shutdown gives standard error to take the last lines of the log.
+/// Longest time for which a shutdown waits until standard error has taken the last lines of the log.
 const LOG_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// The settings of logs and export.
+/// The settings of the log and of the export to a collector.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// The log's filter: tracing's directives.
@@ -47,16 +47,16 @@ pub struct Settings {
 
 impl Settings {
     /// The settings of a command that does its work and ends: warnings and audit events, on standard error alone.
-    pub fn of_command() -> Self {
+    pub fn for_command() -> Self {
         Self { log: "warn".into(), log_format: LogFormat::Auto, otlp: otlp::Variables::default() }
     }
 }
 
-/// The running log and export.
+/// The log and the exporters while they run.
 pub struct Telemetry {
     providers: otlp::Providers,
-    /// Ends the thread that writes the log.
-    lines: WorkerGuard,
+    /// Ends the thread that writes the log, when it is dropped.
+    log_thread: WorkerGuard,
 }
 
 /// Starts the log, and metrics and traces where `settings` or `prometheus` ask for them. Needs a runtime of tokio.
@@ -64,14 +64,14 @@ pub struct Telemetry {
 /// A panic is logged with its place and without its message, which may hold a secret.
 ///
 /// # Panics
-/// Where it is called twice, or with a filter that is none.
+/// If it is called twice.
 pub fn init(settings: &Settings, prometheus: Option<&metrics::Prometheus>) -> Telemetry {
     let mut problems = settings.otlp.problems();
     let providers = settings.otlp.providers(prometheus, &mut problems);
-    let (writer, lines) = logs::writer();
+    let (writer, log_thread) = logs::start_writer();
     tracing_subscriber::registry()
         .with(logs::filter(&settings.log))
-        .with(logs::lines(settings.log_format, writer))
+        .with(logs::line_layer(settings.log_format, writer))
         .with(providers.logs.as_ref().map(otlp::log_layer))
         .init();
     for (variable, reason) in problems {
@@ -93,28 +93,29 @@ pub fn init(settings: &Settings, prometheus: Option<&metrics::Prometheus>) -> Te
             audit::write_repetitions(seconds.tick().await);
         }
     });
-    Telemetry { providers, lines }
+    Telemetry { providers, log_thread }
 }
 
 impl Telemetry {
     /// Exports the last data, for up to three seconds, then writes the last lines of the log, for up to two.
     pub async fn shutdown(self) {
-        let Self { providers: otlp::Providers { traces, metrics, logs }, lines } = self;
-        // In a minute, all repetitions are due.
+        let Self { providers: otlp::Providers { traces, metrics, logs }, log_thread } = self;
+        // All repetitions: each is due within a minute.
         audit::write_repetitions(Instant::now() + repetitions::INTERVAL);
         let flush = move || {
-            // A collector that does not answer is in the log already.
+            // The log already says if the collector does not answer.
             let _ = traces.map(|provider| provider.shutdown_with_timeout(FLUSH_TIMEOUT));
             let _ = metrics.map(|provider| provider.shutdown_with_timeout(FLUSH_TIMEOUT));
             let _ = logs.map(|provider| provider.shutdown_with_timeout(FLUSH_TIMEOUT));
         };
-        finish(flush, FLUSH_TIMEOUT).await;
-        finish(move || drop(lines), LOG_TIMEOUT).await;
+        run_in_thread(flush, FLUSH_TIMEOUT).await;
+        run_in_thread(move || drop(log_thread), LOG_TIMEOUT).await;
     }
 }
 
-/// Runs blocking work on a thread of its own and waits for it up to `limit`; the end of the process ends the thread.
-async fn finish(work: impl FnOnce() + Send + 'static, limit: Duration) {
+/// Runs blocking work on a thread of its own and waits for it up to `limit`. After that, the work goes on until the
+/// process ends.
+async fn run_in_thread(work: impl FnOnce() + Send + 'static, limit: Duration) {
     let (done, finished) = oneshot::channel();
     thread::spawn(move || {
         work();
@@ -123,10 +124,10 @@ async fn finish(work: impl FnOnce() + Send + 'static, limit: Duration) {
     let _ = timeout(limit, finished).await;
 }
 
-/// Observes the hashing of a password.
-pub async fn password_hash<T>(future: impl Future<Output = T>) -> T {
+/// Runs `future`, which hashes a password, in a span, and records its duration.
+pub async fn observe_password_hash<T>(future: impl Future<Output = T>) -> T {
     let begun = Instant::now();
-    let result = traces::child(|| SpanBuilder::from_name("hash password"), |_| None, future).await;
+    let result = traces::in_child_span(|| SpanBuilder::from_name("hash password"), |_| None, future).await;
     metrics::password_hashed(begun.elapsed());
     result
 }

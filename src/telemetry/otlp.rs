@@ -29,19 +29,22 @@ use uuid::Uuid;
 
 use super::metrics::Prometheus;
 
-/// Time for one request to the collector. The SDK repeats failed requests until `OTEL_EXPORTER_OTLP_TIMEOUT` is over.
-const TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest time for one request to the collector. The SDK repeats failed requests until `OTEL_EXPORTER_OTLP_TIMEOUT` is
+/// over.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Crates whose log lines are not exported: exporting causes them, so that they would never end.
+/// Crates whose log lines are not exported: each export logs some, which would be exported in turn, without end.
 const NOT_EXPORTED: [&str; 3] = ["opentelemetry", "ureq", "rustls"];
 
-/// The prefix of samplers that follow the caller's decision, where there is one.
+/// The prefix of the samplers that follow the caller's decision to sample, if the caller made one.
 const PARENT_BASED: &str = "parentbased_";
 
-/// The endings of variables, whether their value (in lower case) is supported, and the reason if it is not.
-type Check = (&'static [&'static str], fn(&str) -> bool, &'static str);
+/// The endings of the variables that the rule holds for, whether a value (in lower case) is supported, and the reason
+/// that is reported if it is not.
+type ValueRule = (&'static [&'static str], fn(&str) -> bool, &'static str);
 
-const CHECKS: [Check; 10] = [
+/// The first rule that a variable matches holds; a variable without a rule takes any value.
+const VALUE_RULES: [ValueRule; 10] = [
     (&["_SDK_DISABLED"], |value| ["true", "false"].contains(&value), "it is neither true nor false"),
     (&["_EXPORTER"], |names| are_all_in(names, &["otlp", "none"]), "otlp and none are supported"),
     (&["_PROTOCOL"], |name| name == "http/protobuf", "http/protobuf is supported"),
@@ -67,14 +70,14 @@ pub(super) struct Providers {
 }
 
 impl Variables {
-    /// The value of a variable in lower case; empty where it is not set.
+    /// The value of a variable in lower case; empty if it is not set.
     fn get(&self, name: &str) -> String {
         self.0.get(name).map_or_else(String::new, |value| value.trim().to_ascii_lowercase())
     }
 
     /// Starts to export the signals that are on. Pushes to `problems` the variables for which that fails, and why.
     ///
-    /// Meanwhile no log may be set up: the SDK warns of one variable once for each signal.
+    /// Call this before the log is set up: the SDK would log its warning about a variable once for each signal.
     pub(super) fn providers(&self, prometheus: Option<&Prometheus>, problems: &mut Vec<(String, String)>) -> Providers {
         let resource = self.resource();
         let client = LazyCell::new(Client::new);
@@ -87,7 +90,7 @@ impl Variables {
         let logs = self
             .exporter("LOGS", problems, || LogExporter::builder().with_http().with_http_client(client.clone()).build());
         Providers {
-            // Requests are sampled before they get a span.
+            // Takes all spans: a request gets one only if [`Self::sampler`] took it.
             traces: traces.map(|exporter| {
                 let provider = SdkTracerProvider::builder().with_sampler(Sampler::AlwaysOn);
                 provider.with_resource(resource.clone()).with_batch_exporter(exporter).build()
@@ -108,7 +111,7 @@ impl Variables {
         }
     }
 
-    /// The exporter of a signal that is on.
+    /// Builds the exporter of a signal (`TRACES`, `METRICS` or `LOGS`), if it is on. Pushes the error to `problems`.
     fn exporter<E>(
         &self,
         signal: &str,
@@ -121,6 +124,7 @@ impl Variables {
         build().inspect_err(|error| problems.push((format!("OTEL_{signal}_EXPORTER"), error.to_string()))).ok()
     }
 
+    /// Whether a signal is on: by the rules at the top of this file.
     fn is_on(&self, signal: &str) -> bool {
         let exporters = self.get(&format!("OTEL_{signal}_EXPORTER"));
         let endpoints = [format!("OTEL_EXPORTER_OTLP_{signal}_ENDPOINT"), "OTEL_EXPORTER_OTLP_ENDPOINT".to_owned()];
@@ -131,7 +135,7 @@ impl Variables {
             && endpoint.is_none_or(|endpoint| is_url(&endpoint))
     }
 
-    /// The sampler of requests. The SDK's own reading of these variables depends on their case.
+    /// The sampler of requests. Not left to the SDK, for which the case of these variables' values matters.
     pub(super) fn sampler(&self) -> Sampler {
         let ratio = parse_ratio(&self.get("OTEL_TRACES_SAMPLER_ARG")).unwrap_or(1.0);
         let name = self.get("OTEL_TRACES_SAMPLER");
@@ -161,14 +165,14 @@ impl Variables {
         let problem = |name: &String| {
             let value = Some(self.get(name)).filter(|value| !value.is_empty())?;
             let has_ending = |endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
-            let (_, is_used, reason) = CHECKS.iter().find(|(endings, ..)| has_ending(endings))?;
+            let (_, is_used, reason) = VALUE_RULES.iter().find(|(endings, ..)| has_ending(endings))?;
             (!is_used(&value)).then(|| (name.clone(), (*reason).to_owned()))
         };
         self.0.keys().filter_map(problem).collect()
     }
 }
 
-/// The sampler of requests without a caller's trace.
+/// The sampler of this name for requests without a caller's trace; `None`: it is not supported.
 fn root_sampler(name: &str, ratio: f64) -> Option<Sampler> {
     match name.strip_prefix(PARENT_BASED).unwrap_or(name) {
         "always_on" => Some(Sampler::AlwaysOn),
@@ -214,8 +218,8 @@ impl Client {
         let tls = TlsConfig::builder()
             .unversioned_rustls_crypto_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
             .root_certs(RootCerts::from(trusted));
-        let config = Agent::config_builder().tls_config(tls.build()).timeout_global(Some(TIMEOUT));
-        // The SDK handles statuses.
+        let config = Agent::config_builder().tls_config(tls.build()).timeout_global(Some(REQUEST_TIMEOUT));
+        // The SDK itself looks at the status of a response.
         Self(config.http_status_as_error(false).proxy(None).build().into())
     }
 }

@@ -5,8 +5,8 @@ use std::time::Instant;
 use opentelemetry::{KeyValue, metrics::Meter};
 use procfs::{WithCurrentSystemInfo, process::Process};
 
-/// Measures CPU time, memory, file descriptors and uptime whenever metrics are read.
-pub(super) fn observe(meter: &Meter) {
+/// Registers CPU time, memory, file descriptors and uptime, which are measured whenever metrics are read.
+pub(super) fn register(meter: &Meter) {
     let stat = || Process::myself().and_then(|process| process.stat());
     let ticks_per_second = procfs::ticks_per_second();
     let cpu_time = meter.f64_observable_counter("process.cpu.time").with_unit("s");

@@ -9,7 +9,7 @@ use opentelemetry::{
 
 use super::{metrics, traces};
 
-/// One command, or several in one pipeline.
+/// A round trip to Redis: one command, or several in one pipeline.
 #[derive(Debug, Clone, Copy)]
 pub struct RoundTrip {
     /// The command in capitals, or `PIPELINE`.
@@ -21,8 +21,8 @@ pub struct RoundTrip {
 }
 
 impl RoundTrip {
-    /// Observes `call`, which makes this round trip. `error_type` names the kind of an error; a call that is dropped
-    /// before it ends is recorded as `cancelled`.
+    /// Runs `call`, which makes this round trip, in a span, and records its duration. `error_type` returns the kind of
+    /// an error; a call that is dropped before it ends is recorded as `cancelled`.
     pub async fn observe<T, E>(
         self,
         error_type: impl Fn(&E) -> &'static str,
@@ -30,10 +30,10 @@ impl RoundTrip {
     ) -> Result<T, E> {
         let begun = Instant::now();
         let mut outcome = scopeguard::guard(Some("cancelled"), |error_type| {
-            metrics::redis_answered(self.command, error_type, begun.elapsed());
+            metrics::redis_round_trip_ended(self.command, error_type, begun.elapsed());
         });
         let error_type = |result: &Result<T, E>| result.as_ref().err().map(&error_type);
-        let result = traces::child(|| self.span(), error_type, call).await;
+        let result = traces::in_child_span(|| self.span(), error_type, call).await;
         *outcome = error_type(&result);
         result
     }

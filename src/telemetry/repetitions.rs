@@ -8,18 +8,18 @@ use tracing::Span;
 /// Time between two lines about the same event.
 pub(super) const INTERVAL: Duration = Duration::from_mins(1);
 
-/// Events that are counted at the same time, at most. Further events are written each time.
+/// The most events that are counted at the same time. Further ones are written each time.
 const CAPACITY: usize = 10_000;
 
-/// The events written or counted within the last minute.
-pub(super) struct Repetitions<E>(HashMap<E, Counted>);
+/// The events that were written or counted within the last minute.
+pub(super) struct Repetitions<E>(HashMap<E, RepeatedEvent>);
 
-struct Counted {
-    /// When the next line is due.
-    due: Instant,
+/// The state of an event that may be repeated.
+struct RepeatedEvent {
+    next_line_at: Instant,
     /// Repetitions since the last line.
     repetitions: u64,
-    /// The span of the first of them.
+    /// The span of the first of these repetitions, in which the line is written.
     span: Span,
 }
 
@@ -30,34 +30,34 @@ impl<E> Default for Repetitions<E> {
 }
 
 impl<E: Clone + Eq + Hash> Repetitions<E> {
-    /// Returns whether to write this event, and counts it otherwise.
+    /// Returns whether this event is the first of its kind and is to be written; otherwise counts it as a repetition.
     pub(super) fn is_first(&mut self, event: &E) -> bool {
-        if let Some(counted) = self.0.get_mut(event) {
-            if counted.repetitions == 0 {
-                counted.span = Span::current();
+        if let Some(repeated) = self.0.get_mut(event) {
+            if repeated.repetitions == 0 {
+                repeated.span = Span::current();
             }
-            counted.repetitions += 1;
+            repeated.repetitions += 1;
             return false;
         }
         if self.0.len() < CAPACITY {
-            let counted = Counted { due: Instant::now() + INTERVAL, repetitions: 0, span: Span::none() };
-            self.0.insert(event.clone(), counted);
+            let next_line_at = Instant::now() + INTERVAL;
+            self.0.insert(event.clone(), RepeatedEvent { next_line_at, repetitions: 0, span: Span::none() });
         }
         true
     }
 
-    /// Takes the repeated events whose line is due at `now`, each with the number of repetitions and the span to write
-    /// it in. Events that were not repeated are forgotten.
+    /// Takes the repeated events whose line is due at `now`, each with its number of repetitions and the span of its
+    /// line. An event without repetitions is removed.
     pub(super) fn take_due(&mut self, now: Instant) -> Vec<(E, u64, Span)> {
         let mut lines = Vec::new();
-        self.0.retain(|event, counted| {
-            if now < counted.due {
+        self.0.retain(|event, repeated| {
+            if now < repeated.next_line_at {
                 return true;
             }
-            counted.due = now + INTERVAL;
-            let repetitions = mem::take(&mut counted.repetitions);
+            repeated.next_line_at = now + INTERVAL;
+            let repetitions = mem::take(&mut repeated.repetitions);
             if repetitions > 0 {
-                lines.push((event.clone(), repetitions, counted.span.clone()));
+                lines.push((event.clone(), repetitions, repeated.span.clone()));
             }
             repetitions > 0
         });

@@ -6,7 +6,7 @@ use opentelemetry::{Context, context::FutureExt};
 use tracing::{Instrument, Span};
 
 use super::{
-    events::{REQUEST, RequestInfo, ResponseInfo},
+    events::{REQUEST, RequestInfo, ResponseLabels},
     logs,
     metrics::{self, Level, LevelGuard},
     traces,
@@ -34,7 +34,7 @@ impl<'a> ObservedRequest<'a> {
     }
 
     /// Runs `work` within the span and the trace of the request.
-    pub async fn follow<F: Future>(&self, work: F) -> F::Output {
+    pub async fn run<F: Future>(&self, work: F) -> F::Output {
         match &self.trace {
             Some(trace) => work.instrument(self.span.clone()).with_context(trace.clone()).await,
             None if self.span.is_none() => work.await,
@@ -42,11 +42,11 @@ impl<'a> ObservedRequest<'a> {
         }
     }
 
-    /// Ends the observation with the response.
-    pub fn end(self, response: ResponseInfo) {
+    /// Ends the observation: records the duration, writes the line of the log and ends the trace.
+    pub fn end(self, response: ResponseLabels) {
         let duration = self.begun.elapsed();
         metrics::request_answered(self.info.method, response, duration);
-        // The line belongs to the trace.
+        // So that the line has the id of the trace.
         let _attached = self.trace.clone().map(Context::attach);
         self.log(response, duration);
         if let Some(trace) = &self.trace {
@@ -54,7 +54,7 @@ impl<'a> ObservedRequest<'a> {
         }
     }
 
-    fn log(&self, ResponseInfo { route, status }: ResponseInfo, duration: Duration) {
+    fn log(&self, ResponseLabels { route, status }: ResponseLabels, duration: Duration) {
         let RequestInfo { method, id: request_id, client, is_verification } = self.info;
         let duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         macro_rules! line {
@@ -63,7 +63,7 @@ impl<'a> ObservedRequest<'a> {
             };
         }
         if is_verification {
-            // The client's address is found only where the line is wanted.
+            // The client's address is found only if the line passes the log's filter.
             let client = || client().map(tracing::field::display);
             if status < 500 {
                 line!(debug, request_id = request_id, client = client());
@@ -72,7 +72,7 @@ impl<'a> ObservedRequest<'a> {
             }
             return;
         }
-        // A throttled login has an audit event, whose repetitions are counted instead of written.
+        // At `debug` for a throttled login: its audit event, whose repetitions are counted, replaces the line.
         self.span.in_scope(|| if status == 429 { line!(debug) } else { line!(info) });
     }
 }

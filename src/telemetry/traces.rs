@@ -17,7 +17,7 @@ use opentelemetry_sdk::{
 };
 use tracing::Instrument;
 
-use super::events::{RequestInfo, ResponseInfo};
+use super::events::{RequestInfo, ResponseLabels};
 
 /// Set by [`start`]; without it, nothing is traced.
 static TRACING: OnceLock<Tracing> = OnceLock::new();
@@ -27,7 +27,7 @@ struct Tracing {
     sampler: Sampler,
 }
 
-/// Whether the sampler takes a request; `context` holds the caller's trace, if there is one.
+/// Whether the sampler takes a request. `context` has the caller's trace, or none.
 fn is_sampled(sampler: &Sampler, context: &Context) -> bool {
     let span = context.span();
     let parent = Some(span.span_context()).filter(|parent| parent.is_valid());
@@ -41,11 +41,12 @@ pub(super) fn start(provider: &SdkTracerProvider, sampler: Sampler) {
     let _ = TRACING.set(Tracing { tracer: provider.tracer(env!("CARGO_PKG_NAME")), sampler });
 }
 
-/// The context of a request's trace, which continues that of the caller, or `None` where the request is not traced.
+/// Begins the span of a request, which continues the caller's trace, if there is one. Returns the context that holds
+/// it; `None`: the request is not traced.
 pub(super) fn begin<'h>(header: impl Fn(&str) -> Option<&'h str>) -> Option<Context> {
     let Tracing { tracer, sampler } = TRACING.get()?;
     let context = match header("traceparent") {
-        Some(traceparent) => extract(traceparent, header("tracestate")),
+        Some(traceparent) => caller_context(traceparent, header("tracestate")),
         None => Context::new(),
     };
     if !is_sampled(sampler, &context) {
@@ -56,8 +57,8 @@ pub(super) fn begin<'h>(header: impl Fn(&str) -> Option<&'h str>) -> Option<Cont
     Some(context.with_span(span))
 }
 
-/// The caller's trace (W3C Trace Context).
-fn extract(traceparent: &str, tracestate: Option<&str>) -> Context {
+/// The caller's trace, from its headers (W3C Trace Context).
+fn caller_context(traceparent: &str, tracestate: Option<&str>) -> Context {
     let headers = [Some(("traceparent", traceparent)), tracestate.map(|state| ("tracestate", state))];
     let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
     let headers: HashMap<_, _> = headers.into_iter().flatten().map(owned).collect();
@@ -66,7 +67,7 @@ fn extract(traceparent: &str, tracestate: Option<&str>) -> Context {
 
 /// Ends the span of a request, named and described by the semantic conventions of HTTP, but without the path: a client
 /// may write secrets there.
-pub(super) fn end(trace: &Context, request: &RequestInfo, response: ResponseInfo) {
+pub(super) fn end(trace: &Context, request: &RequestInfo, response: ResponseLabels) {
     let span = trace.span();
     let (method, status) = (request.method, response.status);
     span.update_name(response.route.map_or_else(|| method.to_owned(), |route| format!("{method} {route}")));
@@ -80,25 +81,25 @@ pub(super) fn end(trace: &Context, request: &RequestInfo, response: ResponseInfo
     span.set_attributes(response.route.map(|route| KeyValue::new("http.route", route)));
     span.set_attributes((request.client)().map(|client| KeyValue::new("client.address", client.to_string())));
     if status >= 500 {
-        fail(&span, status.to_string());
+        mark_failed(&span, status.to_string());
     }
     span.end();
 }
 
 /// Marks a span as failed.
-fn fail(span: &SpanRef, error_type: impl Into<Value>) {
+fn mark_failed(span: &SpanRef, error_type: impl Into<Value>) {
     span.set_attribute(KeyValue::new("error.type", error_type));
     span.set_status(Status::error(""));
 }
 
-/// `work` within the log's span and the trace of the current task, whichever task runs it.
+/// Returns `work` with the log's span and the trace of the current task, which it keeps when another task runs it.
 pub fn in_current_context<W: Future>(work: W) -> impl Future<Output = W::Output> {
     work.in_current_span().with_current_context()
 }
 
-/// Runs `future` in a child of the current span. Without a current span, `describe` is not called.
-/// `error_type` names the kind of failure in a result, if it is one.
-pub(super) async fn child<T>(
+/// Runs `future` in a child of the current span, which `describe` builds. Without a current span, just runs it.
+/// `error_type` returns the kind of error in a result, or `None`.
+pub(super) async fn in_child_span<T>(
     describe: impl FnOnce() -> SpanBuilder,
     error_type: impl FnOnce(&T) -> Option<&'static str>,
     future: impl Future<Output = T>,
@@ -111,7 +112,7 @@ pub(super) async fn child<T>(
     let result = future.with_context(context.clone()).await;
     let span = context.span();
     if let Some(error_type) = error_type(&result) {
-        fail(&span, error_type);
+        mark_failed(&span, error_type);
     }
     span.end();
     result
@@ -122,7 +123,7 @@ mod tests {
     use super::*;
 
     fn parent(flags: &str) -> Context {
-        extract(&format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}"), None)
+        caller_context(&format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}"), None)
     }
 
     #[test]
@@ -151,6 +152,6 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_traced_before_the_start() {
         assert!(begin(|_| None).is_none());
-        assert_eq!(child(|| unreachable!(), |_| None, async { 7 }).await, 7);
+        assert_eq!(in_child_span(|| unreachable!(), |_| None, async { 7 }).await, 7);
     }
 }

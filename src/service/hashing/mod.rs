@@ -161,7 +161,7 @@ impl Hashing {
             drop((slot, core));
             result
         };
-        telemetry::password_hash(run_to_completion(hash)).await
+        telemetry::observe_password_hash(run_to_completion(hash)).await
     }
 }
 
