@@ -5,16 +5,16 @@ use std::{sync::Arc, time::Duration};
 use rustls::crypto::aws_lc_rs;
 use ureq::{Agent, Error, tls::TlsConfig};
 
-use super::{outcome::Failure, serve::reachable};
+use super::{outcome::Failure, serve::reachable_address};
 use crate::config::{ConfigErrors, ListenSettings};
 
-/// How long the service may take to answer, connecting included.
+/// Longest time for the answer of the service, connecting included.
 const TIMEOUT: Duration = Duration::from_secs(2);
 
 pub(super) fn run(settings: ListenSettings, errors: ConfigErrors) -> Result<(), Failure> {
     let ListenSettings { listen, tls_cert } = errors.into_result(Some(settings))?;
-    let address = reachable(listen);
-    // The request stays on this machine and holds no secret. The certificate need not name the address.
+    let address = reachable_address(listen);
+    // Unverified: the request stays on this machine and holds no secret, and the certificate may name another address.
     let tls = TlsConfig::builder()
         .disable_verification(true)
         .unversioned_rustls_crypto_provider(Arc::new(aws_lc_rs::default_provider()));

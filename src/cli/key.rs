@@ -26,7 +26,7 @@ use crate::{
 };
 
 #[derive(Subcommand)]
-pub(super) enum Key {
+pub(super) enum KeyCommand {
     /// Make a JWK Set with one new key, for `MAYFLY_JWT_KEYS_FILE`
     Generate {
         /// Write the set to this new file, readable by its owner alone, instead of printing it
@@ -71,30 +71,30 @@ pub(super) struct AlgorithmChoice {
     algorithm: Option<Algorithm>,
 }
 
-impl Key {
+impl KeyCommand {
     pub(super) fn run(self) -> Result<(), Failure> {
         let now = Clock::system().unix_seconds();
         match self {
             Self::Generate { out, algorithm } => {
                 let set = key_rotation::generate(algorithm.algorithm.unwrap_or(Algorithm::Hs256), now);
                 match out {
-                    Some(file) => create(&file, &set),
+                    Some(file) => create_file(&file, &set),
                     None => print(set.expose_secret()),
                 }
             }
             Self::Rotate { file, algorithm, delay } => {
-                let _lock = lock(&file)?;
-                let set = read(&file)?;
+                let _lock = lock_directory(&file)?;
+                let set = read_set(&file)?;
                 let rotated = key_rotation::rotate(set.expose_secret(), algorithm.algorithm, now, delay);
-                replace(&file, &rotated.map_err(|error| invalid(&file, &error))?)
+                replace_file(&file, &rotated.map_err(|error| invalid_set(&file, &error))?)
             }
             Self::Prune { file, older_than } => {
-                let _lock = lock(&file)?;
-                let set = read(&file)?;
+                let _lock = lock_directory(&file)?;
+                let set = read_set(&file)?;
                 let pruned = key_rotation::prune(set.expose_secret(), older_than.duration(), now);
-                let (rest, removed) = pruned.map_err(|error| invalid(&file, &error))?;
+                let (rest, removed) = pruned.map_err(|error| invalid_set(&file, &error))?;
                 if !removed.is_empty() {
-                    replace(&file, &rest)?;
+                    replace_file(&file, &rest)?;
                 }
                 removed.iter().try_for_each(|kid| print(&format!("removed {kid}\n")))
             }
@@ -102,9 +102,9 @@ impl Key {
     }
 }
 
-/// Keeps other commands from changing this file until the value is dropped. Locks the directory, because the file
-/// itself is replaced.
-fn lock(file: &Path) -> Result<File, Failure> {
+/// Keeps other `mayfly key` commands from changing this file until the value is dropped. Locks the directory, because
+/// the file itself is replaced.
+fn lock_directory(file: &Path) -> Result<File, Failure> {
     let locked = file.canonicalize().and_then(|file| {
         let directory = File::open(file.parent().unwrap_or(Path::new(".")))?;
         directory.lock()?;
@@ -113,16 +113,16 @@ fn lock(file: &Path) -> Result<File, Failure> {
     locked.map_err(cannot("read", file))
 }
 
-/// Reads a valid set.
-fn read(file: &Path) -> Result<SecretString, Failure> {
+/// Reads a set, which must be valid.
+fn read_set(file: &Path) -> Result<SecretString, Failure> {
     let set = read_regular_file(file).and_then(|bytes| String::from_utf8(bytes).map_err(io::Error::other));
     let set = SecretString::from(set.map_err(cannot("read", file))?);
-    KeySet::parse(set.expose_secret()).map_err(|error| invalid(file, &error))?;
+    KeySet::parse(set.expose_secret()).map_err(|error| invalid_set(file, &error))?;
     Ok(set)
 }
 
 /// Creates a file that only its owner can read. Fails if a file of this name exists.
-fn create(file: &Path, set: &SecretString) -> Result<(), Failure> {
+fn create_file(file: &Path, set: &SecretString) -> Result<(), Failure> {
     let created = (|| {
         let new = write_beside(file, set)?;
         new.as_file().sync_all()?;
@@ -140,7 +140,7 @@ fn create(file: &Path, set: &SecretString) -> Result<(), Failure> {
     })
 }
 
-/// Writes a temporary file, that only its owner can read, in the directory of this file.
+/// Writes a temporary file, which only its owner can read, in the directory of this file.
 fn write_beside(file: &Path, set: &SecretString) -> io::Result<NamedTempFile> {
     let directory = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut new = NamedTempFile::new_in(directory)?;
@@ -149,9 +149,9 @@ fn write_beside(file: &Path, set: &SecretString) -> io::Result<NamedTempFile> {
 }
 
 /// Replaces a file atomically, and keeps its owner and permissions.
-fn replace(file: &Path, set: &SecretString) -> Result<(), Failure> {
+fn replace_file(file: &Path, set: &SecretString) -> Result<(), Failure> {
     let replaced = (|| {
-        // A symbolic link stays, and its target is replaced.
+        // The target of a symbolic link is replaced, and the link stays.
         let file = file.canonicalize()?;
         let new = write_beside(&file, set)?;
         let old = fs::metadata(&file)?;
@@ -167,10 +167,12 @@ fn replace(file: &Path, set: &SecretString) -> Result<(), Failure> {
     replaced.map_err(cannot("replace", file))
 }
 
+/// Returns the failure of an action on this file, for its error: "cannot read keys.json: …".
 fn cannot(action: &'static str, file: &Path) -> impl Fn(io::Error) -> Failure {
     move |error| Failure::Runtime(format!("cannot {action} {}: {error}", file.display()))
 }
 
-fn invalid(file: &Path, error: &JwkSetError) -> Failure {
+/// Returns the failure for a file without a valid set.
+fn invalid_set(file: &Path, error: &JwkSetError) -> Failure {
     Failure::Runtime(format!("{}: {error}", file.display()))
 }

@@ -38,10 +38,10 @@ enum Command {
     #[command(after_help = SECRETS_HELP, after_long_help = SECRETS_HELP)]
     Serve(Settings),
     /// Add, list, change and remove users, in Redis and while the service runs
-    User(user::User),
+    User(user::UserCommand),
     /// Make, rotate and prune the keys that sign tokens
     #[command(subcommand)]
-    Key(key::Key),
+    Key(key::KeyCommand),
     /// Ask the service on this machine whether it is ready, and exit with 0 if it is
     Healthcheck(ListenSettings),
     /// Print the OpenAPI document
@@ -55,7 +55,7 @@ enum Command {
 /// Runs the command line. Exits with 0 on success, 1 on failure, and 2 where an argument or a setting is wrong.
 pub fn run() -> ExitCode {
     let command = Cli::command()
-        // The settings of the store may follow the name of the subcommand, too.
+        // Its settings may also follow the last word of the command: `mayfly user list --redis-url URL`.
         .mut_subcommand("user", |user| user.mut_args(|setting| setting.global(true)));
     let (command, arguments) = place_settings(command, env::args_os().collect());
     let (matches, errors) = config::parse(command, arguments);

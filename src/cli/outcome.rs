@@ -10,7 +10,7 @@ pub(super) enum Failure {
     Usage(String),
     /// The command could not do its work: exit code 1.
     Runtime(String),
-    /// This signal ended the command: exit code 128 and its number, as of a process that the signal kills.
+    /// This signal ended the command: exit code 128 plus its number, like that of a process killed by it.
     Signal(u8),
 }
 
@@ -26,7 +26,7 @@ impl From<io::Error> for Failure {
     }
 }
 
-/// Prints to standard output. A reader that closes the pipe has read enough.
+/// Prints to standard output. A closed pipe is no failure: its reader has read enough.
 pub(super) fn print(text: &str) -> Result<(), Failure> {
     match io::stdout().write_all(text.as_bytes()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),

@@ -19,11 +19,11 @@ use tokio::{
 use super::outcome::Failure;
 
 /// Asks for a password and its repetition.
-pub(super) async fn ask() -> Result<SecretString, Failure> {
+pub(super) async fn ask_twice() -> Result<SecretString, Failure> {
     let terminal = File::options().read(true).write(true).open("/dev/tty")?;
     // From here on Ctrl-Z does nothing: it would leave the shell with a terminal that hides what is typed.
     let _ignored = signal(SignalKind::from_raw(Signal::TSTP.as_raw()))?;
-    let _hidden = EchoOff::on(&terminal)?;
+    let _hidden = EchoOff::at(&terminal)?;
     let password = ask_line(&terminal, "Password: ").await?;
     if ask_line(&terminal, "Again: ").await?.expose_secret() != password.expose_secret() {
         return Err(Failure::Usage("the passwords differ".into()));
@@ -31,6 +31,7 @@ pub(super) async fn ask() -> Result<SecretString, Failure> {
     Ok(password)
 }
 
+/// Prints a prompt and reads a line.
 async fn ask_line(mut terminal: &File, prompt: &str) -> Result<SecretString, Failure> {
     terminal.write_all(prompt.as_bytes())?;
     let mut reader = BufReader::new(terminal.try_clone()?);
@@ -39,7 +40,7 @@ async fn ask_line(mut terminal: &File, prompt: &str) -> Result<SecretString, Fai
         reader.read_line(&mut line).map(|_| line)
     });
     let line = line.await?;
-    // Ctrl-D ends the input.
+    // Without a line end, Ctrl-D ended the input: the password may be incomplete.
     if line.expose_secret().ends_with('\n') {
         Ok(line)
     } else {
@@ -47,7 +48,7 @@ async fn ask_line(mut terminal: &File, prompt: &str) -> Result<SecretString, Fai
     }
 }
 
-/// Reads on a thread that ends with the process, not on one of the runtime, which would wait for it after a signal.
+/// Reads on a thread of its own. The runtime would wait for the end of one of its threads, even after a signal.
 pub(super) async fn read_in_thread(
     read: impl FnOnce() -> io::Result<String> + Send + 'static,
 ) -> io::Result<SecretString> {
@@ -59,11 +60,12 @@ pub(super) async fn read_in_thread(
 /// Hides what is typed at a terminal, until the value is dropped.
 struct EchoOff<'a> {
     terminal: &'a File,
+    /// The settings of the terminal before, which are restored.
     before: Termios,
 }
 
 impl<'a> EchoOff<'a> {
-    fn on(terminal: &'a File) -> io::Result<Self> {
+    fn at(terminal: &'a File) -> io::Result<Self> {
         let before = tcgetattr(terminal)?;
         let mut hidden = before.clone();
         hidden.local_modes.remove(LocalModes::ECHO);
@@ -75,7 +77,7 @@ impl<'a> EchoOff<'a> {
 
 impl Drop for EchoOff<'_> {
     fn drop(&mut self) {
-        // A terminal that is gone shows nothing.
+        // An error is ignored: a terminal that is gone shows nothing.
         let _ = tcsetattr(self.terminal, OptionalActions::Now, &self.before);
     }
 }

@@ -21,8 +21,8 @@ use crate::{
     telemetry::{self, metrics::Prometheus},
 };
 
-/// Open files besides the connections of clients: connections to Redis, a collector and Prometheus, and files being
-/// read.
+/// Open files besides the connections of clients to the API: connections to Redis and a collector, those of Prometheus,
+/// and files being read.
 const OTHER_OPEN_FILES: usize = 64 + app::MAX_METRICS_CONNECTIONS;
 
 #[tokio::main]
@@ -47,7 +47,7 @@ pub(super) async fn run(settings: Settings, errors: ConfigErrors) -> Result<(), 
         tracing::info!("shutting down");
     };
     let metrics_address = metrics.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?;
-    greet(greeting(&config, listener.local_addr()?, metrics_address));
+    print_greeting(greeting(&config, listener.local_addr()?, metrics_address));
     let metrics = metrics.map(|(listener, prometheus)| tokio::spawn(app::serve_metrics(listener, prometheus)));
     let result = app::serve(config, listener, shutdown).await;
     if let Some(task) = metrics {
@@ -57,6 +57,7 @@ pub(super) async fn run(settings: Settings, errors: ConfigErrors) -> Result<(), 
     Ok(result?)
 }
 
+/// Listens on an address; `variable` is that of its setting.
 async fn listen(variable: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
     let listening = TcpListener::bind(address).await;
     listening.map_err(|error| Failure::Runtime(format!("cannot listen on {address}: {error} ({variable})")))
@@ -79,7 +80,7 @@ fn fit_into_open_files(connections: usize) -> io::Result<usize> {
 }
 
 /// Prints the greeting on a thread of its own, so that a full pipe does not block the service.
-fn greet(greeting: String) {
+fn print_greeting(greeting: String) {
     thread::spawn(move || {
         if let Err(error) = io::stdout().write_all(greeting.as_bytes()) {
             tracing::warn!(%error, "cannot print the greeting");
@@ -87,10 +88,10 @@ fn greet(greeting: String) {
     });
 }
 
-/// Returns the addresses of the service, and a command to paste that tries it.
+/// Returns the text of the start: the addresses, the store and the administrator, and a command to try the service.
 fn greeting(config: &Config, listening: SocketAddr, metrics: Option<SocketAddr>) -> String {
     let scheme = if config.certificate.is_some() { "https" } else { "http" };
-    let url = format!("{scheme}://{}", reachable(listening));
+    let url = format!("{scheme}://{}", reachable_address(listening));
     let name = &config.admin.name;
     let mut text = format!("Mayfly {} listens on {url}\n", env!("CARGO_PKG_VERSION"));
     if config.browser.docs {
@@ -109,7 +110,7 @@ fn greeting(config: &Config, listening: SocketAddr, metrics: Option<SocketAddr>)
             let password = password.expose_secret();
             (format!("{name}, password {password}"), format!("{name}:{password}"))
         }
-        // curl asks for the password.
+        // A login without a password: curl asks for it.
         AdminPassword::Variable(_) => (format!("{name}, password in MAYFLY_ADMIN_PASSWORD{first}"), name.to_string()),
         AdminPassword::File(_, file) => {
             let file = file.display();
@@ -118,7 +119,7 @@ fn greeting(config: &Config, listening: SocketAddr, metrics: Option<SocketAddr>)
         AdminPassword::Missing => (format!("{name}, if added before"), name.to_string()),
     };
     let metrics =
-        metrics.map(|address| format!("Metrics: http://{}/metrics\n", reachable(address))).unwrap_or_default();
+        metrics.map(|address| format!("Metrics: http://{}/metrics\n", reachable_address(address))).unwrap_or_default();
     let trust =
         config.certificate.as_ref().map(|pair| format!("--cacert '{}' ", pair.chain().display())).unwrap_or_default();
     let request = r#"{"jwt_token_description": "Token specter", "jwt_token_life": "6 hours"}"#;
@@ -131,8 +132,8 @@ fn greeting(config: &Config, listening: SocketAddr, metrics: Option<SocketAddr>)
     text
 }
 
-/// Returns the address at which this machine reaches a listener.
-pub(super) fn reachable(mut address: SocketAddr) -> SocketAddr {
+/// Returns the address at which this machine reaches a listener: loopback for one that listens everywhere.
+pub(super) fn reachable_address(mut address: SocketAddr) -> SocketAddr {
     if address.ip().is_unspecified() {
         let loopback: IpAddr = if address.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() };
         address.set_ip(loopback);

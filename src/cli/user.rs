@@ -33,7 +33,7 @@ use crate::{
 };
 
 #[derive(Args)]
-pub(super) struct User {
+pub(super) struct UserCommand {
     #[command(flatten)]
     store: StoreSettings,
 
@@ -41,11 +41,11 @@ pub(super) struct User {
     passwords: PasswordSettings,
 
     #[command(subcommand)]
-    command: Command,
+    action: Action,
 }
 
 #[derive(Subcommand)]
-enum Command {
+enum Action {
     /// Add a user
     Add {
         /// 1 to 64 of the characters A-Z a-z 0-9 . _ @ + -, but neither "." nor ".."
@@ -94,10 +94,10 @@ impl From<StoreError> for Failure {
     }
 }
 
-/// Users that are read at once.
-const PAGE: usize = 500;
+/// The number of users that are read at once.
+const PAGE_SIZE: usize = 500;
 
-impl User {
+impl UserCommand {
     #[tokio::main(flavor = "current_thread")]
     pub(super) async fn run(self, errors: ConfigErrors) -> Result<(), Failure> {
         audited(until_signal(self.execute(errors))).await
@@ -111,39 +111,39 @@ impl User {
                           the service that runs: no other process can reach them";
             return Err(Failure::Usage(reason.into()));
         }
-        // This process reads without leases. Its writes wait for those of the service all the same.
+        // This process has no leases, but its writes wait until those of the service have lapsed.
         let store = LeasedStore::new(store.open(), Duration::ZERO);
         let users = Users::new(Arc::new(store), Clock::system(), Arc::new(Hashing::new(self.passwords.password_cost)));
         let update = async |name: &UserName, role, disabled| {
             users.update(Actor::Operator, name, UserUpdate { role, disabled }).await.map_err(failure_for(name))
         };
-        let report = match self.command {
-            Command::List => return list(&users).await,
-            Command::Add { name, role, password } => {
-                let password = password.read().await?;
+        let report = match self.action {
+            Action::List => return print_users(&users).await,
+            Action::Add { name, role, password } => {
+                let password = password.read_password().await?;
                 users.add(Actor::Operator, name.clone(), role, password).await.map_err(failure_for(&name))?;
                 format!("added {role} {name}\n")
             }
-            Command::Role { name, role } => {
+            Action::Role { name, role } => {
                 update(&name, Some(role), None).await?;
                 format!("made {name} {role}\n")
             }
-            Command::Disable { name } => {
+            Action::Disable { name } => {
                 let revoked = update(&name, None, Some(true)).await?.tokens_revoked;
                 format!("disabled {name} and revoked {revoked} tokens\n")
             }
-            Command::Enable { name } => {
+            Action::Enable { name } => {
                 update(&name, None, Some(false)).await?;
                 format!("enabled {name}\n")
             }
-            Command::Password { name, revoke_tokens, password } => {
-                let password = password.read().await?;
+            Action::Password { name, revoke_tokens, password } => {
+                let password = password.read_password().await?;
                 let revoked = users.set_password(Actor::Operator, &name, password, revoke_tokens).await;
                 let revoked = revoked.map_err(failure_for(&name))?;
                 let tokens = if revoke_tokens { format!(" and revoked {revoked} tokens") } else { String::new() };
                 format!("changed the password of {name}{tokens}\n")
             }
-            Command::Remove { name } => {
+            Action::Remove { name } => {
                 let revoked = users.remove(Actor::Operator, &name).await.map_err(failure_for(&name))?;
                 format!("removed {name} and revoked {revoked} tokens\n")
             }
@@ -152,7 +152,7 @@ impl User {
     }
 }
 
-/// Runs a command until a signal ends it. The command is dropped then, which restores the terminal.
+/// Runs a command to its end, or until a signal. The signal drops the command, which restores the terminal.
 async fn until_signal(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let kinds = [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::terminate()];
     let signals = kinds.map(|kind| {
@@ -180,14 +180,14 @@ async fn audited(command: impl Future<Output = Result<(), Failure>>) -> Result<(
 }
 
 /// Prints each user's name, role and state, separated by tabs.
-async fn list(users: &Users) -> Result<(), Failure> {
+async fn print_users(users: &Users) -> Result<(), Failure> {
     let line = |user: &user::User| {
         let state = if user.disabled { "disabled" } else { "enabled" };
         format!("{}\t{}\t{state}\n", user.name, user.role)
     };
     let mut after = None;
     loop {
-        let Listing { items, more } = users.list(after.as_ref(), PAGE).await?;
+        let Listing { items, more } = users.list(after.as_ref(), PAGE_SIZE).await?;
         print(&items.iter().map(line).collect::<String>())?;
         match items.into_iter().last().filter(|_| more) {
             Some(last) => after = Some(last.name),
@@ -196,7 +196,7 @@ async fn list(users: &Users) -> Result<(), Failure> {
     }
 }
 
-/// Names this user in the message of an error.
+/// Returns the failure for an error in a change of this user, whom it names.
 fn failure_for(name: &UserName) -> impl Fn(UserError) -> Failure {
     move |error| {
         Failure::Runtime(match error {
@@ -209,11 +209,11 @@ fn failure_for(name: &UserName) -> impl Fn(UserError) -> Failure {
 }
 
 impl PasswordSource {
-    async fn read(&self) -> Result<Password, Failure> {
+    async fn read_password(&self) -> Result<Password, Failure> {
         let text = if self.password_stdin {
             password_prompt::read_in_thread(|| io::read_to_string(io::stdin())).await?
         } else if io::stdin().is_terminal() {
-            password_prompt::ask().await?
+            password_prompt::ask_twice().await?
         } else {
             return Err(Failure::Usage("there is no terminal to ask for the password: use --password-stdin".into()));
         };

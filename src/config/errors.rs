@@ -7,19 +7,19 @@ use std::{collections::BTreeMap, fmt};
 pub struct ConfigErrors(BTreeMap<String, String>);
 
 impl ConfigErrors {
-    /// Adds an error in the setting of this variable, which is named with its flag.
+    /// Adds an error in the setting of this variable. The message names the variable and its flag.
     pub fn add(&mut self, variable: &str, error: impl fmt::Display) {
         let flag = variable.trim_start_matches("MAYFLY_").to_lowercase().replace('_', "-");
         self.0.entry(variable.to_owned()).or_insert_with(|| format!("{variable} (--{flag}): {error}"));
     }
 
     /// Adds an error in a variable that has no flag.
-    pub fn add_variable(&mut self, variable: &str, error: impl fmt::Display) {
+    pub fn add_without_flag(&mut self, variable: &str, error: impl fmt::Display) {
         self.0.entry(variable.to_owned()).or_insert_with(|| format!("{variable}: {error}"));
     }
 
-    /// Adds the error of a result.
-    pub fn check<T>(&mut self, variable: &str, result: Result<T, impl fmt::Display>) -> Option<T> {
+    /// Returns the value of a result, or adds its error in the setting of this variable.
+    pub fn ok_or_add<T>(&mut self, variable: &str, result: Result<T, impl fmt::Display>) -> Option<T> {
         result.map_err(|error| self.add(variable, error)).ok()
     }
 

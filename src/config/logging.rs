@@ -20,10 +20,10 @@ pub(super) struct LogSettings {
 
     /// Set the format of the log: text, json, or auto (text on a terminal, else json)
     #[arg(long, env = "MAYFLY_LOG_FORMAT", value_name = "FORMAT", default_value = "auto")]
-    #[arg(value_parser = text(log_format))]
+    #[arg(value_parser = text(parse_log_format))]
     pub log_format: LogFormat,
 }
 
-fn log_format(text: &str) -> Result<LogFormat, String> {
+fn parse_log_format(text: &str) -> Result<LogFormat, String> {
     LogFormat::from_str(text, false).map_err(|_| format!("{text:?} is not one of auto, text and json"))
 }

@@ -44,7 +44,7 @@ mod store;
 mod tokens;
 mod values;
 
-/// Printed under the help of all settings.
+/// Printed under the help of all settings: those that have no flag.
 pub const SECRETS_HELP: &str = "\
 Set secrets by a variable or a file, never by an argument, which every user of the machine can see:
       MAYFLY_ADMIN_PASSWORD
@@ -73,11 +73,11 @@ pub struct Settings {
     log: logging::LogSettings,
 }
 
-/// The settings, checked against each other, with what was made from them.
+/// The settings, checked against each other, and the values made from them.
 pub struct Config {
     /// Listening and proxies.
     pub network: NetworkSettings,
-    /// The certificate of the service, where it speaks TLS.
+    /// The certificate of the service; `None`: it speaks plain HTTP.
     pub certificate: Option<Arc<Certificate>>,
     /// Readiness and shutdown.
     pub lifecycle: LifecycleSettings,
@@ -85,7 +85,7 @@ pub struct Config {
     pub store: StoreConfig,
     /// The keys that sign tokens.
     pub keys: Arc<SigningKeys>,
-    /// How long a value read from the store may be served again.
+    /// How long a read from the store may be used without a renewal; zero: the store is asked each time.
     pub lease: Duration,
     /// The limits of tokens, and their issuer.
     pub token_policy: TokenPolicy,
@@ -93,7 +93,7 @@ pub struct Config {
     pub admin: AdminConfig,
     /// The cost of a password's hash.
     pub hash_cost: HashCost,
-    /// What browsers may see.
+    /// The access of browsers: the documentation, and the pages of other sites.
     pub browser: BrowserAccess,
     /// The log and the collector.
     pub telemetry: telemetry::Settings,
@@ -102,7 +102,7 @@ pub struct Config {
 /// Parses the arguments and variables, of which empty ones count as unset. Returns the errors of all settings, each of
 /// which has its default instead; clap by itself reports only the first.
 ///
-/// Exits as clap does where the arguments are wrong otherwise, or ask for help.
+/// Exits as clap does if the arguments are wrong in another way, or ask for help.
 pub fn parse(command: Command, mut arguments: Vec<OsString>) -> (ArgMatches, ConfigErrors) {
     let is_empty = |variable: &OsStr| env::var_os(variable).is_some_and(|value| value.is_empty());
     let mut command = without_variables(command, &is_empty);
@@ -127,12 +127,12 @@ pub fn parse(command: Command, mut arguments: Vec<OsString>) -> (ArgMatches, Con
     }
 }
 
-/// Returns whether a setting has this variable.
+/// Returns whether this is the variable of a setting with a flag.
 fn is_setting(variable: &OsStr) -> bool {
     Settings::augment_args(Command::new("")).get_arguments().any(|setting| setting.get_env() == Some(variable))
 }
 
-/// Has clap ignore these variables.
+/// Makes clap ignore these variables, also in subcommands.
 fn without_variables(command: Command, ignored: &impl Fn(&OsStr) -> bool) -> Command {
     let command = command.mut_args(|argument| {
         if argument.get_env().is_some_and(ignored) { argument.env(Resettable::Reset) } else { argument }
@@ -140,7 +140,7 @@ fn without_variables(command: Command, ignored: &impl Fn(&OsStr) -> bool) -> Com
     command.mut_subcommands(|subcommand| without_variables(subcommand, ignored))
 }
 
-/// Removes each `--flag value` and `--flag=value`.
+/// Removes each `--flag value` and `--flag=value` of this flag.
 fn remove_flag(arguments: &mut Vec<OsString>, flag: &str) {
     let is_flag = |argument: &OsString| argument.to_string_lossy().split('=').next() == Some(flag);
     while let Some(index) = arguments.iter().position(is_flag) {
@@ -155,12 +155,12 @@ impl Config {
     pub fn load(settings: Settings, environment: &Environment, mut errors: ConfigErrors) -> Result<Self, ConfigErrors> {
         let Settings { network, store, tokens, passwords, admin, lifecycle, log } = settings;
         for name in environment::setting_variables(environment).filter(|name| !is_setting(OsStr::new(name))) {
-            errors.add_variable(name, "there is no such setting");
+            errors.add_without_flag(name, "there is no such setting");
         }
-        let certificate = errors.check("MAYFLY_TLS_CERT", network.certificate());
+        let certificate = errors.ok_or_add("MAYFLY_TLS_CERT", network.certificate());
         let store = store.load(&mut errors);
         let is_embedded = matches!(store, StoreConfig::Memory);
-        let keys = errors.check("MAYFLY_JWT_KEYS_FILE", tokens.keys(!is_embedded));
+        let keys = errors.ok_or_add("MAYFLY_JWT_KEYS_FILE", tokens.keys(!is_embedded));
         let admin_password = admin.password(is_embedded, environment, &mut errors);
         let otlp = environment.iter().filter(|(name, _)| name.starts_with("OTEL_"));
         let otlp = otlp.map(|(name, value)| (name.clone(), value.to_string_lossy().into_owned())).collect();

@@ -61,7 +61,8 @@ pub struct NetworkSettings {
     ///
     /// Origins, separated by commas.
     #[arg(long, env = "MAYFLY_CORS_ORIGINS", value_name = "ORIGINS", default_value = "")]
-    #[arg(value_parser = text(origins))]
+    #[arg(value_parser = text(parse_origins))]
+    // Written with its path: clap would take a field of type `Vec` for a list of values. So too the `Option` below.
     pub cors_origins: std::vec::Vec<HeaderValue>,
 
     /// Set to off to hide the documentation at /docs, /openapi.json and /openapi.yaml
@@ -76,7 +77,7 @@ pub struct NetworkSettings {
 }
 
 impl NetworkSettings {
-    /// Reads the certificate and its key.
+    /// Reads the certificate and its key, if they are set.
     pub(super) fn certificate(&self) -> Result<Option<Arc<Certificate>>, String> {
         match (&self.endpoint.tls_cert, &self.tls_key) {
             (Some(chain), Some(key)) => {
@@ -89,7 +90,7 @@ impl NetworkSettings {
 }
 
 /// Parses origins: a scheme, a host and perhaps a port (RFC 6454, section 6.2), as browsers write them.
-fn origins(text: &str) -> Result<Vec<HeaderValue>, String> {
+fn parse_origins(text: &str) -> Result<Vec<HeaderValue>, String> {
     let parse = |origin: &str| {
         let host = ["https://", "http://"].iter().find_map(|scheme| origin.strip_prefix(scheme));
         let is_host =

@@ -71,7 +71,7 @@ pub enum AdminPassword {
 }
 
 impl AdminSettings {
-    /// Returns the password of the file or of the variable.
+    /// Returns the password of the variable or of the file, or for the embedded store a new one.
     pub(super) fn password(
         &self,
         is_embedded: bool,
@@ -85,9 +85,9 @@ impl AdminSettings {
         let has_file = self.admin_password_file.is_some() || errors.contains("MAYFLY_ADMIN_PASSWORD_FILE");
         match (variable, &self.admin_password_file) {
             (Some(_), _) if has_file => {
-                errors.add_variable(ADMIN_PASSWORD, "give this or MAYFLY_ADMIN_PASSWORD_FILE, not both");
+                errors.add_without_flag(ADMIN_PASSWORD, "give this or MAYFLY_ADMIN_PASSWORD_FILE, not both");
             }
-            (Some(Err(error)), _) => errors.add_variable(ADMIN_PASSWORD, error),
+            (Some(Err(error)), _) => errors.add_without_flag(ADMIN_PASSWORD, error),
             (Some(Ok(password)), _) => return password,
             (None, Some(password)) => return password.clone(),
             (None, None) if is_embedded => return AdminPassword::Generated(Password::generate()),

@@ -83,7 +83,7 @@ pub enum StoreConfig {
 }
 
 impl StoreSettings {
-    /// Checks the settings against each other.
+    /// Checks the settings against each other, and adds what is wrong to `errors`.
     pub fn load(self, errors: &mut ConfigErrors) -> StoreConfig {
         if self.redis_wait_timeout >= self.redis_timeout && !errors.contains("MAYFLY_REDIS_TIMEOUT") {
             errors.add("MAYFLY_REDIS_WAIT_TIMEOUT", "not less than MAYFLY_REDIS_TIMEOUT");

@@ -30,12 +30,12 @@ pub(super) struct TokenSettings {
     jwt_keys_file: Option<Arc<SigningKeys>>,
 
     /// Set the issuer of tokens, their claim `iss`, of up to 256 bytes
-    #[arg(long, env = "MAYFLY_JWT_ISSUER", value_name = "TEXT", value_parser = text(issuer))]
+    #[arg(long, env = "MAYFLY_JWT_ISSUER", value_name = "TEXT", value_parser = text(parse_issuer))]
     pub jwt_issuer: Option<String>,
 
     /// Set the maximum life of a token, up to 100 years
     #[arg(long, env = "MAYFLY_TOKEN_MAX_LIFE", value_name = "LIFE", default_value = "1 year")]
-    #[arg(value_parser = text(max_life))]
+    #[arg(value_parser = text(parse_max_life))]
     pub token_max_life: Life,
 
     /// Set the maximum number of live tokens of one user, from 1 to 100000
@@ -53,7 +53,7 @@ pub(super) struct TokenSettings {
 }
 
 impl TokenSettings {
-    /// Returns the keys of the file or, unless a file is required, a new key.
+    /// Returns the keys of the file; without a file, unless it is required, a new key.
     pub(super) fn keys(&self, is_required: bool) -> Result<Arc<SigningKeys>, &'static str> {
         match &self.jwt_keys_file {
             Some(keys) => Ok(Arc::clone(keys)),
@@ -70,7 +70,7 @@ impl TokenSettings {
 }
 
 /// Parses an issuer. A longer one would make tokens longer than the service accepts.
-fn issuer(text: &str) -> Result<String, &'static str> {
+fn parse_issuer(text: &str) -> Result<String, &'static str> {
     if (1..=256).contains(&text.len()) && !text.contains(char::is_control) {
         Ok(text.to_owned())
     } else {
@@ -78,7 +78,7 @@ fn issuer(text: &str) -> Result<String, &'static str> {
     }
 }
 
-/// Parses a life of up to a century, at whose end no clock overflows.
-fn max_life(text: &str) -> Result<Life, LifeError> {
+/// Parses a maximum life. A century at most, so that no time overflows.
+fn parse_max_life(text: &str) -> Result<Life, LifeError> {
     Life::parse_up_to(text, Life::from_seconds(36_525 * 86_400)?)
 }

@@ -1,4 +1,4 @@
-//! Parsers of the values of settings. Each names the value and what is allowed in its error.
+//! Parsers of the values of settings, for clap. The error of each names the value, and the values that are allowed.
 
 use std::{
     ffi::OsString,
@@ -15,10 +15,10 @@ use secrecy::{ExposeSecret, SecretSlice, SecretString};
 
 use crate::{domain, watched_files::read_regular_file};
 
-/// Maximum of timeouts and delays.
+/// The maximum of timeouts and delays.
 const MAX_WAIT: Duration = Duration::from_hours(1);
 
-/// Parses text. Unlike clap's own parser, this one reports a value that is not UTF-8 with the name of its setting.
+/// A value that is a text. Unlike clap's own parser, this one names the setting whose value is not UTF-8.
 pub(super) fn text<T, E>(
     parse: impl Fn(&str) -> Result<T, E> + Clone + Send + Sync + 'static,
 ) -> impl TypedValueParser<Value = T>
@@ -32,7 +32,7 @@ where
     })
 }
 
-/// Reads the file of this name.
+/// A value that is the name of a file, which `read` reads.
 pub(super) fn file<T, E>(
     read: impl Fn(&Path) -> Result<T, E> + Clone + Send + Sync + 'static,
 ) -> impl TypedValueParser<Value = T>
@@ -43,7 +43,7 @@ where
     OsStringValueParser::new().try_map(move |name| read(&PathBuf::from(name)).map_err(|error| error.to_string()))
 }
 
-/// Parses a number within bounds.
+/// A value that is a number within bounds.
 pub(super) fn number<N>(bounds: RangeInclusive<N>) -> impl TypedValueParser<Value = N>
 where
     N: FromStr + Display + PartialOrd + Clone + Send + Sync + 'static,
@@ -54,7 +54,7 @@ where
     })
 }
 
-/// Parses a duration within bounds, and 0 without a unit.
+/// A value that is a duration within bounds; `0` needs no unit.
 pub(super) fn duration(min: Duration, max: Duration) -> impl TypedValueParser<Value = Duration> {
     text(move |text| {
         let zero = (text == "0").then_some(Duration::ZERO);
@@ -67,12 +67,12 @@ pub(super) fn duration(min: Duration, max: Duration) -> impl TypedValueParser<Va
     })
 }
 
-/// Parses a duration of 1 ms to 1 h.
+/// A value that is a duration from 1 ms to 1 h.
 pub(super) fn timeout() -> impl TypedValueParser<Value = Duration> {
     duration(Duration::from_millis(1), MAX_WAIT)
 }
 
-/// Parses a duration of up to 1 h.
+/// A value that is a duration from 0 to 1 h.
 pub(super) fn delay() -> impl TypedValueParser<Value = Duration> {
     duration(Duration::ZERO, MAX_WAIT)
 }
@@ -91,7 +91,7 @@ pub(super) fn switch(text: &str) -> Result<bool, String> {
     }
 }
 
-/// Reads a regular file.
+/// Reads a regular file. The error names it.
 pub(super) fn read_file(file: &Path) -> Result<Vec<u8>, String> {
     read_regular_file(file).map_err(|error| format!("cannot read {}: {error}", file.display()))
 }
