@@ -28,26 +28,29 @@ impl AllowedMethods {
     }
 
     /// The value of `Allow` for an existing path; doubled and trailing slashes make no difference.
-    pub(super) fn at(&self, path: &str) -> String {
+    pub(super) fn header_for(&self, path: &str) -> String {
         self.find(path).map_or("GET, HEAD", |(_, allow)| allow).to_owned()
     }
 
     /// The template in the document for a path pattern of poem: `/token/{id}` for `/token/:param0`.
-    pub(super) fn template(&self, pattern: &str) -> Option<&'static str> {
+    pub(super) fn template_for(&self, pattern: &str) -> Option<&'static str> {
         self.find(pattern).map(|(template, _)| *template)
     }
 
+    /// The entry of a path: that with the same template, or else the first whose template matches.
     fn find(&self, path: &str) -> Option<&(&'static str, String)> {
         let exact = self.0.iter().find(|(template, _)| segments(template).eq(segments(path)));
-        exact.or_else(|| self.0.iter().find(|(template, _)| matches(template, path)))
+        exact.or_else(|| self.0.iter().find(|(template, _)| matches_template(template, path)))
     }
 }
 
+/// The segments of a path without empty ones.
 fn segments(path: &str) -> impl Iterator<Item = &str> {
     path.split('/').filter(|segment| !segment.is_empty())
 }
 
-fn matches(template: &str, path: &str) -> bool {
+/// Whether a path has the form of a template, whose `{…}` stand for any segment.
+fn matches_template(template: &str, path: &str) -> bool {
     let mut path = segments(path);
     segments(template).all(|part| path.next().is_some_and(|segment| part == segment || part.starts_with('{')))
         && path.next().is_none()
@@ -72,10 +75,10 @@ mod tests {
             ("/a/1/2", "GET, HEAD"),
             ("/docs", "GET, HEAD"),
         ] {
-            assert_eq!(allowed.at(path), allow, "{path}");
+            assert_eq!(allowed.header_for(path), allow, "{path}");
         }
-        assert_eq!(allowed.template("/a/:param0"), Some("/a/{id}"));
-        assert_eq!(allowed.template("/docs"), Some("/docs"));
-        assert_eq!(allowed.template("/b"), None);
+        assert_eq!(allowed.template_for("/a/:param0"), Some("/a/{id}"));
+        assert_eq!(allowed.template_for("/docs"), Some("/docs"));
+        assert_eq!(allowed.template_for("/b"), None);
     }
 }

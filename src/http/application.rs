@@ -26,7 +26,7 @@ use crate::{
     },
 };
 
-/// An endpoint, which the server serves behind these proxies.
+/// An endpoint of poem as an application of the server, behind these proxies.
 pub struct Application<E> {
     endpoint: E,
     proxies: Arc<TrustedProxies>,
@@ -47,7 +47,7 @@ impl<E: Endpoint<Output = Response> + 'static> server::Application for Applicati
         self.endpoint.get_response(Request::from_parts(head, Body::from(body))).await.into()
     }
 
-    /// The response is logged and counted, as one to a request is.
+    /// The response is logged and counted like that to a complete request.
     fn reject(&self, error: RequestError, client: SocketAddr) -> server::Response {
         let (status, detail) = match error {
             RequestError::Malformed => (StatusCode::BAD_REQUEST, "This is no request of HTTP/1.1 (RFC 9112).".into()),
@@ -66,7 +66,7 @@ impl<E: Endpoint<Output = Response> + 'static> server::Application for Applicati
         };
         let id = Uuid::new_v4().to_string();
         let client = Some(client.ip().to_canonical());
-        // The method may be missing, or a text of the client's.
+        // The method may be missing, or any text.
         let info = RequestInfo { method: "_OTHER", id: &id, client: &|| client, is_verification: false };
         let observed = ObservedRequest::begin(info, |_| None);
         let mut response = problem_response(Problem::new(status, detail), &id);

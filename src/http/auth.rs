@@ -35,7 +35,7 @@ const INSUFFICIENT_SCOPE_CHALLENGE: HeaderValue =
 /// A user, logged in by name and password.
 pub(super) struct BasicUser(pub(super) User);
 
-/// A presented token, not yet verified: the operation verifies it with its own single query of the store.
+/// A presented token. Not verified yet: the operation reads the token once, and verifies and answers with that read.
 pub(super) struct BearerToken(pub(super) SecretString);
 
 /// An administrator, logged in by name and password.
@@ -46,7 +46,7 @@ pub(super) struct BasicOrBearerUser(pub(super) User);
 
 /// The credentials of an `Authorization` header.
 enum Credentials<'a> {
-    /// A name and its password, or two candidates: as sent, and form-decoded.
+    /// A name and its password, or two candidates: form-decoded, then as sent.
     Basic(UserName, Vec<Password>),
     /// The presumed JWT.
     Bearer(&'a str),
@@ -57,9 +57,10 @@ pub(super) fn repeated_authorization() -> Problem {
     Problem::bad_request("A request has one Authorization header.")
 }
 
-/// 403 for a live token where a password is required.
+/// 403 for a live token where a password is required: for all but the operations on the token itself and
+/// introspection.
 pub(super) fn password_required() -> Problem {
-    let detail = "A token may inspect and revoke itself only. Log in with a user name and a password.";
+    let detail = "A token may not do this. Log in with a user name and a password.";
     Problem::new(StatusCode::FORBIDDEN, detail).with_header(header::WWW_AUTHENTICATE, INSUFFICIENT_SCOPE_CHALLENGE)
 }
 
@@ -74,8 +75,8 @@ pub(super) fn invalid_token() -> Problem {
     Problem::unauthorized(INVALID_TOKEN, INVALID_TOKEN_CHALLENGE)
 }
 
-/// 401 where only tokens are accepted. Without a Basic challenge, for which a browser would ask its user for a
-/// password.
+/// 401 where only tokens are accepted, or the store's problem. Without a Basic challenge, for which a browser would ask
+/// its user for a password.
 pub(super) fn bearer_required(error: Option<VerifyError>) -> Problem {
     let (detail, challenge) = match error {
         Some(VerifyError::Store(error)) => return error.into(),
@@ -98,7 +99,7 @@ impl From<LoginError> for Problem {
     }
 }
 
-/// 429: logins are checked again after this time.
+/// 429: this login is throttled. It is checked again after the remaining time, rounded up to seconds in `Retry-After`.
 pub(super) fn too_many_failures(remaining: Duration) -> Problem {
     let seconds = remaining.as_millis().div_ceil(1000);
     let detail = format!("Too many failed logins. Try again in {seconds} seconds; tokens work as ever.");
@@ -115,7 +116,8 @@ impl From<VerifyError> for Problem {
     }
 }
 
-/// The scheme and the credentials of a request; `None`: there are none, or of another scheme.
+/// The scheme and the credentials of a request's `Authorization` header; `None`: it has none, or of another scheme. 400
+/// for a second such header.
 pub(super) fn authorization(request: &Request) -> Result<Option<(Scheme, &str)>, Problem> {
     let mut headers = request.headers().get_all(header::AUTHORIZATION).iter();
     let Some(value) = headers.next() else { return Ok(None) };
@@ -130,6 +132,7 @@ pub(super) fn authorization(request: &Request) -> Result<Option<(Scheme, &str)>,
 }
 
 impl<'a> Credentials<'a> {
+    /// The credentials of a request, not verified. 401 if there are none.
     fn of(request: &'a Request) -> Result<Self, Problem> {
         match authorization(request)? {
             Some((Scheme::Basic, credentials)) => {
@@ -147,7 +150,8 @@ impl<'a> Credentials<'a> {
     /// Parses Base64 of `name:password`. A password may contain colons, a name may not (RFC 7617, section 2).
     ///
     /// OAuth clients should form-encode both (RFC 6749, section 2.3.1), and many do not. If the encoding is ambiguous,
-    /// both passwords are tried as one attempt, the decoded one first; only a wrong one then costs two hashes.
+    /// both passwords are tried as one attempt, the decoded one first. A wrong password, or a right one that was sent
+    /// plain, then costs two hashes.
     fn basic(credentials: &str, is_oauth: bool) -> Option<Self> {
         let pair = SecretString::from(String::from_utf8(BASE64_STANDARD.decode(credentials).ok()?).ok()?);
         let (name, password) = pair.expose_secret().split_once(':')?;
@@ -167,17 +171,18 @@ impl<'a> Credentials<'a> {
     }
 }
 
-/// Decodes a form-encoded text (RFC 6749, appendix B); `None`: it has characters that every encoder escapes.
+/// Decodes a form-encoded text (RFC 6749, appendix B); `None`: it has a character that every encoder escapes, or a `%`
+/// without two hexadecimal digits.
 fn form_decoded(text: &str) -> Option<String> {
-    let is_left = |c: char| c.is_ascii_alphanumeric() || "+%-._~*!'()".contains(c);
+    let is_unescaped = |c: char| c.is_ascii_alphanumeric() || "+%-._~*!'()".contains(c);
     let is_code = |rest: &str| rest.bytes().take(2).filter(u8::is_ascii_hexdigit).count() == 2;
-    let is_encoded = text.chars().all(is_left) && text.split('%').skip(1).all(is_code);
+    let is_encoded = text.chars().all(is_unescaped) && text.split('%').skip(1).all(is_code);
     let mut fields: Vec<(String, String)> =
         serde_urlencoded::from_str(&format!("={text}")).ok().filter(|_| is_encoded)?;
     fields.pop().map(|(_, decoded)| decoded)
 }
 
-/// Logs a user in, if one of these is the password.
+/// Logs a user in, if one of these is the password; a failure counts for the client's address.
 async fn log_in(request: &Request, user: UserName, passwords: &[Password]) -> Result<User, Problem> {
     let ClientAddress(client) = request.data().copied().unwrap_or(ClientAddress(Ipv4Addr::UNSPECIFIED.into()));
     let attempt = LoginAttempt { user, client: client.into() };
@@ -196,7 +201,7 @@ impl BasicUser {
         match Credentials::of(request)? {
             Credentials::Basic(name, passwords) => Ok(Self(log_in(request, name, &passwords).await?)),
             Credentials::Bearer(jwt) => {
-                // Only a live token gets 403: any other is 401.
+                // Only a live token gets 403, any other 401.
                 Services::of(request).tokens.verify(jwt).await?;
                 Err(password_required())
             }
@@ -224,7 +229,7 @@ impl BearerToken {
 }
 
 impl BasicOrBearerUser {
-    /// The caller of this request.
+    /// The caller of this request. 401 for a live token whose owner is disabled.
     pub(super) async fn of(request: &Request) -> Result<Self, Problem> {
         let services = Services::of(request);
         let user = match Credentials::of(request)? {
@@ -238,7 +243,8 @@ impl BasicOrBearerUser {
     }
 }
 
-/// Implements poem-openapi's extractor by the `of` of a type. The document lists these security schemes for it.
+/// Implements poem-openapi's extractor for a type by its function `of`. The OpenAPI document lists these security
+/// schemes for the operations that take it.
 macro_rules! extractor {
     ($type:ident: $($scheme:ident),+) => {
         impl<'a> ApiExtractor<'a> for $type {

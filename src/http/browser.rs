@@ -14,7 +14,7 @@ use super::problem::Problem;
 /// The header by which a browser says which site sent a request (Fetch Metadata, section 2.1.2).
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// The header by which a page's script says that it sent the request.
+/// The header by which a page's script says that it, not the browser, sent the request.
 const X_REQUESTED_WITH: HeaderName = HeaderName::from_static("x-requested-with");
 
 /// The policy for answers of the API: a browser runs and frames nothing of them.
@@ -27,15 +27,15 @@ const CORS_MAX_AGE_SECONDS: i32 = 600;
 pub(super) fn reject_cross_site_writes(request: Request, origins: &[HeaderValue]) -> Result<Request> {
     let headers = request.headers();
     let is_cross_site = headers.get(SEC_FETCH_SITE).is_some_and(|site| site == "cross-site" || site == "same-site");
-    if is_cross_site && !request.method().is_safe() && !is_from(headers, origins) {
+    if is_cross_site && !request.method().is_safe() && !is_from_origin(headers, origins) {
         let detail = "Another site may not write here. MAYFLY_CORS_ORIGINS says which may.";
         return Err(Problem::new(StatusCode::FORBIDDEN, detail).into());
     }
     Ok(request)
 }
 
-/// Whether a page of one of these sites sent the request.
-fn is_from(headers: &HeaderMap, origins: &[HeaderValue]) -> bool {
+/// Whether a page of one of these origins sent the request.
+fn is_from_origin(headers: &HeaderMap, origins: &[HeaderValue]) -> bool {
     headers.get(header::ORIGIN).is_some_and(|origin| origins.contains(origin))
 }
 
@@ -66,15 +66,15 @@ impl<E: Endpoint<Output = Response>> Endpoint for CrossOriginEndpoint<E> {
 
     async fn call(&self, mut request: Request) -> Result<Response> {
         let headers = request.headers();
-        // An OPTIONS request without this header is no preflight.
-        let is_shared = is_from(headers, &self.origins)
+        // An OPTIONS request is a preflight only with this header.
+        let is_allowed = is_from_origin(headers, &self.origins)
             && (request.method() != Method::OPTIONS || headers.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD));
-        if !is_shared {
+        if !is_allowed {
             // poem's middleware rejects requests of unknown origins, and passes on those without an origin.
             request.headers_mut().remove(header::ORIGIN);
         }
         let mut response = self.cors.call(request).await?;
-        if is_shared {
+        if is_allowed {
             // poem's middleware overwrites the `Accept-Encoding` that the documentation set.
             response.headers_mut().insert(header::VARY, HeaderValue::from_static("Origin, Accept-Encoding"));
         }

@@ -27,7 +27,8 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 #[derive(Debug, Default)]
 pub struct TrustedProxies {
     networks: Vec<IpNet>,
-    warning: OnceLock<()>,
+    /// Set once the log says that an untrusted peer reports clients.
+    warned: OnceLock<()>,
 }
 
 /// The address of the client, as data of a request. `envelope` adds it to all requests but verifications.
@@ -51,13 +52,13 @@ impl FromStr for TrustedProxies {
         };
         let network = |text: &str| read(text).map(canonical).ok_or_else(|| TrustedProxiesError(text.to_owned()));
         let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
-        Ok(Self { networks: texts.map(network).collect::<Result<_, _>>()?, warning: OnceLock::new() })
+        Ok(Self { networks: texts.map(network).collect::<Result<_, _>>()?, warned: OnceLock::new() })
     }
 }
 
 impl TrustedProxies {
     /// Returns the address of the client that sent this request.
-    pub(super) fn client(&self, request: &Request) -> Option<IpAddr> {
+    pub(super) fn client_of(&self, request: &Request) -> Option<IpAddr> {
         let peer = request.remote_addr().as_socket_addr()?.ip();
         Some(self.resolve(peer, request.headers()))
     }
@@ -80,7 +81,7 @@ impl TrustedProxies {
             return false;
         }
         let last = |name| headers.get_all(name).iter().next_back()?.to_str().ok()?.rsplit(',').next().map(str::trim);
-        let protocols = [last(&X_FORWARDED_PROTO), last(&header::FORWARDED).and_then(|hop| forwarded(hop, "proto"))];
+        let protocols = [last(&X_FORWARDED_PROTO), last(&header::FORWARDED).and_then(|hop| parameter(hop, "proto"))];
         let mut protocols = protocols.into_iter().flatten().peekable();
         protocols.peek().is_some() && protocols.all(|protocol| protocol.eq_ignore_ascii_case("https"))
     }
@@ -94,7 +95,7 @@ impl TrustedProxies {
         let peer = peer.to_canonical();
         let reports_client = || [X_FORWARDED_FOR, header::FORWARDED].iter().any(|name| headers.contains_key(name));
         if self.networks.is_empty() && reports_client() {
-            self.warning.get_or_init(|| {
+            self.warned.get_or_init(|| {
                 tracing::warn!(
                     %peer,
                     "a peer names others in X-Forwarded-For or Forwarded, and is not believed: if it is your load \
@@ -110,13 +111,14 @@ impl TrustedProxies {
             let hops = headers.contains_key(&name).then(|| hops(headers, &name, read));
             hops.map(|hops| self.walk(peer, hops))
         };
-        match (walk(X_FORWARDED_FOR, address), walk(header::FORWARDED, forwarded_for)) {
+        match (walk(X_FORWARDED_FOR, parse_address), walk(header::FORWARDED, forwarded_for)) {
             (Some(client), None) | (None, Some(client)) => client,
             (Some(one), Some(other)) if one == other => one,
             (_, _) => peer,
         }
     }
 
+    /// Returns the first address that is not trusted, or else the last readable one; `peer`, if there is none.
     fn walk(&self, peer: IpAddr, hops: impl Iterator<Item = Option<IpAddr>>) -> IpAddr {
         let mut client = peer;
         for hop in hops {
@@ -130,7 +132,8 @@ impl TrustedProxies {
     }
 }
 
-/// Returns an IPv4 network that is written as IPv6 as IPv4; addresses are compared in that form.
+/// Returns the IPv4 network that is written as an IPv6 one (`::ffff:10.0.0.0/104`), or the network as it is. Clients'
+/// addresses are compared in the same form.
 fn canonical(network: IpNet) -> IpNet {
     let mapped = |network: IpNet| {
         let IpNet::V6(network) = network else { return None };
@@ -150,7 +153,7 @@ fn hops(
 }
 
 /// Parses an address, with or without a port.
-fn address(text: &str) -> Option<IpAddr> {
+fn parse_address(text: &str) -> Option<IpAddr> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let with_port = || text.parse().ok().map(|address: SocketAddr| address.ip());
     bare.parse().ok().or_else(with_port).map(|address: IpAddr| address.to_canonical())
@@ -158,14 +161,14 @@ fn address(text: &str) -> Option<IpAddr> {
 
 /// Parses the address in an element of `Forwarded`.
 fn forwarded_for(element: &str) -> Option<IpAddr> {
-    address(forwarded(element, "for")?)
+    parse_address(parameter(element, "for")?)
 }
 
 /// Returns a parameter of an element of `Forwarded`: `for=192.0.2.1;proto=https` or `for="[2001:db8::1]:8080"`.
 ///
 /// Another parameter, such as `host`, may quote a client's text that contains a comma. Splitting at commas then leaves
 /// an element with a single quote, of which nothing is used.
-fn forwarded<'a>(element: &'a str, parameter: &str) -> Option<&'a str> {
+fn parameter<'a>(element: &'a str, parameter: &str) -> Option<&'a str> {
     let mut found = None;
     for pair in element.split(';').map(str::trim).filter(|pair| !pair.is_empty()) {
         let (name, value) = pair.split_once('=')?;

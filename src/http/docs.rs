@@ -24,8 +24,8 @@ use super::{
     paths::DOCS,
 };
 
-/// The head of the page. Narrow screens show the page at their own width, without the empty column of links.
-const HEAD: &str = r#"<head>
+/// The HTML head of the page. Narrow screens show the page at their own width, without the empty column of links.
+const PAGE_HEAD: &str = r#"<head>
     <title>Mayfly: API tokens</title>
     <meta name="viewport" content="width=device-width, initial-scale=1">
     <style>
@@ -37,21 +37,21 @@ const HEAD: &str = r#"<head>
 
 /// The settings of Swagger UI. Its requests carry `X-Requested-With`, so that a 401 opens no login dialog of the
 /// browser ([`browser::remove_basic_challenge`]); the curl command on the page leaves the header out.
-const SETTINGS: &str = "deepLinking: true,
+const UI_SETTINGS: &str = "deepLinking: true,
         showMutatedRequest: false,
         requestInterceptor: request => {
             request.headers['X-Requested-With'] = 'XMLHttpRequest';
             return request;
         },";
 
-/// The routes of [`DOCS`].
+/// The endpoints at the paths of [`DOCS`].
 pub(super) fn routes(document: &Value) -> Route {
     let json = format!("{document:#}\n");
     // The page contains the document as poem-openapi generated it: replace it by the completed one.
     let page = format!("<!DOCTYPE html>{}", api().swagger_ui_html().replace(&api().spec(), &json));
-    let page = page.replacen("<title>Swagger UI</title>", "", 1).replacen("<head>", HEAD, 1).replacen(
+    let page = page.replacen("<title>Swagger UI</title>", "", 1).replacen("<head>", PAGE_HEAD, 1).replacen(
         "deepLinking: true,",
-        SETTINGS,
+        UI_SETTINGS,
         1,
     );
     let policy = browser::page_policy(&page);
@@ -71,7 +71,7 @@ pub(super) fn redirect_from_root(method: &Method) -> Result<Response> {
 
 /// Serves a text, compressed for clients that accept gzip: the page has 1.9 MB, and 0.4 MB compressed.
 fn compressed_text(content_type: &'static str, text: String) -> impl Endpoint {
-    // All answers share these two buffers, however many clients fetch the text, and however slowly.
+    // All answers share these two buffers: many slow clients need no more memory.
     let (compressed, plain) = (Bytes::from(compress(text.as_bytes())), Bytes::from(text));
     get(make_sync(move |request: Request| {
         let response = Response::builder().content_type(content_type).header(header::VARY, "Accept-Encoding");
@@ -91,13 +91,13 @@ fn compress(bytes: &[u8]) -> Vec<u8> {
 /// Whether a client accepts gzip: `gzip`, or else `*`, has a weight above 0 (RFC 9110, section 12.5.3).
 fn accepts_gzip(headers: &HeaderMap) -> bool {
     let lists = headers.get_all(header::ACCEPT_ENCODING).iter().filter_map(|list| list.to_str().ok());
-    let weights: Vec<_> = lists.flat_map(|list| list.split(',')).map(coding).collect();
+    let weights: Vec<_> = lists.flat_map(|list| list.split(',')).map(parse_coding).collect();
     let accepted = |name: &str| weights.iter().find(|(coding, _)| *coding == name).map(|(_, is_accepted)| *is_accepted);
     accepted("gzip").or_else(|| accepted("*")).unwrap_or(false)
 }
 
 /// A coding of `Accept-Encoding`, and whether its weight is above 0.
-fn coding(element: &str) -> (String, bool) {
+fn parse_coding(element: &str) -> (String, bool) {
     let (coding, parameters) = element.split_once(';').unwrap_or((element, ""));
     let q = parameters.trim().strip_prefix("q=").map_or(Ok(1.0), |q| q.trim().parse::<f32>());
     (coding.trim().to_ascii_lowercase(), q.is_ok_and(|q| q > 0.0))

@@ -1,10 +1,10 @@
-//! The OpenAPI document: generated from the operations, and completed by `overlay.yaml` and [`failures`].
+//! The OpenAPI document: generated from the operations, and completed by `overlay.yaml` and [`documented_failures`].
 
 use poem_openapi::OpenApiService;
 use serde_json::{Value, json};
 
 use super::{
-    failures, health::HealthApi, oauth::OAuthApi, paths::USERS, token::TokenApi, user::UserApi,
+    documented_failures, health::HealthApi, oauth::OAuthApi, paths::USERS, token::TokenApi, user::UserApi,
     user_token::UserTokenApi,
 };
 use crate::domain::{duration, token::Description, user::UserName};
@@ -21,7 +21,7 @@ pub(super) fn api() -> OpenApiService<(TokenApi, UserApi, UserTokenApi, OAuthApi
 /// If poem-openapi generates no JSON.
 pub fn document() -> Value {
     let mut document: Value = serde_json::from_str(&api().spec()).expect("poem-openapi writes JSON");
-    simplify(&mut document);
+    replace_all_of(&mut document);
     merge(&mut document, serde_yaml::from_str(include_str!("overlay.yaml")).expect("the overlay is YAML"));
     for (schema, property, pattern) in [
         ("TokenRequest", "jwt_token_description", Description::PATTERN),
@@ -44,7 +44,7 @@ pub fn document() -> Value {
                     parameter["schema"]["pattern"] = json!(UserName::PATTERN);
                 }
             }
-            failures::add_to(operation);
+            documented_failures::add_to(operation);
         }
     }
     document
@@ -63,13 +63,13 @@ fn merge(document: &mut Value, patch: Value) {
 }
 
 /// Replaces each `allOf` of a `$ref` by the reference alone: client generators fail on a text or default beside it.
-fn simplify(value: &mut Value) {
+fn replace_all_of(value: &mut Value) {
     if let Some(reference) = value.pointer("/allOf/0/$ref").cloned() {
         *value = json!({ "$ref": reference });
     }
     match value {
-        Value::Object(members) => members.values_mut().for_each(simplify),
-        Value::Array(elements) => elements.iter_mut().for_each(simplify),
+        Value::Object(members) => members.values_mut().for_each(replace_all_of),
+        Value::Array(elements) => elements.iter_mut().for_each(replace_all_of),
         _ => {}
     }
 }

@@ -41,7 +41,7 @@ pub(super) trait DirectEndpoint: Send + Sync {
     fn answer(&self, request: &Request) -> impl Future<Output = Result<Response, Problem>> + Send;
 }
 
-/// Wraps an endpoint that may fail into one that never fails.
+/// Turns an endpoint that may fail into one that always answers.
 pub(super) struct Envelope<E, D> {
     pub(super) endpoint: E,
     pub(super) direct: D,
@@ -68,16 +68,16 @@ impl<E: Endpoint, D: DirectEndpoint> Endpoint for Envelope<E, D> {
 
 impl<E: Endpoint, D: DirectEndpoint> Envelope<E, D> {
     async fn answer_directly(&self, request: &Request, request_id: &str) -> Response {
-        // Called only where the address is logged, which is the exception on this path.
-        let client = || self.proxies.client(request);
+        // A closure, because the address of the client is rarely logged here, and costs time.
+        let client = || self.proxies.client_of(request);
         let info =
             RequestInfo { method: known(request.method()), id: request_id, client: &client, is_verification: true };
-        let observed = ObservedRequest::begin(info, |name| only(request.headers(), name));
+        let observed = ObservedRequest::begin(info, |name| single_value(request.headers(), name));
         let answer = async {
             check_headers(request)?;
             self.direct.answer(request).await
         };
-        // Pinned here and below: moving a future copies all the room that it may ever need.
+        // Pinned here and below: to move a future is to copy all of its memory.
         let answer = pin!(answer);
         let response = observed
             .run(pin!(catch_panic(answer)))
@@ -89,14 +89,14 @@ impl<E: Endpoint, D: DirectEndpoint> Envelope<E, D> {
     }
 
     async fn answer(&self, mut request: Request, request_id: &str) -> Response {
-        let client = self.proxies.client(&request);
+        let client = self.proxies.client_of(&request);
         if let Some(client) = client {
             request.set_data(ClientAddress(client));
         }
         let is_from_script = browser::is_script_request(request.headers());
         let info =
             RequestInfo { method: known(request.method()), id: request_id, client: &|| client, is_verification: false };
-        let observed = ObservedRequest::begin(info, |name| only(request.headers(), name));
+        let observed = ObservedRequest::begin(info, |name| single_value(request.headers(), name));
         let (mut response, route) = observed.run(self.call_endpoint(request, request_id)).await;
         observed.end(ResponseLabels { route, status: response.status().as_u16() });
         if is_from_script {
@@ -123,12 +123,12 @@ impl<E: Endpoint, D: DirectEndpoint> Envelope<E, D> {
                 let response = if error.is_from_response() {
                     error.into_response()
                 } else {
-                    problem_response(poem_errors::problem(&error, uri.path(), &self.allowed), request_id)
+                    problem_response(poem_errors::problem_for(&error, uri.path(), &self.allowed), request_id)
                 };
                 (response, pattern)
             }
         };
-        (response, pattern.and_then(|PathPattern(pattern)| self.allowed.template(&pattern)))
+        (response, pattern.and_then(|PathPattern(pattern)| self.allowed.template_for(&pattern)))
     }
 }
 
@@ -150,7 +150,7 @@ pub(super) fn headers_too_large() -> Problem {
     Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, detail)
 }
 
-/// Checks the size of all headers and the number of `Host`, in one pass.
+/// Checks the size of all headers, and that there is one `Host`, in one pass.
 fn check_headers(request: &Request) -> Result<(), Problem> {
     let (mut bytes, mut hosts) = (0, 0);
     for (name, value) in request.headers() {
@@ -178,15 +178,15 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
     })
 }
 
-/// Returns the value of a header that occurs once and is text. A second `traceparent` makes both invalid (W3C Trace
-/// Context, section 3.2).
-fn only<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
+/// Returns the value of a header that occurs once and is visible ASCII. A second `traceparent` makes both invalid (W3C
+/// Trace Context, section 3.2).
+fn single_value<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     let mut values = headers.get_all(name).iter();
     values.next().filter(|_| values.next().is_none()).and_then(|value| value.to_str().ok())
 }
 
-/// Returns a method of HTTP, and `_OTHER` for any other: those are arbitrary texts of the client, which would be labels
-/// of metrics.
+/// Returns one of HTTP's own methods, or `_OTHER`: any other is a text of the client's, and may not become a label of
+/// metrics.
 fn known(method: &Method) -> &'static str {
     const KNOWN: [&str; 9] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"];
     KNOWN.into_iter().find(|known| *known == method.as_str()).unwrap_or("_OTHER")

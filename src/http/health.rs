@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{payload::Json, problem::Problem, services::Services, tags::Tag};
 
-/// The operations for operators.
+/// The operations for load balancers, Kubernetes and operators.
 pub(super) struct HealthApi;
 
 /// The process is alive.

@@ -12,7 +12,7 @@ use poem::{
     middleware::{AddData, NormalizePath, TrailingSlash},
 };
 
-use self::{allow::AllowedMethods, browser::CrossOrigin, envelope::Envelope, verify::Verification};
+use self::{allow::AllowedMethods, browser::CrossOrigin, envelope::Envelope, verify::VerifyEndpoint};
 
 mod allow;
 mod application;
@@ -21,8 +21,8 @@ mod browser;
 mod client_address;
 mod docs;
 mod document;
+mod documented_failures;
 mod envelope;
-mod failures;
 mod health;
 mod metrics;
 mod oauth;
@@ -45,7 +45,7 @@ pub use metrics::metrics_endpoint;
 pub use poem::http::HeaderValue;
 pub use services::Services;
 
-/// Access of browsers, as configured.
+/// The access of browsers, as configured.
 #[derive(Debug, Clone)]
 pub struct BrowserAccess {
     /// Serves `/docs` and the OpenAPI document.
@@ -63,9 +63,9 @@ pub fn endpoint(
     let document = document::document();
     let docs = if access.docs { docs::routes(&document) } else { Route::new() };
     let origins = access.cors_origins;
-    let writers = origins.clone();
+    let write_origins = origins.clone();
     let metadata = services.issuer.as_deref().and_then(oauth::issuer_metadata_path);
-    let direct = Verification { services: Arc::clone(&services) };
+    let direct = VerifyEndpoint { services: Arc::clone(&services) };
     let endpoint = docs
         .nest_no_strip("/", document::api())
         .around(move |others, request| async move {
@@ -82,8 +82,8 @@ pub fn endpoint(
         .with(AddData::new(services))
         .with(AddData::new(Arc::clone(&proxies)))
         .with(NormalizePath::new(TrailingSlash::Trim))
-        .before(paths::reject_empty_names)
-        .before(move |request| ready(browser::reject_cross_site_writes(request, &writers)));
+        .before(paths::reject_inner_empty_name)
+        .before(move |request| ready(browser::reject_cross_site_writes(request, &write_origins)));
     Envelope { endpoint, direct, allowed: AllowedMethods::of(&document), proxies }
         .with_if(!origins.is_empty(), CrossOrigin { origins })
         .into_endpoint()

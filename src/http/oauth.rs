@@ -25,7 +25,7 @@ use crate::{
 /// The path of the metadata.
 pub(super) const METADATA_PATH: &str = "/.well-known/oauth-authorization-server";
 
-/// Caches keep the public keys for 300 s. A new key is published for longer before it signs
+/// Caches keep the public keys for 300 s. A new key is published for longer than that before it signs
 /// ([`key_rotation::PUBLISHED_BEFORE_SIGNING`]).
 const KEYS_CACHE_CONTROL: &str = "public, max-age=300";
 
@@ -56,10 +56,10 @@ struct IntrospectionResponse {
     /// Its id.
     #[serde(skip_serializing_if = "Option::is_none")]
     jti: Option<String>,
-    /// When it was issued, in seconds since the epoch.
+    /// When it was issued, in seconds since 1970 (UTC).
     #[serde(skip_serializing_if = "Option::is_none")]
     iat: Option<u64>,
-    /// When it expires, in seconds since the epoch.
+    /// When it expires, in seconds since 1970 (UTC).
     #[serde(skip_serializing_if = "Option::is_none")]
     exp: Option<u64>,
     /// Its issuer, if one is configured.
@@ -119,6 +119,7 @@ struct Metadata {
     service_documentation: String,
 }
 
+/// 200 with the public keys, which caches may keep.
 #[derive(ApiResponse)]
 enum KeysResponse {
     /// The public keys.
@@ -131,6 +132,7 @@ enum KeysResponse {
     ),
 }
 
+/// The only success: 200, without a body.
 #[derive(ApiResponse)]
 enum RevocationResponse {
     /// The token is not live, whether or not it was before.
@@ -198,7 +200,7 @@ impl OAuthApi {
         proxies: Data<&Arc<TrustedProxies>>,
         request: &Request,
     ) -> Result<Json<Metadata>, Problem> {
-        // An issuer that is no URL leads nowhere: the URLs then begin like that of this request.
+        // Without an issuer that is a URL, the endpoints' URLs begin like that of this request.
         let issuer = services.issuer.clone().filter(|issuer| without_scheme(issuer).is_some());
         let is_authority = |host: &&str| host.chars().all(|c| c.is_ascii_alphanumeric() || ".-:[]".contains(c));
         let host = request.header("host").filter(is_authority).unwrap_or("localhost");

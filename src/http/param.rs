@@ -12,6 +12,7 @@ use crate::domain::{token::TokenId, user::UserName};
 
 /// A type that a parameter is parsed into.
 pub(super) trait Parameter: FromStr + Send + Sync {
+    /// The schema of the parameter in the OpenAPI document.
     fn schema() -> MetaSchema;
 
     /// The answer to a malformed parameter.
@@ -23,10 +24,12 @@ pub(super) trait Parameter: FromStr + Send + Sync {
 pub(super) struct Param<T>(Option<T>);
 
 impl<T: Parameter> Param<T> {
+    /// The value, or the answer to a malformed parameter.
     pub(super) fn parsed(self) -> Result<T, Problem> {
         self.0.ok_or_else(T::error)
     }
 
+    /// Whether the parameter is well-formed and equal to `other`.
     pub(super) fn is(&self, other: &T) -> bool
     where
         T: PartialEq,
@@ -117,7 +120,7 @@ impl Parameter for PageLimit {
 }
 
 /// The `Link` header to the page after `last` (RFC 8288).
-pub(super) fn next_page(path: &str, limit: usize, last: &str) -> String {
+pub(super) fn next_page_link(path: &str, limit: usize, last: &str) -> String {
     // User names may contain `+`, which means a space in a query unless it is escaped.
     let query = serde_urlencoded::to_string([("limit", &*limit.to_string()), ("after", last)]);
     format!("<{path}?{}>; rel=\"next\"", query.expect("texts can be encoded"))

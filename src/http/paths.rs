@@ -11,7 +11,7 @@ pub(super) const TOKENS: &str = "/api/v1alpha/token";
 /// The users.
 pub(super) const USERS: &str = "/api/v1alpha/user";
 
-/// Forward-auth. Some proxies append the path of the request in question.
+/// Forward-auth. Some proxies append the path of the request that they ask about.
 pub(super) const VERIFY: &str = "/api/v1alpha/verify";
 
 /// The prefix of OAuth's endpoints, whose problems carry an error code of RFC 6749.
@@ -21,15 +21,15 @@ pub(super) const OAUTH: &str = "/oauth2/";
 pub(super) const DOCS: [&str; 3] = ["/openapi.json", "/openapi.yaml", "/docs"];
 
 /// 404 for a path with a segment that is not UTF-8, and so neither a user name nor a token id.
-pub(super) fn not_found(path: &str) -> Problem {
+pub(super) fn non_utf8_segment(path: &str) -> Problem {
     let name = path.strip_prefix(USERS).and_then(|rest| rest.trim_start_matches('/').split('/').next());
     let names_no_user = name.is_some_and(|name| name.parse::<UserName>().is_err());
     if names_no_user { Problem::no_such_user() } else { Problem::no_such_token() }
 }
 
-/// 404 for a path with an empty name or id: without this check, `/user//token` would be the path of the user `token`.
-/// Other doubled slashes, and trailing ones, make no difference.
-pub(super) async fn reject_empty_names(request: Request) -> Result<Request> {
+/// 404 for an empty name or id before another segment: `/user//token` is rejected, and would otherwise be the path of
+/// the user `token`; `/user/` is not. Other doubled slashes, and trailing ones, make no difference.
+pub(super) async fn reject_inner_empty_name(request: Request) -> Result<Request> {
     // The segment after the base is empty, and another one follows.
     let has_empty_name = |base: &str| {
         let mut segments = request.uri().path().split('/');
@@ -61,7 +61,7 @@ mod tests {
             ("/api/v1alpha/user", false),
         ] {
             let request = Request::builder().uri_str(path).finish();
-            assert_eq!(reject_empty_names(request).await.is_err(), refused, "{path}");
+            assert_eq!(reject_inner_empty_name(request).await.is_err(), refused, "{path}");
         }
     }
 }

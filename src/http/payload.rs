@@ -28,7 +28,7 @@ pub(super) const MAX_BODY_BYTES: usize = 16 * 1024;
 pub(super) const JSON: &str = "application/json";
 pub(super) const FORM: &str = "application/x-www-form-urlencoded";
 
-/// How long a client may take to send a body.
+/// Longest time for a client to send a body.
 pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Implements poem-openapi's traits for a body of this media type, parsed by this function.
@@ -54,7 +54,7 @@ macro_rules! body {
             const IS_REQUIRED: bool = true;
 
             async fn from_request(request: &Request, body: &mut RequestBody) -> Result<Self> {
-                Ok(Self($parse(&read(request, body).await?)?))
+                Ok(Self($parse(&read_body(request, body).await?)?))
             }
         }
 
@@ -80,12 +80,12 @@ fn parse_form<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
 
 /// Parses a JSON object.
 fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
-    // Of UTF-8, and of UTF-16 in both byte orders. JSON is sent without one (RFC 8259, section 8.1).
+    // Those of UTF-8, and of UTF-16 in both byte orders. JSON is sent without any (RFC 8259, section 8.1).
     let byte_order_marks: [&[u8]; 3] = [b"\xef\xbb\xbf", b"\xfe\xff", b"\xff\xfe"];
     if byte_order_marks.iter().any(|mark| bytes.starts_with(mark)) {
         return Err(Problem::bad_request("The body begins with a byte order mark (BOM): send UTF-8 without one."));
     }
-    // serde also accepts an array of the fields' values.
+    // serde would also accept an array of the fields' values.
     if bytes.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
         return Err(Problem::bad_request("The body must be a JSON object."));
     }
@@ -98,7 +98,7 @@ pub(super) fn not_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(field: D)
 }
 
 /// Reads the body of a request. A body that is too large by its Content-Length is rejected unread.
-async fn read(request: &Request, body: &mut RequestBody) -> Result<Vec<u8>, Problem> {
+async fn read_body(request: &Request, body: &mut RequestBody) -> Result<Vec<u8>, Problem> {
     let unreadable = || Problem::bad_request("The body of the request could not be read.");
     let length = request.header(header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
     if length.is_some_and(|length: u64| length > MAX_BODY_BYTES as u64) {
@@ -172,7 +172,7 @@ impl<'a, T: Type + DeserializeOwned + Default> ApiExtractor<'a> for OptionalJson
     }
 
     async fn from_request(request: &'a Request, body: &mut RequestBody, _: ExtractParamOptions<()>) -> Result<Self> {
-        let bytes = read(request, body).await?;
+        let bytes = read_body(request, body).await?;
         // Without a body its type does not matter: some clients always set one, and `curl -d ''` that of a form.
         if bytes.is_empty() {
             return Ok(Self(T::default()));
@@ -210,6 +210,7 @@ pub(super) enum Paged<T: Type + Serialize + Send> {
     ),
 }
 
+/// Whether a `Content-Type` is this media type, whatever its parameters.
 fn is_media_type(content_type: &str, expected: &str) -> bool {
     let essence = content_type.split(';').next().unwrap_or_default().trim();
     essence.eq_ignore_ascii_case(expected)

@@ -15,16 +15,16 @@ use super::{
 };
 
 /// Returns the problem for an error at this path: an operation's own, or one for an error of poem.
-pub(super) fn problem(error: &Error, path: &str, allowed: &AllowedMethods) -> Problem {
+pub(super) fn problem_for(error: &Error, path: &str, allowed: &AllowedMethods) -> Problem {
     let is_oauth = path.starts_with(paths::OAUTH);
     let problem = if let Some(problem) = error.downcast_ref::<Problem>() {
         problem.clone()
     } else if error.is::<NotFoundError>() {
         Problem::new(StatusCode::NOT_FOUND, "There is nothing at this path. /docs describes what there is.")
     } else if error.is::<ParsePathError>() {
-        paths::not_found(path)
+        paths::non_utf8_segment(path)
     } else if error.is::<MethodNotAllowedError>() {
-        let allow = allowed.at(path);
+        let allow = allowed.header_for(path);
         let detail = format!("This path answers to {allow} only.");
         let allow = HeaderValue::try_from(allow).expect("methods are visible ASCII");
         Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail).with_header(header::ALLOW, allow)
@@ -39,7 +39,7 @@ pub(super) fn problem(error: &Error, path: &str, allowed: &AllowedMethods) -> Pr
     if is_oauth { problem.with_oauth_error() } else { problem }
 }
 
-/// 500: the logs have the cause.
+/// 500 for a panic or an unexpected error. The log has the cause.
 pub(super) fn internal_error() -> Problem {
     let detail = "Something went wrong here. The logs know more under this request's id.";
     Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail)

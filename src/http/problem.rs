@@ -77,7 +77,7 @@ impl Problem {
             .with_header(WWW_AUTHENTICATE, bearer)
     }
 
-    /// 401 for an unknown user or a wrong password, with the same bytes.
+    /// 401 for an unknown user, a wrong password or a disabled user, all with the same bytes.
     pub(super) fn wrong_login() -> Self {
         Self::unauthorized("The user name or the password is wrong.", BEARER_CHALLENGE)
     }
@@ -92,12 +92,12 @@ impl Problem {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header(RETRY_AFTER, RETRY_AFTER_SECONDS.into())
     }
 
-    /// 503: the store failed.
+    /// 503: the store failed, or did not confirm a change.
     pub(super) fn store_unavailable() -> Self {
         Self::unavailable("The token store does not answer. Try again in a moment.")
     }
 
-    /// The problem with one more header in its answer.
+    /// Adds a header to the answer.
     #[must_use]
     pub(super) fn with_header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         self.headers.push((name, value));
@@ -108,7 +108,7 @@ impl Problem {
     #[must_use]
     pub(super) fn with_oauth_error(self) -> Self {
         let error = match self.status {
-            StatusCode::UNAUTHORIZED if self.challenges("error=\"invalid_token\"") => "invalid_token",
+            StatusCode::UNAUTHORIZED if self.has_challenge("error=\"invalid_token\"") => "invalid_token",
             StatusCode::UNAUTHORIZED => "invalid_client",
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => "temporarily_unavailable",
             status if status.is_client_error() => "invalid_request",
@@ -118,7 +118,7 @@ impl Problem {
     }
 
     /// Whether a `WWW-Authenticate` header contains this text.
-    fn challenges(&self, text: &str) -> bool {
+    fn has_challenge(&self, text: &str) -> bool {
         let holds = |value: &HeaderValue| value.to_str().is_ok_and(|value| value.contains(text));
         self.headers.iter().any(|(name, value)| name == WWW_AUTHENTICATE && holds(value))
     }
@@ -152,7 +152,7 @@ impl Problem {
             } },
         });
         let headers = match self.status.as_u16() {
-            401 if !self.challenges("Basic") => header("WWW-AUTHENTICATE", "How to present a token: Bearer.", true),
+            401 if !self.has_challenge("Basic") => header("WWW-AUTHENTICATE", "How to present a token: Bearer.", true),
             401 => header("WWW-AUTHENTICATE", "How to log in: one challenge for Basic, one for Bearer.", true),
             403 => header("WWW-AUTHENTICATE", "`insufficient_scope`, where a token was presented.", false),
             429 | 503 => header("RETRY-AFTER", "Seconds after which to try again.", true),
@@ -179,7 +179,7 @@ impl Problem {
     }
 }
 
-/// A problem passes as poem's error to `envelope`, which answers it.
+/// A problem passes through poem as an error, and `envelope` answers it.
 impl ResponseError for Problem {
     fn status(&self) -> StatusCode {
         self.status
@@ -209,7 +209,7 @@ fn header(name: &str, description: &str, is_required: bool) -> Value {
     json!({ name: { "description": description, "required": is_required, "schema": { "type": "string" } } })
 }
 
-/// Adds no response to the document: `failures` adds those of each operation.
+/// Adds no response to the document: `documented_failures` adds those of each operation.
 impl ApiResponse for Problem {
     fn meta() -> MetaResponses {
         MetaResponses { responses: Vec::new() }

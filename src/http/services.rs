@@ -8,13 +8,13 @@ use crate::service::{login::Login, readiness::Readiness, signing_keys::SigningKe
 
 /// All use cases of the service.
 pub struct Services {
-    /// Issue, inspect, list, revoke and verify.
+    /// Issue, inspect, list, rotate, revoke and verify tokens.
     pub tokens: Tokens,
-    /// Add, list, change and remove users.
+    /// Add, find, list, change and remove users.
     pub users: Users,
-    /// Log in.
+    /// Log users in.
     pub login: Arc<Login>,
-    /// Whether requests can be sent here.
+    /// Whether load balancers should send requests here.
     pub readiness: Readiness,
     /// The signing keys, whose public halves are published.
     pub keys: Arc<SigningKeys>,

@@ -1,4 +1,4 @@
-//! `/api/v1alpha/token`: issue, list, inspect and revoke tokens.
+//! `/api/v1alpha/token`: issue, list, inspect, rotate and revoke tokens.
 //!
 //! Clients depend on each path, field and message here: `tests/api/token.rs` compares them letter for letter.
 
@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     auth::{BasicUser, BearerToken},
-    param::{AllTokens, PageLimit, Param, next_page},
+    param::{AllTokens, PageLimit, Param, next_page_link},
     paths::TOKENS,
     payload::{Created, Json, OptionalJson, Paged},
     problem::Problem,
@@ -73,7 +73,7 @@ pub(super) struct TokenList {
 
 /// A live token in a list.
 #[derive(Serialize, Object)]
-#[expect(clippy::struct_field_names, reason = "the names are the user's")]
+#[expect(clippy::struct_field_names, reason = "the API's contract has these names")]
 struct TokenSummary {
     /// Its description.
     jwt_token_description: String,
@@ -249,7 +249,7 @@ pub(super) fn no_such_page() -> Problem {
     Problem::not_found("after: there is no such token (any more). Begin with the first page.")
 }
 
-/// A page of the tokens of `owner`, whose list is at `path`.
+/// A page of the tokens of `owner`; `path` is that of the list, for the link to the next page.
 pub(super) async fn list_page(
     services: &Services,
     owner: &UserName,
@@ -261,7 +261,7 @@ pub(super) async fn list_page(
     let limit = limit.map(Param::parsed).transpose()?.map(|PageLimit(limit)| limit);
     let listing = services.tokens.list(owner, Page { after, limit }).await?.ok_or_else(no_such_page)?;
     let last = listing.items.last().filter(|_| listing.more);
-    let next = last.zip(limit).map(|(last, limit)| next_page(path, limit, &last.token.id.to_string()));
+    let next = last.zip(limit).map(|(last, limit)| next_page_link(path, limit, &last.token.id.to_string()));
     Ok(Paged::Ok(Json(listing.into()), next))
 }
 

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     auth::{Administrator, BasicUser},
-    param::{PageLimit, Param, next_page},
+    param::{PageLimit, Param, next_page_link},
     paths::USERS,
     payload::{self, Created, Json, Paged},
     problem::Problem,
@@ -27,8 +27,8 @@ use crate::{
     service::{Actor, users::UserError},
 };
 
-/// The default length of a page.
-const DEFAULT_LIMIT: usize = 100;
+/// The most users on a page, by default.
+const DEFAULT_PAGE_LIMIT: usize = 100;
 
 /// The operations on users.
 pub(super) struct UserApi;
@@ -94,7 +94,7 @@ struct UserSummary {
     role: Role,
     /// Whether the user is disabled: cannot log in, and has no tokens.
     disabled: bool,
-    /// When the user was added, in seconds since the epoch.
+    /// When the user was added, in seconds since 1970 (UTC).
     created_at: u64,
 }
 
@@ -150,11 +150,11 @@ impl UserApi {
         /// The page begins after this name, which need not exist.
         after: Query<Option<String>>,
     ) -> Result<Paged<UserList>, Problem> {
-        let after: Option<UserName> = after.0.map(|name| name.parse()).transpose().map_err(invalid("after"))?;
-        let limit = limit.0.map(Param::parsed).transpose()?.map_or(DEFAULT_LIMIT, |PageLimit(limit)| limit);
+        let after: Option<UserName> = after.0.map(|name| name.parse()).transpose().map_err(invalid_field("after"))?;
+        let limit = limit.0.map(Param::parsed).transpose()?.map_or(DEFAULT_PAGE_LIMIT, |PageLimit(limit)| limit);
         let Listing { items: users, more } = services.users.list(after.as_ref(), limit).await?;
-        let link = users.last().filter(|_| more).map(|last| next_page(USERS, limit, last.name.as_str()));
-        // A page after a name can be empty though users with earlier names exist.
+        let link = users.last().filter(|_| more).map(|last| next_page_link(USERS, limit, last.name.as_str()));
+        // A page that begins after a name can be empty although users with earlier names exist.
         let message = if users.is_empty() && after.is_none() { "No users exist" } else { "Users exist" };
         let users = users.into_iter().map(UserSummary::from).collect();
         Ok(Paged::Ok(Json(UserList { message: message.into(), users }), link))
@@ -169,7 +169,7 @@ impl UserApi {
         request: Json<UserRequest>,
     ) -> Result<Created<UserDetails>, Problem> {
         let Json(UserRequest { username, role, password }) = request;
-        let name = username.parse().map_err(invalid("username"))?;
+        let name = username.parse().map_err(invalid_field("username"))?;
         let user = services.users.add(Actor::User(actor), name, role.into(), parse_password(&password)?).await?;
         let location = format!("{USERS}/{}", user.name);
         Ok(Created::Created(Json(UserDetails::new("User created", user)), location))
@@ -250,12 +250,12 @@ impl UserApi {
 }
 
 /// 400 for a field or parameter that cannot be parsed; the detail begins with its name.
-pub(super) fn invalid<E: std::error::Error>(what: &'static str) -> impl Fn(E) -> Problem {
+pub(super) fn invalid_field<E: std::error::Error>(what: &'static str) -> impl Fn(E) -> Problem {
     move |error| Problem::bad_request(format!("{what}: {error}."))
 }
 
 fn parse_password(text: &str) -> Result<Password, Problem> {
-    Password::parse_new(text).map_err(invalid("password"))
+    Password::parse_new(text).map_err(invalid_field("password"))
 }
 
 impl From<User> for UserSummary {

@@ -21,21 +21,22 @@ const USER: HeaderName = HeaderName::from_static("x-auth-user");
 const TOKEN_ID: HeaderName = HeaderName::from_static("x-auth-token-id");
 const EXPIRES_IN: HeaderName = HeaderName::from_static("x-auth-expires-in");
 
+/// Like [`VerifyEndpoint::matches`], with doubled slashes as one.
 fn matches_with_doubled_slashes(path: &str) -> bool {
     let segments = |path: &'static str| path.split('/').filter(|segment| !segment.is_empty());
     let mut given = path.split('/').filter(|segment| !segment.is_empty());
     segments(VERIFY).all(|segment| given.next() == Some(segment))
 }
 
-/// Room for the headers above and those that every response has.
-const HEADERS: usize = 8;
+/// The room for the headers above and those that every response has.
+const HEADER_CAPACITY: usize = 8;
 
 /// Answers without poem's router and middleware, which would cost more than the response itself.
-pub(super) struct Verification {
+pub(super) struct VerifyEndpoint {
     pub(super) services: Arc<Services>,
 }
 
-impl DirectEndpoint for Verification {
+impl DirectEndpoint for VerifyEndpoint {
     const ROUTE: &'static str = VERIFY;
 
     /// Also matches the paths below its own. As in poem's router, doubled slashes count as one.
@@ -51,7 +52,7 @@ impl DirectEndpoint for Verification {
         let signed = &presented.signed;
         let mut response = Response::default();
         let headers = response.headers_mut();
-        headers.reserve(HEADERS);
+        headers.reserve(HEADER_CAPACITY);
         headers.insert(USER, HeaderValue::from_str(signed.owner.as_str()).expect("a name is visible ASCII"));
         headers.insert(TOKEN_ID, HeaderValue::from_bytes(&signed.id.to_ascii()).expect("an id is visible ASCII"));
         headers.insert(EXPIRES_IN, self.services.tokens.expires_in(&presented).into());

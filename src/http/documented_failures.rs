@@ -14,7 +14,7 @@ use super::{
     poem_errors::internal_error,
     problem::Problem,
     token::no_such_page,
-    user::invalid,
+    user::invalid_field,
 };
 use crate::{
     domain::{duration, password::Password, user::UserName},
@@ -24,13 +24,13 @@ use crate::{
     },
 };
 
-/// The delay in the example of 429.
-const LOGIN_DELAY: Duration = Duration::from_secs(8);
+/// The `Retry-After` in the example of 429. The service computes its own: [`too_many_failures`].
+const EXAMPLE_RETRY_AFTER: Duration = Duration::from_secs(8);
 
 /// Adds the failures of an operation to its responses. Of two with one status, the specific one is the example.
 pub(super) fn add_to(operation: &mut Value) {
     let mut failures = BTreeMap::new();
-    for problem in specific(operation).into_iter().chain(common(operation)) {
+    for problem in specific_failures(operation).into_iter().chain(common_failures(operation)) {
         failures.entry(problem.status()).or_insert(problem);
     }
     for (status, problem) in failures {
@@ -39,24 +39,24 @@ pub(super) fn add_to(operation: &mut Value) {
 }
 
 /// The failures of this operation alone.
-fn specific(operation: &Value) -> Vec<Problem> {
+fn specific_failures(operation: &Value) -> Vec<Problem> {
     let ambiguous = || duration::parse("1M").expect_err("M may be a minute or a month");
     let successor = "b56929f3-54f1-4dc2-9984-9bba615e26e6".parse().expect("an id");
-    let no_name = |field| invalid(field)("..".parse::<UserName>().expect_err("not a name"));
+    let no_name = |field| invalid_field(field)("..".parse::<UserName>().expect_err("not a name"));
     match operation["operationId"].as_str().unwrap_or_default() {
         "issueToken" => vec![IssueError::Life(ambiguous().into()).into(), IssueError::QuotaReached(1000).into()],
         "rotateToken" => {
             vec![RotateError::Overlap(ambiguous()).into(), RotateError::AlreadyRotated(Some(successor)).into()]
         }
         "listTokens" => vec![no_such_page()],
-        "inspectSelf" | "revokeSelf" => vec![token_required(), too_many_failures(LOGIN_DELAY)],
+        "inspectSelf" | "revokeSelf" => vec![token_required(), too_many_failures(EXAMPLE_RETRY_AFTER)],
         "listUsers" => vec![no_name("after")],
         "addUser" => vec![no_name("username"), UserError::NameTaken.into()],
         "changeUser" => vec![
             Problem::bad_request("The body: unknown variant `root`, expected one of `user`, `introspector`, `admin`."),
             UserError::LastAdmin.into(),
         ],
-        "changePassword" => vec![invalid("password")(Password::parse_new("").expect_err("no password is empty"))],
+        "changePassword" => vec![invalid_field("password")(Password::parse_new("").expect_err("no password is empty"))],
         "removeUser" => vec![UserError::LastAdmin.into()],
         "introspectToken" | "revokePresentedToken" => {
             vec![Problem::bad_request("The body: duplicate field `token`."), Problem::store_unavailable()]
@@ -70,7 +70,7 @@ fn specific(operation: &Value) -> Vec<Problem> {
 }
 
 /// The failures that follow from the parameters, body and security of the operation.
-fn common(operation: &Value) -> Vec<Problem> {
+fn common_failures(operation: &Value) -> Vec<Problem> {
     let mut failures = vec![headers_too_large(), internal_error()];
     let takes =
         |name: &str| operation["parameters"].as_array().is_some_and(|all| all.iter().any(|one| one["name"] == name));
@@ -95,10 +95,10 @@ fn common(operation: &Value) -> Vec<Problem> {
         [scheme] if scheme == "Bearer" => failures.push(invalid_token()),
         [_] => failures.extend([
             Problem::wrong_login(),
-            too_many_failures(LOGIN_DELAY),
+            too_many_failures(EXAMPLE_RETRY_AFTER),
             if operation["tags"] == json!(["Users"]) { Problem::administrators_only() } else { password_required() },
         ]),
-        _ => failures.extend([Problem::wrong_login(), too_many_failures(LOGIN_DELAY)]),
+        _ => failures.extend([Problem::wrong_login(), too_many_failures(EXAMPLE_RETRY_AFTER)]),
     }
     failures.extend([repeated_authorization(), Problem::store_unavailable()]);
     failures
