@@ -1,4 +1,4 @@
-//! The binary: see the library for everything.
+//! The program `mayfly`. All its code is in the library: see [`mayfly::cli`].
 
 use std::process::ExitCode;
 

@@ -9,12 +9,14 @@ use futures_util::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Work under way, by key. The callers poll it; once all of them are dropped, so is the work.
+/// Work under way, by key. The callers themselves poll the work; once all its callers are dropped, it is dropped, too.
 pub struct SingleFlight<K, V> {
+    /// Work that started longer ago is joined by no further caller.
     max_age: Duration,
     flights: Arc<Mutex<HashMap<K, Flight<V>>>>,
 }
 
+/// One run of the work, which its callers share.
 struct Flight<V> {
     started: Instant,
     work: WeakShared<BoxFuture<'static, V>>,
@@ -32,7 +34,7 @@ where
     K: Hash + Eq + Clone + Send + 'static,
     V: Clone + Send + Sync + 'static,
 {
-    /// Callers join work that started less than `max_age` ago.
+    /// Shares work with callers who come less than `max_age` after it started.
     pub fn new(max_age: Duration) -> Self {
         Self { max_age, flights: Arc::default() }
     }
@@ -69,7 +71,7 @@ where
 impl<K: Hash + Eq, V> Drop for RemoveOnDrop<K, V> {
     fn drop(&mut self) {
         let mut flights = self.flights.lock();
-        // Work that started later may have taken its place.
+        // A later flight may have taken the place of this one.
         if flights.get(&self.key).is_some_and(|flight| flight.started == self.started) {
             flights.remove(&self.key);
         }

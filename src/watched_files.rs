@@ -11,59 +11,60 @@ use std::{
 use parking_lot::Mutex;
 use rustix::fs::OFlags;
 
-/// How often files are checked for changes.
+/// How often the callers of [`WatchedFiles::reload`] check files for changes.
 pub const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// When [`WatchedFiles::reload`] reads the files.
+/// When [`WatchedFiles::reload`] calls its `read`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reload {
-    /// If one of them changed since they were last read.
+    /// Only if a file changed since the last call of `read`.
     IfChanged,
-    /// In any case: the operator asked for it.
+    /// In any case: the operator asked for it (SIGHUP).
     Always,
 }
 
 /// Files that are read together.
 pub struct WatchedFiles {
     paths: Vec<PathBuf>,
-    /// The version of each file when they were last read, successfully or not; `None`: it could not be found.
-    versions: Mutex<Vec<Option<Version>>>,
+    /// The version of each file when the files were last read, successfully or not; `None`: the file was not found.
+    versions_read: Mutex<Vec<Option<FileVersion>>>,
 }
 
-/// Tells one version of a file from the next without reading it. A new version of a mounted Kubernetes secret is
-/// another inode behind the same symbolic links.
+/// The metadata that differ between two versions of a file: a change is noticed without reading the file. A new version
+/// of a mounted Kubernetes secret is another inode behind the same symbolic links.
 #[derive(PartialEq, Eq)]
-struct Version {
+struct FileVersion {
     device_and_inode: (u64, u64),
     size: u64,
-    /// Seconds and nanoseconds. Changes with the content, the permissions and the owner.
+    /// In seconds and nanoseconds. Changes with the content, the permissions and the owner of the file.
     ctime: (i64, i64),
 }
 
 impl WatchedFiles {
-    /// Watches these files. Call this before they are first read, so that no change in between is missed.
+    /// Notes the versions of these files. Call this before they are first read, so that no change in between is missed.
     pub fn new(paths: impl IntoIterator<Item = PathBuf>) -> Self {
         let paths: Vec<_> = paths.into_iter().collect();
-        let versions = Mutex::new(Self::versions(&paths));
-        Self { paths, versions }
+        let versions_read = Mutex::new(Self::current_versions(&paths));
+        Self { paths, versions_read }
     }
 
-    /// Calls `read` once at a time. Blocks on the file system.
+    /// Calls `read` if one of the files changed, or always. Never runs two calls at the same time. Blocks on the file
+    /// system.
     pub fn reload(&self, when: Reload, read: impl FnOnce()) {
-        let mut versions = self.versions.lock();
-        let found = Self::versions(&self.paths);
-        if when == Reload::Always || *versions != found {
-            *versions = found;
+        let mut versions_read = self.versions_read.lock();
+        let current = Self::current_versions(&self.paths);
+        if when == Reload::Always || *versions_read != current {
+            *versions_read = current;
             read();
         }
     }
 
-    fn versions(paths: &[PathBuf]) -> Vec<Option<Version>> {
-        paths.iter().map(|path| Version::of(path).ok()).collect()
+    fn current_versions(paths: &[PathBuf]) -> Vec<Option<FileVersion>> {
+        paths.iter().map(|path| FileVersion::of(path).ok()).collect()
     }
 }
 
-impl Version {
+impl FileVersion {
     fn of(path: &Path) -> io::Result<Self> {
         let metadata = fs::metadata(path)?;
         Ok(Self {
