@@ -162,7 +162,7 @@ async fn bootstrap(users: &Users, admin: &AdminConfig) -> Result<bool, UserError
             }
         }
         AdminPassword::Missing => {
-            if !users.any().await? {
+            if !users.has_any().await? {
                 tracing::warn!(
                     "there are no users: `mayfly user add --role admin NAME` adds one, or set \
                      MAYFLY_ADMIN_PASSWORD_FILE and start again"

@@ -5,7 +5,7 @@ use std::{any::Any, collections::HashSet, sync::Arc, time::Duration};
 use mayfly::{
     domain::{
         life::Life,
-        listing::Page,
+        listing::PageRequest,
         password::{HashCost, Password, PasswordHash},
         token::{Token, TokenDigest, TokenId},
         user::{LoginEpoch, Role, User, UserName, UserUpdate},
@@ -96,7 +96,7 @@ impl Fixture {
         (fixture, name.parse().unwrap())
     }
 
-    async fn ids(&self, owner: &UserName, page: Page) -> Option<Vec<TokenId>> {
+    async fn ids(&self, owner: &UserName, page: PageRequest) -> Option<Vec<TokenId>> {
         let listing = self.store.list_tokens(owner, page).await.unwrap()?;
         Some(listing.items.iter().map(|live| live.token.id).collect())
     }

@@ -15,7 +15,7 @@ use std::{
 use mayfly::{
     domain::{
         password::{HashCost, Password},
-        throttle::{AttemptScope, LoginAttempt, PER_CLIENT_AND_USER, PER_USER},
+        throttle::{AttemptScope, ClientAndUser, PER_CLIENT_AND_USER, PER_USER},
         user::{LoginEpoch, Role, User},
     },
     service::{
@@ -277,9 +277,9 @@ async fn known_users_have_hashing_slots_of_their_own_and_rejected_logins_are_not
             .unwrap()
     );
     let [home, hotel] =
-        [1, 2].map(|host| LoginAttempt { user: alice.name.clone(), client: IpAddr::from([192, 0, 2, host]).into() });
+        [1, 2].map(|host| ClientAndUser { user: alice.name.clone(), client: IpAddr::from([192, 0, 2, host]).into() });
     store.login_succeeded(&home, alice.login_epoch, AttemptScope::AllCounters).await.unwrap();
-    let strangers: Vec<_> = iter::from_fn(|| hashing.slot(Lane::AnyClient)).collect();
+    let strangers: Vec<_> = iter::from_fn(|| hashing.take_slot(Lane::AnyClient)).collect();
     for _ in 0..2 * PER_CLIENT_AND_USER.free_failures {
         assert!(matches!(login.log_in(&hotel, std::slice::from_ref(&password)).await, Err(LoginError::Busy(_))));
     }

@@ -219,6 +219,6 @@ impl PasswordSource {
         };
         let line =
             secret_line(text.expose_secret()).map_err(|error| Failure::Usage(format!("the password: {error}")))?;
-        Password::parse_new(line).map_err(|error| Failure::Usage(error.to_string()))
+        Password::parse_printable(line).map_err(|error| Failure::Usage(error.to_string()))
     }
 }

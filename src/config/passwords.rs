@@ -98,5 +98,5 @@ impl AdminSettings {
 }
 
 fn parse_password(text: &str) -> Result<Password, String> {
-    Password::parse_new(text).map_err(|error| error.to_string())
+    Password::parse_printable(text).map_err(|error| error.to_string())
 }

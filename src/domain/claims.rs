@@ -9,14 +9,14 @@ use super::{
     user::UserName,
 };
 
-/// Maximum length of a JWT, in bytes. The longest that is issued has about 3 KiB: a description of 256 characters at up
-/// to four bytes each and a name of 64 characters twice, in base64.
+/// Maximum length of a JWT, in bytes. The longest JWT that is issued has about 3 KiB: a description of 256 characters
+/// at up to four bytes each and a name of 64 characters twice, in base64.
 pub const MAX_JWT_BYTES: usize = 4096;
 
 /// The claims of a token, in the order in which they are written: those of the API's contract, then the registered
 /// claims (RFC 7519, section 4.1) with the same values, for other software.
 ///
-/// Unknown and duplicate claims are rejected: no token was issued with them.
+/// A JWT with unknown or duplicate claims is rejected: no token was issued with such claims.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Claims {
@@ -26,9 +26,9 @@ pub struct Claims {
     pub jwt_token_id: String,
     /// The owner's description of the token.
     pub jwt_token_description: String,
-    /// When the token expires at the latest, in seconds since the epoch.
+    /// When the token expires at the latest, in seconds since 1970.
     pub exp: u64,
-    /// When the token was issued, in seconds since the epoch.
+    /// When the token was issued, in seconds since 1970.
     pub iat: u64,
     /// The same as `username`.
     pub sub: String,
@@ -49,12 +49,12 @@ impl Claims {
         serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?).ok()
     }
 
-    /// The owner and the id, if they are well formed.
+    /// The owner and the id of the token, if they are well formed.
     pub fn owner_and_id(&self) -> Option<(UserName, TokenId)> {
         Some((self.username.parse().ok()?, self.jwt_token_id.parse().ok()?))
     }
 
-    /// The claims of a token that is issued at `iat`, in seconds since the epoch. `exp - iat` is exactly `life`.
+    /// The claims of a token that is issued at `iat`, in seconds since 1970. `exp - iat` is exactly `life`.
     pub fn new(
         owner: &UserName,
         id: TokenId,

@@ -3,21 +3,21 @@
 use std::time::Duration;
 
 /// The maximum length of a duration, in characters.
-pub const MAX_TEXT: usize = 64;
+pub const MAX_TEXT_CHARS: usize = 64;
 
-/// The maximum number of digits in a row: those of a century in seconds. humantime 2.4.0 panics where a sum exceeds
-/// `u64::MAX` seconds (`"18446744073709551615s 1000000000ns"`); with this limit, no text of [`MAX_TEXT`] characters
-/// does.
+/// The maximum number of digits of one number: enough for a century in seconds. humantime 2.4.0 panics if a sum exceeds
+/// `u64::MAX` seconds (`"18446744073709551615s 1000000000ns"`); with this limit, no text of [`MAX_TEXT_CHARS`]
+/// characters has such a sum.
 const MAX_DIGITS: usize = 10;
 
-/// A regular expression for durations, of ECMA-262 for the OpenAPI document. It accepts any unit.
+/// A regular expression (ECMA-262) for durations, for the OpenAPI document. It accepts any word as a unit.
 pub const PATTERN: &str = "^ *([0-9]{1,10} *[A-Za-z]+ *)+$";
 
 /// Why a text is not a duration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DurationError {
     /// Empty, too long, or not ASCII.
-    #[error("must be 1 to {MAX_TEXT} ASCII characters, such as \"6 hours\" or \"1h 30m\"")]
+    #[error("must be 1 to {MAX_TEXT_CHARS} ASCII characters, such as \"6 hours\" or \"1h 30m\"")]
     Text,
     /// Not a sequence of numbers with units.
     #[error(
@@ -33,9 +33,9 @@ pub enum DurationError {
 }
 
 /// Parses a duration in humantime's units (`"6 hours"`, `"1h 30m"`, `"1week 2days"`), in upper or lower case. Twelve
-/// months are a year of 365.25 days: humantime's months of 30.44 days would make them 43 minutes longer.
+/// months are a year of 365.25 days: as twelve of humantime's months of 30.44 days, they would be 43 minutes longer.
 pub fn parse(text: &str) -> Result<Duration, DurationError> {
-    if text.len() > MAX_TEXT || !text.is_ascii() {
+    if text.len() > MAX_TEXT_CHARS || !text.is_ascii() {
         return Err(DurationError::Text);
     }
     let text = text.trim_matches(' ');
@@ -69,6 +69,7 @@ fn normalize(text: &str) -> Result<String, DurationError> {
     Ok(normal)
 }
 
+/// Splits a text behind its longest beginning whose characters all belong.
 fn split_while(text: &str, belongs: impl Fn(char) -> bool) -> (&str, &str) {
     text.split_at(text.find(|c| !belongs(c)).unwrap_or(text.len()))
 }
@@ -130,7 +131,7 @@ mod tests {
     #[test]
     fn the_longest_sum_does_not_panic() {
         let years = "9999999999y".repeat(5) + "99999999y";
-        assert_eq!(years.len(), MAX_TEXT);
+        assert_eq!(years.len(), MAX_TEXT_CHARS);
         assert_eq!(parse(&years).unwrap().as_secs(), 50_099_999_994 * 31_557_600);
     }
 }

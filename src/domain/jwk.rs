@@ -1,8 +1,9 @@
-//! Signing keys as a file has them: a JWK Set (RFC 7517) with private keys.
+//! Signing keys as their file holds them: a JWK Set (RFC 7517) with private keys.
 //!
 //! A key is `oct` for HS256 (RFC 7518, section 6.4), `OKP` with `Ed25519` for EdDSA (RFC 8037) or `EC` with `P-256` for
-//! ES256 (RFC 7518, section 6.2). `iat` is when a key was made, and before `nbf` it only verifies: both as in OpenID
-//! Federation, in seconds since the epoch. Other members (`use`, `key_ops`) are ignored.
+//! ES256 (RFC 7518, section 6.2). The member `iat` is when the key was made; before `nbf` the key verifies and does not
+//! sign. Both members are those of OpenID Federation, in seconds since 1970. Other members (`use`, `key_ops`) are
+//! ignored.
 
 use std::str::FromStr;
 
@@ -12,7 +13,7 @@ use jsonwebtoken::{DecodingKey, EncodingKey};
 use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, de::DeserializeOwned};
 
-/// Minimum length of a symmetric key, in bytes: that of a SHA-256 (RFC 7518, section 3.2).
+/// Minimum length of a symmetric key, in bytes: the length of a SHA-256 digest (RFC 7518, section 3.2).
 pub const MIN_SECRET_BYTES: usize = 32;
 
 /// Length of an Ed25519 key and of a P-256 coordinate, in bytes.
@@ -21,7 +22,7 @@ pub(super) const CURVE_BYTES: usize = 32;
 /// A signature algorithm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Algorithm {
-    /// HMAC with SHA-256: one secret signs and verifies. The fastest.
+    /// HMAC with SHA-256: one secret signs and verifies. The fastest algorithm.
     Hs256,
     /// Ed25519: other services can verify with the public key.
     EdDsa,
@@ -77,7 +78,7 @@ pub enum JwkSetError {
         /// Counted from 1.
         column: usize,
     },
-    /// `{"keys": []}`.
+    /// The set has no key: `{"keys": []}`.
     #[error("the set has no key; `mayfly key generate` makes one")]
     Empty,
     /// A key cannot be used. Keys count from 1.
@@ -94,16 +95,16 @@ pub enum JwkError {
     /// Two keys have one `kid`.
     #[error("another key has the same \"kid\"")]
     DuplicateId,
-    /// Another type of key.
+    /// The key has another type, algorithm or curve than those supported.
     #[error(
         "supported are \"kty\": \"oct\" with \"alg\": \"HS256\", \"OKP\" with \"crv\": \"Ed25519\" and \"EdDSA\", and \
          \"EC\" with \"P-256\" and \"ES256\""
     )]
     Unsupported,
-    /// A member is missing or malformed: its name, and the length that it needs.
+    /// A member is missing or malformed: its name, and the length that it must have, as a part of the message.
     #[error("{0:?} must be unpadded base64url{1}")]
     Member(&'static str, &'static str),
-    /// The secret is too short, and can be guessed.
+    /// The secret has only this number of bytes, and can be guessed.
     #[error("\"k\" has {0} bytes, and at least {MIN_SECRET_BYTES} are needed; `mayfly key generate` makes a good one")]
     Short(usize),
     /// The private key belongs to another public key.
@@ -111,7 +112,7 @@ pub enum JwkError {
     Mismatch,
 }
 
-/// A JWK with its private key.
+/// A JWK with its private key, not yet checked: its members as in RFC 7517 and RFC 7518.
 #[derive(Deserialize)]
 pub(super) struct Jwk {
     #[serde(default)]
@@ -135,10 +136,11 @@ pub(super) struct LoadedKey {
     pub(super) algorithm: Algorithm,
     pub(super) signing: EncodingKey,
     pub(super) verifying: DecodingKey,
+    /// `None` for a symmetric key.
     pub(super) public: Option<PublicJwk>,
 }
 
-/// A public key, as `/.well-known/jwks.json` publishes it. A symmetric key has none.
+/// The public part of a key, as `/.well-known/jwks.json` publishes it. A symmetric key has none.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PublicJwk {
     /// The type of the key.
@@ -155,7 +157,7 @@ pub struct PublicJwk {
     pub kid: String,
 }
 
-/// The keys of a JWK Set, each read as a `K`.
+/// The keys of a JWK Set in JSON, each deserialized into a `K`.
 pub(super) fn parse_set<K: DeserializeOwned>(json: &str) -> Result<Vec<K>, JwkSetError> {
     #[derive(Deserialize)]
     struct JwkSet<K> {
@@ -166,11 +168,12 @@ pub(super) fn parse_set<K: DeserializeOwned>(json: &str) -> Result<Vec<K>, JwkSe
 }
 
 impl Jwk {
-    /// When the key begins to sign, in seconds since the epoch; `None`: the file does not say.
+    /// When the key begins to sign, in seconds since 1970; `None`: the file does not say.
     pub(super) fn signs_from(&self) -> Option<u64> {
         self.nbf.or(self.iat)
     }
 
+    /// Checks the key, and converts it for signing and verifying.
     pub(super) fn load(&self) -> Result<LoadedKey, JwkError> {
         let is_allowed = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
         if !(1..=64).contains(&self.kid.len()) || !self.kid.chars().all(is_allowed) {
@@ -241,7 +244,7 @@ fn decode_base64(text: &str) -> Option<Vec<u8>> {
     BASE64_URL_SAFE_NO_PAD.decode(text).ok()
 }
 
-/// Decodes a member that is a key or a coordinate on a curve.
+/// Decodes a member of a JWK that is a key or a coordinate on a curve: 32 bytes in base64url.
 fn curve_bytes(member: &'static str, text: Option<&str>) -> Result<[u8; CURVE_BYTES], JwkError> {
     let bytes = text.and_then(decode_base64).and_then(|bytes| bytes.try_into().ok());
     bytes.ok_or(JwkError::Member(member, " of 32 bytes"))

@@ -13,11 +13,11 @@ use uuid::Uuid;
 
 use super::jwk::{Algorithm, CURVE_BYTES, Jwk, JwkSetError, MIN_SECRET_BYTES, parse_set};
 
-/// Default time between the publication of a new public key and its first signature: clients cache public keys for five
-/// minutes, and replicas take a moment to read the file.
+/// Default time between the publication of a new public key and the first token that it signs: clients cache public
+/// keys for five minutes, and replicas take a moment to read the file.
 pub const PUBLISHED_BEFORE_SIGNING: Duration = Duration::from_mins(6);
 
-/// A JWK Set in JSON with one key, made `now` (seconds since the epoch).
+/// A JWK Set in JSON with one new key. `now`, in seconds since 1970, is its `iat`.
 ///
 /// # Panics
 /// If the operating system gives no random bytes.
@@ -25,9 +25,10 @@ pub fn generate(algorithm: Algorithm, now: u64) -> SecretString {
     to_json(&[new_key(algorithm, now, None)])
 }
 
-/// The set with a new key in front, which begins to sign after `delay`. The other keys still verify.
+/// Returns the set with a new key in front, which begins to sign after `delay`. The other keys still verify.
 ///
-/// Defaults: the `algorithm` of the first key; no `delay` for HS256, [`PUBLISHED_BEFORE_SIGNING`] for public keys.
+/// Defaults: the `algorithm` of the first key; no `delay` for HS256, [`PUBLISHED_BEFORE_SIGNING`] for algorithms with
+/// public keys.
 ///
 /// # Panics
 /// If the operating system gives no random bytes.
@@ -47,16 +48,16 @@ pub fn rotate(
     Ok(to_json(&keys))
 }
 
-/// The set without the keys that signed nothing in the last `age`, and the ids of the removed keys. If `age` is the
-/// longest life of a token, no live token needs a removed key.
+/// Returns the set without the keys that stopped signing at least `age` ago, and the ids of the removed keys. If `age`
+/// is the longest life of a token, no live token needs a removed key.
 ///
-/// A key stopped signing when a key in front of it began to. If the file does not say when, the key stays.
+/// A key stopped signing when a key in front of it began to sign. If the file does not say when, the key stays.
 pub fn prune(set: &str, age: Duration, now: u64) -> Result<(SecretString, Vec<String>), JwkSetError> {
     let keys: Vec<Jwk> = parse_set(set)?;
     let retired_at = |index: usize| keys[..index].iter().filter_map(Jwk::signs_from).min();
     let is_old = |index: &usize| retired_at(*index).is_some_and(|at| at.saturating_add(age.as_secs()) <= now);
     let (old, kept): (Vec<_>, Vec<_>) = (0..keys.len()).partition(is_old);
-    // Values, to keep members that a `Jwk` ignores.
+    // Read as JSON values, to keep members that a `Jwk` ignores.
     let values: Vec<Value> = parse_set(set)?;
     let kept: Vec<_> = kept.into_iter().map(|index| values[index].clone()).collect();
     Ok((to_json(&kept), old.into_iter().map(|index| keys[index].kid.clone()).collect()))
@@ -66,6 +67,7 @@ fn to_json(keys: &[Value]) -> SecretString {
     format!("{:#}\n", json!({ "keys": keys })).into()
 }
 
+/// A new random key as a JWK, with this `iat` and `nbf`.
 fn new_key(algorithm: Algorithm, iat: u64, nbf: Option<u64>) -> Value {
     let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
     let mut key = match algorithm {

@@ -1,4 +1,4 @@
-//! Signing keys, loaded.
+//! Signing keys, ready to sign and verify JWTs.
 
 use std::{
     fmt,
@@ -18,7 +18,7 @@ use super::{
 /// Why a JWT is not verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidToken {
-    /// Its header names no key of this set: the key may be in a newer one.
+    /// Its header names no key of this set. The key may be in a newer version of the set.
     #[error("a token of an unknown key")]
     UnknownKey,
     /// It is malformed, or the key that its header names did not sign it.
@@ -26,23 +26,23 @@ pub enum InvalidToken {
     Rejected,
 }
 
-/// The keys of a service, in the order of their file: the first one that is due signs, all verify.
+/// The keys of a service, in the order of their file. One of them signs ([`KeySet::sign`]); all verify.
 pub struct KeySet(Vec<Key>);
 
 struct Key {
     id: String,
-    /// When the key begins to sign, in seconds since the epoch.
+    /// When the key begins to sign, in seconds since 1970.
     signs_from: u64,
-    /// The encoded header of a token that is signed with this key. The header of a presented token must equal one of
-    /// these bytes, so no other `alg`, `kid`, `typ`, `crit`, `jku`, `x5u`, `jwk` or `b64` is ever parsed (RFC 8725,
+    /// The encoded header of all tokens that this key signs. The header of a presented token must equal that of a key,
+    /// byte by byte, so no other `alg`, `kid`, `typ`, `crit`, `jku`, `x5u`, `jwk` or `b64` is ever parsed (RFC 8725,
     /// sections 3.1 to 3.10).
     header: String,
     loaded: LoadedKey,
-    /// Set once the key signed a token or verified one.
+    /// Set once the key signed or verified a token. If such a key leaves the file, its removal is logged as an error.
     was_used: AtomicBool,
 }
 
-/// The header of our tokens, written in this order.
+/// The header of our JWTs, with its members in the order in which they are written.
 #[derive(Serialize)]
 struct JwtHeader<'a> {
     typ: &'static str,
@@ -51,7 +51,7 @@ struct JwtHeader<'a> {
 }
 
 impl KeySet {
-    /// Reads a JWK Set.
+    /// Reads a JWK Set in JSON, and checks each key.
     pub fn parse(json: &str) -> Result<Self, JwkSetError> {
         let mut keys = Vec::<Key>::new();
         for (index, jwk) in parse_set::<Jwk>(json)?.into_iter().enumerate() {
@@ -71,7 +71,8 @@ impl KeySet {
         if keys.is_empty() { Err(JwkSetError::Empty) } else { Ok(Self(keys)) }
     }
 
-    /// Signs a JWT with these claims: header, payload and signature, each in base64url, with dots between.
+    /// Signs a JWT with these claims: header, payload and signature, each in base64url, with dots between. Signs with
+    /// the first key whose time to sign has come at `iat`, or with the first key if there is none.
     ///
     /// # Panics
     /// If the cryptographic library fails with a key that it loaded.
@@ -109,8 +110,8 @@ impl KeySet {
         self.0.iter().filter(|key| key.was_used.load(Relaxed)).map(|key| &*key.id)
     }
 
-    /// The public keys, in the order of the set: none for a symmetric key.
-    pub fn public(&self) -> Vec<PublicJwk> {
+    /// The public keys, in the order of the set. Symmetric keys have none.
+    pub fn public_keys(&self) -> Vec<PublicJwk> {
         self.0.iter().filter_map(|key| key.loaded.public.clone()).collect()
     }
 }
@@ -121,6 +122,7 @@ impl fmt::Debug for KeySet {
     }
 }
 
+/// The value as JSON in unpadded base64url, as in a JWT.
 fn encode(value: &impl Serialize) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(serde_json::to_vec(value).expect("plain strings and numbers are JSON"))
 }
@@ -195,7 +197,7 @@ mod tests {
         let both =
             rotate(generate(Algorithm::Hs256, 0).expose_secret(), Some(Algorithm::Es256), 0, Some(Duration::ZERO))
                 .unwrap();
-        let public = set(both.expose_secret()).unwrap().public();
+        let public = set(both.expose_secret()).unwrap().public_keys();
         assert_eq!(public.iter().map(|key| &*key.kty).collect::<Vec<_>>(), ["EC"]);
     }
 

@@ -14,7 +14,7 @@ pub enum LifeError {
     /// It is not a duration.
     #[error(transparent)]
     Duration(#[from] DurationError),
-    /// It is not a whole number of seconds, or zero.
+    /// It is zero, or not a whole number of seconds.
     #[error("must be whole seconds, and at least one")]
     WholeSeconds,
     /// It is longer than this maximum.
@@ -51,7 +51,7 @@ impl Life {
     }
 }
 
-/// Writes the life in the largest unit that gives a whole number: years of 365.25 days as humantime has, days, hours,
+/// Writes the life in the largest unit that gives a whole number: years (of 365.25 days, as in humantime), days, hours,
 /// minutes or seconds. [`Life::parse`] reads the text back, up to the longest life that can be configured, a century.
 impl fmt::Display for Life {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -1,22 +1,22 @@
-//! Lists that are read a page at a time.
+//! Lists that are read one page at a time.
 
 use super::token::TokenId;
 
-/// Which page of a user's tokens to list. Tokens come newest first, in the order of their creation in the store.
+/// A request for one page of a user's tokens. The newest token comes first, by creation in the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Page {
+pub struct PageRequest {
     /// The page begins after this token; `None`: with the newest.
     pub after: Option<TokenId>,
     /// The most tokens on the page; `None`: no limit.
     pub limit: Option<usize>,
 }
 
-impl Page {
-    /// All tokens.
+impl PageRequest {
+    /// A request for all tokens on one page.
     pub const ALL: Self = Self { after: None, limit: None };
 }
 
-/// One page of a list.
+/// The answer: one page of a list.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listing<T> {
     /// The items of the page, in order.

@@ -1,6 +1,7 @@
 //! Values and rules, and nothing else: no web, no Redis, no clock.
 //!
-//! A value that exists is valid: each type is made by parsing, and says in its error what a user can do about it.
+//! A value that exists is valid: a text becomes a value only by parsing, and the error says what the user can do about
+//! it.
 
 pub mod claims;
 pub mod duration;

@@ -11,14 +11,14 @@ use secrecy::{ExposeSecret, SecretString};
 ///
 /// The default is the first choice of OWASP's Password Storage Cheat Sheet; a verification takes 17 ms on a quiet core.
 #[derive(Debug, Display, Clone, Copy, PartialEq, Eq)]
-#[display("m={memory_kib},t={passes},p={lanes}")]
+#[display("m={memory_kib},t={passes},p={parallelism}")]
 pub struct HashCost {
     memory_kib: u32,
     passes: u32,
-    lanes: u32,
+    parallelism: u32,
 }
 
-/// A text is not a [`HashCost`], or beyond [`HashCost::MAX`].
+/// The text is not a [`HashCost`], or the cost is beyond [`HashCost::MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a cost is m=KIB,t=PASSES,p=LANES such as m=19456,t=2,p=1, of at most m=1048576,t=32,p=16 and 8 KiB a lane or more"
@@ -26,13 +26,15 @@ pub struct HashCost {
 pub struct HashCostError;
 
 impl HashCost {
-    /// The most expensive hash that is verified. A dearer one in the store would be an attack on the service.
-    const MAX: Self = Self { memory_kib: 1 << 20, passes: 32, lanes: 16 };
+    /// The highest cost of a hash that is verified. A hash of a higher cost in the store would be an attack on the
+    /// service.
+    const MAX: Self = Self { memory_kib: 1 << 20, passes: 32, parallelism: 16 };
 
+    /// The cost as argon2 takes it. An error if the cost is beyond [`HashCost::MAX`], or argon2 does not allow it.
     fn params(self) -> Result<Params, HashCostError> {
-        let Self { memory_kib, passes, lanes } = Self::MAX;
-        let is_allowed = self.memory_kib <= memory_kib && self.passes <= passes && self.lanes <= lanes;
-        let params = Params::new(self.memory_kib, self.passes, self.lanes, None);
+        let Self { memory_kib, passes, parallelism } = Self::MAX;
+        let is_allowed = self.memory_kib <= memory_kib && self.passes <= passes && self.parallelism <= parallelism;
+        let params = Params::new(self.memory_kib, self.passes, self.parallelism, None);
         params.ok().filter(|_| is_allowed).ok_or(HashCostError)
     }
 
@@ -41,7 +43,7 @@ impl HashCost {
         self.memory_kib * self.passes
     }
 
-    /// Whether a hash of this cost is less work than one of the other.
+    /// Whether a hash of this cost is less work than a hash of the other cost.
     pub fn is_cheaper_than(self, other: Self) -> bool {
         self.work_kib() < other.work_kib()
     }
@@ -49,7 +51,7 @@ impl HashCost {
 
 impl Default for HashCost {
     fn default() -> Self {
-        Self { memory_kib: 19_456, passes: 2, lanes: 1 }
+        Self { memory_kib: 19_456, passes: 2, parallelism: 1 }
     }
 }
 
@@ -57,7 +59,7 @@ impl TryFrom<Params> for HashCost {
     type Error = HashCostError;
 
     fn try_from(params: Params) -> Result<Self, HashCostError> {
-        let cost = Self { memory_kib: params.m_cost(), passes: params.t_cost(), lanes: params.p_cost() };
+        let cost = Self { memory_kib: params.m_cost(), passes: params.t_cost(), parallelism: params.p_cost() };
         cost.params().map(|_| cost)
     }
 }
@@ -67,7 +69,7 @@ impl FromStr for HashCost {
 
     fn from_str(text: &str) -> Result<Self, HashCostError> {
         let cost = Self::try_from(text.parse::<Params>().map_err(|_| HashCostError)?)?;
-        // The parser of `Params` also takes another order, fewer parameters and more.
+        // The parser of `Params` also accepts the parameters in another order, fewer of them, and others.
         if cost.to_string() == text { Ok(cost) } else { Err(HashCostError) }
     }
 }
@@ -76,18 +78,18 @@ impl FromStr for HashCost {
 #[derive(Debug, Deref, Clone)]
 pub struct Password(SecretString);
 
-/// A text cannot be a password.
+/// The text cannot be a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a password is 1 to {} bytes without control characters or byte order marks", Password::MAX_BYTES)]
 pub struct PasswordError;
 
 impl Password {
-    /// The maximum length: argon2 reads every byte.
+    /// The maximum length, as argon2 reads every byte.
     pub const MAX_BYTES: usize = 1024;
 
-    /// Parses a password that is to be set. Control characters and byte order marks, which end up in a password only by
-    /// accident (`echo`, editors), are refused here only: a user who has such a password can still log in.
-    pub fn parse_new(text: &str) -> Result<Self, PasswordError> {
+    /// Parses a password that is to be set. Also rejects control characters and byte order marks, which end up in a
+    /// password only by accident (`echo`, editors). `parse` accepts them: a user who has such a password can log in.
+    pub fn parse_printable(text: &str) -> Result<Self, PasswordError> {
         let is_accident = |c: char| c.is_control() || c == '\u{feff}';
         if text.contains(is_accident) { Err(PasswordError) } else { text.parse() }
     }
@@ -111,11 +113,11 @@ impl FromStr for Password {
     }
 }
 
-/// An argon2id hash as a PHC string, in a type that cannot be printed.
+/// An argon2id hash as a PHC string (`$argon2id$v=19$m=…$salt$hash`), in a type that cannot be printed.
 #[derive(Debug, Deref, Clone)]
 pub struct PasswordHash(SecretString);
 
-/// A text is not an argon2id PHC string, or its cost is beyond [`HashCost::MAX`].
+/// The text is not an argon2id PHC string, or its cost is beyond [`HashCost::MAX`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not an argon2id PHC string")]
 pub struct PasswordHashError;
@@ -133,20 +135,20 @@ impl PasswordHash {
         Self(hash.to_string().into())
     }
 
-    /// The hash of an unknown random password. A login with an unknown name is verified against it, so that the time of
-    /// the answer does not tell which users exist.
+    /// A hash of this cost that no known password has. A login with an unknown name is verified against it, so that the
+    /// time of the answer does not tell which users exist.
     pub fn dummy(cost: HashCost) -> Self {
         let (salt, hash) = ("bWF5Zmx5LWR1bW15LXNhbHQ", "N9jFzzDWEhdpvOWJwPyGLbrQ3nYxHnLPCv3dQXiK6Sg");
         Self(format!("$argon2id$v=19${cost}${salt}${hash}").into())
     }
 
-    /// Whether this is a hash of the password. Blocks for as long as the cost of the hash asks for.
+    /// Whether this is a hash of this password. Blocks for as long as the cost of the hash asks for.
     pub fn verify(&self, password: &Password) -> bool {
         phc::PasswordHash::new(self.0.expose_secret())
             .is_ok_and(|hash| Argon2::default().verify_password(password.expose_secret().as_bytes(), &hash).is_ok())
     }
 
-    /// The cost of a verification.
+    /// The cost of a verification against this hash.
     ///
     /// # Panics
     /// Never: the cost was checked when the hash was parsed.
@@ -155,6 +157,7 @@ impl PasswordHash {
     }
 }
 
+/// The cost of the hash in this PHC string; `None`: it is no argon2id hash, or its cost is not allowed.
 fn cost_of(text: &str) -> Option<HashCost> {
     let hash = phc::PasswordHash::new(text).ok().filter(|hash| hash.algorithm.as_str() == "argon2id")?;
     HashCost::try_from(Params::try_from(&hash).ok()?).ok()
@@ -173,7 +176,7 @@ mod tests {
     use super::*;
 
     /// The lowest cost of argon2.
-    const CHEAP: HashCost = HashCost { memory_kib: 8, passes: 1, lanes: 1 };
+    const CHEAP: HashCost = HashCost { memory_kib: 8, passes: 1, parallelism: 1 };
 
     #[test]
     fn only_the_password_verifies() {
@@ -234,13 +237,13 @@ mod tests {
     #[test]
     fn only_new_passwords_must_be_free_of_control_characters() {
         for text in ["abc\n", "a\u{0}b", "next\u{85}line", "\u{feff}abc"] {
-            assert!(Password::parse_new(text).is_err(), "{text:?}");
+            assert!(Password::parse_printable(text).is_err(), "{text:?}");
             assert!(text.parse::<Password>().is_ok(), "{text:?}");
         }
         for text in ["", &"x".repeat(1025)] {
-            assert!(Password::parse_new(text).is_err() && text.parse::<Password>().is_err(), "{text:?}");
+            assert!(Password::parse_printable(text).is_err() && text.parse::<Password>().is_err(), "{text:?}");
         }
-        assert!(Password::parse_new("p:ä ß\"").is_ok());
+        assert!(Password::parse_printable("p:ä ß\"").is_ok());
     }
 
     #[test]

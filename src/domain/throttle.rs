@@ -1,27 +1,27 @@
 //! How often passwords may be tried.
 //!
 //! Failed logins are counted for each pair of client and user ([`PER_CLIENT_AND_USER`]), each user ([`PER_USER`]), each
-//! client ([`PER_CLIENT`]) and each site ([`PER_SITE`]). The first few cost nothing; then each counter asks for a delay
-//! that grows with it:
+//! client ([`PER_CLIENT`]) and each site, a network of clients ([`PER_SITE`]). The first few failures of a counter
+//! delay nothing; further ones ask for a delay that grows with their number ([`CounterRule`]):
 //! - between two attempts of one client at one user: the longer of the delays of that pair and of that user;
 //! - between any two attempts of one client, or of one site: the delay of that client or site.
 //!
-//! No user can be locked out. Failures of other clients delay a client only after an attempt of its own, never before
-//! the first; and a client from which the user logged in lately ([`KNOWN_CLIENT_TTL`]) is delayed by that pair's
-//! failures only. An attacker at the user's own address cannot be told from the user: both wait. Clients behind one
-//! NAT, or in one site, wait for each other after many failures there, unless they are known.
+//! No user can be locked out. Failures of other clients at the user delay a client only after an attempt of its own,
+//! never before the first; and a known client, from which the user logged in lately ([`KNOWN_CLIENT_TTL`]), is delayed
+//! by the failures of its pair only. An attacker at the user's own address cannot be told from the user: both wait.
+//! Clients behind one NAT, or in one site, wait for each other after many failures there, unless they are known.
 //!
-//! A new password (a new [`LoginEpoch`](super::user::LoginEpoch)) starts the user's counters at zero; those of the
-//! client and of the site stay.
+//! A new password (a new [`LoginEpoch`](super::user::LoginEpoch)) starts the counters of the user and of the user's
+//! pairs at zero; those of the client and of the site stay.
 //!
-//! The fewer failures a counter has, the sooner it expires ([`Backoff::retention`]), so that single attempts from many
-//! addresses do not fill the store. A store without memory for another counter still applies the ones that it has, and
-//! each replica counts new failures by itself ([`AttemptScope::ThisReplica`]).
+//! The fewer failures a counter has, the sooner it expires ([`CounterRule::retention`]), so that single attempts from
+//! many addresses do not fill the store. A store without memory for further counters still applies those that it has,
+//! and each replica counts new failures in its own memory ([`AttemptScope::ThisReplica`]).
 //!
-//! So an attacker with n addresses has n attempts at a user, and then n in each [`MAX_DELAY`]; one with a single
-//! address has, for all users together, little more than the free failures of [`PER_CLIENT`], and then one in each
-//! [`MAX_DELAY`]. Unknown names are counted like known ones, so that no delay tells which exist. Tokens are not
-//! throttled: they cannot be guessed.
+//! So an attacker with n addresses has n attempts at a user, and then n in each [`MAX_DELAY`]. An attacker with a
+//! single address has, for all users together, little more than the free failures of [`PER_CLIENT`], and then one
+//! attempt in each [`MAX_DELAY`]. Unknown names are counted like known ones, so that no delay tells which users exist.
+//! Tokens are not throttled: they cannot be guessed.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -33,8 +33,8 @@ use ipnet::Ipv6Net;
 
 use super::user::UserName;
 
-/// A client, as far as its address tells: an IPv4 address, or the /64 of an IPv6 address, which belongs to one
-/// customer.
+/// A client, as far as its address identifies it: an IPv4 address, or the /64 network of an IPv6 address, as one
+/// customer has at least that network.
 #[derive(Debug, Display, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct ClientNetwork(IpAddr);
 
@@ -48,8 +48,8 @@ impl From<IpAddr> for ClientNetwork {
 }
 
 impl ClientNetwork {
-    /// The site of an IPv6 client: the network address of its /48. One site is given at most that much (RFC 6177):
-    /// 65,536 networks, each of them a client. An IPv4 address has no site.
+    /// The site of an IPv6 client: the address of its /48 network. A customer's site is assigned at most a /48 (RFC
+    /// 6177): 65,536 networks of /64, each of which is a client here. An IPv4 address has no site.
     pub fn site(self) -> Option<Ipv6Addr> {
         match self.0 {
             IpAddr::V6(address) => Some(Ipv6Net::new_assert(address, 48).network()),
@@ -58,12 +58,12 @@ impl ClientNetwork {
     }
 }
 
-/// A login attempt.
+/// A client and the user as whom it tries to log in: the source of a login attempt, without the password.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct LoginAttempt {
+pub struct ClientAndUser {
     /// The name of the user, whether or not the user exists.
     pub user: UserName,
-    /// The client that the attempt came from.
+    /// The client that the login comes from.
     pub client: ClientNetwork,
 }
 
@@ -72,63 +72,64 @@ pub struct LoginAttempt {
 pub enum Reservation {
     /// Yes: the attempt is counted as a failure until it succeeds.
     Reserved(AttemptScope),
-    /// Only after this time. Nothing was counted.
+    /// No: it may be repeated after this time. Nothing was counted.
     RetryAfter(Duration),
 }
 
 /// The counters that an attempt was counted in, and that it is removed from when it succeeds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AttemptScope {
-    /// Those of the pair, the user, the client and the site.
+    /// The counters of the pair, the user, the client and the site.
     AllCounters,
-    /// That of the pair alone, since the user logged in from this client lately. The others do not delay it, and
-    /// counting and removing each login in them would keep them from expiring.
+    /// The counter of the pair alone, since the user logged in from this client lately. The other counters do not delay
+    /// a known client, and counting and removing each of its logins in them would keep them from expiring.
     KnownClient,
-    /// All of them, but in the memory of this replica: the store has no room for more.
+    /// The counters of the pair, the user, the client and the site, in the memory of this replica: the store has no
+    /// memory for more counters.
     ThisReplica,
 }
 
-/// The delays that a counter asks for.
+/// The delays and the retention of one counter of failures.
 #[derive(Debug, Clone, Copy)]
-pub struct Backoff {
+pub struct CounterRule {
     /// The number of failures without a delay.
     pub free_failures: u32,
-    /// The delay after these.
+    /// The delay after the free failures.
     pub first_delay: Duration,
     /// The number of further failures that doubles the delay, up to [`MAX_DELAY`].
     pub failures_per_doubling: u32,
 }
 
-/// For the failures of one client at one user. More are free than there are replicas: the same right password that
-/// comes to all of them at once is counted by each until it is hashed.
-pub const PER_CLIENT_AND_USER: Backoff =
-    Backoff { free_failures: 12, first_delay: Duration::from_secs(4), failures_per_doubling: 1 };
+/// For the failures of one client at one user. More failures are free than there are replicas: if the same right
+/// password reaches all replicas at once, each counts it as a failure until it is hashed.
+pub const PER_CLIENT_AND_USER: CounterRule =
+    CounterRule { free_failures: 12, first_delay: Duration::from_secs(4), failures_per_doubling: 1 };
 
 /// For the failures of all clients at one user.
-pub const PER_USER: Backoff =
-    Backoff { free_failures: 20, first_delay: Duration::from_secs(4), failures_per_doubling: 5 };
+pub const PER_USER: CounterRule =
+    CounterRule { free_failures: 20, first_delay: Duration::from_secs(4), failures_per_doubling: 5 };
 
 /// For the failures of one client at all users. Many people may share its address.
-pub const PER_CLIENT: Backoff =
-    Backoff { free_failures: 100, first_delay: Duration::from_secs(2), failures_per_doubling: 20 };
+pub const PER_CLIENT: CounterRule =
+    CounterRule { free_failures: 100, first_delay: Duration::from_secs(2), failures_per_doubling: 20 };
 
 /// For the failures of one site at all users: as for four of its clients.
-pub const PER_SITE: Backoff =
-    Backoff { free_failures: 400, first_delay: Duration::from_secs(2), failures_per_doubling: 80 };
+pub const PER_SITE: CounterRule =
+    CounterRule { free_failures: 400, first_delay: Duration::from_secs(2), failures_per_doubling: 80 };
 
 /// The longest delay.
 pub const MAX_DELAY: Duration = Duration::from_mins(1);
 
-/// The longest time after its last failure at which a counter expires. Longer than any delay.
+/// The longest time from the last failure of a counter until the counter expires. Longer than any delay.
 pub const MAX_RETENTION: Duration = Duration::from_mins(15);
 
 /// How long a client stays known to a user after a login.
 pub const KNOWN_CLIENT_TTL: Duration = Duration::from_hours(7 * 24);
 
-impl Backoff {
-    /// How long after its last failure a counter expires: a share of [`MAX_RETENTION`], in proportion to the free
-    /// failures that it has used. So each failure uses memory for its own share, and an attacker who waits for the
-    /// counter to expire has the free failures once in [`MAX_RETENTION`], however they are spread.
+impl CounterRule {
+    /// The time from a counter's last failure until it expires: a share of [`MAX_RETENTION`], in proportion to the free
+    /// failures that the counter has used. So each failure uses memory for its own share, and an attacker who waits for
+    /// the counter to expire has the free failures once in [`MAX_RETENTION`], however the attempts are spread.
     pub fn retention(&self, failures: u32) -> Duration {
         MAX_RETENTION * failures.min(self.free_failures) / self.free_failures
     }
@@ -147,8 +148,8 @@ mod tests {
 
     #[test]
     fn delays_double_up_to_the_maximum() {
-        let seconds = |backoff: Backoff, failures: &[u32]| -> Vec<u64> {
-            failures.iter().map(|failures| backoff.delay(*failures).as_secs()).collect()
+        let seconds = |rule: CounterRule, failures: &[u32]| -> Vec<u64> {
+            failures.iter().map(|failures| rule.delay(*failures).as_secs()).collect()
         };
         assert_eq!(seconds(PER_CLIENT_AND_USER, &[0, 11, 12, 13, 14, 15, 16, u32::MAX]), [0, 0, 4, 8, 16, 32, 60, 60]);
         assert_eq!(seconds(PER_CLIENT, &[99, 100, 119, 120, 180, 200, u32::MAX]), [0, 2, 2, 4, 32, 60, 60]);

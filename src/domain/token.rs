@@ -24,7 +24,7 @@ impl TokenId {
         Self(Uuid::new_v4())
     }
 
-    /// The id in its written form.
+    /// The id as a text: lower case with hyphens.
     pub fn to_ascii(self) -> [u8; Hyphenated::LENGTH] {
         let mut text = [0; Hyphenated::LENGTH];
         self.0.hyphenated().encode_lower(&mut text);
@@ -61,8 +61,8 @@ impl Description {
     /// Maximum length in characters (Unicode scalar values).
     pub const MAX_CHARS: usize = 256;
 
-    /// Texts that can be parsed, as a regular expression of ECMA-262 for the OpenAPI document. White space is listed,
-    /// as the meaning of `\s` depends on the language.
+    /// A regular expression (ECMA-262) for the texts that can be parsed, for the OpenAPI document. It lists the white
+    /// space, as the meaning of `\s` depends on the language.
     pub const PATTERN: &str = concat!(
         r"^[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]*",
         r"[^\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]",
@@ -70,7 +70,7 @@ impl Description {
         r"[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]*$",
     );
 
-    /// The text.
+    /// The trimmed text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -98,12 +98,12 @@ impl TokenDigest {
         Self(bytes)
     }
 
-    /// 43 characters of unpadded base64url.
+    /// The digest in 43 characters of unpadded base64url.
     pub fn to_base64(self) -> String {
         BASE64_URL_SAFE_NO_PAD.encode(self.0)
     }
 
-    /// The inverse of [`TokenDigest::to_base64`].
+    /// Parses the text of [`TokenDigest::to_base64`]; `None`: it is another text.
     pub fn from_base64(text: &str) -> Option<Self> {
         let bytes = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
         bytes.try_into().ok().map(Self)
@@ -121,27 +121,28 @@ pub struct Token {
     pub life: Life,
     /// The digest of its JWT.
     pub digest: TokenDigest,
-    /// The token that replaces it, if it was rotated: it stays live for the overlap only.
+    /// The token that replaces this one, if it was rotated: then this one stays live for the overlap only.
     pub successor: Option<TokenId>,
 }
 
 /// The content of a JWT that one of our keys signed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedToken {
-    /// The user it belongs to.
+    /// The user whom the token belongs to.
     pub owner: UserName,
     /// Its `jti`.
     pub id: TokenId,
-    /// When it was issued, in seconds since the epoch: its `iat`.
+    /// When the token was issued, in seconds since 1970: its `iat`.
     pub issued_at: u64,
-    /// The second in which it expires, since the epoch: its `exp`.
+    /// The second in which the token expires, in seconds since 1970: its `exp`.
     pub expires_at: u64,
-    /// The version of the keys that verified it. Other keys have to verify it again.
+    /// The generation of the keys that verified the JWT. In another generation it has to be verified again.
     pub key_generation: u64,
 }
 
 impl SignedToken {
-    /// Whether its `exp` has passed at this second. Only the store knows the millisecond in which it expires.
+    /// Whether `exp` has passed at `now`, in seconds since 1970. Not yet in the second `exp` itself: only the store
+    /// knows the millisecond in which the token expires.
     pub fn is_expired(&self, now: u64) -> bool {
         self.expires_at < now
     }
@@ -150,9 +151,9 @@ impl SignedToken {
 /// The operator's rules for new tokens.
 #[derive(Debug, Clone)]
 pub struct TokenPolicy {
-    /// Maximum life.
+    /// The maximum life of a token.
     pub max_life: Life,
-    /// Maximum number of live tokens of a user.
+    /// The maximum number of live tokens of each user.
     pub quota: usize,
     /// The `iss` of all JWTs; `None`: they have none.
     pub issuer: Option<String>,

@@ -7,12 +7,12 @@ use uuid::Uuid;
 
 use super::password::PasswordHash;
 
-/// The name of a user: `[A-Za-z0-9._@+-]{1,64}`, but neither `.` nor `..`. So a name needs no escaping in a Redis key,
-/// between the braces of a hash tag; and in a path, clients and proxies do not take it for a directory.
+/// The name of a user: `[A-Za-z0-9._@+-]{1,64}`, but neither `.` nor `..`. So a name needs no escaping between the
+/// braces of a Redis key's hash tag, and in a URL's path, clients and proxies do not take it for a directory.
 #[derive(Debug, Display, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct UserName(String);
 
-/// A text is not a [`UserName`].
+/// The text is not a [`UserName`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "a user name is 1 to {} of the characters A-Z a-z 0-9 . _ @ + -, but neither \".\" nor \"..\"",
@@ -21,13 +21,13 @@ pub struct UserName(String);
 pub struct UserNameError;
 
 impl UserName {
-    /// The maximum length.
+    /// The maximum length, in characters.
     pub const MAX_CHARS: usize = 64;
 
-    /// A regular expression for names, of ECMA-262 for the OpenAPI document.
+    /// A regular expression (ECMA-262) for names, for the OpenAPI document.
     pub const PATTERN: &str = r"^(?!\.{1,2}$)[A-Za-z0-9._@+-]{1,64}$";
 
-    /// The text.
+    /// The name as a text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -51,7 +51,7 @@ impl FromStr for UserName {
 #[derive(Debug, Display, Clone, Copy, PartialEq, Eq)]
 #[display("{}", self.as_str())]
 pub enum Role {
-    /// No further rights.
+    /// Has no further rights.
     User,
     /// May introspect tokens of other users: for a service that receives tokens.
     Introspector,
@@ -59,7 +59,7 @@ pub enum Role {
     Admin,
 }
 
-/// A text is not a [`Role`].
+/// The text is not a [`Role`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a role is \"user\", \"introspector\" or \"admin\"")]
 pub struct RoleError;
@@ -93,17 +93,17 @@ impl FromStr for Role {
     }
 }
 
-/// A random value that identifies the logins of a user that are still valid. It changes with the password, and when the
-/// user is disabled.
+/// A random value for the valid logins of a user. It changes when the user gets a new password or is disabled: then
+/// logins of an earlier epoch no longer authorize writes.
 #[derive(Debug, Display, FromStr, Clone, Copy, PartialEq, Eq, Hash)]
 #[display("{}", _0.simple())]
 pub struct LoginEpoch(Uuid);
 
 impl LoginEpoch {
-    /// The epoch of a user who was stored before there were epochs.
+    /// The epoch of a user whose record in the store has none, as it was written by an early version of the service.
     pub const NONE: Self = Self(Uuid::nil());
 
-    /// A new epoch.
+    /// A new random epoch.
     pub fn begin() -> Self {
         Self(Uuid::new_v4())
     }
@@ -118,27 +118,27 @@ pub struct User {
     pub password_hash: PasswordHash,
     /// The role.
     pub role: Role,
-    /// The time of creation, in seconds since the epoch.
+    /// The time of creation, in seconds since 1970.
     pub created_at: u64,
     /// A disabled user cannot log in and has no tokens.
     pub disabled: bool,
-    /// The epoch of the logins that are valid.
+    /// The login epoch that is valid.
     pub login_epoch: LoginEpoch,
 }
 
 impl User {
-    /// Whether the user is an administrator and enabled.
-    pub fn administers(&self) -> bool {
+    /// Whether the user is an administrator and not disabled.
+    pub fn is_enabled_admin(&self) -> bool {
         self.role.may_administer() && !self.disabled
     }
 }
 
-/// A change of a user. `None` leaves the value as it is.
+/// A change of a user. `None` leaves the user's value as it is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct UserUpdate {
     /// The new role.
     pub role: Option<Role>,
-    /// Whether the user is disabled.
+    /// Whether the user is disabled from now on.
     pub disabled: Option<bool>,
 }
 

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     domain::{
         password::Password,
-        throttle::LoginAttempt,
+        throttle::ClientAndUser,
         user::{User, UserName},
     },
     service::{login::LoginError, tokens::VerifyError},
@@ -185,9 +185,9 @@ fn form_decoded(text: &str) -> Option<String> {
 /// Logs a user in, if one of these is the password; a failure counts for the client's address.
 async fn log_in(request: &Request, user: UserName, passwords: &[Password]) -> Result<User, Problem> {
     let ClientAddress(client) = request.data().copied().unwrap_or(ClientAddress(Ipv4Addr::UNSPECIFIED.into()));
-    let attempt = LoginAttempt { user, client: client.into() };
+    let pair = ClientAndUser { user, client: client.into() };
     let services = Services::of(request);
-    match services.login.log_in(&attempt, passwords).await {
+    match services.login.log_in(&pair, passwords).await {
         // Until the first administrator was added, a right password looks wrong.
         Err(LoginError::Refused) if !services.readiness.is_started() => {
             Err(Problem::unavailable("The service is starting. Try again in a moment."))
@@ -212,7 +212,7 @@ impl BasicUser {
 impl Administrator {
     async fn of(request: &Request) -> Result<Self, Problem> {
         let BasicUser(user) = BasicUser::of(request).await?;
-        if user.administers() { Ok(Self(user)) } else { Err(Problem::administrators_only()) }
+        if user.is_enabled_admin() { Ok(Self(user)) } else { Err(Problem::administrators_only()) }
     }
 }
 
@@ -236,7 +236,7 @@ impl BasicOrBearerUser {
             Credentials::Basic(name, passwords) => log_in(request, name, &passwords).await?,
             Credentials::Bearer(jwt) => {
                 let presented = services.tokens.verify(jwt).await?;
-                services.login.find(&presented.signed.owner).await?.ok_or_else(invalid_token)?
+                services.login.find_enabled_user(&presented.signed.owner).await?.ok_or_else(invalid_token)?
             }
         };
         Ok(Self(user))

@@ -44,7 +44,7 @@ impl HealthApi {
     /// may evict any key, or forbids the service to run scripts.
     #[oai(path = "/readyz", method = "get", operation_id = "ready")]
     async fn ready(&self, services: Data<&Arc<Services>>) -> Result<Json<Ready>, Problem> {
-        match services.readiness.check() {
+        match services.readiness.status() {
             Ok(warnings) => {
                 let warnings = warnings.into_iter().map(str::to_owned).collect();
                 Ok(Json(Ready { message: "OK".into(), warnings }))

@@ -185,7 +185,7 @@ impl OAuthApi {
     /// are not included.
     #[oai(path = "/.well-known/jwks.json", method = "get", operation_id = "publicKeys")]
     async fn public_keys(&self, services: Data<&Arc<Services>>) -> Result<KeysResponse, Problem> {
-        let keys = services.keys.current_keys().set.public().into_iter().map(Into::into).collect();
+        let keys = services.keys.current_keys().set.public_keys().into_iter().map(Into::into).collect();
         Ok(KeysResponse::Ok(Json(PublicKeys { keys }), KEYS_CACHE_CONTROL.into()))
     }
 

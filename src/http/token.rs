@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     domain::{
-        listing::{Listing, Page},
+        listing::{Listing, PageRequest},
         token::{LiveToken, TokenId},
         user::UserName,
     },
@@ -259,7 +259,7 @@ pub(super) async fn list_page(
 ) -> Result<Paged<TokenList>, Problem> {
     let after = after.map(|id| id.parse()).transpose().map_err(|_| no_such_page())?;
     let limit = limit.map(Param::parsed).transpose()?.map(|PageLimit(limit)| limit);
-    let listing = services.tokens.list(owner, Page { after, limit }).await?.ok_or_else(no_such_page)?;
+    let listing = services.tokens.list(owner, PageRequest { after, limit }).await?.ok_or_else(no_such_page)?;
     let last = listing.items.last().filter(|_| listing.more);
     let next = last.zip(limit).map(|(last, limit)| next_page_link(path, limit, &last.token.id.to_string()));
     Ok(Paged::Ok(Json(listing.into()), next))

@@ -223,7 +223,7 @@ impl UserApi {
         request: Json<PasswordRequest>,
     ) -> Result<Json<PasswordChanged>, Problem> {
         let is_own = name.0.is(&user.name);
-        if !is_own && !user.administers() {
+        if !is_own && !user.is_enabled_admin() {
             return Err(Problem::administrators_only());
         }
         let Json(PasswordRequest { password, revoke_tokens }) = request;
@@ -255,7 +255,7 @@ pub(super) fn invalid_field<E: std::error::Error>(what: &'static str) -> impl Fn
 }
 
 fn parse_password(text: &str) -> Result<Password, Problem> {
-    Password::parse_new(text).map_err(invalid_field("password"))
+    Password::parse_printable(text).map_err(invalid_field("password"))
 }
 
 impl From<User> for UserSummary {

@@ -3,14 +3,14 @@
 use std::{sync::Arc, time::Duration};
 
 use super::{
-    hashing::{Busy, Hashing, Lane, Slot},
+    hashing::{Busy, Hashing, Lane, QueueSlot},
     login_cache::{LoginCache, LoginFingerprint},
     run_to_completion,
 };
 use crate::{
     domain::{
         password::{Password, PasswordHash},
-        throttle::{AttemptScope, LoginAttempt, Reservation},
+        throttle::{AttemptScope, ClientAndUser, Reservation},
         user::{User, UserName},
     },
     single_flight::SingleFlight,
@@ -18,41 +18,46 @@ use crate::{
     telemetry::{audit, events::LoginFailure, logs},
 };
 
-/// How often a password is checked again because the user changed meanwhile.
+/// The most checks of one login: a check is repeated if the user changed meanwhile.
 const MAX_CHECKS: usize = 3;
 
 /// Authenticates users.
 ///
-/// A login that succeeded a moment ago is compared with the [`LoginCache`]. Any other is throttled by the rules of
-/// [`crate::domain::throttle`]; then its password is hashed, once for concurrent attempts that are equal. All this is
-/// the same for unknown names: neither the answer nor its time tells which users exist.
+/// An attempt is first compared with the cached login of its client and user ([`LoginCache`]). Any other attempt is
+/// throttled by the rules of [`crate::domain::throttle`]; then its password is hashed, once for concurrent attempts
+/// that are equal. All this is the same for unknown names, so that neither the answer nor its time tells which users
+/// exist, except users whose hash has another cost than new hashes.
 pub struct Login {
     store: Arc<LeasedStore>,
     hashing: Arc<Hashing>,
     cache: LoginCache,
-    checks: SingleFlight<(LoginAttempt, Vec<LoginFingerprint>), Result<PasswordCheck, LoginError>>,
+    /// The checks under way, by client, user and fingerprints of the passwords.
+    checks: SingleFlight<(ClientAndUser, Vec<LoginFingerprint>), Result<PasswordCheck, LoginError>>,
 }
 
 /// The result of checking the passwords of an attempt.
 #[derive(Clone, Copy)]
 enum PasswordCheck {
-    /// One is the user's. The fingerprint is of the password and its stored hash.
-    Right(LoginFingerprint),
-    Wrong(LoginFailure),
-    /// The passwords were not looked at.
+    /// One of the passwords is right, and the user is enabled. The fingerprint is of this password and its stored hash.
+    Accepted(LoginFingerprint),
+    /// The user does not exist or is disabled, or no password is right.
+    Rejected(LoginFailure),
+    /// The attempt came too early after failed ones: the passwords were not compared. It may be repeated after this
+    /// time.
     RetryAfter(Duration),
 }
 
 /// Why a login failed.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum LoginError {
-    /// There is no such user, the password is wrong, or the user is disabled. The caller does not learn which.
+    /// There is no such user, the password is wrong, or the user is disabled. Clients are not told which.
     #[error("wrong user name or password")]
     Refused,
-    /// The attempt came too early after failed ones. Its password was not looked at.
+    /// The attempt came too early after failed ones: its password was not compared. It may be repeated after this time.
     #[error("too many failed logins")]
     RetryAfter(Duration),
-    /// The queue for password hashes is full.
+    /// The queue for password hashes is full, which the metrics count; or the user changed during each of the checks,
+    /// which they do not count.
     #[error(transparent)]
     Busy(#[from] Busy),
     /// The store failed.
@@ -61,38 +66,39 @@ pub enum LoginError {
 }
 
 impl Login {
-    /// Authenticates users of `store`. A hash that is cheaper than new ones is replaced at the next login.
+    /// Authenticates users of `store`. A hash that is cheaper than new ones is replaced at the next login that is not
+    /// answered from the cache.
     pub fn new(store: Arc<LeasedStore>, hashing: Arc<Hashing>) -> Arc<Self> {
         let (cache, checks) = (LoginCache::new(), SingleFlight::new(Duration::MAX));
         Arc::new(Self { store, hashing, cache, checks })
     }
 
-    /// Returns the user if one of these passwords is the user's. A client may have encoded it in one of two ways; both
-    /// are one attempt, and count as one failure.
-    pub async fn log_in(self: &Arc<Self>, attempt: &LoginAttempt, passwords: &[Password]) -> Result<User, LoginError> {
-        if self.cache.contains(attempt)
-            && let Some((user, logins)) = self.current_user(attempt, passwords).await?
-            && self.cache.verify(attempt, &logins)
+    /// Returns the user if one of these passwords is right. The client may have encoded its password in two ways: then
+    /// both candidates are one attempt, and count as one failure. Also writes the user's name into the request's span.
+    pub async fn log_in(self: &Arc<Self>, pair: &ClientAndUser, passwords: &[Password]) -> Result<User, LoginError> {
+        if self.cache.contains(pair)
+            && let Some((user, fingerprints)) = self.enabled_user(pair, passwords).await?
+            && self.cache.verify_or_remove(pair, &fingerprints)
         {
             logs::add_user_to_span(&user.name);
             return Ok(user);
         }
         for _ in 0..MAX_CHECKS {
-            let check = Arc::clone(self).check_once(attempt.clone(), passwords.to_vec());
-            let login = match run_to_completion(check).await? {
-                PasswordCheck::Right(login) => login,
-                PasswordCheck::Wrong(failure) => {
-                    audit::login_failed(failure, attempt);
+            let check = Arc::clone(self).share_check(pair.clone(), passwords.to_vec());
+            let fingerprint = match run_to_completion(check).await? {
+                PasswordCheck::Accepted(fingerprint) => fingerprint,
+                PasswordCheck::Rejected(failure) => {
+                    audit::login_failed(failure, pair);
                     return Err(LoginError::Refused);
                 }
                 PasswordCheck::RetryAfter(remaining) => {
-                    audit::login_failed(LoginFailure::Throttled, attempt);
+                    audit::login_failed(LoginFailure::Throttled, pair);
                     return Err(LoginError::RetryAfter(remaining));
                 }
             };
             // The check may have begun before this call. It proves nothing if the user has changed since.
-            if let Some((user, logins)) = self.current_user(attempt, passwords).await?
-                && logins.contains(&login)
+            if let Some((user, fingerprints)) = self.enabled_user(pair, passwords).await?
+                && fingerprints.contains(&fingerprint)
             {
                 logs::add_user_to_span(&user.name);
                 return Ok(user);
@@ -101,8 +107,9 @@ impl Login {
         Err(Busy.into())
     }
 
-    /// Returns the user of this name, if enabled, for a caller whose token proved the name.
-    pub async fn find(&self, name: &UserName) -> Result<Option<User>, StoreError> {
+    /// Returns the user of this name, if enabled, for a caller whose token proved the name. Also writes the name into
+    /// the request's span.
+    pub async fn find_enabled_user(&self, name: &UserName) -> Result<Option<User>, StoreError> {
         let user = self.store.cached_user(name).await?.filter(|user| !user.disabled);
         if let Some(user) = &user {
             logs::add_user_to_span(&user.name);
@@ -110,48 +117,52 @@ impl Login {
         Ok(user)
     }
 
-    /// The user as stored now, if enabled, and the fingerprint that each of these passwords has if it is the user's.
-    async fn current_user(
+    /// The user, from the cache while the lease holds or else from the store, and the fingerprints of these passwords
+    /// with the user's hash. `None`: there is no such user, or the user is disabled.
+    async fn enabled_user(
         &self,
-        attempt: &LoginAttempt,
+        pair: &ClientAndUser,
         passwords: &[Password],
     ) -> Result<Option<(User, Vec<LoginFingerprint>)>, StoreError> {
-        let user = self.store.cached_user(&attempt.user).await?.filter(|user| !user.disabled);
+        let user = self.store.cached_user(&pair.user).await?.filter(|user| !user.disabled);
         Ok(user.map(|user| {
-            let login = |password| self.cache.fingerprint(password, Some(&user.password_hash));
-            let logins = passwords.iter().map(login).collect();
-            (user, logins)
+            let fingerprint = |password| self.cache.fingerprint(password, Some(&user.password_hash));
+            let fingerprints = passwords.iter().map(fingerprint).collect();
+            (user, fingerprints)
         }))
     }
 
-    /// Checks these passwords, once for all callers at the same time.
-    async fn check_once(
+    /// Checks these passwords. Concurrent callers with the same client, user and passwords share one check.
+    async fn share_check(
         self: Arc<Self>,
-        attempt: LoginAttempt,
+        pair: ClientAndUser,
         passwords: Vec<Password>,
     ) -> Result<PasswordCheck, LoginError> {
         let fingerprints = passwords.iter().map(|password| self.cache.fingerprint(password, None));
-        let key = (attempt.clone(), fingerprints.collect());
+        let key = (pair.clone(), fingerprints.collect());
         let login = Arc::clone(&self);
-        self.checks.run(key, || login.check(attempt, passwords)).await
+        self.checks.run(key, || login.check_uncached(pair, passwords)).await
     }
 
-    async fn check(
+    /// Reserves an attempt and verifies the passwords. If the user is accepted, the attempt no longer counts as failed,
+    /// a cheap hash is replaced, and the login is cached.
+    async fn check_uncached(
         self: Arc<Self>,
-        attempt: LoginAttempt,
+        pair: ClientAndUser,
         passwords: Vec<Password>,
     ) -> Result<PasswordCheck, LoginError> {
-        let mut slot = self.queue_slot(&attempt).await?;
-        // Always asks the store: a cache hit would reveal by its timing that the user exists. Asked before the attempt
-        // is counted, so that a store in trouble has counted nothing yet.
-        let user = self.store.find_user(&attempt.user).await?;
+        let mut slot = self.take_slot(&pair).await?;
+        // The user is read from the store, never from the cache: a hit would be faster and show that the user exists.
+        // It is read before the attempt is counted, so that a store that fails here has counted nothing.
+        let user = self.store.find_user(&pair.user).await?;
         let epoch = user.as_ref().map(|user| user.login_epoch);
-        let scope = match self.store.reserve_attempt(&attempt, epoch).await? {
+        let scope = match self.store.reserve_attempt(&pair, epoch).await? {
             Reservation::Reserved(scope) => scope,
             Reservation::RetryAfter(remaining) => return Ok(PasswordCheck::RetryAfter(remaining)),
         };
+        // A known client moves to its own lane and frees its slot among all clients.
         if scope == AttemptScope::KnownClient
-            && let Some(known) = self.hashing.slot(Lane::KnownClient)
+            && let Some(known) = self.hashing.take_slot(Lane::KnownClient)
         {
             slot = known;
         }
@@ -160,34 +171,36 @@ impl Login {
         let matching = self.hashing.find_match(slot, hash, passwords).await;
         Ok(match (user, matching) {
             (Some(user), Some(password)) if !user.disabled => {
-                if let Err(error) = self.store.login_succeeded(&attempt, user.login_epoch, scope).await {
+                if let Err(error) = self.store.login_succeeded(&pair, user.login_epoch, scope).await {
                     tracing::warn!(%error, "a login stays counted as failed");
                 }
-                let hash = self.rehash(&user, &password).await.unwrap_or(user.password_hash);
-                let login = self.cache.fingerprint(&password, Some(&hash));
-                self.cache.insert(attempt, login);
-                PasswordCheck::Right(login)
+                let hash = self.upgrade_hash(&user, &password).await.unwrap_or(user.password_hash);
+                let fingerprint = self.cache.fingerprint(&password, Some(&hash));
+                self.cache.insert(pair, fingerprint);
+                PasswordCheck::Accepted(fingerprint)
             }
-            (Some(_), Some(_)) => PasswordCheck::Wrong(LoginFailure::Disabled),
-            (Some(_), None) => PasswordCheck::Wrong(LoginFailure::WrongPassword),
-            (None, _) => PasswordCheck::Wrong(LoginFailure::UnknownUser),
+            (Some(_), Some(_)) => PasswordCheck::Rejected(LoginFailure::Disabled),
+            (Some(_), None) => PasswordCheck::Rejected(LoginFailure::WrongPassword),
+            (None, _) => PasswordCheck::Rejected(LoginFailure::UnknownUser),
         })
     }
 
-    /// Takes a slot in a queue for a core, before the attempt is counted. If the lane for all clients is full, a known
-    /// client waits in its own lane.
-    async fn queue_slot(&self, attempt: &LoginAttempt) -> Result<Slot, LoginError> {
-        if let Some(slot) = self.hashing.slot(Lane::AnyClient) {
+    /// Takes a slot in the queue for password hashes, before the attempt is counted. If the lane for all clients is
+    /// full, a known client takes a slot in its own lane. Otherwise the login is rejected as busy.
+    async fn take_slot(&self, pair: &ClientAndUser) -> Result<QueueSlot, LoginError> {
+        if let Some(slot) = self.hashing.take_slot(Lane::AnyClient) {
             return Ok(slot);
         }
-        let is_known = self.store.is_known_client(attempt).await?;
-        let slot = if is_known { self.hashing.slot(Lane::KnownClient) } else { None };
+        let is_known = self.store.is_known_client(pair).await?;
+        let slot = if is_known { self.hashing.take_slot(Lane::KnownClient) } else { None };
         Ok(slot.ok_or_else(Busy::counted)?)
     }
 
-    /// Replaces the stored hash if a new one costs more, and returns the new one. A dearer hash stays, or replicas with
-    /// different settings would replace each other's. After a failure, the next login tries again.
-    async fn rehash(&self, user: &User, password: &Password) -> Option<PasswordHash> {
+    /// Replaces the stored hash if a new one costs more, and returns the new one. A dearer hash stays: otherwise,
+    /// replicas with different settings would replace each other's hashes. After a failure, the next login tries again.
+    ///
+    /// The login waits for a second hash and for a revoking write (300 ms).
+    async fn upgrade_hash(&self, user: &User, password: &Password) -> Option<PasswordHash> {
         if !user.password_hash.cost().is_cheaper_than(self.hashing.cost()) {
             return None;
         }

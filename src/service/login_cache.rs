@@ -1,4 +1,4 @@
-//! Logins that succeeded a moment ago: a password costs its hash once, and then microseconds.
+//! Logins of the last minute. A login that is cached costs microseconds instead of a password hash.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -9,22 +9,22 @@ use tokio::time::Instant;
 
 use crate::domain::{
     password::{Password, PasswordHash},
-    throttle::LoginAttempt,
+    throttle::ClientAndUser,
 };
 
-/// How long a login is cached.
+/// How long a login is cached, however often it is used.
 const TTL: Duration = Duration::from_mins(1);
 
 /// The maximum number of cached logins. Further ones are not cached until some have expired.
 const CAPACITY: usize = 10_000;
 
-/// The last login of each user from each client.
+/// The last login of each user from each client network.
 ///
-/// A comparison with the cache is not counted as an attempt. So the first wrong password removes the entry: one login
-/// gives one uncounted guess, to clients at the same address.
+/// A comparison with the cache is not counted as an attempt. So the first wrong password removes the entry: each login
+/// allows one uncounted guess, and only from the same client network.
 pub(super) struct LoginCache {
-    key: hmac::Key,
-    logins: Mutex<HashMap<LoginAttempt, CachedLogin>>,
+    fingerprint_key: hmac::Key,
+    logins: Mutex<HashMap<ClientAndUser, CachedLogin>>,
 }
 
 struct CachedLogin {
@@ -32,8 +32,8 @@ struct CachedLogin {
     expires_at: Instant,
 }
 
-/// A keyed hash of a password, alone or with the stored hash that it was verified against: a changed password is
-/// another login. The key is random and ends with the process.
+/// An HMAC-SHA256 of a password, alone or with the stored hash that it was verified against: once the user has another
+/// hash, the fingerprint of the same password is another. The key is random for each [`LoginCache`].
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct LoginFingerprint([u8; 32]);
 
@@ -41,11 +41,12 @@ impl LoginCache {
     pub(super) fn new() -> Self {
         let mut secret = [0; 32];
         getrandom::fill(&mut secret).expect("the operating system provides random bytes");
-        Self { key: hmac::Key::new(hmac::HMAC_SHA256, &secret), logins: Mutex::default() }
+        Self { fingerprint_key: hmac::Key::new(hmac::HMAC_SHA256, &secret), logins: Mutex::default() }
     }
 
+    /// The fingerprint of this password, with this stored hash if there is one.
     pub(super) fn fingerprint(&self, password: &Password, hash: Option<&PasswordHash>) -> LoginFingerprint {
-        let mut context = hmac::Context::with_key(&self.key);
+        let mut context = hmac::Context::with_key(&self.fingerprint_key);
         for part in [password.expose_secret(), hash.map_or("", |hash| hash.expose_secret())] {
             context.update(&part.len().to_be_bytes());
             context.update(part.as_bytes());
@@ -53,29 +54,30 @@ impl LoginCache {
         LoginFingerprint(context.sign().as_ref().try_into().expect("HMAC-SHA256 has 32 bytes"))
     }
 
-    /// Whether a login is cached for this user and client.
-    pub(super) fn contains(&self, attempt: &LoginAttempt) -> bool {
-        self.logins.lock().get(attempt).is_some_and(CachedLogin::is_live)
+    /// Whether a login of this client and user is cached.
+    pub(super) fn contains(&self, pair: &ClientAndUser) -> bool {
+        self.logins.lock().get(pair).is_some_and(CachedLogin::is_live)
     }
 
-    /// Whether one of these is the cached login. If not, the entry is removed.
-    pub(super) fn verify(&self, attempt: &LoginAttempt, fingerprints: &[LoginFingerprint]) -> bool {
+    /// Whether one of these fingerprints is that of the cached login. If not, the cached login is removed.
+    pub(super) fn verify_or_remove(&self, pair: &ClientAndUser, fingerprints: &[LoginFingerprint]) -> bool {
         let mut logins = self.logins.lock();
-        let login = logins.get(attempt).filter(|login| login.is_live());
+        let login = logins.get(pair).filter(|login| login.is_live());
         let is_match = login.is_some_and(|login| fingerprints.contains(&login.fingerprint));
         if !is_match {
-            logins.remove(attempt);
+            logins.remove(pair);
         }
         is_match
     }
 
-    pub(super) fn insert(&self, attempt: LoginAttempt, fingerprint: LoginFingerprint) {
+    /// Caches this login for a minute. If the cache is full of live logins, it is not cached.
+    pub(super) fn insert(&self, pair: ClientAndUser, fingerprint: LoginFingerprint) {
         let mut logins = self.logins.lock();
         if logins.len() >= CAPACITY {
             logins.retain(|_, login| login.is_live());
         }
         if logins.len() < CAPACITY {
-            logins.insert(attempt, CachedLogin { fingerprint, expires_at: Instant::now() + TTL });
+            logins.insert(pair, CachedLogin { fingerprint, expires_at: Instant::now() + TTL });
         }
     }
 }
@@ -95,8 +97,8 @@ mod tests {
     use super::*;
     use crate::domain::password::HashCost;
 
-    fn attempt(user: &str, address: &str) -> LoginAttempt {
-        LoginAttempt { user: user.parse().unwrap(), client: address.parse::<IpAddr>().unwrap().into() }
+    fn pair(user: &str, address: &str) -> ClientAndUser {
+        ClientAndUser { user: user.parse().unwrap(), client: address.parse::<IpAddr>().unwrap().into() }
     }
 
     #[tokio::test]
@@ -104,33 +106,33 @@ mod tests {
         pause();
         let cache = LoginCache::new();
         let (password, hash) = ("secret".parse().unwrap(), PasswordHash::dummy(HashCost::default()));
-        let alice = attempt("alice", "192.0.2.1");
-        let login = cache.fingerprint(&password, Some(&hash));
-        assert!(!cache.contains(&alice) && !cache.verify(&alice, &[login]));
-        cache.insert(alice.clone(), login);
-        for other in [attempt("bob", "192.0.2.1"), attempt("alice", "192.0.2.2")] {
-            assert!(!cache.contains(&other) && !cache.verify(&other, &[login]));
+        let alice = pair("alice", "192.0.2.1");
+        let fingerprint = cache.fingerprint(&password, Some(&hash));
+        assert!(!cache.contains(&alice) && !cache.verify_or_remove(&alice, &[fingerprint]));
+        cache.insert(alice.clone(), fingerprint);
+        for other in [pair("bob", "192.0.2.1"), pair("alice", "192.0.2.2")] {
+            assert!(!cache.contains(&other) && !cache.verify_or_remove(&other, &[fingerprint]));
         }
-        assert!(cache.contains(&alice) && cache.verify(&alice, &[cache.fingerprint(&password, Some(&hash))]));
+        assert!(cache.contains(&alice) && cache.verify_or_remove(&alice, &[cache.fingerprint(&password, Some(&hash))]));
         advance(TTL).await;
-        assert!(!cache.contains(&alice) && !cache.verify(&alice, &[login]));
+        assert!(!cache.contains(&alice) && !cache.verify_or_remove(&alice, &[fingerprint]));
     }
 
     #[test]
     fn a_wrong_password_removes_the_cached_login() {
         let cache = LoginCache::new();
-        let alice = attempt("alice", "192.0.2.1");
+        let alice = pair("alice", "192.0.2.1");
         let (password, hash) = ("secret".parse().unwrap(), PasswordHash::dummy(HashCost::default()));
-        let login = cache.fingerprint(&password, Some(&hash));
+        let fingerprint = cache.fingerprint(&password, Some(&hash));
         for other in [
             cache.fingerprint(&"secret2".parse().unwrap(), Some(&hash)),
             cache.fingerprint(&password, Some(&PasswordHash::of(&password, HashCost::default()))),
             cache.fingerprint(&password, None),
             LoginCache::new().fingerprint(&password, Some(&hash)),
         ] {
-            cache.insert(alice.clone(), login);
-            assert!(!cache.verify(&alice, &[other]));
-            assert!(!cache.contains(&alice) && !cache.verify(&alice, &[login]));
+            cache.insert(alice.clone(), fingerprint);
+            assert!(!cache.verify_or_remove(&alice, &[other]));
+            assert!(!cache.contains(&alice) && !cache.verify_or_remove(&alice, &[fingerprint]));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! The use cases: log in, manage users, and issue, list, revoke and verify tokens.
 //!
-//! They use the domain and the store's traits, and neither HTTP nor Redis. Each has its own error enum, which says what
-//! failed; `http` decides on the answer.
+//! They use the domain and the store's traits, and neither HTTP nor Redis. Their error enums say what failed; `http`
+//! decides on the answer.
 
 use std::{
     panic::resume_unwind,
@@ -25,20 +25,20 @@ pub mod signing_keys;
 pub mod tokens;
 pub mod users;
 
-/// Time limit of a command of the operator.
+/// How long a command of the operator has authority to write.
 const OPERATOR_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// The person or program that asks for a change.
+/// The user or the operator who asks for a change.
 #[derive(Debug, Clone)]
 pub enum Actor {
-    /// The operator, on the command line: access to the store is the right.
+    /// The operator, on the command line. Access to the store gives the operator all rights.
     Operator,
     /// A user who logged in.
     User(User),
 }
 
 impl Actor {
-    /// The right to change this account: users have it over their own, administrators over all.
+    /// The authority to change this account: users have it over their own, administrators over all.
     fn account_authority(&self, name: &UserName) -> Authority {
         match self {
             Self::User(user) if user.name == *name => Authority::Login(user.login_epoch),
@@ -46,7 +46,8 @@ impl Actor {
         }
     }
 
-    /// The right of an administrator, if the actor is one: the store checks it with the write.
+    /// The authority of an administrator. Whether a user is one is not checked here: the store checks it with the
+    /// write.
     fn admin_authority(&self) -> Authority {
         match self {
             Self::User(User { name, login_epoch, .. }) => {
@@ -57,7 +58,7 @@ impl Actor {
     }
 }
 
-/// Runs `work` to its end, even if the caller goes away: a client that hangs up leaves no change without its audit
+/// Runs `work` to its end, even if the caller is dropped: a client that hangs up leaves no change without its audit
 /// event.
 ///
 /// # Panics
@@ -69,29 +70,29 @@ async fn run_to_completion<T: Send + 'static>(work: impl Future<Output = T> + Se
     }
 }
 
-/// A source of the time since the Unix epoch.
+/// A source of the time since 1970 (UTC).
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> Duration + Send + Sync>);
 
 impl Clock {
-    /// The clock of this machine.
+    /// The clock of this machine; a time before 1970 reads as zero.
     pub fn system() -> Self {
         Self::new(|| SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
     }
 
-    /// The clock of the store, by which tokens expire: replicas with different clocks agree on `iat` and `exp`. Until
-    /// the store's time is known, this machine's clock.
+    /// The clock of the store, by which tokens expire, so that replicas with different clocks agree on `iat` and `exp`.
+    /// Until the store's time is known, this machine's clock.
     pub fn of_store(store: Arc<LeasedStore>) -> Self {
         let system = Self::system();
         Self::new(move || store.time().unwrap_or_else(|| (system.0)()))
     }
 
-    /// A clock that shows `now`.
+    /// A clock that calls `now` for the time.
     pub fn new(now: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
         Self(Arc::new(now))
     }
 
-    /// Whole seconds since the epoch.
+    /// The time in whole seconds since 1970.
     pub fn unix_seconds(&self) -> u64 {
         (self.0)().as_secs()
     }

@@ -15,15 +15,18 @@ use crate::{
     telemetry::metrics::Counter,
 };
 
-/// A replica is ready from the first contact with the store until a shutdown begins, but not while the store has been
-/// unreachable for too long or is set up so that the promises do not hold.
+/// A replica is ready once it has prepared the store and until a shutdown begins, but not while the store is empty
+/// again, has been unreachable for too long, or is set up so that the promises of the service do not hold.
 ///
-/// A short outage leaves the replica ready: all replicas notice it at the same time, and a load balancer without a
-/// ready replica answers nothing, where each of them would answer 503 with `Retry-After`.
+/// A short outage leaves the replica ready: all replicas notice an outage at the same time, and a load balancer without
+/// a ready replica answers nothing, where each replica would answer 503 with `Retry-After`.
 pub struct Readiness {
     store: Arc<LeasedStore>,
+    /// A store that has been unreachable for this long makes the replica unready.
     unready_after: Duration,
+    /// Set once the store was prepared; cleared when the store comes back empty.
     started: AtomicBool,
+    /// Set once a shutdown began.
     stopping: AtomicBool,
     last_check: Mutex<LastCheck>,
 }
@@ -32,14 +35,15 @@ pub struct Readiness {
 struct LastCheck {
     /// Set while the store does not answer.
     unreachable_since: Option<Instant>,
-    /// The last answer of the store.
+    /// The store's last answer; without faults before the first.
     health: Health,
-    /// Set once the store held users, until it came back without any.
+    /// Set once the store held users; cleared when it comes back without any.
     held_users: bool,
 }
 
 impl Readiness {
-    /// Not ready yet. Once it is, the store may be unreachable for `unready_after`.
+    /// A replica that is not ready yet. Once it is, it stays ready while the store is unreachable for less than
+    /// `unready_after`.
     pub fn new(store: Arc<LeasedStore>, unready_after: Duration) -> Self {
         Self {
             store,
@@ -50,13 +54,13 @@ impl Readiness {
         }
     }
 
-    /// Records that the store was prepared, and whether a user was added to it.
+    /// Records that the store was prepared, and whether that added a user.
     pub fn start(&self, added_user: bool) {
         self.last_check.lock().held_users |= added_user;
         self.started.store(true, Ordering::Release);
     }
 
-    /// Whether the store was reached and prepared.
+    /// Whether the store was prepared, and has not come back empty since.
     pub fn is_started(&self) -> bool {
         self.started.load(Ordering::Acquire)
     }
@@ -71,10 +75,10 @@ impl Readiness {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Checks the store, logs what changed, and returns whether the store answers and has no fault. Call it about once
-    /// a second, so that [`Self::check`] needs no round trip.
+    /// Asks the store for its health, logs what changed, and returns whether the store answers and has no fault. Call
+    /// it about once a second: [`Self::status`] reports the last answer, without a round trip.
     ///
-    /// A store that lost everything must be prepared again as at the start, until [`Self::start`] is called.
+    /// A store that lost its users makes the replica unready until the store is prepared again ([`Self::start`]).
     pub async fn check_store(&self) -> bool {
         let result = self.store.health().await;
         let mut last = self.last_check.lock();
@@ -103,8 +107,8 @@ impl Readiness {
         }
     }
 
-    /// The warnings about the store, if the replica is ready; otherwise the reason why it is not.
-    pub fn check(&self) -> Result<Vec<Warning>, &'static str> {
+    /// The warnings about the store, if the replica is ready; as the error, the reason why it is not.
+    pub fn status(&self) -> Result<Vec<Warning>, &'static str> {
         if self.is_stopping() {
             return Err("The service is shutting down.");
         }

@@ -25,18 +25,20 @@ use crate::{
     watched_files::{Reload, WatchedFiles, read_regular_file},
 };
 
-/// The keys that sign and verify tokens. A file with a mistake in it leaves the old keys in force.
+/// The keys that sign and verify tokens. If their file changes and has a mistake, the old keys stay in force.
 pub struct SigningKeys {
     current: ArcSwap<CurrentKeys>,
+    /// The file that is read again; `None`: the keys never change.
     file: Option<KeyFile>,
 }
 
 /// The keys in force.
 #[derive(Debug)]
 pub struct CurrentKeys {
-    /// Counts the changes of the keys. A token that was verified in one generation is verified again in the next.
+    /// The number of changes of the keys since the start. A token that was verified in one generation is verified again
+    /// in the next.
     pub generation: u64,
-    /// The keys.
+    /// The keys themselves.
     pub set: KeySet,
 }
 
@@ -48,23 +50,24 @@ struct KeyFile {
     history: Mutex<KeyHistory>,
 }
 
+/// Facts from earlier reads of the file, to tell what the next read changes.
 struct KeyHistory {
-    /// The text of the keys in force.
+    /// The text of the file that the keys in force were read from.
     json: SecretString,
     /// The `kid` of each key, in force or not, that signed or verified a token since the start.
     used: BTreeSet<String>,
 }
 
-/// A key file cannot be used.
+/// Why a key file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
     /// It cannot be read.
     #[error("cannot read {0}: {1}")]
     Read(PathBuf, #[source] io::Error),
-    /// It holds no usable keys.
+    /// It is no JWK Set, or a key in it cannot be used.
     #[error("{0}: {1}")]
     Keys(PathBuf, #[source] JwkSetError),
-    /// Other users could replace the keys.
+    /// Other users can write it, and so replace the keys.
     #[error("others can write {0}, and so sign tokens: `chmod go-w {0}`")]
     Writable(PathBuf),
 }
@@ -75,10 +78,10 @@ impl SigningKeys {
         Self { current: ArcSwap::from_pointee(CurrentKeys { generation: 0, set }), file: None }
     }
 
-    /// Reads the keys of this file.
+    /// Reads the keys of this file, and watches it for [`Self::reload`].
     pub fn open(path: &Path) -> Result<Self, KeyFileError> {
         let watched = WatchedFiles::new([path.to_owned()]);
-        let (json, set) = read(path)?;
+        let (json, set) = read_key_set(path)?;
         let file = KeyFile {
             path: path.to_owned(),
             watched,
@@ -88,9 +91,9 @@ impl SigningKeys {
         Ok(Self { file: Some(file), ..Self::fixed(set) })
     }
 
-    /// Logs a warning if other users can read the file.
+    /// Logs a warning if other users can read the key file.
     pub fn warn_if_exposed(&self) {
-        let exposed = self.file.as_ref().filter(|file| Permissions::of(&file.path).is_ok_and(|others| others.read));
+        let exposed = self.file.as_ref().filter(|file| Exposure::of(&file.path).is_ok_and(|others| others.read));
         if let Some(KeyFile { path, .. }) = exposed {
             tracing::warn!(
                 file = %path.display(),
@@ -105,13 +108,14 @@ impl SigningKeys {
         self.current.load()
     }
 
-    /// Reads the file again. A mistake in it is logged, once for each version of the file. Blocks on the file system.
+    /// Reads the file again, if it changed or always. A mistake in the file is logged, once for each version of the
+    /// file, and leaves the old keys in force. Blocks on the file system.
     pub fn reload(&self, when: Reload) {
         self.file.as_ref().inspect(|file| file.watched.reload(when, || self.load(file)));
     }
 
-    /// Checks the file for changes, and returns whether the keys in force are newer than this generation. Concurrent
-    /// callers share one check, which begins after their call.
+    /// Reads the file again if it changed, and returns whether the keys in force are of another generation than this.
+    /// Concurrent callers share one check of the file, which begins after they called.
     pub async fn changed_since(self: &Arc<Self>, generation: u64) -> bool {
         let called_at = Instant::now();
         let Some(file) = &self.file else { return false };
@@ -125,8 +129,9 @@ impl SigningKeys {
         self.current_keys().generation != generation
     }
 
+    /// Reads the file, and puts its keys in force if they are new.
     fn load(&self, file: &KeyFile) {
-        let (json, set) = match read(&file.path) {
+        let (json, set) = match read_key_set(&file.path) {
             Ok(read) => read,
             Err(error) => return tracing::error!(%error, "the old signing keys stay in force"),
         };
@@ -139,13 +144,14 @@ impl SigningKeys {
         audit::keys_changed(set.ids());
         let new = Arc::new(CurrentKeys { generation: self.current_keys().generation + 1, set });
         let old = self.current.swap(Arc::clone(&new));
-        history.replace(json, &old.set, &new.set);
+        history.record_change(json, &old.set, &new.set);
     }
 }
 
 impl KeyHistory {
-    /// Records that other keys are in force, and logs which keys of live tokens are gone or back.
-    fn replace(&mut self, json: SecretString, old: &KeySet, new: &KeySet) {
+    /// Records that the keys in force were replaced, and logs which keys that signed or verified tokens are gone or
+    /// back.
+    fn record_change(&mut self, json: SecretString, old: &KeySet, new: &KeySet) {
         self.json = json;
         self.used.extend(old.used_ids().map(str::to_owned));
         for kid in &self.used {
@@ -163,15 +169,16 @@ impl KeyHistory {
     }
 }
 
-/// The permissions of other users on a file.
-struct Permissions {
+/// The permissions that other users have on a key file.
+struct Exposure {
     write: bool,
     read: bool,
 }
 
-impl Permissions {
-    /// Other users are all but the owner. The group of this process may read, as with a Secret that Kubernetes mounts.
-    /// On a read-only mount, as containers have for secrets, permissions do not say who has access.
+impl Exposure {
+    /// Other users are all users except the owner. For `read`, the file's group does not count if this process is in
+    /// that group, as with a Secret that Kubernetes mounts. On a read-only mount, as containers have for secrets,
+    /// permissions do not say who has access: there, other users count as without any.
     fn of(path: &Path) -> io::Result<Self> {
         let metadata = fs::metadata(path)?;
         if statvfs(path)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
@@ -184,9 +191,10 @@ impl Permissions {
     }
 }
 
-fn read(path: &Path) -> Result<(SecretString, KeySet), KeyFileError> {
+/// The text of a key file and its keys, unless other users can write the file.
+fn read_key_set(path: &Path) -> Result<(SecretString, KeySet), KeyFileError> {
     let unreadable = |error| KeyFileError::Read(path.to_owned(), error);
-    if Permissions::of(path).map_err(unreadable)?.write {
+    if Exposure::of(path).map_err(unreadable)?.write {
         return Err(KeyFileError::Writable(path.to_owned()));
     }
     let bytes = read_regular_file(path).map_err(unreadable)?;

@@ -11,7 +11,7 @@ use crate::{
         duration::{self, DurationError},
         keys::InvalidToken,
         life::{Life, LifeError},
-        listing::{Listing, Page},
+        listing::{Listing, PageRequest},
         token::{Description, DescriptionError, LiveToken, SignedToken, Token, TokenDigest, TokenId, TokenPolicy},
         user::{User, UserName},
     },
@@ -30,15 +30,16 @@ use crate::{
 pub struct Tokens {
     store: Arc<LeasedStore>,
     keys: Arc<SigningKeys>,
+    /// Dates new tokens, and tells whether a token's `exp` has passed.
     clock: Clock,
     policy: TokenPolicy,
 }
 
-/// A new token with its JWT, which is kept nowhere.
+/// A new token with its JWT, which this service keeps nowhere.
 pub struct IssuedToken {
     /// The JWT.
     pub jwt: SecretString,
-    /// The token without it.
+    /// The token, with the digest of the JWT.
     pub token: Token,
 }
 
@@ -51,7 +52,7 @@ pub enum IssueError {
     /// The description is malformed.
     #[error(transparent)]
     Description(#[from] DescriptionError),
-    /// The owner has this number of live tokens, the most allowed.
+    /// The owner has as many live tokens as the quota allows: this number.
     #[error("the quota of {0} live tokens is reached")]
     QuotaReached(usize),
     /// The store failed.
@@ -71,10 +72,10 @@ pub enum RotateError {
     /// The user has no such live token.
     #[error("no such token")]
     NoSuchToken,
-    /// The token has a successor already; `None`: one that was issued during this call.
+    /// The token was rotated already, and this is its successor; `None`: it was rotated during this call.
     #[error("the token has a successor")]
     AlreadyRotated(Option<TokenId>),
-    /// The owner has this number of live tokens, the most allowed, and the overlap needs one more.
+    /// The owner has as many live tokens as the quota allows, this number, and the overlap needs one more.
     #[error("the quota of {0} live tokens is reached")]
     QuotaReached(usize),
     /// The store failed.
@@ -82,10 +83,10 @@ pub enum RotateError {
     Store(#[from] StoreError),
 }
 
-/// Why a JWT is not accepted. Only metrics tell the first three apart; clients are not told.
+/// Why a JWT is not accepted. Clients are not told the first three apart; only metrics count each.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    /// The JWT is malformed, no key of this service verifies it, or its issuer is another.
+    /// The JWT is malformed, no key of this service verifies it, or it has another issuer.
     #[error("not a token of this service")]
     Invalid,
     /// Its `exp` has passed.
@@ -105,7 +106,7 @@ impl Tokens {
         Self { store, keys, clock, policy }
     }
 
-    /// Issues a token. Its life begins when the store creates it: in the second of its `iat` or the next.
+    /// Issues a token. Its life begins when the store creates it: as a rule in the second of its `iat` or the next.
     pub async fn issue(&self, owner: &User, description: &str, life: &str) -> Result<IssuedToken, IssueError> {
         let description = description.parse()?;
         let life = Life::parse_up_to(life, self.policy.max_life)?;
@@ -125,8 +126,9 @@ impl Tokens {
         run_to_completion(creation).await
     }
 
-    /// Replaces a token by one with the same description and life. The old token expires after `overlap`; without one,
-    /// it is revoked at once. Costs two round trips: the new token is signed with what the first one reads.
+    /// Replaces a token by one with the same description and life. The old token expires after `overlap` at the latest;
+    /// without an overlap, it is revoked at once. Costs two round trips to the store: the first reads the description
+    /// and life that the new token is signed with.
     pub async fn rotate(&self, owner: &User, id: TokenId, overlap: Option<&str>) -> Result<IssuedToken, RotateError> {
         let overlap = overlap.map(duration::parse).transpose()?.unwrap_or_default();
         if overlap.subsec_nanos() > 0 {
@@ -136,7 +138,8 @@ impl Tokens {
         let token = self.store.find_token(&owner, id).await?.map(|live| live.token);
         let token = match token {
             Some(token) if token.successor.is_none() => token,
-            // An earlier attempt may have rotated or revoked it and been answered with an error.
+            // An earlier request may have rotated or revoked the token and been answered with an error, because too
+            // few Redis replicas had the write. This answer says that it took place, so it waits for them.
             rotated => {
                 self.store.write(|store| store.wait_for_replication(&owner)).await?;
                 let successor = rotated.and_then(|token| token.successor);
@@ -161,6 +164,7 @@ impl Tokens {
         run_to_completion(rotation).await
     }
 
+    /// A new token with a random id and its signed JWT, not stored yet.
     fn sign_token(&self, owner: &UserName, description: Description, life: Life) -> IssuedToken {
         let id = TokenId::random();
         let issued_at = self.clock.unix_seconds();
@@ -175,8 +179,8 @@ impl Tokens {
         self.store.find_token(owner, id).await
     }
 
-    /// Lists live tokens of this user. `None`: `page.after` is not a live token.
-    pub async fn list(&self, owner: &UserName, page: Page) -> Result<Option<Listing<LiveToken>>, StoreError> {
+    /// Lists a page of this user's live tokens. `None`: `page.after` is not a live token.
+    pub async fn list(&self, owner: &UserName, page: PageRequest) -> Result<Option<Listing<LiveToken>>, StoreError> {
         self.store.list_tokens(owner, page).await
     }
 
@@ -210,8 +214,9 @@ impl Tokens {
 
     /// Revokes the token of this JWT on every replica before it returns.
     ///
-    /// No key has to verify the JWT, as another replica may have keys that this one lacks: the store has to have these
-    /// bytes. Unverified JWTs are read first, so that made-up ones cannot take the connections of other writes.
+    /// The store has to have the digest of the JWT. No key has to verify it, as another replica may have keys that this
+    /// replica lacks. A JWT that is not verified here is looked up first: if the store does not have it, its write
+    /// waits for the one permit that all such JWTs share, so that they cannot take the connections of other writes.
     pub async fn revoke_presented(&self, jwt: &str) -> Result<(), VerifyError> {
         let claims = Claims::unverified(jwt);
         let (owner, id) = claims.as_ref().and_then(Claims::owner_and_id).ok_or(VerifyError::Invalid)?;
@@ -231,7 +236,7 @@ impl Tokens {
         run_to_completion(revocation).await
     }
 
-    /// Finds the token of this JWT in the store.
+    /// Verifies this JWT, and reads its token from the store: with its description and the rest of its life.
     pub async fn inspect_presented(&self, jwt: &str) -> Result<LiveToken, VerifyError> {
         let digest = TokenDigest::of(jwt);
         let signed = self.signed_token(jwt, self.cached_token(&digest)).await?;
@@ -239,11 +244,11 @@ impl Tokens {
         live.ok_or(VerifyError::Revoked)
     }
 
-    /// Finds the token of this JWT, if a key verifies it, it has not expired, and the store has a live token of exactly
-    /// these bytes: a JWT that was forged with a stolen key was never issued.
+    /// Finds the token of this JWT, if a key verifies it, it has not expired, and the store has a live token with its
+    /// digest: a JWT that was forged with a stolen key is not in the store. Counts the result in the metrics.
     ///
-    /// Under a lease ([`crate::store::leased`]) this costs neither a signature check nor a read; after it, only the
-    /// read.
+    /// While the token is cached and its lease holds ([`crate::store::leased`]), this costs neither a signature check
+    /// nor a read; once the lease has lapsed, only the read.
     pub async fn verify(&self, jwt: &str) -> Result<ActiveToken, VerifyError> {
         let result = self.find_active_token(jwt).await;
         metrics::token_verified(match &result {
@@ -256,8 +261,8 @@ impl Tokens {
         result
     }
 
-    /// Whole seconds until a token expires in the store or by its `exp`, whichever is first. The later of the store's
-    /// clock and this machine's counts, as the store's may have been set back.
+    /// Whole seconds until a token expires in the store or by its `exp`, whichever is first. For `exp`, the later of
+    /// the store's time and this machine's counts, as the store's clock may have been set back.
     pub fn expires_in(&self, token: &ActiveToken) -> u64 {
         let now = self.clock.unix_seconds().max(Clock::system().unix_seconds());
         token.remaining().as_secs().min(token.signed.expires_at.saturating_sub(now))
@@ -280,6 +285,7 @@ impl Tokens {
         Ok(Some(signed))
     }
 
+    /// [`Self::verify`], without the metrics.
     async fn find_active_token(&self, jwt: &str) -> Result<ActiveToken, VerifyError> {
         if jwt.len() > MAX_JWT_BYTES {
             return Err(VerifyError::Invalid);
@@ -290,7 +296,7 @@ impl Tokens {
                 self.check_expiry(&value.signed)?;
                 Ok(value)
             }
-            // Boxed, so that a cache hit does not pay for the size of the future of a read.
+            // Boxed, so that the future of a cache hit does not have the size of the future of a read.
             cached => {
                 let read = async {
                     let signed = self.signed_token(jwt, cached).await?;
@@ -307,7 +313,7 @@ impl Tokens {
         (cached.value.signed.key_generation == self.keys.current_keys().generation).then_some(cached)
     }
 
-    /// The content of a JWT that has not expired, from the cache or after a check of its signature.
+    /// The content of a JWT, from its cached token or after a check of its signature. An error if it has expired.
     async fn signed_token(
         &self,
         jwt: &str,
@@ -321,15 +327,18 @@ impl Tokens {
         Ok(signed)
     }
 
-    /// Only `exp` counts: an `iat` in the future means that the store's clock was set back.
+    /// Rejects a token whose `exp` has passed. An `iat` in the future is accepted: the store's clock may have been set
+    /// back.
     fn check_expiry(&self, signed: &SignedToken) -> Result<(), VerifyError> {
         if signed.is_expired(self.clock.unix_seconds()) { Err(VerifyError::Expired) } else { Ok(()) }
     }
 
+    /// Checks the signature and the issuer of a JWT, and returns its content. Reads the key file again if a key is
+    /// unknown.
     async fn verify_signature(&self, jwt: &str) -> Result<Arc<SignedToken>, VerifyError> {
         let mut keys = Arc::clone(&self.keys.current_keys());
         let mut verified = keys.set.verify(jwt);
-        // Another replica may have read a new key before this one.
+        // Another replica may have read a new key, and signed with it, before this replica read it.
         if verified == Err(InvalidToken::UnknownKey) && self.keys.changed_since(keys.generation).await {
             keys = Arc::clone(&self.keys.current_keys());
             verified = keys.set.verify(jwt);
@@ -341,7 +350,7 @@ impl Tokens {
     }
 }
 
-/// The outcome that the audit event of a change has; `None`: nothing changed, and there is no event.
+/// The outcome for the audit event of a change; `None`: nothing changed, so that no event is written.
 fn audit_outcome<T>(change: &Result<T, StoreError>, is_change: impl FnOnce(&T) -> bool) -> Option<Outcome<&T>> {
     match change {
         Ok(done) => is_change(done).then_some(Ok(done)),

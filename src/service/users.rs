@@ -25,10 +25,10 @@ use crate::{
     telemetry::audit::{self, Outcome, Unconfirmed},
 };
 
-/// Manages users.
+/// Adds, lists, changes and removes users.
 ///
 /// A change is in force on all replicas when its method returns: a removed or disabled user cannot log in and has no
-/// live token, a former administrator has no rights, and an old password is wrong.
+/// live token, a former administrator has lost the rights of one, and an old password is wrong.
 pub struct Users {
     store: Arc<LeasedStore>,
     clock: Clock,
@@ -37,14 +37,14 @@ pub struct Users {
     bootstrap_unconfirmed: AtomicBool,
 }
 
-/// The result of adding the first administrator.
+/// The result of [`Users::bootstrap`], which adds the first administrator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bootstrap {
     /// There were no users, and the administrator was added.
     Created,
     /// There are users, and nothing changed.
     Exists {
-        /// Whether the administrator of this name exists and has this password.
+        /// Whether there is a user of this name with this password, as far as can be told.
         as_given: bool,
     },
 }
@@ -61,7 +61,7 @@ pub enum UserError {
     /// The change would leave no enabled administrator.
     #[error("this is the last enabled administrator: make another one first")]
     LastAdmin,
-    /// The queue for password hashes is full. Nothing changed.
+    /// The queue for password hashes was full. Nothing changed.
     #[error(transparent)]
     Busy(#[from] Busy),
     /// The store failed.
@@ -79,8 +79,8 @@ impl<T> From<UserChange<T>> for Result<T, UserError> {
     }
 }
 
-/// Writes the audit event of a change, unless nothing changed.
-fn record<T>(change: &Result<T, UserError>, event: impl FnOnce(Outcome<&T>)) {
+/// Writes the audit event of a change that took place or may have taken place; none if nothing changed.
+fn write_audit_event<T>(change: &Result<T, UserError>, event: impl FnOnce(Outcome<&T>)) {
     match change {
         Ok(done) => event(Ok(done)),
         Err(UserError::Store(StoreError::LoginEnded | StoreError::Forbidden)) => {}
@@ -99,9 +99,10 @@ impl Users {
     /// Adds a user.
     pub async fn add(&self, by: Actor, name: UserName, role: Role, password: Password) -> Result<User, UserError> {
         let user = self.new_user(name, role, password).await?;
-        self.create(by.admin_authority(), user, false).await
+        self.store_new(by.admin_authority(), user, false).await
     }
 
+    /// A user with a new hash of this password and a new login epoch, not stored yet.
     async fn new_user(&self, name: UserName, role: Role, password: Password) -> Result<User, UserError> {
         Ok(User {
             name,
@@ -113,8 +114,8 @@ impl Users {
         })
     }
 
-    /// Creates a user. `again`: an `unconfirmed` event was written already, and no second is.
-    async fn create(&self, by: Authority, user: User, again: bool) -> Result<User, UserError> {
+    /// Stores a new user. `is_repeated`: an `unconfirmed` event was written already, and no second is written.
+    async fn store_new(&self, by: Authority, user: User, is_repeated: bool) -> Result<User, UserError> {
         let store = Arc::clone(&self.store);
         run_to_completion(async move {
             let created = match store.create_user(&by, &user).await {
@@ -122,8 +123,8 @@ impl Users {
                 Ok(false) => Err(UserError::NameTaken),
                 Err(error) => Err(error.into()),
             };
-            record(&created, |outcome| {
-                if !(again && outcome.is_err()) {
+            write_audit_event(&created, |outcome| {
+                if !(is_repeated && outcome.is_err()) {
                     audit::user_added(&user.name, user.role, &outcome);
                 }
             });
@@ -133,16 +134,16 @@ impl Users {
     }
 
     /// Whether there are users.
-    pub async fn any(&self) -> Result<bool, StoreError> {
+    pub async fn has_any(&self) -> Result<bool, StoreError> {
         self.store.has_users().await
     }
 
-    /// Returns a user, disabled or not.
+    /// Returns a user, disabled or not, from the cache while the lease holds or else from the store.
     pub async fn find(&self, name: &UserName) -> Result<Option<User>, StoreError> {
         self.store.cached_user(name).await
     }
 
-    /// Lists at most `limit` users by name, starting behind `after`, which need not exist.
+    /// Lists at most `limit` users by name, starting after the name `after`, which need not exist.
     pub async fn list(&self, after: Option<&UserName>, limit: usize) -> Result<Listing<User>, StoreError> {
         self.store.list_users(after, limit).await
     }
@@ -154,7 +155,7 @@ impl Users {
             let by = by.admin_authority();
             let changed = store.write(|store| store.update_user(&by, &name, update)).await;
             let changed = changed.map_err(UserError::from).and_then(Result::from);
-            record(&changed, |outcome| {
+            write_audit_event(&changed, |outcome| {
                 if let Some(role) = update.role {
                     audit::role_changed(&name, role, &outcome);
                 }
@@ -183,7 +184,7 @@ impl Users {
             let by = by.account_authority(&name);
             let revoked = store.write(|store| store.set_password(&by, &name, &hash, revoke_tokens)).await;
             let changed = revoked.map_err(UserError::from).and_then(|revoked| revoked.ok_or(UserError::NoSuchUser));
-            record(&changed, |tokens| audit::password_changed(&name, tokens.copied()));
+            write_audit_event(&changed, |tokens| audit::password_changed(&name, tokens.copied()));
             changed
         })
         .await
@@ -196,16 +197,16 @@ impl Users {
             let by = by.admin_authority();
             let removed = store.write(|store| store.remove_user(&by, &name)).await;
             let removed = removed.map_err(UserError::from).and_then(Result::from);
-            record(&removed, |tokens| audit::user_removed(&name, tokens.copied()));
+            write_audit_event(&removed, |tokens| audit::user_removed(&name, tokens.copied()));
             removed
         })
         .await
     }
 
-    /// Whether this is the password of the user, as far as can be told: if the store or the hash fails, yes, since the
-    /// answer only decides on a log line.
+    /// Whether this is the password of the user. `true` as well if that cannot be told (the store fails, or the queue
+    /// for hashes is full): `false` only leads to a log line.
     async fn has_password(&self, name: &UserName, password: Password) -> bool {
-        match (self.find(name).await, self.hashing.slot(Lane::NewPassword)) {
+        match (self.find(name).await, self.hashing.take_slot(Lane::NewPassword)) {
             (Ok(Some(user)), Some(slot)) => {
                 self.hashing.find_match(slot, user.password_hash, vec![password]).await.is_some()
             }
@@ -214,24 +215,25 @@ impl Users {
         }
     }
 
-    /// Adds the first administrator if there are no users. If there are, nothing changes: an administrator who was
-    /// removed or has another password stays so across restarts.
+    /// Adds the first administrator if there are no users. If there are users, nothing changes: a restart neither
+    /// restores an administrator who was removed nor resets the password.
     ///
     /// Call it again after an error: at most one `unconfirmed` event is written, however many calls fail.
     pub async fn bootstrap(&self, name: UserName, password: Password) -> Result<Bootstrap, UserError> {
-        if self.any().await? {
+        if self.has_any().await? {
             let as_given = self.has_password(&name, password).await;
             return Ok(Bootstrap::Exists { as_given });
         }
         let user = self.new_user(name, Role::Admin, password).await?;
-        // Asked again, since the password took its time. A removal waits out a lease before it is answered: if there
-        // are no users now, none was removed that the write below, which runs within that lease, would bring back.
+        // Asked again, since hashing took its time. If there are no users now, one of this name can only be added and
+        // removed later. Such a removal is answered more than a lease after this question, and the write below runs
+        // within that lease: it never brings back a user whose removal was answered.
         let asked_at = Instant::now();
-        if self.any().await? {
+        if self.has_any().await? {
             return Ok(Bootstrap::Exists { as_given: true });
         }
         let by = Authority::Until(asked_at + LEASE);
-        match self.create(by, user, self.bootstrap_unconfirmed.load(Relaxed)).await {
+        match self.store_new(by, user, self.bootstrap_unconfirmed.load(Relaxed)).await {
             Ok(_) => Ok(Bootstrap::Created),
             // Another replica was faster, as a rule with the same password.
             Err(UserError::NameTaken) => Ok(Bootstrap::Exists { as_given: true }),

@@ -8,7 +8,7 @@ use secrecy::ExposeSecret;
 use tokio::time::Instant;
 
 use super::{
-    AttemptScope, Authority, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, NewToken, Page,
+    AttemptScope, Authority, ClientAndUser, Creation, Health, Listing, LiveToken, LoginEpoch, NewToken, PageRequest,
     PasswordHash, Reservation, RevokingWrites, Rotation, Store, StoreError, StoreResult, Token, TokenDigest, TokenId,
     UpdatedUser, User, UserChange, UserName, UserUpdate, Watch, throttle::Throttle,
 };
@@ -79,7 +79,7 @@ fn check_authority(accounts: &Accounts, by: &Authority, name: &UserName) -> Stor
 
 /// Whether this user is the only enabled administrator.
 fn is_last_admin(accounts: &Accounts, name: &UserName) -> bool {
-    let mut admins = accounts.values().map(|account| &account.user).filter(|user| user.administers());
+    let mut admins = accounts.values().map(|account| &account.user).filter(|user| user.is_enabled_admin());
     admins.next().is_some_and(|user| user.name == *name) && admins.next().is_none()
 }
 
@@ -112,7 +112,7 @@ impl Store for MemoryStore {
         Ok(entry.and_then(|entry| entry.if_live(Instant::now())))
     }
 
-    async fn list_tokens(&self, owner: &UserName, page: Page) -> StoreResult<Option<Listing<LiveToken>>> {
+    async fn list_tokens(&self, owner: &UserName, page: PageRequest) -> StoreResult<Option<Listing<LiveToken>>> {
         let accounts = self.accounts.lock();
         let now = Instant::now();
         let entries = accounts.get(owner).map_or(&[][..], |account| &account.tokens);
@@ -151,19 +151,19 @@ impl Store for MemoryStore {
         Ok(Listing { items, more: users.next().is_some() })
     }
 
-    async fn reserve_attempt(&self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> StoreResult<Reservation> {
-        Ok(self.throttle.lock().reserve_attempt(attempt, epoch))
+    async fn reserve_attempt(&self, pair: &ClientAndUser, epoch: Option<LoginEpoch>) -> StoreResult<Reservation> {
+        Ok(self.throttle.lock().reserve_attempt(pair, epoch))
     }
 
-    async fn login_succeeded(&self, attempt: &LoginAttempt, epoch: LoginEpoch, scope: AttemptScope) -> StoreResult<()> {
+    async fn login_succeeded(&self, pair: &ClientAndUser, epoch: LoginEpoch, scope: AttemptScope) -> StoreResult<()> {
         let mut throttle = self.throttle.lock();
-        throttle.refund_attempt(attempt, Some(epoch), scope);
-        throttle.make_known(attempt, epoch);
+        throttle.refund_attempt(pair, Some(epoch), scope);
+        throttle.make_known(pair, epoch);
         Ok(())
     }
 
-    async fn is_known_client(&self, attempt: &LoginAttempt) -> StoreResult<bool> {
-        Ok(self.throttle.lock().is_known_client(attempt))
+    async fn is_known_client(&self, pair: &ClientAndUser) -> StoreResult<bool> {
+        Ok(self.throttle.lock().is_known_client(pair))
     }
 
     async fn watch(&self) -> StoreResult<Option<Box<dyn Watch>>> {

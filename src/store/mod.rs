@@ -9,9 +9,9 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use crate::domain::{
-    listing::{Listing, Page},
+    listing::{Listing, PageRequest},
     password::PasswordHash,
-    throttle::{AttemptScope, LoginAttempt, Reservation},
+    throttle::{AttemptScope, ClientAndUser, Reservation},
     token::{LiveToken, Token, TokenDigest, TokenId},
     user::{LoginEpoch, User, UserName, UserUpdate},
 };
@@ -177,7 +177,7 @@ pub trait Store: Send + Sync {
     async fn find_token(&self, owner: &UserName, id: TokenId) -> StoreResult<Option<LiveToken>>;
 
     /// Lists live tokens of this owner. `None`: `page.after` is not a live token.
-    async fn list_tokens(&self, owner: &UserName, page: Page) -> StoreResult<Option<Listing<LiveToken>>>;
+    async fn list_tokens(&self, owner: &UserName, page: PageRequest) -> StoreResult<Option<Listing<LiveToken>>>;
 
     /// Creates a user. `false`: the name is taken, and nothing changed.
     async fn create_user(&self, by: &Authority, user: &User) -> StoreResult<bool>;
@@ -191,16 +191,16 @@ pub trait Store: Send + Sync {
     /// Lists at most `limit` users by name. They come after the name `after`, which need not exist.
     async fn list_users(&self, after: Option<&UserName>, limit: usize) -> StoreResult<Listing<User>>;
 
-    /// Counts this login attempt as a failure before its password is verified, unless it comes too early by the rules
-    /// of [`crate::domain::throttle`] and the store's clock. `epoch` is that of the user, if the user exists.
-    async fn reserve_attempt(&self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> StoreResult<Reservation>;
+    /// Counts a login attempt of this pair as a failure before its password is verified, unless it comes too early by
+    /// the rules of [`crate::domain::throttle`] and the store's clock. `epoch` is that of the user, if the user exists.
+    async fn reserve_attempt(&self, pair: &ClientAndUser, epoch: Option<LoginEpoch>) -> StoreResult<Reservation>;
 
-    /// Removes this attempt from the counters of its scope, resets the client's counter for this user, and makes the
-    /// client known to the user.
-    async fn login_succeeded(&self, attempt: &LoginAttempt, epoch: LoginEpoch, scope: AttemptScope) -> StoreResult<()>;
+    /// Removes an attempt of this pair from the counters of its scope, resets the client's counter for this user, and
+    /// makes the client known to the user.
+    async fn login_succeeded(&self, pair: &ClientAndUser, epoch: LoginEpoch, scope: AttemptScope) -> StoreResult<()>;
 
     /// Whether the user logged in from this client in the last [`crate::domain::throttle::KNOWN_CLIENT_TTL`].
-    async fn is_known_client(&self, attempt: &LoginAttempt) -> StoreResult<bool>;
+    async fn is_known_client(&self, pair: &ClientAndUser) -> StoreResult<bool>;
 
     /// Begins a watch for changes and ends the watch before. `None`: this store reports no changes.
     async fn watch(&self) -> StoreResult<Option<Box<dyn Watch>>>;

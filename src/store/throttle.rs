@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::domain::{
     throttle::{
-        AttemptScope, Backoff, ClientNetwork, KNOWN_CLIENT_TTL, LoginAttempt, PER_CLIENT, PER_CLIENT_AND_USER,
+        AttemptScope, ClientAndUser, ClientNetwork, CounterRule, KNOWN_CLIENT_TTL, PER_CLIENT, PER_CLIENT_AND_USER,
         PER_SITE, PER_USER, Reservation,
     },
     user::{LoginEpoch, UserName},
@@ -19,26 +19,26 @@ const SWEEP_INTERVAL: Duration = Duration::from_mins(1);
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
     failures: HashMap<Counter, Failures>,
-    known_until: HashMap<LoginAttempt, Instant>,
+    known_until: HashMap<ClientAndUser, Instant>,
     swept_at: Option<Instant>,
 }
 
 /// The key of a counter: whose failed logins it counts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Counter {
-    ClientAndUser(LoginAttempt, Option<LoginEpoch>),
+    ClientAndUser(ClientAndUser, Option<LoginEpoch>),
     User(UserName, Option<LoginEpoch>),
     Client(ClientNetwork),
     Site(Ipv6Addr),
 }
 
 /// The counters that an attempt of this scope is counted in, that of the client and user first.
-fn counters(scope: AttemptScope, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> Vec<(Counter, Backoff)> {
-    let mut counters = vec![(Counter::ClientAndUser(attempt.clone(), epoch), PER_CLIENT_AND_USER)];
+fn counters(scope: AttemptScope, pair: &ClientAndUser, epoch: Option<LoginEpoch>) -> Vec<(Counter, CounterRule)> {
+    let mut counters = vec![(Counter::ClientAndUser(pair.clone(), epoch), PER_CLIENT_AND_USER)];
     if scope != AttemptScope::KnownClient {
-        counters.push((Counter::User(attempt.user.clone(), epoch), PER_USER));
-        counters.push((Counter::Client(attempt.client), PER_CLIENT));
-        counters.extend(attempt.client.site().map(|site| (Counter::Site(site), PER_SITE)));
+        counters.push((Counter::User(pair.user.clone(), epoch), PER_USER));
+        counters.push((Counter::Client(pair.client), PER_CLIENT));
+        counters.extend(pair.client.site().map(|site| (Counter::Site(site), PER_SITE)));
     }
     counters
 }
@@ -54,40 +54,40 @@ struct Failures {
 
 impl Throttle {
     /// As [`crate::store::Store::reserve_attempt`].
-    pub(super) fn reserve_attempt(&mut self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> Reservation {
+    pub(super) fn reserve_attempt(&mut self, pair: &ClientAndUser, epoch: Option<LoginEpoch>) -> Reservation {
         let now = Instant::now();
         self.sweep(now);
-        let scope = if self.is_known_client(attempt) { AttemptScope::KnownClient } else { AttemptScope::AllCounters };
-        let counters = counters(scope, attempt, epoch).into_iter().map(|(counter, backoff)| {
+        let scope = if self.is_known_client(pair) { AttemptScope::KnownClient } else { AttemptScope::AllCounters };
+        let counters = counters(scope, pair, epoch).into_iter().map(|(counter, rule)| {
             let failures = self.failures.get(&counter).copied();
-            (counter, backoff, failures.filter(|failures| now < failures.expires_at))
+            (counter, rule, failures.filter(|failures| now < failures.expires_at))
         });
         let counters: Vec<_> = counters.collect();
 
         let last_of_pair = counters[0].2.map(|failures| failures.last);
-        let free_at = counters.iter().filter_map(|(counter, backoff, failures)| {
+        let free_at = counters.iter().filter_map(|(counter, rule, failures)| {
             let failures = (*failures)?;
             // The delay of the user's counter is counted from this client's last attempt, so that a first attempt is
             // never delayed by others.
             let last = if matches!(counter, Counter::User(..)) { last_of_pair? } else { failures.last };
-            Some(last + backoff.delay(failures.count))
+            Some(last + rule.delay(failures.count))
         });
         if let Some(free_at) = free_at.max().filter(|free_at| now < *free_at) {
             return Reservation::RetryAfter(free_at - now);
         }
-        for (counter, backoff, failures) in counters {
+        for (counter, rule, failures) in counters {
             let count = failures.map_or(0, |found| found.count).saturating_add(1);
-            self.failures.insert(counter, Failures { count, last: now, expires_at: now + backoff.retention(count) });
+            self.failures.insert(counter, Failures { count, last: now, expires_at: now + rule.retention(count) });
         }
         Reservation::Reserved(scope)
     }
 
     /// Removes this attempt from the counters of its scope.
-    pub(super) fn refund_attempt(&mut self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>, scope: AttemptScope) {
-        for (counter, backoff) in counters(scope, attempt, epoch) {
+    pub(super) fn refund_attempt(&mut self, pair: &ClientAndUser, epoch: Option<LoginEpoch>, scope: AttemptScope) {
+        for (counter, rule) in counters(scope, pair, epoch) {
             if let Some(failures) = self.failures.get_mut(&counter) {
                 failures.count -= 1;
-                failures.expires_at = failures.last + backoff.retention(failures.count);
+                failures.expires_at = failures.last + rule.retention(failures.count);
                 if failures.count == 0 {
                     self.failures.remove(&counter);
                 }
@@ -96,14 +96,14 @@ impl Throttle {
     }
 
     /// Resets the counter of this client and user, and makes the client known to the user.
-    pub(super) fn make_known(&mut self, attempt: &LoginAttempt, epoch: LoginEpoch) {
-        self.failures.remove(&Counter::ClientAndUser(attempt.clone(), Some(epoch)));
-        self.known_until.insert(attempt.clone(), Instant::now() + KNOWN_CLIENT_TTL);
+    pub(super) fn make_known(&mut self, pair: &ClientAndUser, epoch: LoginEpoch) {
+        self.failures.remove(&Counter::ClientAndUser(pair.clone(), Some(epoch)));
+        self.known_until.insert(pair.clone(), Instant::now() + KNOWN_CLIENT_TTL);
     }
 
     /// As [`crate::store::Store::is_known_client`].
-    pub(super) fn is_known_client(&self, attempt: &LoginAttempt) -> bool {
-        self.known_until.get(attempt).is_some_and(|until| Instant::now() < *until)
+    pub(super) fn is_known_client(&self, pair: &ClientAndUser) -> bool {
+        self.known_until.get(pair).is_some_and(|until| Instant::now() < *until)
     }
 
     /// Removes all that has expired, at most once in [`SWEEP_INTERVAL`].

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::domain::{
     life::Life,
-    throttle::{ClientNetwork, LoginAttempt},
+    throttle::{ClientAndUser, ClientNetwork},
     token::TokenId,
     user::{Role, UserName},
 };
@@ -63,11 +63,11 @@ impl FailedLogin {
 
 /// Records a failed login. The same failure of the same client (or its site) is written once and then counted; one line
 /// a minute has the number of repetitions.
-pub fn login_failed(reason: LoginFailure, attempt: &LoginAttempt) {
+pub fn login_failed(reason: LoginFailure, pair: &ClientAndUser) {
     metrics::login_failed(reason);
     let user_exists = matches!(reason, LoginFailure::WrongPassword | LoginFailure::Disabled);
-    let account = user_exists.then(|| attempt.user.clone());
-    let failure = FailedLogin { reason, account, client: attempt.client.site().ok_or(attempt.client) };
+    let account = user_exists.then(|| pair.user.clone());
+    let failure = FailedLogin { reason, account, client: pair.client.site().ok_or(pair.client) };
     let is_first = FAILED_LOGINS.lock().is_first(&failure);
     if is_first {
         failure.write(None);

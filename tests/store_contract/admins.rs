@@ -17,7 +17,7 @@ async fn the_last_enabled_administrator_cannot_be_demoted_disabled_or_removed(
             assert!(matches!(update(name, end).await, UserChange::LastAdmin), "{end:?}");
         }
         assert_eq!(fixture.store.remove_user(&operator(), name).await.unwrap(), UserChange::LastAdmin);
-        assert!(fixture.store.find_user(name).await.unwrap().unwrap().administers());
+        assert!(fixture.store.find_user(name).await.unwrap().unwrap().is_enabled_admin());
     };
     let token = token(3600);
     fixture.store.create_token(new_token(&alice, epoch(), &token)).await.unwrap();
@@ -59,7 +59,7 @@ async fn concurrent_changes_of_administrators_leave_an_enabled_one(
         let mut administer = Vec::new();
         for name in names {
             let user = fixture.store.find_user(&name.parse().unwrap()).await.unwrap();
-            administer.extend(user.filter(User::administers).map(|user| user.name));
+            administer.extend(user.filter(User::is_enabled_admin).map(|user| user.name));
         }
         administer
     };

@@ -34,7 +34,7 @@ async fn a_login_that_has_ended_cannot_write(
     for refusal in refusals {
         assert!(matches!(refusal, Err(StoreError::LoginEnded)), "{refusal:?}");
     }
-    assert_eq!(fixture.ids(&alice, Page::ALL).await, Some(vec![live.id]));
+    assert_eq!(fixture.ids(&alice, PageRequest::ALL).await, Some(vec![live.id]));
 }
 
 #[rstest]
@@ -63,7 +63,7 @@ async fn an_authority_that_has_lapsed_cannot_write(
     }
     assert_eq!(format!("{:?}", store.find_user(&alice).await.unwrap()), before);
     assert!(store.find_user(&"mallory".parse().unwrap()).await.unwrap().is_none());
-    assert_eq!(fixture.ids(&alice, Page::ALL).await, Some(vec![live.id]));
+    assert_eq!(fixture.ids(&alice, PageRequest::ALL).await, Some(vec![live.id]));
 }
 
 #[rstest]
@@ -106,7 +106,7 @@ async fn a_former_administrator_cannot_write(
         }
     }
     assert_eq!(format!("{:?}", store.find_user(&alice).await.unwrap()), before);
-    assert_eq!(fixture.ids(&alice, Page::ALL).await, Some(vec![live.id]));
+    assert_eq!(fixture.ids(&alice, PageRequest::ALL).await, Some(vec![live.id]));
     // No rejected write took a first step: the last administrator is still registered and may still act.
     store.update_user(&by(&root), &alice, promotion).await.unwrap();
 }

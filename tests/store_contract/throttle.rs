@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use mayfly::{
     domain::{
         throttle::{
-            AttemptScope, LoginAttempt, MAX_DELAY, PER_CLIENT, PER_CLIENT_AND_USER, PER_SITE, PER_USER, Reservation,
+            AttemptScope, ClientAndUser, MAX_DELAY, PER_CLIENT, PER_CLIENT_AND_USER, PER_SITE, PER_USER, Reservation,
         },
         user::LoginEpoch,
     },
@@ -18,8 +18,8 @@ use tokio::time::sleep;
 use super::{Fixture, Kind, epoch};
 use crate::support::{RedisServer, SteppingClock, eventually, patient_options};
 
-fn attempt(user: &str, address: &str) -> LoginAttempt {
-    LoginAttempt { user: user.parse().unwrap(), client: address.parse::<IpAddr>().unwrap().into() }
+fn pair(user: &str, address: &str) -> ClientAndUser {
+    ClientAndUser { user: user.parse().unwrap(), client: address.parse::<IpAddr>().unwrap().into() }
 }
 
 impl Fixture {
@@ -30,34 +30,32 @@ impl Fixture {
         Self { store: Arc::new(RedisStore::new(&options).unwrap()), _servers: Box::new(()) }
     }
 
-    async fn reserve_attempt(&self, attempt: &LoginAttempt) -> Reservation {
-        self.store.reserve_attempt(attempt, Some(epoch())).await.unwrap()
+    async fn reserve_attempt(&self, pair: &ClientAndUser) -> Reservation {
+        self.store.reserve_attempt(pair, Some(epoch())).await.unwrap()
     }
 
-    async fn admits(&self, attempt: &LoginAttempt) -> bool {
-        matches!(self.reserve_attempt(attempt).await, Reservation::Reserved(_))
+    async fn admits(&self, pair: &ClientAndUser) -> bool {
+        matches!(self.reserve_attempt(pair).await, Reservation::Reserved(_))
     }
 
     /// Logs in with the right password.
-    async fn log_in(&self, attempt: &LoginAttempt) {
-        let Reservation::Reserved(scope) = self.reserve_attempt(attempt).await else {
-            panic!("{attempt:?} has to wait")
-        };
-        self.store.login_succeeded(attempt, epoch(), scope).await.unwrap();
+    async fn log_in(&self, pair: &ClientAndUser) {
+        let Reservation::Reserved(scope) = self.reserve_attempt(pair).await else { panic!("{pair:?} has to wait") };
+        self.store.login_succeeded(pair, epoch(), scope).await.unwrap();
     }
 
     /// The delay before this attempt is allowed; if there is none, it is made and fails.
-    async fn remaining(&self, attempt: &LoginAttempt) -> Duration {
-        match self.reserve_attempt(attempt).await {
+    async fn remaining(&self, pair: &ClientAndUser) -> Duration {
+        match self.reserve_attempt(pair).await {
             Reservation::RetryAfter(remaining) => remaining,
             Reservation::Reserved(_) => Duration::ZERO,
         }
     }
 
     /// Waits until this attempt is allowed, and returns how often it was rejected.
-    async fn wait_and_admit(&self, attempt: &LoginAttempt) -> usize {
+    async fn wait_and_admit(&self, pair: &ClientAndUser) -> usize {
         let mut refused = 0;
-        while let Reservation::RetryAfter(remaining) = self.reserve_attempt(attempt).await {
+        while let Reservation::RetryAfter(remaining) = self.reserve_attempt(pair).await {
             assert!(remaining > Duration::ZERO);
             refused += 1;
             sleep(remaining).await;
@@ -68,7 +66,7 @@ impl Fixture {
     /// Fails this many times as this user, each time from another address.
     async fn fail_from_everywhere(&self, user: &str, failures: u32) {
         for address in 0..failures {
-            assert!(self.admits(&attempt(user, &format!("198.51.100.{address}"))).await);
+            assert!(self.admits(&pair(user, &format!("198.51.100.{address}"))).await);
         }
     }
 }
@@ -79,7 +77,7 @@ async fn a_client_has_free_attempts_and_then_waits(
     #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let fixture = Fixture::new(kind);
-    let alice = attempt("alice", "192.0.2.1");
+    let alice = pair("alice", "192.0.2.1");
     // Unknown users count, too. Of many attempts at once, each is counted before the next.
     let tries = join_all((0..50).map(|_| fixture.reserve_attempt(&alice))).await;
     let refused: Vec<_> =
@@ -90,7 +88,7 @@ async fn a_client_has_free_attempts_and_then_waits(
         assert!(remaining > Duration::ZERO && remaining <= PER_CLIENT_AND_USER.first_delay, "{remaining:?}");
     }
     // Other users and other clients are not delayed. Rejected attempts are not counted; allowed ones are.
-    assert!(fixture.admits(&attempt("bob", "192.0.2.1")).await && fixture.admits(&attempt("alice", "192.0.2.2")).await);
+    assert!(fixture.admits(&pair("bob", "192.0.2.1")).await && fixture.admits(&pair("alice", "192.0.2.2")).await);
     assert!(fixture.wait_and_admit(&alice).await > 0);
     let Reservation::RetryAfter(remaining) = fixture.reserve_attempt(&alice).await else { panic!("another at once") };
     assert!(remaining <= PER_CLIENT_AND_USER.first_delay * 2, "{remaining:?}");
@@ -102,10 +100,10 @@ async fn failures_of_other_clients_lock_no_user_out(
     #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let fixture = Fixture::new(kind);
-    let (home, hotel) = (attempt("alice", "192.0.2.1"), attempt("alice", "192.0.2.2"));
+    let (home, hotel) = (pair("alice", "192.0.2.1"), pair("alice", "192.0.2.2"));
     fixture.log_in(&home).await;
     fixture.fail_from_everywhere("alice", PER_USER.free_failures).await;
-    assert!(!fixture.admits(&attempt("alice", "198.51.100.0")).await, "the second attempt of an unknown client");
+    assert!(!fixture.admits(&pair("alice", "198.51.100.0")).await, "the second attempt of an unknown client");
     // Each client without a failure has one attempt. A known client is delayed by its own failures only.
     assert!(fixture.admits(&hotel).await);
     // Then it has one each time that it has waited.
@@ -114,7 +112,7 @@ async fn failures_of_other_clients_lock_no_user_out(
         assert!(fixture.admits(&home).await);
     }
     assert!(!fixture.admits(&home).await);
-    assert!(fixture.admits(&attempt("bob", "198.51.100.0")).await);
+    assert!(fixture.admits(&pair("bob", "198.51.100.0")).await);
 }
 
 #[rstest]
@@ -124,15 +122,15 @@ async fn a_client_that_tries_many_users_waits(
 ) {
     let fixture = Fixture::new(kind);
     let office = "2001:db8:1:2::7";
-    let alice = attempt("alice", office);
+    let alice = pair("alice", office);
     fixture.log_in(&alice).await;
     for user in 0..PER_CLIENT.free_failures {
         // Any address of the network is the same client.
-        let user = attempt(&format!("user{user}"), &format!("2001:db8:1:2::{user:x}"));
+        let user = pair(&format!("user{user}"), &format!("2001:db8:1:2::{user:x}"));
         assert!(fixture.admits(&user).await);
     }
-    assert!(!fixture.admits(&attempt("carol", office)).await);
-    assert!(fixture.admits(&attempt("carol", "2001:db8:1:3::7")).await);
+    assert!(!fixture.admits(&pair("carol", office)).await);
+    assert!(fixture.admits(&pair("carol", "2001:db8:1:3::7")).await);
     assert!(fixture.admits(&alice).await, "she is known at this client");
 }
 
@@ -142,16 +140,16 @@ async fn a_site_that_tries_from_many_networks_waits(
     #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let fixture = Fixture::new(kind);
-    let alice = attempt("alice", "2001:db8:1:0::7");
+    let alice = pair("alice", "2001:db8:1:0::7");
     fixture.log_in(&alice).await;
     let from_everywhere = (0..2 * PER_SITE.free_failures)
-        .map(|network| attempt(&format!("user{network}"), &format!("2001:db8:1:{network:x}::1")));
+        .map(|network| pair(&format!("user{network}"), &format!("2001:db8:1:{network:x}::1")));
     let mut refused = 0;
-    for attempt in from_everywhere {
-        refused += u32::from(!fixture.admits(&attempt).await);
+    for pair in from_everywhere {
+        refused += u32::from(!fixture.admits(&pair).await);
     }
     assert!(refused > 0 && refused <= PER_SITE.free_failures, "{refused}");
-    assert!(fixture.admits(&attempt("carol", "2001:db8:2::1")).await, "another site");
+    assert!(fixture.admits(&pair("carol", "2001:db8:2::1")).await, "another site");
     assert!(fixture.admits(&alice).await, "she is known at this client");
 }
 
@@ -161,14 +159,14 @@ async fn a_new_password_starts_the_counters_of_its_user_at_zero(
     #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let fixture = Fixture::new(kind);
-    let admit = async |attempt: &LoginAttempt, epoch: LoginEpoch| {
-        let admission = fixture.store.reserve_attempt(attempt, Some(epoch)).await.unwrap();
+    let admit = async |pair: &ClientAndUser, epoch: LoginEpoch| {
+        let admission = fixture.store.reserve_attempt(pair, Some(epoch)).await.unwrap();
         matches!(admission, Reservation::Reserved(_))
     };
     let (old, new) = (LoginEpoch::begin(), LoginEpoch::begin());
-    let (home, office) = (attempt("alice", "192.0.2.1"), attempt("alice", "192.0.2.2"));
+    let (home, office) = (pair("alice", "192.0.2.1"), pair("alice", "192.0.2.2"));
     for stranger in 0..PER_USER.free_failures {
-        assert!(admit(&attempt("alice", &format!("198.51.100.{stranger}")), old).await);
+        assert!(admit(&pair("alice", &format!("198.51.100.{stranger}")), old).await);
     }
     for client in [&home, &office] {
         while admit(client, old).await {}
@@ -176,7 +174,7 @@ async fn a_new_password_starts_the_counters_of_its_user_at_zero(
     }
     // The failures of the client at all users stay.
     for user in 0..2 * PER_CLIENT.free_failures {
-        admit(&attempt(&format!("user{user}"), "192.0.2.1"), old).await;
+        admit(&pair(&format!("user{user}"), "192.0.2.1"), old).await;
     }
     assert!(!admit(&home, LoginEpoch::begin()).await);
     assert!(admit(&office, LoginEpoch::begin()).await);
@@ -188,12 +186,12 @@ async fn a_login_makes_its_client_known(
     #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let fixture = Fixture::new(kind);
-    let (home, hotel) = (attempt("alice", "192.0.2.1"), attempt("alice", "192.0.2.2"));
+    let (home, hotel) = (pair("alice", "192.0.2.1"), pair("alice", "192.0.2.2"));
     assert!(fixture.admits(&home).await && !fixture.store.is_known_client(&home).await.unwrap());
     fixture.log_in(&home).await;
     assert!(fixture.store.is_known_client(&home).await.unwrap());
     assert!(!fixture.store.is_known_client(&hotel).await.unwrap());
-    assert!(!fixture.store.is_known_client(&attempt("bob", "192.0.2.1")).await.unwrap());
+    assert!(!fixture.store.is_known_client(&pair("bob", "192.0.2.1")).await.unwrap());
 }
 
 #[rstest]
@@ -202,7 +200,7 @@ async fn an_attempt_that_succeeds_is_removed_from_its_counters(
     #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let fixture = Fixture::new(kind);
-    let alice = attempt("alice", "192.0.2.1");
+    let alice = pair("alice", "192.0.2.1");
     // A login resets the counter of client and user, and no other; at a known client, no other was counted.
     for scope in [AttemptScope::AllCounters, AttemptScope::KnownClient] {
         for _ in 0..PER_CLIENT_AND_USER.free_failures {
@@ -216,10 +214,10 @@ async fn an_attempt_that_succeeds_is_removed_from_its_counters(
         fixture.log_in(&alice).await;
     }
     fixture.fail_from_everywhere("alice", PER_USER.free_failures - (PER_CLIENT_AND_USER.free_failures - 1)).await;
-    assert!(!fixture.admits(&attempt("alice", "198.51.100.0")).await);
+    assert!(!fixture.admits(&pair("alice", "198.51.100.0")).await);
     // An attempt that was counted before another made the client known is removed from the counters that it was counted
     // in.
-    let [bob, other] = ["192.0.2.1", "192.0.2.2"].map(|address| attempt("bob", address));
+    let [bob, other] = ["192.0.2.1", "192.0.2.2"].map(|address| pair("bob", address));
     let tries = [fixture.reserve_attempt(&bob).await, fixture.reserve_attempt(&bob).await];
     assert_eq!(tries, [Reservation::Reserved(AttemptScope::AllCounters); 2]);
     for _ in tries {
@@ -235,11 +233,11 @@ async fn logins_at_a_known_client_keep_no_counter_from_expiring(
     #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let fixture = Fixture::new(kind);
-    let [alice, mallory] = ["alice", "mallory"].map(|user| attempt(user, "192.0.2.1"));
+    let [alice, mallory] = ["alice", "mallory"].map(|user| pair(user, "192.0.2.1"));
     fixture.log_in(&alice).await;
     // Delays and retention begin at the last failure.
     for user in 0..PER_CLIENT.free_failures {
-        assert!(fixture.admits(&attempt(&format!("user{user}"), "192.0.2.1")).await);
+        assert!(fixture.admits(&pair(&format!("user{user}"), "192.0.2.1")).await);
     }
     let before = fixture.remaining(&mallory).await;
     assert!(before > Duration::ZERO);
@@ -253,7 +251,7 @@ async fn logins_at_a_known_client_keep_no_counter_from_expiring(
 async fn a_full_redis_allows_logins_and_gets_no_new_counters() {
     let redis = RedisServer::start();
     let fixture = Fixture::on(&redis);
-    let [alice, bob] = ["192.0.2.1", "192.0.2.2"].map(|address| attempt("alice", address));
+    let [alice, bob] = ["192.0.2.1", "192.0.2.2"].map(|address| pair("alice", address));
     for _ in 0..PER_CLIENT_AND_USER.free_failures {
         assert!(fixture.admits(&alice).await);
     }
@@ -266,9 +264,9 @@ async fn a_full_redis_allows_logins_and_gets_no_new_counters() {
     }
     assert!(!fixture.admits(&bob).await);
     fixture.fail_from_everywhere("carol", PER_USER.free_failures).await;
-    assert!(!fixture.admits(&attempt("carol", "198.51.100.0")).await, "the second attempt of an unknown client");
+    assert!(!fixture.admits(&pair("carol", "198.51.100.0")).await, "the second attempt of an unknown client");
     // Logins with the right password are not limited.
-    let dave = attempt("dave", "192.0.2.3");
+    let dave = pair("dave", "192.0.2.3");
     for _ in 0..2 * PER_CLIENT.free_failures {
         fixture.log_in(&dave).await;
     }
@@ -290,7 +288,7 @@ async fn a_step_of_the_clock_lengthens_no_delay(#[case] step_ms: i64) {
     let clock = Arc::new(SteppingClock::new());
     let redis = RedisServer::start_with_clock(&clock, &[]);
     let fixture = Fixture::on(&redis);
-    let [alice, bob] = ["alice", "bob"].map(|user| attempt(user, "192.0.2.1"));
+    let [alice, bob] = ["alice", "bob"].map(|user| pair(user, "192.0.2.1"));
     assert!(fixture.admits(&alice).await);
     for _ in 0..PER_CLIENT_AND_USER.free_failures {
         assert!(fixture.admits(&bob).await);
@@ -298,10 +296,10 @@ async fn a_step_of_the_clock_lengthens_no_delay(#[case] step_ms: i64) {
     fixture.fail_from_everywhere("carol", 2 * PER_USER.free_failures).await;
     clock.set(step_ms);
     assert_eq!(fixture.remaining(&alice).await, Duration::ZERO);
-    let carol = attempt("carol", "198.51.100.0");
-    for (attempt, longest) in [(&bob, PER_CLIENT_AND_USER.first_delay), (&carol, MAX_DELAY)] {
-        let remaining = fixture.remaining(attempt).await;
-        assert!(remaining <= longest, "{remaining:?} for {attempt:?}");
+    let carol = pair("carol", "198.51.100.0");
+    for (pair, longest) in [(&bob, PER_CLIENT_AND_USER.first_delay), (&carol, MAX_DELAY)] {
+        let remaining = fixture.remaining(pair).await;
+        assert!(remaining <= longest, "{remaining:?} for {pair:?}");
         if step_ms < 0 {
             assert!(remaining > Duration::ZERO, "a step does not end a delay");
         }
@@ -324,7 +322,7 @@ async fn failures_from_everywhere_do_not_fill_redis() {
         let [a, b, c, d] = number.wrapping_mul(2_654_435_761).to_be_bytes();
         let address =
             if number.is_multiple_of(2) { format!("{a}.{b}.{c}.{d}") } else { format!("2001:{a:x}{b:x}:{c:x}{d:x}::") };
-        fixture.admits(&attempt(&format!("user{number}"), &address)).await
+        fixture.admits(&pair(&format!("user{number}"), &address)).await
     };
     fail(0).await;
     let before = used_memory();

@@ -14,7 +14,7 @@ async fn a_token_is_found_as_it_was_created(
     let live = fixture.store.find_token(&alice, token.id).await.unwrap().unwrap();
     assert_eq!(live.token, token);
     assert!(live.remaining <= Duration::from_hours(1) && live.remaining > Duration::from_secs(3500));
-    let listing = fixture.store.list_tokens(&alice, Page::ALL).await.unwrap().unwrap();
+    let listing = fixture.store.list_tokens(&alice, PageRequest::ALL).await.unwrap().unwrap();
     assert_eq!(listing.items[0].token, token);
     assert_eq!((listing.items.len(), listing.more), (1, false));
 }
@@ -29,8 +29,8 @@ async fn a_token_belongs_to_its_owner(#[values(Kind::Memory, Kind::Redis, Kind::
     fixture.store.create_token(new_token(&alice, epoch(), &token)).await.unwrap();
     assert_eq!(fixture.store.find_token(&bob, token.id).await.unwrap(), None);
     assert!(!fixture.store.revoke_token(&operator(), &bob, token.id).await.unwrap());
-    assert_eq!(fixture.ids(&bob, Page::ALL).await, Some(vec![]));
-    assert_eq!(fixture.ids(&bob, Page { after: Some(token.id), limit: None }).await, None);
+    assert_eq!(fixture.ids(&bob, PageRequest::ALL).await, Some(vec![]));
+    assert_eq!(fixture.ids(&bob, PageRequest { after: Some(token.id), limit: None }).await, None);
     assert!(fixture.store.find_token(&alice, token.id).await.unwrap().is_some());
 }
 
@@ -44,7 +44,7 @@ async fn a_revoked_token_is_gone(#[values(Kind::Memory, Kind::Redis, Kind::Senti
     assert!(fixture.store.revoke_token(&operator(), &alice, first.id).await.unwrap());
     assert!(!fixture.store.revoke_token(&operator(), &alice, first.id).await.unwrap());
     assert_eq!(fixture.store.find_token(&alice, first.id).await.unwrap(), None);
-    assert_eq!(fixture.ids(&alice, Page::ALL).await, Some(vec![second.id]));
+    assert_eq!(fixture.ids(&alice, PageRequest::ALL).await, Some(vec![second.id]));
 }
 
 #[rstest]
@@ -58,10 +58,10 @@ async fn a_presented_token_is_revoked_by_its_digest_only(
         fixture.store.create_token(new_token(&alice, epoch(), token)).await.unwrap();
     }
     assert!(!fixture.store.revoke_presented(&alice, first.id, second.digest, true).await.unwrap());
-    assert_eq!(fixture.ids(&alice, Page::ALL).await.unwrap().len(), 2);
+    assert_eq!(fixture.ids(&alice, PageRequest::ALL).await.unwrap().len(), 2);
     assert!(fixture.store.revoke_presented(&alice, first.id, first.digest, true).await.unwrap());
     assert!(!fixture.store.revoke_presented(&alice, first.id, first.digest, true).await.unwrap());
-    assert_eq!(fixture.ids(&alice, Page::ALL).await, Some(vec![second.id]));
+    assert_eq!(fixture.ids(&alice, PageRequest::ALL).await, Some(vec![second.id]));
 }
 
 #[rstest]
@@ -77,8 +77,8 @@ async fn all_tokens_of_one_user_are_revoked(
     }
     assert_eq!(fixture.store.revoke_tokens(&operator(), &alice).await.unwrap(), 2);
     assert_eq!(fixture.store.revoke_tokens(&operator(), &alice).await.unwrap(), 0);
-    assert_eq!(fixture.ids(&alice, Page::ALL).await, Some(vec![]));
-    assert_eq!(fixture.ids(&bob, Page::ALL).await.unwrap().len(), 1);
+    assert_eq!(fixture.ids(&alice, PageRequest::ALL).await, Some(vec![]));
+    assert_eq!(fixture.ids(&bob, PageRequest::ALL).await.unwrap().len(), 1);
 }
 
 #[rstest]
@@ -101,7 +101,7 @@ async fn a_rotated_token_lives_on_for_the_overlap(
     assert_eq!(old.token, Token { successor: Some(second.id), ..first.clone() });
     assert!(old.remaining <= Duration::from_mins(1) && old.remaining > Duration::from_secs(30));
     assert!(find(second.id).await.unwrap().remaining > Duration::from_secs(3500));
-    assert_eq!(fixture.ids(&alice, Page::ALL).await.unwrap(), [second.id, first.id]);
+    assert_eq!(fixture.ids(&alice, PageRequest::ALL).await.unwrap(), [second.id, first.id]);
     assert_eq!(rotate(&first, &third, 60).await, Rotation::AlreadyRotated);
     assert_eq!(find(third.id).await, None);
 
@@ -111,7 +111,7 @@ async fn a_rotated_token_lives_on_for_the_overlap(
     assert_eq!(rotate(&third, &fourth, 0).await, Rotation::Rotated);
     assert_eq!(find(third.id).await, None);
     assert_eq!(rotate(&third, &token(60), 0).await, Rotation::NoSuchToken);
-    assert_eq!(fixture.ids(&alice, Page::ALL).await.unwrap(), [fourth.id, second.id, first.id]);
+    assert_eq!(fixture.ids(&alice, PageRequest::ALL).await.unwrap(), [fourth.id, second.id, first.id]);
 }
 
 #[rstest]
@@ -139,7 +139,7 @@ async fn a_rotation_keeps_to_the_quota(#[values(Kind::Memory, Kind::Redis, Kind:
             .unwrap(),
         Rotation::Rotated
     );
-    assert_eq!(fixture.ids(&alice, Page::ALL).await.unwrap(), [second.id]);
+    assert_eq!(fixture.ids(&alice, PageRequest::ALL).await.unwrap(), [second.id]);
 }
 
 #[rstest]
@@ -157,8 +157,8 @@ async fn a_token_expires_at_the_end_of_its_life(
         }
     };
     timeout(Duration::from_secs(30), gone).await.expect("the token expires");
-    assert_eq!(fixture.ids(&alice, Page::ALL).await, Some(vec![long.id]));
-    assert_eq!(fixture.ids(&alice, Page { after: Some(short.id), limit: None }).await, None);
+    assert_eq!(fixture.ids(&alice, PageRequest::ALL).await, Some(vec![long.id]));
+    assert_eq!(fixture.ids(&alice, PageRequest { after: Some(short.id), limit: None }).await, None);
     assert!(!fixture.store.revoke_token(&operator(), &alice, short.id).await.unwrap());
 }
 
@@ -174,11 +174,12 @@ async fn tokens_are_listed_newest_first_in_pages(
         fixture.store.create_token(new_token(&alice, epoch(), &token)).await.unwrap();
         created.insert(0, token.id);
     }
-    assert_eq!(fixture.ids(&alice, Page::ALL).await.unwrap(), created);
+    assert_eq!(fixture.ids(&alice, PageRequest::ALL).await.unwrap(), created);
     for limit in 1..=6 {
         let (mut listed, mut after) = (Vec::new(), None);
         loop {
-            let page = fixture.store.list_tokens(&alice, Page { after, limit: Some(limit) }).await.unwrap().unwrap();
+            let request = PageRequest { after, limit: Some(limit) };
+            let page = fixture.store.list_tokens(&alice, request).await.unwrap().unwrap();
             assert!(page.items.len() == limit || !page.more);
             listed.extend(page.items.iter().map(|live| live.token.id));
             after = listed.last().copied();
@@ -217,7 +218,7 @@ async fn a_quota_is_exact_and_counts_live_tokens_only(
         fixture.store.create_token(new_token(&alice, epoch(), &token(3600))).await.unwrap(),
         Creation::QuotaReached
     );
-    assert_eq!(fixture.ids(&alice, Page::ALL).await.unwrap().len(), QUOTA);
+    assert_eq!(fixture.ids(&alice, PageRequest::ALL).await.unwrap().len(), QUOTA);
 }
 
 #[rstest]
@@ -237,5 +238,5 @@ async fn a_disabled_or_unknown_user_gets_no_tokens(
         fixture.store.create_token(new_token(&eve, epoch(), &token(60))).await,
         Err(StoreError::LoginEnded)
     ));
-    assert_eq!(fixture.ids(&eve, Page::ALL).await, Some(vec![]));
+    assert_eq!(fixture.ids(&eve, PageRequest::ALL).await, Some(vec![]));
 }

@@ -63,13 +63,13 @@ async fn a_password_is_changed(#[values(Kind::Memory, Kind::Redis, Kind::Sentine
     }
     assert_eq!(fixture.store.set_password(&operator(), &alice, &hash, false).await.unwrap(), Some(0));
     assert!(fixture.store.find_user(&alice).await.unwrap().unwrap().password_hash.verify(&password));
-    assert_eq!(fixture.ids(&alice, Page::ALL).await.unwrap().len(), 2);
+    assert_eq!(fixture.ids(&alice, PageRequest::ALL).await.unwrap().len(), 2);
     let login_before = fixture.store.create_token(new_token(&alice, epoch(), &token(3600))).await;
     assert!(matches!(login_before, Err(StoreError::LoginEnded)), "{login_before:?}");
 
     let other = PasswordHash::dummy(HashCost::default());
     assert_eq!(fixture.store.set_password(&operator(), &alice, &other, true).await.unwrap(), Some(2));
-    assert_eq!(fixture.ids(&alice, Page::ALL).await, Some(vec![]));
+    assert_eq!(fixture.ids(&alice, PageRequest::ALL).await, Some(vec![]));
     assert_eq!(fixture.store.set_password(&operator(), &alice, &hash, true).await.unwrap(), Some(0));
 }
 
@@ -121,7 +121,7 @@ async fn a_user_is_changed(#[values(Kind::Memory, Kind::Redis, Kind::Sentinel, K
     assert_eq!(change(PROMOTE).await, (Role::Admin, false, 0));
     assert_eq!(change(DEMOTE).await, (Role::User, false, 0));
     assert_eq!(change(ENABLE).await, (Role::User, false, 0));
-    assert_eq!(fixture.ids(&alice, Page::ALL).await.unwrap().len(), 2);
+    assert_eq!(fixture.ids(&alice, PageRequest::ALL).await.unwrap().len(), 2);
 
     let both = UserUpdate { role: Some(Role::Introspector), disabled: Some(true) };
     assert_eq!(change(both).await, (Role::Introspector, true, 2));
@@ -241,7 +241,7 @@ async fn a_removed_user_leaves_no_tokens(
         Err(StoreError::LoginEnded)
     ));
     fixture.store.create_user(&operator(), &user("alice")).await.unwrap();
-    assert_eq!(fixture.ids(&alice, Page::ALL).await, Some(vec![]));
+    assert_eq!(fixture.ids(&alice, PageRequest::ALL).await, Some(vec![]));
     for token in &tokens {
         assert_eq!(fixture.store.find_token(&alice, token.id).await.unwrap(), None);
     }

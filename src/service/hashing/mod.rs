@@ -1,11 +1,11 @@
 //! Password hashing: one hash per core at a time, after a bounded wait, and at the lowest priority.
 //!
-//! Hashes wait for a core in three lanes ([`Lane`]), which take turns and have a bounded queue each. So a flood in one
-//! lane delays the others by its turns, and cannot fill their queues.
+//! Passwords wait for a core in three lanes ([`Lane`]), which take turns and have a bounded queue each. So a flood in
+//! one lane delays the others by its turns, and cannot fill their queues.
 //!
-//! A hash runs on a thread that gets a core only when nothing else wants it. Beside four busy programs such a thread
-//! got 0.15 % of a core, and a login took 13 s. So a hash that takes ten times too long is started again on a thread of
-//! nice 10, whose share is a tenth of that of another thread.
+//! A hash runs on an idle thread (`SCHED_IDLE`), which gets a core only when nothing else wants it. Beside four busy
+//! programs such a thread got 0.15 % of a core, and a login took 13 s. So a hash that takes ten times too long is
+//! started again on a fallback thread of nice 10, which gets a tenth of the share of another thread.
 
 use std::{sync::Arc, thread::available_parallelism, time::Duration};
 
@@ -27,36 +27,40 @@ use crate::{
 
 mod hash_thread;
 
-/// The length of each queue, for each core. At 17 to 30 ms a hash, the last in the queue waits for about a second, and
-/// for another second for each other lane that is full.
+/// The length of each lane's queue, for each core. At 17 to 30 ms a hash, the last password in the queue waits for
+/// about a second, and for another second for each other lane that is full.
 const QUEUE_PER_CORE: usize = 32;
 
-/// The time limit of a hash on an idle thread, for each KiB of memory in each pass: ten times what a quiet core takes.
+/// The time limit of a hash on an idle thread, for each KiB of memory in each pass: ten times what the hash takes on a
+/// quiet core.
 const IDLE_LIMIT_PER_KIB: Duration = Duration::from_nanos(4_500);
 
-/// The time limit of the cheapest hash on an idle thread.
+/// The shortest time limit of a hash on an idle thread, for cheap hashes.
 const MIN_IDLE_LIMIT: Duration = Duration::from_millis(50);
 
 /// Hashes passwords and verifies them. A process has one: its limits are those of the machine.
 pub struct Hashing {
+    /// The cost of new hashes.
     cost: HashCost,
+    /// One permit for each core: a hash holds one while it runs.
     cores: Arc<Semaphore>,
-    lanes: [Queue; Lane::COUNT],
+    /// By [`Lane`].
+    queues: [Queue; Lane::COUNT],
     idle_threads: Threads,
-    /// For what an idle thread does not finish within `idle_limit`. (A process without privileges cannot lift a thread
-    /// out of `SCHED_IDLE`.)
-    nice_threads: Threads,
+    /// For a hash that an idle thread does not finish within `idle_limit`. (A process without privileges cannot lift a
+    /// thread out of `SCHED_IDLE`.)
+    fallback_threads: Threads,
     idle_limit: Duration,
 }
 
-/// As many threads as there are cores.
+/// As many threads of one priority as there are cores.
 #[derive(Clone)]
 struct Threads {
     without_job: Arc<Mutex<Vec<HashThread>>>,
     lower_priority: fn(),
 }
 
-/// The queue that a password waits in.
+/// The queue that a password waits in for a core.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
     /// For logins from all clients.
@@ -72,13 +76,14 @@ impl Lane {
 }
 
 struct Queue {
+    /// One permit for each [`QueueSlot`].
     slots: Arc<Semaphore>,
-    /// Held by the first in the queue, which waits for a core along with the first of each other lane.
+    /// Locked by the first in the queue, which waits for a core along with the first of each other lane.
     head: AsyncMutex<()>,
 }
 
-/// A slot in the queue of a lane, until it is dropped.
-pub struct Slot {
+/// The right to one place in a lane's queue, and then to a hash. Dropping it frees the place.
+pub struct QueueSlot {
     lane: Lane,
     _permit: OwnedSemaphorePermit,
 }
@@ -89,7 +94,7 @@ pub struct Slot {
 pub struct Busy;
 
 impl Busy {
-    /// The error, counted in the metrics.
+    /// Counts the rejection in the metrics, and returns the error.
     pub(super) fn counted() -> Self {
         Counter::PasswordHashRefusals.add(1);
         Self
@@ -106,15 +111,16 @@ impl Hashing {
         Self::on_cores(available_parallelism().map_or(1, usize::from), cost, idle_limit)
     }
 
+    /// Hashes on this many cores, with this time limit for idle threads.
     fn on_cores(cores: usize, cost: HashCost, idle_limit: Duration) -> Self {
         let slots = cores * (1 + QUEUE_PER_CORE);
         let queue = |()| Queue { slots: Arc::new(Semaphore::new(slots)), head: AsyncMutex::default() };
         Self {
             cost,
             cores: Arc::new(Semaphore::new(cores)),
-            lanes: [(); Lane::COUNT].map(queue),
+            queues: [(); Lane::COUNT].map(queue),
             idle_threads: Threads::start(cores, set_idle_policy),
-            nice_threads: Threads::start(cores, set_nice_value),
+            fallback_threads: Threads::start(cores, set_nice_value),
             idle_limit,
         }
     }
@@ -125,38 +131,39 @@ impl Hashing {
     }
 
     /// Takes a slot in the queue of this lane. `None`: it is full.
-    pub fn slot(&self, lane: Lane) -> Option<Slot> {
-        let permit = Arc::clone(&self.lanes[lane as usize].slots).try_acquire_owned().ok()?;
-        Some(Slot { lane, _permit: permit })
+    pub fn take_slot(&self, lane: Lane) -> Option<QueueSlot> {
+        let permit = Arc::clone(&self.queues[lane as usize].slots).try_acquire_owned().ok()?;
+        Some(QueueSlot { lane, _permit: permit })
     }
 
-    /// Hashes this new password.
+    /// Hashes this password, which is to be set. It waits in the lane [`Lane::NewPassword`].
     pub async fn hash(&self, password: Password) -> Result<PasswordHash, Busy> {
-        let slot = self.slot(Lane::NewPassword).ok_or_else(Busy::counted)?;
+        let slot = self.take_slot(Lane::NewPassword).ok_or_else(Busy::counted)?;
         let cost = self.cost;
         Ok(self.run(slot, move || PasswordHash::of(&password, cost)).await)
     }
 
-    /// The first of these passwords that the hash is of.
-    pub async fn find_match(&self, slot: Slot, hash: PasswordHash, passwords: Vec<Password>) -> Option<Password> {
+    /// The first of these passwords that matches the hash.
+    pub async fn find_match(&self, slot: QueueSlot, hash: PasswordHash, passwords: Vec<Password>) -> Option<Password> {
         self.run(slot, move || passwords.iter().find(|password| hash.verify(password)).cloned()).await
     }
 
-    /// Runs `work` on a core once its turn has come. It runs to its end even if the caller goes away.
-    async fn run<T: Send + 'static>(&self, slot: Slot, work: impl Fn() -> T + Send + Sync + 'static) -> T {
+    /// Waits for the slot's turn and a core, and runs `work` there: on an idle thread, and again on a fallback thread
+    /// if that takes longer than `idle_limit`. Once it runs, it runs to its end even if the caller goes away.
+    async fn run<T: Send + 'static>(&self, slot: QueueSlot, work: impl Fn() -> T + Send + Sync + 'static) -> T {
         let waiting = Level::PasswordHashWaiting.raise();
         let core = {
             // The semaphore is first come, first served, and each lane waits for it once: so the lanes take turns.
-            let _head = self.lanes[slot.lane as usize].head.lock().await;
+            let _head = self.queues[slot.lane as usize].head.lock().await;
             Arc::clone(&self.cores).acquire_owned().await.expect("it is never closed")
         };
         drop(waiting);
-        let (idle, nice, limit) = (self.idle_threads.clone(), self.nice_threads.clone(), self.idle_limit);
+        let (idle, fallback, limit) = (self.idle_threads.clone(), self.fallback_threads.clone(), self.idle_limit);
         let work = Arc::new(work);
         let hash = async move {
             let result = match timeout(limit, idle.run(&work)).await {
                 Ok(Some(result)) => result,
-                Ok(None) | Err(_) => nice.run(&work).await.expect("a hash returns its nice thread before its core"),
+                Ok(None) | Err(_) => fallback.run(&work).await.expect("a fallback thread is returned before the core"),
             };
             drop((slot, core));
             result
@@ -171,7 +178,7 @@ impl Threads {
         Self { without_job: Arc::new(Mutex::new(threads)), lower_priority }
     }
 
-    /// Runs `work` on one of the threads, to its end even if the caller goes away. `None`: each of them has a job.
+    /// Runs `work` on one of the threads, to its end even if the caller goes away. `None`: each thread has a job.
     async fn run<T: Send + 'static>(&self, work: &Arc<impl Fn() -> T + Send + Sync + 'static>) -> Option<T> {
         let mut thread = self.without_job.lock().pop()?;
         let result = Arc::new(Mutex::new(None));
@@ -215,7 +222,7 @@ mod tests {
     async fn each_core_hashes_one_password_and_queues_are_bounded() {
         let hashing = without_limit();
         let cores = available_parallelism().unwrap().get();
-        let slots: Vec<_> = std::iter::from_fn(|| hashing.slot(Lane::AnyClient)).collect();
+        let slots: Vec<_> = std::iter::from_fn(|| hashing.take_slot(Lane::AnyClient)).collect();
         assert_eq!(slots.len(), cores * (1 + QUEUE_PER_CORE));
         let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let all_cores = Arc::new(Barrier::new(cores));
@@ -231,7 +238,7 @@ mod tests {
         };
         join_all(slots.into_iter().map(work)).await;
         assert_eq!(most.load(Ordering::SeqCst), cores);
-        assert!(hashing.slot(Lane::AnyClient).is_some(), "all slots are free again");
+        assert!(hashing.take_slot(Lane::AnyClient).is_some(), "all slots are free again");
     }
 
     #[tokio::test]
@@ -240,9 +247,9 @@ mod tests {
 
         let hashing = Hashing::on_cores(1, HashCost::default(), Duration::MAX);
         let done = Arc::new(Mutex::new(Vec::new()));
-        let any_client: Vec<_> = std::iter::from_fn(|| hashing.slot(Lane::AnyClient)).collect();
-        let known_client = (0..3).map(|_| hashing.slot(Lane::KnownClient).unwrap());
-        let new_passwords = (0..2).map(|_| hashing.slot(Lane::NewPassword).unwrap());
+        let any_client: Vec<_> = std::iter::from_fn(|| hashing.take_slot(Lane::AnyClient)).collect();
+        let known_client = (0..3).map(|_| hashing.take_slot(Lane::KnownClient).unwrap());
+        let new_passwords = (0..2).map(|_| hashing.take_slot(Lane::NewPassword).unwrap());
         // In this order.
         let slots = any_client.into_iter().chain(known_client).chain(new_passwords);
         let all = slots.map(|slot| {
@@ -258,7 +265,7 @@ mod tests {
     #[tokio::test]
     async fn a_panic_leaves_as_many_threads() {
         let hashing = Arc::new(without_limit());
-        let slot = |hashing: &Hashing| hashing.slot(Lane::AnyClient).unwrap();
+        let slot = |hashing: &Hashing| hashing.take_slot(Lane::AnyClient).unwrap();
         for _ in 0..2 * available_parallelism().unwrap().get() {
             let panicking = Arc::clone(&hashing);
             let task = tokio::spawn(async move { panicking.run(slot(&panicking), || panic!("a bug")).await });
@@ -276,7 +283,7 @@ mod tests {
         let own = policy();
         let idle = ThreadSchedulePolicy::Normal(NormalThreadSchedulePolicy::Idle);
         let hashing = without_limit();
-        assert_eq!(hashing.run(hashing.slot(Lane::AnyClient).unwrap(), policy).await, idle);
+        assert_eq!(hashing.run(hashing.take_slot(Lane::AnyClient).unwrap(), policy).await, idle);
         assert_eq!(policy(), own);
     }
 
@@ -296,9 +303,9 @@ mod tests {
             }
             7
         };
-        assert_eq!(hashing.run(hashing.slot(Lane::KnownClient).unwrap(), work).await, 7);
+        assert_eq!(hashing.run(hashing.take_slot(Lane::KnownClient).unwrap(), work).await, 7);
         // Nor does the next one wait for the idle thread.
-        assert_eq!(hashing.run(hashing.slot(Lane::KnownClient).unwrap(), || 8).await, 8);
+        assert_eq!(hashing.run(hashing.take_slot(Lane::KnownClient).unwrap(), || 8).await, 8);
         drop(give_up);
     }
 }

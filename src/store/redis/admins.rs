@@ -69,7 +69,7 @@ impl RedisStore {
         // An administrator is not counted if a change broke off before the registration: the user's own record decides.
         let administers = ends_administration
             && match self.find_user(name).await {
-                Ok(user) => user.is_some_and(|user| user.administers()),
+                Ok(user) => user.is_some_and(|user| user.is_enabled_admin()),
                 Err(StoreError::Corrupt(_)) => true,
                 Err(error) => return Err(error),
             };

@@ -7,7 +7,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 
 use crate::domain::{
-    throttle::LoginAttempt,
+    throttle::ClientAndUser,
     token::TokenId,
     user::{LoginEpoch, UserName},
 };
@@ -86,19 +86,20 @@ pub(super) const ADMINS: &str = "mayfly:admins";
 /// Never exists: a watch sends PERSIST for it, which only a primary answers.
 pub(super) const WATCH_PROBE: &str = "mayfly:probe";
 
-/// A string that exists, for days, if the client of this attempt is known to the user.
-pub(super) fn known_client(attempt: &LoginAttempt) -> String {
-    format!("mayfly:throttle:{{logins}}:user:{}:known:{}", short_digest(attempt.user.as_str()), attempt.client)
+/// A string that exists, for days, if the client is known to the user.
+pub(super) fn known_client(pair: &ClientAndUser) -> String {
+    format!("mayfly:throttle:{{logins}}:user:{}:known:{}", short_digest(pair.user.as_str()), pair.client)
 }
 
-/// Strings: the counters of failures of this attempt, each for minutes. They count the failures of the client at the
-/// user, of the user, of the client, and of the client's site, if it has one. The first two belong to one login epoch.
+/// Strings: the counters of failures for an attempt of this pair, each for minutes. They count the failures of the
+/// client at the user, of the user, of the client, and of the client's site, if it has one. The first two belong to one
+/// login epoch.
 ///
 /// They share one Cluster slot with [`known_client`], so that one script can read all of them: it costs a thousandth of
 /// hashing the password. Names are replaced by their digests, because people type passwords into the field for
 /// names.
-pub(super) fn failures(attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> Vec<String> {
-    let LoginAttempt { user, client } = attempt;
+pub(super) fn failures(pair: &ClientAndUser, epoch: Option<LoginEpoch>) -> Vec<String> {
+    let ClientAndUser { user, client } = pair;
     let user = match epoch {
         Some(epoch) => short_digest(&format!("{user} {epoch}")),
         None => short_digest(user.as_str()),

@@ -18,11 +18,11 @@ pub use self::{
 };
 use self::{connections::Connections, scripts::SCRIPTS, watch::RedisWatch, write::Write};
 use super::{
-    AttemptScope, Authority, Creation, Health, Listing, LiveToken, LoginAttempt, LoginEpoch, NewToken, Page,
+    AttemptScope, Authority, ClientAndUser, Creation, Health, Listing, LiveToken, LoginEpoch, NewToken, PageRequest,
     Reservation, RevokingWrites, Store, StoreError, StoreResult, TokenId, User, UserName, UserUpdate, Watch,
     throttle::Throttle,
 };
-use crate::domain::throttle::{self, Backoff};
+use crate::domain::throttle::{self, CounterRule};
 
 mod address;
 mod admins;
@@ -79,7 +79,7 @@ impl Store for RedisStore {
         record.map_or(Ok(None), |record| records::decode_live_token(id, &record, pttl))
     }
 
-    async fn list_tokens(&self, owner: &UserName, page: Page) -> StoreResult<Option<Listing<LiveToken>>> {
+    async fn list_tokens(&self, owner: &UserName, page: PageRequest) -> StoreResult<Option<Listing<LiveToken>>> {
         let mut script = SCRIPTS.list_tokens.prepare_invoke();
         script
             .key(keys::token_index(owner))
@@ -130,17 +130,17 @@ impl Store for RedisStore {
         Ok(Listing { items: users, more })
     }
 
-    async fn reserve_attempt(&self, attempt: &LoginAttempt, epoch: Option<LoginEpoch>) -> StoreResult<Reservation> {
-        let backoffs = [throttle::PER_CLIENT_AND_USER, throttle::PER_USER, throttle::PER_CLIENT, throttle::PER_SITE];
+    async fn reserve_attempt(&self, pair: &ClientAndUser, epoch: Option<LoginEpoch>) -> StoreResult<Reservation> {
+        let rules = [throttle::PER_CLIENT_AND_USER, throttle::PER_USER, throttle::PER_CLIENT, throttle::PER_SITE];
         let mut script = SCRIPTS.reserve_attempt.prepare_invoke();
-        script.key(keys::known_client(attempt));
+        script.key(keys::known_client(pair));
         script.arg(milliseconds(throttle::MAX_RETENTION)).arg(milliseconds(throttle::MAX_DELAY));
-        let counters = keys::failures(attempt, epoch).into_iter().zip(backoffs);
-        for (key, Backoff { free_failures, first_delay, failures_per_doubling }) in counters {
+        let counters = keys::failures(pair, epoch).into_iter().zip(rules);
+        for (key, CounterRule { free_failures, first_delay, failures_per_doubling }) in counters {
             script.key(key).arg(free_failures).arg(milliseconds(first_delay)).arg(failures_per_doubling);
         }
         match self.connections.send_once(&script).await? {
-            -2 => Ok(match self.throttle_here.lock().reserve_attempt(attempt, epoch) {
+            -2 => Ok(match self.throttle_here.lock().reserve_attempt(pair, epoch) {
                 Reservation::Reserved(_) => Reservation::Reserved(AttemptScope::ThisReplica),
                 retry_after @ Reservation::RetryAfter(_) => retry_after,
             }),
@@ -150,24 +150,24 @@ impl Store for RedisStore {
         }
     }
 
-    async fn login_succeeded(&self, attempt: &LoginAttempt, epoch: LoginEpoch, scope: AttemptScope) -> StoreResult<()> {
-        let mut failures = keys::failures(attempt, Some(epoch));
+    async fn login_succeeded(&self, pair: &ClientAndUser, epoch: LoginEpoch, scope: AttemptScope) -> StoreResult<()> {
+        let mut failures = keys::failures(pair, Some(epoch));
         match scope {
             AttemptScope::AllCounters => {}
             AttemptScope::KnownClient => failures.truncate(1),
             AttemptScope::ThisReplica => {
-                self.throttle_here.lock().refund_attempt(attempt, Some(epoch), AttemptScope::AllCounters);
+                self.throttle_here.lock().refund_attempt(pair, Some(epoch), AttemptScope::AllCounters);
                 // Without memory, Redis can delete the pair's counter, but cannot make the client known.
                 return self.connections.send_repeatable(&Cmd::del(&failures[0])).await;
             }
         }
         let mut script = SCRIPTS.login_succeeded.prepare_invoke();
-        script.key(keys::known_client(attempt)).key(failures).arg(milliseconds(throttle::KNOWN_CLIENT_TTL));
+        script.key(keys::known_client(pair)).key(failures).arg(milliseconds(throttle::KNOWN_CLIENT_TTL));
         self.connections.send_once(&script).await
     }
 
-    async fn is_known_client(&self, attempt: &LoginAttempt) -> StoreResult<bool> {
-        self.connections.send_repeatable(&Cmd::exists(keys::known_client(attempt))).await
+    async fn is_known_client(&self, pair: &ClientAndUser) -> StoreResult<bool> {
+        self.connections.send_repeatable(&Cmd::exists(keys::known_client(pair))).await
     }
 
     async fn watch(&self) -> StoreResult<Option<Box<dyn Watch>>> {
@@ -234,7 +234,7 @@ impl RedisStore {
     async fn finish_creation(&self, user: &User) -> StoreResult<()> {
         // A removal of an earlier user of this name may have removed the name since.
         self.run_name_script(&SCRIPTS.add_name, &self.authority_to_complete(), &user.name).await?;
-        if user.administers() {
+        if user.is_enabled_admin() {
             // An empty update registers an enabled administrator.
             self.update_user(&self.authority_to_complete(), &user.name, UserUpdate::default()).await?;
         }

@@ -29,7 +29,7 @@ local function delay(counter)
   return math.min(first * 2 ^ math.floor(beyond / step), max_delay)
 end
 
--- The ms until a counter with this many failures expires: `Backoff::retention`.
+-- The ms until a counter with this many failures expires: `CounterRule::retention`.
 local function retention(counter, failures)
   local free = tonumber((backoff(counter)))
   return math.floor(max_retention * math.min(failures, free) / free)

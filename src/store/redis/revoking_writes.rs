@@ -130,7 +130,7 @@ impl RedisStore {
             Ok(UpdatedUser { user, tokens_revoked })
         })?;
         if let ChangeAttempt::Finished(UserChange::Done(updated)) = &attempt
-            && updated.user.administers()
+            && updated.user.is_enabled_admin()
             && !self.register_admin(name, number).await.map_err(StoreError::into_unconfirmed)?
         {
             return Ok(ChangeAttempt::Superseded(number));

@@ -31,7 +31,7 @@ pub fn check(input: &[u8]) {
 
 fn check_signing(keys: &KeySet) {
     assert_eq!(keys.verify(keys.sign(&claims()).expose_secret()), Ok(claims()));
-    assert!(keys.public().len() <= keys.ids().count());
+    assert!(keys.public_keys().len() <= keys.ids().count());
 }
 
 fn claims() -> Claims {

@@ -53,7 +53,7 @@ pub fn check(input: &[u8]) {
 /// Parses numbers of up to ten digits, each with a unit, with spaces between them.
 fn nanoseconds(text: &str) -> Option<u128> {
     let mut rest = text.trim_matches(' ');
-    if text.len() > duration::MAX_TEXT || rest.is_empty() {
+    if text.len() > duration::MAX_TEXT_CHARS || rest.is_empty() {
         return None;
     }
     let mut sum = 0;

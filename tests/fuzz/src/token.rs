@@ -20,7 +20,7 @@ pub fn check(input: &[u8]) {
             assert_eq!(accepted.is_ok(), is_issued);
             assert!(!matches!(accepted, Err(VerifyError::Store(_))));
             assert_eq!(service.services.tokens.inspect_presented(&token).await.is_ok(), is_issued);
-            let admin = service.services.login.find(&"admin".parse().unwrap()).await.unwrap().unwrap();
+            let admin = service.services.login.find_enabled_user(&"admin".parse().unwrap()).await.unwrap().unwrap();
             assert_eq!(service.services.tokens.introspect(&admin, &token).await.unwrap().is_some(), is_issued);
             if !is_issued {
                 assert!(service.services.tokens.revoke_presented(&token).await.is_err());
