@@ -87,6 +87,9 @@ impl Password {
     /// The maximum length, as argon2 reads every byte.
     pub const MAX_BYTES: usize = 1024;
 
+    /// The characters of a password that can be set, as a regular expression of ECMA-262 for the OpenAPI document.
+    pub const PATTERN: &str = r"^[^\x00-\x1f\x7f-\x9f\ufeff]*$";
+
     /// Parses a password that is to be set. Also rejects control characters and byte order marks, which end up in a
     /// password only by accident (`echo`, editors). `parse` accepts them: a user who has such a password can log in.
     pub fn parse_printable(text: &str) -> Result<Self, PasswordError> {

@@ -7,7 +7,7 @@ use super::{
     documented_failures, health::HealthApi, oauth::OAuthApi, paths::USERS, token::TokenApi, user::UserApi,
     user_token::UserTokenApi,
 };
-use crate::domain::{duration, token::Description, user::UserName};
+use crate::domain::{duration, password::Password, token::Description, user::UserName};
 
 /// All operations of the API.
 pub(super) fn api() -> OpenApiService<(TokenApi, UserApi, UserTokenApi, OAuthApi, HealthApi), ()> {
@@ -28,6 +28,8 @@ pub fn document() -> Value {
         ("TokenRequest", "jwt_token_life", duration::PATTERN),
         ("RotateRequest", "overlap", duration::PATTERN),
         ("UserRequest", "username", UserName::PATTERN),
+        ("UserRequest", "password", Password::PATTERN),
+        ("PasswordRequest", "password", Password::PATTERN),
     ] {
         document["components"]["schemas"][schema]["properties"][property]["pattern"] = json!(pattern);
     }
