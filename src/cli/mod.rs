@@ -10,7 +10,7 @@ use std::{
 use clap::{Args as _, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::outcome::Failure;
-use crate::config::{self, ListenSettings, SECRETS_HELP, Settings};
+use crate::config::{self, ListenSettings, Settings, VARIABLES_HELP};
 
 mod healthcheck;
 mod key;
@@ -24,7 +24,7 @@ mod user;
 ///
 /// Without a command, `serve` runs. Every setting is a flag and a variable; a flag overrides its variable.
 #[derive(Parser)]
-#[command(name = "mayfly", version, after_help = SECRETS_HELP, after_long_help = SECRETS_HELP)]
+#[command(name = "mayfly", version, after_help = VARIABLES_HELP, after_long_help = VARIABLES_HELP)]
 #[command(max_term_width = 120)]
 struct Cli {
     #[command(subcommand)]
@@ -35,7 +35,7 @@ struct Cli {
 #[expect(clippy::large_enum_variant, reason = "there is only one value")]
 enum Command {
     /// Run the service (the default)
-    #[command(after_help = SECRETS_HELP, after_long_help = SECRETS_HELP)]
+    #[command(after_help = VARIABLES_HELP, after_long_help = VARIABLES_HELP)]
     Serve(Settings),
     /// Add, list, change and remove users, in Redis and while the service runs
     User(user::UserCommand),

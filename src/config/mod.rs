@@ -44,8 +44,8 @@ mod store;
 mod tokens;
 mod values;
 
-/// Printed under the help of all settings: those that have no flag.
-pub const SECRETS_HELP: &str = "\
+/// Printed under the help of all settings: the variables that have no flag.
+pub const VARIABLES_HELP: &str = "\
 Set secrets by a variable or a file, never by an argument, which every user of the machine can see:
       MAYFLY_ADMIN_PASSWORD
           The password of the first administrator

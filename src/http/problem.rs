@@ -186,6 +186,7 @@ impl ResponseError for Problem {
     }
 }
 
+/// 503 if the store failed; 401 or 403 if the caller lost the login or the role while the request ran.
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {

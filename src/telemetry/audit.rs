@@ -50,7 +50,7 @@ struct FailedLogin {
     client: Result<Ipv6Addr, ClientNetwork>,
 }
 
-/// The failed logins of the last minute. Only these events can be caused by strangers at will, so they are counted.
+/// The failed logins of the last minute. Strangers can cause these events, and no others, at will: so they are counted.
 static FAILED_LOGINS: LazyLock<Mutex<Repetitions<FailedLogin>>> = LazyLock::new(Mutex::default);
 
 impl FailedLogin {

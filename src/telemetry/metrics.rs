@@ -32,8 +32,8 @@ static INSTRUMENTS: OnceLock<Instruments> = OnceLock::new();
 struct Instruments {
     /// By [`Counter`] and by series. A series is bound to its labels: adding to it is one atomic addition.
     counters: Vec<Vec<BoundCounter<u64>>>,
-    /// By [`Level`].
-    levels: Vec<UpDownCounter<i64>>,
+    /// By [`Gauge`].
+    gauges: Vec<UpDownCounter<i64>>,
     request_duration: Histogram<f64>,
     /// The series of `request_duration` so far, by method and response: found without building their labels.
     request_series: RwLock<HashMap<(&'static str, ResponseLabels), BoundHistogram<f64>, RandomState>>,
@@ -92,7 +92,7 @@ const COUNTERS: [(&str, &str, &str, Labels); 9] = [
 
 /// Metrics that say how many there are at the moment.
 #[derive(Clone, Copy)]
-pub enum Level {
+pub enum Gauge {
     /// HTTP requests in progress.
     ActiveRequests,
     /// Open connections to Redis.
@@ -105,8 +105,8 @@ pub enum Level {
     PasswordHashWaiting,
 }
 
-/// Names, units and descriptions of the levels, in the order of [`Level`].
-const LEVELS: [(&str, &str, &str); 5] = [
+/// Names, units and descriptions of the gauges, in the order of [`Gauge`].
+const GAUGES: [(&str, &str, &str); 5] = [
     ("http.server.active_requests", "{request}", "HTTP requests in progress."),
     ("mayfly.redis.connections.open", "{connection}", "Open connections to Redis."),
     ("mayfly.redis.connections.pending", "{write}", "Writes that wait for a connection of their own."),
@@ -126,10 +126,10 @@ impl Instruments {
             };
             combinations(labels).into_iter().map(bind).collect()
         };
-        let level = |(name, unit, description)| {
-            let level = meter.i64_up_down_counter(name).with_unit(unit).with_description(description).build();
-            level.add(0, &[]);
-            level
+        let gauge = |(name, unit, description)| {
+            let gauge = meter.i64_up_down_counter(name).with_unit(unit).with_description(description).build();
+            gauge.add(0, &[]);
+            gauge
         };
         let duration = |name, description| {
             let histogram = meter.f64_histogram(name).with_unit("s").with_description(description);
@@ -137,7 +137,7 @@ impl Instruments {
         };
         Self {
             counters: COUNTERS.map(counter).into(),
-            levels: LEVELS.map(level).into(),
+            gauges: GAUGES.map(gauge).into(),
             request_duration: duration("http.server.request.duration", "Duration of HTTP requests."),
             request_series: RwLock::default(),
             round_trip_duration: duration("db.client.operation.duration", "Duration of round trips to Redis."),
@@ -204,24 +204,24 @@ pub fn redis_connect(is_connected: bool) {
     Counter::RedisConnects.add_to(usize::from(is_connected), 1);
 }
 
-/// Lowers a [`Level`] again when it is dropped.
-pub struct LevelGuard(Level);
+/// Lowers a [`Gauge`] again when it is dropped.
+pub struct GaugeGuard(Gauge);
 
-impl Level {
+impl Gauge {
     /// Counts one more, until the guard is dropped.
-    pub fn raise(self) -> LevelGuard {
+    pub fn raise(self) -> GaugeGuard {
         self.add(1);
-        LevelGuard(self)
+        GaugeGuard(self)
     }
 
     fn add(self, change: i64) {
         if let Some(instruments) = INSTRUMENTS.get() {
-            instruments.levels[self as usize].add(change, &[]);
+            instruments.gauges[self as usize].add(change, &[]);
         }
     }
 }
 
-impl Drop for LevelGuard {
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.add(-1);
     }

@@ -8,7 +8,7 @@ use tracing::{Instrument, Span};
 use super::{
     events::{REQUEST, RequestInfo, ResponseLabels},
     logs,
-    metrics::{self, Level, LevelGuard},
+    metrics::{self, Gauge, GaugeGuard},
     traces,
 };
 
@@ -18,7 +18,7 @@ pub struct ObservedRequest<'a> {
     begun: Instant,
     span: Span,
     trace: Option<Context>,
-    _active: LevelGuard,
+    _active: GaugeGuard,
 }
 
 impl<'a> ObservedRequest<'a> {
@@ -28,7 +28,7 @@ impl<'a> ObservedRequest<'a> {
             begun: Instant::now(),
             span: if info.is_verification { Span::none() } else { logs::request_span(info.id, (info.client)()) },
             trace: traces::begin(header),
-            _active: Level::ActiveRequests.raise(),
+            _active: Gauge::ActiveRequests.raise(),
             info,
         }
     }

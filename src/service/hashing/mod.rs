@@ -21,7 +21,7 @@ use crate::{
     domain::password::{HashCost, Password, PasswordHash},
     telemetry::{
         self,
-        metrics::{Counter, Level},
+        metrics::{Counter, Gauge},
     },
 };
 
@@ -151,7 +151,7 @@ impl Hashing {
     /// Waits for the slot's turn and a core, and runs `work` there: on an idle thread, and again on a fallback thread
     /// if that takes longer than `idle_limit`. Once it runs, it runs to its end even if the caller goes away.
     async fn run<T: Send + 'static>(&self, slot: QueueSlot, work: impl Fn() -> T + Send + Sync + 'static) -> T {
-        let waiting = Level::PasswordHashWaiting.raise();
+        let waiting = Gauge::PasswordHashWaiting.raise();
         let core = {
             // The semaphore is first come, first served, and each lane waits for it once: so the lanes take turns.
             let _head = self.queues[slot.lane as usize].head.lock().await;

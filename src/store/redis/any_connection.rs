@@ -11,7 +11,7 @@ use redis::{
 
 use super::{invalidations::Invalidations, scripts};
 use crate::telemetry::{
-    metrics::{Level, LevelGuard},
+    metrics::{Gauge, GaugeGuard},
     redis::RoundTrip,
 };
 
@@ -22,7 +22,7 @@ pub(super) struct AnyConnection {
     invalidations: Arc<Invalidations>,
     is_instrumented: bool,
     /// Counts this connection as open until its last clone is dropped.
-    _open: Arc<LevelGuard>,
+    _open: Arc<GaugeGuard>,
 }
 
 /// The other end of a connection.
@@ -38,7 +38,7 @@ impl AnyConnection {
     /// Wraps a connection that was just opened. `invalidations`: where the changes that Redis reports on it are
     /// recorded.
     pub(super) fn new(endpoint: Endpoint, invalidations: Arc<Invalidations>) -> Self {
-        Self { endpoint, invalidations, is_instrumented: true, _open: Arc::new(Level::RedisConnectionsOpen.raise()) }
+        Self { endpoint, invalidations, is_instrumented: true, _open: Arc::new(Gauge::RedisConnectionsOpen.raise()) }
     }
 
     /// Whether it leads to a Cluster.

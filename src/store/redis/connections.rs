@@ -34,7 +34,7 @@ use super::{
 };
 use crate::{
     store::{StoreError, StoreResult, leased::LEASE},
-    telemetry::metrics::Level,
+    telemetry::metrics::Gauge,
 };
 
 /// The number of connections for writes that wait for Redis replicas; more of these writes queue.
@@ -338,7 +338,7 @@ impl Connections {
         deadline: Instant,
         script: &ScriptInvocation<'_>,
     ) -> Result<T, Failure> {
-        let pending = Level::RedisConnectionsPending.raise();
+        let pending = Gauge::RedisConnectionsPending.raise();
         let mut connection = match timeout_at(deadline, self.pool.get()).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(PoolError::Backend(error))) => return Err(Failure::Unconnected(error)),
@@ -349,7 +349,7 @@ impl Connections {
             }
         };
         drop(pending);
-        let _reserved = Level::RedisConnectionsReserved.raise();
+        let _reserved = Gauge::RedisConnectionsReserved.raise();
         let mut request = pipe();
         request.invoke_script(script).add_command(
             cmd("WAIT").arg(self.wait_replicas).arg(u64::try_from(self.wait_timeout.as_millis()).unwrap()).take(),
