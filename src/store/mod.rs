@@ -192,7 +192,8 @@ pub trait Store: Send + Sync {
     async fn list_users(&self, after: Option<&UserName>, limit: usize) -> StoreResult<Listing<User>>;
 
     /// Counts a login attempt of this pair as a failure before its password is verified, unless it comes too early by
-    /// the rules of [`crate::domain::throttle`] and the store's clock. `epoch` is that of the user, if the user exists.
+    /// the rules of [`crate::domain::throttle`] and the store's clock. `epoch`: the user's login epoch; `None`: no such
+    /// user.
     async fn reserve_attempt(&self, pair: &ClientAndUser, epoch: Option<LoginEpoch>) -> StoreResult<Reservation>;
 
     /// Removes an attempt of this pair from the counters of its scope, resets the client's counter for this user, and

@@ -19,6 +19,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_mins(1);
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
     failures: HashMap<Counter, Failures>,
+    /// Until when a client is known to a user.
     known_until: HashMap<ClientAndUser, Instant>,
     swept_at: Option<Instant>,
 }
@@ -26,9 +27,13 @@ pub(super) struct Throttle {
 /// The key of a counter: whose failed logins it counts.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Counter {
+    /// Those of one client at one user; the epoch is the user's login epoch, if the user exists.
     ClientAndUser(ClientAndUser, Option<LoginEpoch>),
+    /// Those of all clients at one user, with the same epoch.
     User(UserName, Option<LoginEpoch>),
+    /// Those of one client at all users.
     Client(ClientNetwork),
+    /// Those of one site (a /48) at all users.
     Site(Ipv6Addr),
 }
 
@@ -47,7 +52,7 @@ fn counters(scope: AttemptScope, pair: &ClientAndUser, epoch: Option<LoginEpoch>
 #[derive(Debug, Clone, Copy)]
 struct Failures {
     count: u32,
-    /// When the last one was counted.
+    /// When the last failure was counted.
     last: Instant,
     expires_at: Instant,
 }

@@ -98,7 +98,7 @@ pub(super) fn known_client(pair: &ClientAndUser) -> String {
 /// They share one Cluster slot with [`known_client`], so that one script can read all of them: it costs a thousandth of
 /// hashing the password. Names are replaced by their digests, because people type passwords into the field for
 /// names.
-pub(super) fn failures(pair: &ClientAndUser, epoch: Option<LoginEpoch>) -> Vec<String> {
+pub(super) fn failure_counters(pair: &ClientAndUser, epoch: Option<LoginEpoch>) -> Vec<String> {
     let ClientAndUser { user, client } = pair;
     let user = match epoch {
         Some(epoch) => short_digest(&format!("{user} {epoch}")),

@@ -135,7 +135,7 @@ impl Store for RedisStore {
         let mut script = SCRIPTS.reserve_attempt.prepare_invoke();
         script.key(keys::known_client(pair));
         script.arg(milliseconds(throttle::MAX_RETENTION)).arg(milliseconds(throttle::MAX_DELAY));
-        let counters = keys::failures(pair, epoch).into_iter().zip(rules);
+        let counters = keys::failure_counters(pair, epoch).into_iter().zip(rules);
         for (key, CounterRule { free_failures, first_delay, failures_per_doubling }) in counters {
             script.key(key).arg(free_failures).arg(milliseconds(first_delay)).arg(failures_per_doubling);
         }
@@ -151,18 +151,18 @@ impl Store for RedisStore {
     }
 
     async fn login_succeeded(&self, pair: &ClientAndUser, epoch: LoginEpoch, scope: AttemptScope) -> StoreResult<()> {
-        let mut failures = keys::failures(pair, Some(epoch));
+        let mut counters = keys::failure_counters(pair, Some(epoch));
         match scope {
             AttemptScope::AllCounters => {}
-            AttemptScope::KnownClient => failures.truncate(1),
+            AttemptScope::KnownClient => counters.truncate(1),
             AttemptScope::ThisReplica => {
                 self.throttle_here.lock().refund_attempt(pair, Some(epoch), AttemptScope::AllCounters);
                 // Without memory, Redis can delete the pair's counter, but cannot make the client known.
-                return self.connections.send_repeatable(&Cmd::del(&failures[0])).await;
+                return self.connections.send_repeatable(&Cmd::del(&counters[0])).await;
             }
         }
         let mut script = SCRIPTS.login_succeeded.prepare_invoke();
-        script.key(keys::known_client(pair)).key(failures).arg(milliseconds(throttle::KNOWN_CLIENT_TTL));
+        script.key(keys::known_client(pair)).key(counters).arg(milliseconds(throttle::KNOWN_CLIENT_TTL));
         self.connections.send_once(&script).await
     }
 

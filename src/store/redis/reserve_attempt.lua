@@ -12,16 +12,19 @@
 local max_retention, max_delay = tonumber(ARGV[1]), tonumber(ARGV[2])
 local PER_CLIENT_AND_USER, PER_USER = 1, 2
 
-local function backoff(counter)
+-- The number of free failures, the first delay, and the further failures that double it.
+local function rule(counter)
   return unpack(ARGV, 3 * counter, 3 * counter + 2)
 end
 
+-- The number of failures counted.
 local function failures(counter)
   return tonumber(redis.call('GET', KEYS[counter + 1]) or 0)
 end
 
+-- The ms that have to pass after the last failure.
 local function delay(counter)
-  local free, first, step = backoff(counter)
+  local free, first, step = rule(counter)
   local beyond = failures(counter) - free
   if beyond < 0 then
     return 0
@@ -31,7 +34,7 @@ end
 
 -- The ms until a counter with this many failures expires: `CounterRule::retention`.
 local function retention(counter, failures)
-  local free = tonumber((backoff(counter)))
+  local free = tonumber((rule(counter)))
   return math.floor(max_retention * math.min(failures, free) / free)
 end
 
@@ -56,6 +59,7 @@ end
 local known = redis.call('EXISTS', KEYS[1]) == 1
 local counters = known and 1 or #KEYS - 1
 
+-- The user's delay is counted from this client's last attempt, so that a first attempt is never delayed by others.
 local wait = remaining(math.max(delay(PER_CLIENT_AND_USER), known and 0 or delay(PER_USER)), PER_CLIENT_AND_USER)
 for counter = PER_USER + 1, counters do
   wait = math.max(wait, remaining(delay(counter), counter))
