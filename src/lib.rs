@@ -18,8 +18,9 @@
 //!   read again when they change.
 //!
 //! Imports run one way, `main → cli → app → config → http → {server, service} → store → domain`: a module may import
-//! any module further on, but `server` does not import `store`. All except `domain` report to [`telemetry`], which
-//! imports only `domain`. `tests/architecture.rs` checks this, and that no files import each other in a circle.
+//! any module further on, but `server` does not import `store`. All modules except `domain` may report to
+//! [`telemetry`], which imports only `domain`. `tests/architecture.rs` checks the order, and that no files import each
+//! other in a circle.
 //!
 //! # The path of a request
 //! [`server`] reads the request. `http::envelope` gives it an id, measures it and turns every failure into a problem

@@ -187,6 +187,7 @@ impl Jwk {
         }
     }
 
+    /// Loads an `oct` key for HS256.
     fn load_secret(&self) -> Result<LoadedKey, JwkError> {
         let secret = self.k.as_ref().and_then(|k| decode_base64(k.expose_secret())).ok_or(JwkError::Member("k", ""))?;
         if secret.len() < MIN_SECRET_BYTES {
@@ -200,6 +201,7 @@ impl Jwk {
         })
     }
 
+    /// Loads an `OKP` key for EdDSA, whose private and public key must belong together.
     fn load_ed25519(&self) -> Result<LoadedKey, JwkError> {
         let x = curve_bytes("x", self.x.as_deref())?;
         let pair =
@@ -213,6 +215,7 @@ impl Jwk {
         })
     }
 
+    /// Loads an `EC` key for ES256, whose private and public key must belong together.
     fn load_p256(&self) -> Result<LoadedKey, JwkError> {
         // An uncompressed point (SEC 1, section 2.3.3).
         let point = [&[4][..], &curve_bytes("x", self.x.as_deref())?, &curve_bytes("y", self.y.as_deref())?].concat();
@@ -232,6 +235,7 @@ impl Jwk {
         curve_bytes("d", self.d.as_ref().map(ExposeSecret::expose_secret))
     }
 
+    /// The public part; `None`: `x` is missing.
     fn public_key(&self) -> Option<PublicJwk> {
         let Self { kty, alg, kid, crv, x, y, .. } = self;
         let (kty, crv, alg, kid) = (kty.clone(), crv.clone(), alg.clone(), kid.clone());

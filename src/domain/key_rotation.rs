@@ -63,6 +63,7 @@ pub fn prune(set: &str, age: Duration, now: u64) -> Result<(SecretString, Vec<St
     Ok((to_json(&kept), old.into_iter().map(|index| keys[index].kid.clone()).collect()))
 }
 
+/// A JWK Set of these keys, as JSON on several lines.
 fn to_json(keys: &[Value]) -> SecretString {
     format!("{:#}\n", json!({ "keys": keys })).into()
 }

@@ -29,6 +29,7 @@ pub enum InvalidToken {
 /// The keys of a service, in the order of their file. One of them signs ([`KeySet::sign`]); all verify.
 pub struct KeySet(Vec<Key>);
 
+/// A key of a [`KeySet`].
 struct Key {
     id: String,
     /// When the key begins to sign, in seconds since 1970.

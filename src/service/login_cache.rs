@@ -27,6 +27,7 @@ pub(super) struct LoginCache {
     logins: Mutex<HashMap<ClientAndUser, CachedLogin>>,
 }
 
+/// A login that succeeded: the fingerprint of its password and stored hash, for [`TTL`].
 struct CachedLogin {
     fingerprint: LoginFingerprint,
     expires_at: Instant,
@@ -83,6 +84,7 @@ impl LoginCache {
 }
 
 impl CachedLogin {
+    /// Whether the cached login has not expired.
     fn is_live(&self) -> bool {
         Instant::now() < self.expires_at
     }

@@ -31,6 +31,7 @@ pub struct Readiness {
     last_check: Mutex<LastCheck>,
 }
 
+/// The findings of the checks of the store so far.
 #[derive(Default)]
 struct LastCheck {
     /// Set while the store does not answer.

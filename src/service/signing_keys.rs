@@ -42,6 +42,7 @@ pub struct CurrentKeys {
     pub set: KeySet,
 }
 
+/// The file of the keys, and what is known of its versions.
 struct KeyFile {
     path: PathBuf,
     watched: WatchedFiles,

@@ -72,9 +72,11 @@ pub enum Lane {
 }
 
 impl Lane {
+    /// The number of lanes.
     const COUNT: usize = 3;
 }
 
+/// The bounded queue of one lane.
 struct Queue {
     /// One permit for each [`QueueSlot`].
     slots: Arc<Semaphore>,
@@ -173,6 +175,7 @@ impl Hashing {
 }
 
 impl Threads {
+    /// Starts this many threads, each of which first calls `lower_priority`.
     fn start(count: usize, lower_priority: fn()) -> Self {
         let threads = (0..count).map(|_| HashThread::start(lower_priority)).collect();
         Self { without_job: Arc::new(Mutex::new(threads)), lower_priority }
