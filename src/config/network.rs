@@ -57,7 +57,7 @@ pub struct NetworkSettings {
     #[arg(value_parser = text(|networks| networks.parse::<TrustedProxies>().map(Arc::new)))]
     pub trusted_proxies: Arc<TrustedProxies>,
 
-    /// Set the sites whose pages may call the API from a browser: https://console.example
+    /// Set the sites whose pages may call the API from a browser: `https://console.example`
     ///
     /// Origins, separated by commas.
     #[arg(long, env = "MAYFLY_CORS_ORIGINS", value_name = "ORIGINS", default_value = "")]
