@@ -55,14 +55,15 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     background.spawn(reload_files(Arc::clone(&services), config.certificate.clone(), hangup));
 
     // A store that answers is prepared before the first request; one that does not answer delays nothing.
-    let mut monitor = StoreMonitor { services: Arc::clone(&services), admin: config.admin, has_failed: false };
-    monitor.check_and_prepare().await;
+    let mut preparation =
+        StorePreparation { services: Arc::clone(&services), admin: config.admin, preparation_failed: false };
+    preparation.check_and_prepare().await;
     background.spawn(async move {
         let mut ticks = interval(STORE_CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            monitor.check_and_prepare().await;
+            preparation.check_and_prepare().await;
         }
     });
     let shutdown = async {
@@ -114,14 +115,14 @@ pub async fn serve_metrics(listener: TcpListener, prometheus: Prometheus) -> io:
 }
 
 /// Checks the store, and prepares one that answers: adds the first administrator.
-struct StoreMonitor {
+struct StorePreparation {
     services: Arc<Services>,
     admin: AdminConfig,
     /// Set after the store could not be prepared, until it is: only the first failure is logged.
-    has_failed: bool,
+    preparation_failed: bool,
 }
 
-impl StoreMonitor {
+impl StorePreparation {
     /// Checks the store. Prepares a store that answers for the first time or has lost its data.
     async fn check_and_prepare(&mut self) {
         let readiness = &self.services.readiness;
@@ -130,13 +131,13 @@ impl StoreMonitor {
         }
         match bootstrap(&self.services.users, &self.admin).await {
             Ok(added_user) => {
-                if mem::take(&mut self.has_failed) {
+                if mem::take(&mut self.preparation_failed) {
                     tracing::info!("the store is prepared");
                 }
                 readiness.start(added_user);
             }
             Err(error) => {
-                if !mem::replace(&mut self.has_failed, true) {
+                if !mem::replace(&mut self.preparation_failed, true) {
                     tracing::warn!(error = &error as &dyn std::error::Error, "cannot prepare the store");
                 }
             }

@@ -189,7 +189,7 @@ fn a_pipe_in_place_of_the_key_file_blocks_no_request() {
     let (good, pipe) = (fs::read(&service.keys_file).unwrap(), service.keys_file.with_extension("pipe"));
     assert!(run(Command::new("mkfifo").arg(&pipe), "").status.success());
     fs::rename(&pipe, &service.keys_file).unwrap();
-    let complaints = || log.text().matches("it is no regular file").count();
+    let complaints = || log.text().matches("it is not a regular file").count();
     eventually("the mistake is logged", || (complaints() == 1).then_some(()));
     // A token of an unknown key reloads the file, too.
     let header = BASE64_URL_SAFE_NO_PAD.encode(r#"{"typ":"JWT","alg":"HS256","kid":"another"}"#);
@@ -215,7 +215,7 @@ fn a_pipe_is_refused_as_key_file() {
     assert!(run(Command::new("mkfifo").arg(&pipe), "").status.success());
     let output = run(Service::command().env("MAYFLY_JWT_KEYS_FILE", &pipe), "");
     assert_eq!(output.status.code(), Some(2));
-    assert!(String::from_utf8_lossy(&output.stderr).contains("it is no regular file"), "{output:?}");
+    assert!(String::from_utf8_lossy(&output.stderr).contains("it is not a regular file"), "{output:?}");
 }
 
 #[test]

@@ -57,7 +57,7 @@ pub fn run() -> ExitCode {
     let command = Cli::command()
         // Its settings may also follow the last word of the command: `mayfly user list --redis-url URL`.
         .mut_subcommand("user", |user| user.mut_args(|setting| setting.global(true)));
-    let (command, arguments) = place_settings(command, env::args_os().collect());
+    let (command, arguments) = move_settings_behind_subcommand(command, env::args_os().collect());
     let (matches, errors) = config::parse(command, arguments);
     let command = match Cli::from_arg_matches(&matches) {
         Ok(Cli { command: Some(command) }) => Ok(command),
@@ -85,7 +85,10 @@ pub fn run() -> ExitCode {
 /// Moves settings in front of a subcommand behind its name, where clap takes them: `mayfly --redis-url URL user list`.
 /// Drops those that the subcommand does not have, as it ignores their variables. Without a subcommand, they are those
 /// of `serve`.
-fn place_settings(command: clap::Command, mut arguments: Vec<OsString>) -> (clap::Command, Vec<OsString>) {
+fn move_settings_behind_subcommand(
+    command: clap::Command,
+    mut arguments: Vec<OsString>,
+) -> (clap::Command, Vec<OsString>) {
     let has = |command: &clap::Command, argument: &OsString| {
         let flag = argument.to_str().and_then(|argument| argument.strip_prefix("--")?.split('=').next());
         flag.is_some() && command.get_arguments().any(|setting| setting.get_long() == flag)

@@ -18,6 +18,9 @@
 //! many addresses do not fill the store. A store without memory for further counters still applies those that it has,
 //! and each replica counts new failures in its own memory ([`AttemptScope::ThisReplica`]).
 //!
+//! The store computes the remaining delay (`reserve_attempt.lua` in Redis, `store/throttle.rs` in memory), and
+//! `http/auth.rs` answers it as `Retry-After`.
+//!
 //! So an attacker with n addresses has n attempts at a user, and then n in each [`MAX_DELAY`]. An attacker with a
 //! single address has, for all users together, little more than the free failures of [`PER_CLIENT`], and then one
 //! attempt in each [`MAX_DELAY`]. Unknown names are counted like known ones, so that no delay tells which users exist.

@@ -93,7 +93,7 @@ impl FromStr for Role {
     }
 }
 
-/// A random value for the valid logins of a user. It changes when the user gets a new password or is disabled: then
+/// A random value that a user's valid logins carry. It changes when the user gets a new password or is disabled: then
 /// logins of an earlier epoch no longer authorize writes.
 #[derive(Debug, Display, FromStr, Clone, Copy, PartialEq, Eq, Hash)]
 #[display("{}", _0.simple())]

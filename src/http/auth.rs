@@ -272,7 +272,7 @@ extractor!(Administrator: Basic);
 extractor!(BearerToken: Bearer);
 extractor!(BasicOrBearerUser: Basic, Bearer);
 
-/// A scheme of HTTP authentication, described in `overlay.yaml`.
+/// A scheme of HTTP authentication, described in `openapi_overlay.yaml`.
 #[derive(Clone, Copy)]
 pub(super) enum Scheme {
     /// A name and a password (RFC 7617).

@@ -1,4 +1,5 @@
-//! The OpenAPI document: generated from the operations, and completed by `overlay.yaml` and [`documented_failures`].
+//! The OpenAPI document: generated from the operations, and completed by `openapi_overlay.yaml` and
+//! [`documented_failures`].
 
 use poem_openapi::OpenApiService;
 use serde_json::{Value, json};
@@ -22,7 +23,7 @@ pub(super) fn api() -> OpenApiService<(TokenApi, UserApi, UserTokenApi, OAuthApi
 pub fn document() -> Value {
     let mut document: Value = serde_json::from_str(&api().spec()).expect("poem-openapi writes JSON");
     replace_all_of(&mut document);
-    merge(&mut document, serde_yaml::from_str(include_str!("overlay.yaml")).expect("the overlay is YAML"));
+    merge(&mut document, serde_yaml::from_str(include_str!("openapi_overlay.yaml")).expect("the overlay is YAML"));
     for (schema, property, pattern) in [
         ("TokenRequest", "jwt_token_description", Description::PATTERN),
         ("TokenRequest", "jwt_token_life", duration::PATTERN),

@@ -162,7 +162,7 @@ impl Problem {
         response
     }
 
-    /// The body. Its schema is in `overlay.yaml`.
+    /// The body. Its schema is in `openapi_overlay.yaml`.
     fn body(&self, request_id: &str) -> Value {
         let mut body = json!({
             "type": "about:blank",

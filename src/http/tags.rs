@@ -2,7 +2,7 @@
 
 use poem_openapi::Tags;
 
-/// A group of operations, described in `overlay.yaml`.
+/// A group of operations, described in `openapi_overlay.yaml`.
 #[derive(Tags)]
 pub(super) enum Tag {
     Tokens,

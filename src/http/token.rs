@@ -1,6 +1,7 @@
 //! `/api/v1alpha/token`: issue, list, inspect, rotate and revoke tokens.
 //!
 //! Clients depend on each path, field and message here: `tests/api/token.rs` compares them letter for letter.
+//! The examples of the OpenAPI document are in `openapi_overlay.yaml`.
 
 use std::{collections::BTreeMap, convert::Infallible, fmt, str::FromStr, sync::Arc};
 

@@ -24,9 +24,11 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Longest time for which a client takes a response bit by bit: 5 KiB/s are enough for the largest page.
 const RESPONSE_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// Time without input after which hyper's part of the connection is dropped: its buffers and its state. During a
-/// shutdown, it replaces [`HEAD_TIMEOUT`].
-const IDLE_AFTER: Duration = Duration::from_secs(1);
+/// The same as [`HEAD_TIMEOUT`], during a shutdown.
+const HEAD_TIMEOUT_WHILE_STOPPING: Duration = Duration::from_secs(1);
+
+/// Time without input after which hyper's part of the connection is dropped: its buffers and its state.
+const RELEASE_HYPER_AFTER: Duration = Duration::from_secs(1);
 
 /// Time of waiting for its client (for a head, for a body, or to take a response) after which a connection can be
 /// evicted.
@@ -75,7 +77,7 @@ impl<'a> Deadlines<'a> {
             seen: (Phase::Idle, false, 0),
             since: Instant::now(),
             blocked_since: None,
-            timer: Box::pin(sleep(IDLE_AFTER)),
+            timer: Box::pin(sleep(RELEASE_HYPER_AFTER)),
             evicted: None,
             is_stopping: false,
         }
@@ -99,7 +101,7 @@ impl<'a> Deadlines<'a> {
         let since = self.since;
         let blocked_since = is_write_blocked.then(|| *self.blocked_since.get_or_insert(since));
         self.blocked_since = blocked_since;
-        let request_deadline = since + if self.is_stopping { IDLE_AFTER } else { HEAD_TIMEOUT };
+        let request_deadline = since + if self.is_stopping { HEAD_TIMEOUT_WHILE_STOPPING } else { HEAD_TIMEOUT };
         let slow = since + SLOW_AFTER;
         // The end at the deadline or at an eviction, the time from which eviction is possible, and the deadline.
         let (end, evictable, deadline) = match (blocked_since, phase) {
@@ -108,7 +110,9 @@ impl<'a> Deadlines<'a> {
                 (End::WriteTimeout, slow.min(blocked_since + SLOW_RESPONSE_AFTER), Some(deadline))
             }
             (_, Phase::Busy) => return Poll::Pending,
-            (_, Phase::Idle | Phase::Answered) => (End::Idle, since + IDLE_AFTER, Some(since + IDLE_AFTER)),
+            (_, Phase::Idle | Phase::Answered) => {
+                (End::Idle, since + RELEASE_HYPER_AFTER, Some(since + RELEASE_HYPER_AFTER))
+            }
             (_, Phase::Head) => (End::Rejected(RequestError::HeadTimeout), slow, Some(request_deadline)),
             (_, Phase::Body) => (End::Rejected(RequestError::BodyTimeout), slow, None),
             (_, Phase::Rest) => (End::Closed, slow, Some(request_deadline)),

@@ -44,7 +44,7 @@ const CONDITION_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The most bytes of a response that the kernel buffers for a client that does not read (it doubles the number for its
 /// own overhead). By default it buffers up to 4 MiB: a gigabyte for 300 such clients.
-const SEND_BUFFER_BYTES: usize = 64 * 1024;
+const KERNEL_SEND_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Longest time for which sent bytes stay unacknowledged, or the client's window closed, before the kernel ends the
 /// connection. Holds for connections that this process has closed, too.
@@ -92,7 +92,7 @@ pub async fn serve(
 ) -> io::Result<()> {
     let Options { certificate, max_connections, shutdown_delay, shutdown_grace } = options;
     // Accepted connections inherit both options.
-    sockopt::set_socket_send_buffer_size(&listener, SEND_BUFFER_BYTES)?;
+    sockopt::set_socket_send_buffer_size(&listener, KERNEL_SEND_BUFFER_BYTES)?;
     #[cfg(target_os = "linux")]
     sockopt::set_tcp_user_timeout(&listener, u32::try_from(UNACKNOWLEDGED_TIMEOUT.as_millis()).unwrap_or(u32::MAX))?;
     let state = Arc::new(ServerState { application, certificate, is_draining: AtomicBool::new(false) });

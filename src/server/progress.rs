@@ -156,22 +156,22 @@ impl Body for RequestBody {
 /// A stream of bytes that records its progress. hyper cannot shut it down, so that it can be used after hyper.
 pub(super) struct TrackedStream<S> {
     pub(super) stream: S,
-    /// Bytes that were read from the stream before.
-    unread: Bytes,
+    /// Input that hyper had read and not used when it was dropped: read again first.
+    leftover: Bytes,
     progress: Progress,
 }
 
 impl<S> TrackedStream<S> {
-    pub(super) fn new(stream: S, unread: Bytes, progress: Progress) -> Self {
-        Self { stream, unread, progress }
+    pub(super) fn new(stream: S, leftover: Bytes, progress: Progress) -> Self {
+        Self { stream, leftover, progress }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for TrackedStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        if !self.unread.is_empty() {
-            let length = self.unread.len().min(buffer.remaining());
-            buffer.put_slice(&self.unread.split_to(length));
+        if !self.leftover.is_empty() {
+            let length = self.leftover.len().min(buffer.remaining());
+            buffer.put_slice(&self.leftover.split_to(length));
             self.progress.lock().record_input();
             return Poll::Ready(Ok(()));
         }

@@ -51,7 +51,8 @@ struct KeyFile {
     history: Mutex<KeyHistory>,
 }
 
-/// Facts from earlier reads of the file, to tell what the next read changes.
+/// The text and the used keys that the next read of the file is compared with: whether the file changed, and whether a
+/// key that signed tokens is gone or back.
 struct KeyHistory {
     /// The text of the file that the keys in force were read from.
     json: SecretString,

@@ -29,14 +29,14 @@ mod hash_thread;
 
 /// The length of each lane's queue, for each core. At 17 to 30 ms a hash, the last password in the queue waits for
 /// about a second, and for another second for each other lane that is full.
-const QUEUE_PER_CORE: usize = 32;
+const LANE_QUEUE_PER_CORE: usize = 32;
 
 /// The time limit of a hash on an idle thread, for each KiB of memory in each pass: ten times what the hash takes on a
 /// quiet core.
-const IDLE_LIMIT_PER_KIB: Duration = Duration::from_nanos(4_500);
+const IDLE_RUN_LIMIT_PER_KIB: Duration = Duration::from_nanos(4_500);
 
 /// The shortest time limit of a hash on an idle thread, for cheap hashes.
-const MIN_IDLE_LIMIT: Duration = Duration::from_millis(50);
+const MIN_IDLE_RUN_LIMIT: Duration = Duration::from_millis(50);
 
 /// Hashes passwords and verifies them. A process has one: its limits are those of the machine.
 pub struct Hashing {
@@ -47,10 +47,10 @@ pub struct Hashing {
     /// By [`Lane`].
     queues: [Queue; Lane::COUNT],
     idle_threads: Threads,
-    /// For a hash that an idle thread does not finish within `idle_limit`. (A process without privileges cannot lift a
-    /// thread out of `SCHED_IDLE`.)
+    /// For a hash that an idle thread does not finish within `idle_run_limit`. (A process without privileges cannot
+    /// lift a thread out of `SCHED_IDLE`.)
     fallback_threads: Threads,
-    idle_limit: Duration,
+    idle_run_limit: Duration,
 }
 
 /// As many threads of one priority as there are cores.
@@ -109,13 +109,14 @@ impl Hashing {
     /// # Panics
     /// Outside of a runtime, and if no threads can be started.
     pub fn new(cost: HashCost) -> Self {
-        let idle_limit = MIN_IDLE_LIMIT.max(IDLE_LIMIT_PER_KIB * cost.work_kib());
-        Self::on_cores(available_parallelism().map_or(1, usize::from), cost, idle_limit)
+        let idle_run_limit = MIN_IDLE_RUN_LIMIT.max(IDLE_RUN_LIMIT_PER_KIB * cost.work_kib());
+        Self::on_cores(available_parallelism().map_or(1, usize::from), cost, idle_run_limit)
     }
 
-    /// Hashes on this many cores, with this time limit for idle threads.
-    fn on_cores(cores: usize, cost: HashCost, idle_limit: Duration) -> Self {
-        let slots = cores * (1 + QUEUE_PER_CORE);
+    /// Hashes on this many cores. `idle_run_limit`: the longest run of a hash on a thread of idle priority, before it
+    /// is started again on a fallback thread.
+    fn on_cores(cores: usize, cost: HashCost, idle_run_limit: Duration) -> Self {
+        let slots = cores * (1 + LANE_QUEUE_PER_CORE);
         let queue = |()| Queue { slots: Arc::new(Semaphore::new(slots)), head: AsyncMutex::default() };
         Self {
             cost,
@@ -123,7 +124,7 @@ impl Hashing {
             queues: [(); Lane::COUNT].map(queue),
             idle_threads: Threads::start(cores, set_idle_policy),
             fallback_threads: Threads::start(cores, set_nice_value),
-            idle_limit,
+            idle_run_limit,
         }
     }
 
@@ -151,7 +152,7 @@ impl Hashing {
     }
 
     /// Waits for the slot's turn and a core, and runs `work` there: on an idle thread, and again on a fallback thread
-    /// if that takes longer than `idle_limit`. Once it runs, it runs to its end even if the caller goes away.
+    /// if that takes longer than `idle_run_limit`. Once it runs, it runs to its end even if the caller goes away.
     async fn run<T: Send + 'static>(&self, slot: QueueSlot, work: impl Fn() -> T + Send + Sync + 'static) -> T {
         let waiting = Gauge::PasswordHashWaiting.raise();
         let core = {
@@ -160,7 +161,7 @@ impl Hashing {
             Arc::clone(&self.cores).acquire_owned().await.expect("it is never closed")
         };
         drop(waiting);
-        let (idle, fallback, limit) = (self.idle_threads.clone(), self.fallback_threads.clone(), self.idle_limit);
+        let (idle, fallback, limit) = (self.idle_threads.clone(), self.fallback_threads.clone(), self.idle_run_limit);
         let work = Arc::new(work);
         let hash = async move {
             let result = match timeout(limit, idle.run(&work)).await {
@@ -226,7 +227,7 @@ mod tests {
         let hashing = without_limit();
         let cores = available_parallelism().unwrap().get();
         let slots: Vec<_> = std::iter::from_fn(|| hashing.take_slot(Lane::AnyClient)).collect();
-        assert_eq!(slots.len(), cores * (1 + QUEUE_PER_CORE));
+        assert_eq!(slots.len(), cores * (1 + LANE_QUEUE_PER_CORE));
         let (running, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let all_cores = Arc::new(Barrier::new(cores));
         let work = |slot| {

@@ -140,9 +140,9 @@ impl Connections {
         Ok(repeat_if(|failure| failure.is_dropped() || failure.is_demoted(), attempt).await?)
     }
 
-    /// Sends a request once, or twice if a Redis replica rejects the first, and does not `WAIT`. In a Cluster, redis-rs
-    /// may resend it after a broken connection, and it may run twice: a login attempt may be counted or removed twice.
-    pub(super) async fn send_once<T: FromRedisValue>(&self, request: &impl Request) -> StoreResult<T> {
+    /// Sends a request again only if a Redis replica rejected it, which did nothing, and does not `WAIT`. In a Cluster,
+    /// redis-rs may resend it after a broken connection: a login attempt may be counted or removed twice.
+    pub(super) async fn send_unrepeatable<T: FromRedisValue>(&self, request: &impl Request) -> StoreResult<T> {
         let deadline = self.deadline();
         let attempt = || async { self.send_on(&self.shared_connection(), deadline, request).await };
         Ok(repeat_if(Failure::is_demoted, attempt).await?)

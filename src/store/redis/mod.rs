@@ -139,7 +139,7 @@ impl Store for RedisStore {
         for (key, CounterRule { free_failures, first_delay, failures_per_doubling }) in counters {
             script.key(key).arg(free_failures).arg(milliseconds(first_delay)).arg(failures_per_doubling);
         }
-        match self.connections.send_once(&script).await? {
+        match self.connections.send_unrepeatable(&script).await? {
             -2 => Ok(match self.throttle_here.lock().reserve_attempt(pair, epoch) {
                 Reservation::Reserved(_) => Reservation::Reserved(AttemptScope::ThisReplica),
                 retry_after @ Reservation::RetryAfter(_) => retry_after,
@@ -163,7 +163,7 @@ impl Store for RedisStore {
         }
         let mut script = SCRIPTS.login_succeeded.prepare_invoke();
         script.key(keys::known_client(pair)).key(counters).arg(milliseconds(throttle::KNOWN_CLIENT_TTL));
-        self.connections.send_once(&script).await
+        self.connections.send_unrepeatable(&script).await
     }
 
     async fn is_known_client(&self, pair: &ClientAndUser) -> StoreResult<bool> {
@@ -182,7 +182,7 @@ impl Store for RedisStore {
         let mut probe = SCRIPTS.probe.prepare_invoke();
         probe.key(keys::ADMINS);
         let had_admin = match self.connections.send_repeatable(&probe).await {
-            Err(error) if server::is_command_forbidden(&error) => return Ok(server::health_without_scripts()),
+            Err(error) if server::is_command_forbidden(&error) => return Ok(server::health_if_scripts_forbidden()),
             result => result?,
         };
         let info = match self.connections.send_repeatable(&cmd("INFO")).await {

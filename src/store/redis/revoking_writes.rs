@@ -177,8 +177,8 @@ impl RedisStore {
     }
 }
 
-/// Completes a write that revokes a token, only if its JWT has this digest. It is repeatable: an id is never used
-/// again, so a second run does nothing if the first one ran.
+/// Adds to `write` the keys and arguments that revoke a token. `digest`: only if its JWT has it; `None`: any. The write
+/// is repeatable: an id is never used again, so a second run does nothing if the first one ran.
 fn revocation_write(write: Write, owner: &UserName, id: TokenId, digest: Option<TokenDigest>) -> Write {
     write
         .repeatable()

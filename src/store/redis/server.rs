@@ -46,7 +46,7 @@ pub(super) fn is_command_forbidden(error: &StoreError) -> bool {
 }
 
 /// The health of a server that does not allow scripts.
-pub(super) fn health_without_scripts() -> Health {
+pub(super) fn health_if_scripts_forbidden() -> Health {
     Health { fault: Some(NO_SCRIPTS), ..Health::default() }
 }
 
