@@ -7,7 +7,7 @@ use mayfly::{
         life::Life,
         password::{HashCost, PasswordHash},
         token::{Token, TokenDigest, TokenId},
-        user::{LoginEpoch, Role, User, UserName, UserUpdate},
+        user::{Role, User, UserName, UserUpdate},
     },
     store::{
         Authority, NewToken, RevokingWrites, Store, StoreError,
@@ -119,14 +119,7 @@ fn a_delayed_write_is_rejected_once_its_login_has_ended() {
 
 /// Adds a user with this role.
 fn user(name: &str, role: Role) -> User {
-    User {
-        name: name.parse().unwrap(),
-        password_hash: PasswordHash::dummy(HashCost::default()),
-        role,
-        created_at: 0,
-        disabled: false,
-        login_epoch: LoginEpoch::begin(),
-    }
+    User::new(name.parse().unwrap(), role, PasswordHash::dummy(HashCost::default()), 0)
 }
 
 /// A change by an administrator to another user, and the assertion about it.

@@ -9,7 +9,7 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use mayfly::{
     domain::{
         password::{HashCost, PasswordHash},
-        user::{LoginEpoch, Role, User, UserUpdate},
+        user::{Role, User, UserUpdate},
     },
     store::{Authority, RevokingWrites, Store, leased::LEASE, redis::RedisStore},
 };
@@ -98,14 +98,7 @@ async fn a_write_is_repeated_with_a_new_deadline_after_redis_clock_steps() {
     let clock = Arc::new(SteppingClock::new());
     let redis = RedisServer::start_with_clock(&clock, &[]);
     let store = RedisStore::new(&patient_options(&redis.url())).unwrap();
-    let alice = User {
-        name: "alice".parse().unwrap(),
-        password_hash: PasswordHash::dummy(HashCost::default()),
-        role: Role::User,
-        created_at: 0,
-        disabled: false,
-        login_epoch: LoginEpoch::begin(),
-    };
+    let alice = User::new("alice".parse().unwrap(), Role::User, PasswordHash::dummy(HashCost::default()), 0);
     store.create_user(&Authority::Until(Instant::now() + Duration::from_mins(1)), &alice).await.unwrap();
     let enable = UserUpdate { role: None, disabled: Some(false) };
     let refusals = || {

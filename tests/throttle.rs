@@ -16,7 +16,7 @@ use mayfly::{
     domain::{
         password::{HashCost, Password},
         throttle::{AttemptScope, ClientAndUser, PER_CLIENT_AND_USER, PER_USER},
-        user::{LoginEpoch, Role, User},
+        user::{Role, User},
     },
     service::{
         hashing::{Hashing, Lane},
@@ -262,14 +262,7 @@ async fn known_users_have_hashing_slots_of_their_own_and_rejected_logins_are_not
     let store = Arc::new(RedisStore::new(&options).unwrap());
     let login = Login::new(Arc::new(LeasedStore::new(Arc::clone(&store) as _, LEASE)), Arc::clone(&hashing));
     let password: Password = "secret".parse().unwrap();
-    let alice = User {
-        name: "alice".parse().unwrap(),
-        password_hash: hashing.hash(password.clone()).await.unwrap(),
-        role: Role::User,
-        created_at: 0,
-        disabled: false,
-        login_epoch: LoginEpoch::begin(),
-    };
+    let alice = User::new("alice".parse().unwrap(), Role::User, hashing.hash(password.clone()).await.unwrap(), 0);
     assert!(
         store
             .create_user(&Authority::Until(tokio::time::Instant::now() + Duration::from_mins(1)), &alice)

@@ -127,6 +127,11 @@ pub struct User {
 }
 
 impl User {
+    /// A new user, who is enabled and has a login epoch of their own. `created_at`: in seconds since 1970.
+    pub fn new(name: UserName, role: Role, password_hash: PasswordHash, created_at: u64) -> Self {
+        Self { name, password_hash, role, created_at, disabled: false, login_epoch: LoginEpoch::begin() }
+    }
+
     /// Whether the user is an administrator and not disabled.
     pub fn is_enabled_admin(&self) -> bool {
         self.role.may_administer() && !self.disabled

@@ -5,16 +5,17 @@
 
 use std::sync::Arc;
 
+use poem::{
+    Request, Response,
+    http::{HeaderName, HeaderValue, header},
+};
+
 use super::{
     auth::{Scheme, authorization, bearer_required},
     envelope::DirectEndpoint,
     paths::VERIFY,
     problem::Problem,
     services::Services,
-};
-use poem::{
-    Request, Response,
-    http::{HeaderName, HeaderValue, header},
 };
 
 const USER: HeaderName = HeaderName::from_static("x-auth-user");
@@ -23,9 +24,12 @@ const EXPIRES_IN: HeaderName = HeaderName::from_static("x-auth-expires-in");
 
 /// Like [`VerifyEndpoint::matches`], with doubled slashes as one.
 fn matches_with_doubled_slashes(path: &str) -> bool {
-    let segments = |path: &'static str| path.split('/').filter(|segment| !segment.is_empty());
-    let mut given = path.split('/').filter(|segment| !segment.is_empty());
+    let mut given = segments(path);
     segments(VERIFY).all(|segment| given.next() == Some(segment))
+}
+
+fn segments(path: &str) -> impl Iterator<Item = &str> {
+    path.split('/').filter(|segment| !segment.is_empty())
 }
 
 /// The room for the headers above and those that every response has.

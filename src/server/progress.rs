@@ -189,11 +189,13 @@ impl<S: AsyncRead + Unpin> AsyncRead for TrackedStream<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for TrackedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        if self.progress.lock().record_rejection(bytes) {
+        let this = &mut *self;
+        let mut state = this.progress.lock();
+        if state.record_rejection(bytes) {
             return Poll::Ready(Ok(bytes.len()));
         }
-        let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.progress.lock().record_write(&result);
+        let result = Pin::new(&mut this.stream).poll_write(cx, bytes);
+        state.record_write(&result);
         result
     }
 
@@ -202,11 +204,13 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for TrackedStream<S> {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if slices.first().is_some_and(|first| self.progress.lock().record_rejection(first)) {
+        let this = &mut *self;
+        let mut state = this.progress.lock();
+        if slices.first().is_some_and(|first| state.record_rejection(first)) {
             return Poll::Ready(Ok(slices.iter().map(|slice| slice.len()).sum()));
         }
-        let result = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
-        self.progress.lock().record_write(&result);
+        let result = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
+        state.record_write(&result);
         result
     }
 

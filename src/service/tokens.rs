@@ -372,7 +372,7 @@ mod tests {
             key_rotation::generate,
             keys::KeySet,
             password::{HashCost, PasswordHash},
-            user::{LoginEpoch, Role},
+            user::Role,
         },
         store::{Authority, leased::LEASE, memory::MemoryStore},
     };
@@ -386,14 +386,7 @@ mod tests {
             let now = Arc::clone(&now);
             Clock::new(move || Duration::from_secs(now.load(Ordering::Relaxed)))
         };
-        let user = User {
-            name: "alice".parse().unwrap(),
-            role: Role::User,
-            password_hash: PasswordHash::dummy(HashCost::default()),
-            disabled: false,
-            login_epoch: LoginEpoch::begin(),
-            created_at: 0,
-        };
+        let user = User::new("alice".parse().unwrap(), Role::User, PasswordHash::dummy(HashCost::default()), 0);
         let store = Arc::new(LeasedStore::new(Arc::new(MemoryStore::default()), lease));
         assert!(store.create_user(&Authority::Until(tokio::time::Instant::now() + LEASE), &user).await.unwrap());
         let keys = SigningKeys::fixed(KeySet::parse(generate(Algorithm::Hs256, 0).expose_secret()).unwrap());

@@ -16,7 +16,7 @@ use crate::{
     domain::{
         listing::Listing,
         password::Password,
-        user::{LoginEpoch, Role, User, UserName, UserUpdate},
+        user::{Role, User, UserName, UserUpdate},
     },
     store::{
         Authority, StoreError, UpdatedUser, UserChange,
@@ -104,14 +104,8 @@ impl Users {
 
     /// A user with a new hash of this password and a new login epoch, not stored yet.
     async fn new_user(&self, name: UserName, role: Role, password: Password) -> Result<User, UserError> {
-        Ok(User {
-            name,
-            password_hash: self.hashing.hash(password).await?,
-            role,
-            created_at: self.clock.unix_seconds(),
-            disabled: false,
-            login_epoch: LoginEpoch::begin(),
-        })
+        let password_hash = self.hashing.hash(password).await?;
+        Ok(User::new(name, role, password_hash, self.clock.unix_seconds()))
     }
 
     /// Stores a new user. `is_repeated`: an `unconfirmed` event was written already, and no second is written.

@@ -184,7 +184,7 @@ mod tests {
         domain::{
             password::{HashCost, PasswordHash},
             token::TokenId,
-            user::{LoginEpoch, Role, UserUpdate},
+            user::{Role, UserUpdate},
         },
         store::{Authority, UserChange, memory::MemoryStore},
     };
@@ -194,14 +194,7 @@ mod tests {
         pause();
         let store = LeasedStore::new(Arc::new(MemoryStore::default()), LEASE);
         let by = Authority::Until(Instant::now() + Duration::from_hours(1));
-        let alice = User {
-            name: "alice".parse().unwrap(),
-            role: Role::User,
-            password_hash: PasswordHash::dummy(HashCost::default()),
-            disabled: false,
-            login_epoch: LoginEpoch::begin(),
-            created_at: 0,
-        };
+        let alice = User::new("alice".parse().unwrap(), Role::User, PasswordHash::dummy(HashCost::default()), 0);
         assert!(store.create_user(&by, &alice).await.unwrap());
         assert!(!store.cached_user(&alice.name).await.unwrap().unwrap().disabled);
 
