@@ -76,10 +76,7 @@ impl Login {
     /// Returns the user if one of these passwords is right. The client may have encoded its password in two ways: then
     /// both candidates are one attempt, and count as one failure. Also writes the user's name into the request's span.
     pub async fn log_in(self: &Arc<Self>, pair: &ClientAndUser, passwords: &[Password]) -> Result<User, LoginError> {
-        if self.cache.contains(pair)
-            && let Some((user, fingerprints)) = self.enabled_user(pair, passwords).await?
-            && self.cache.verify_or_remove(pair, &fingerprints)
-        {
+        if let Some((user, _)) = self.cached_login(pair, passwords).await? {
             logs::add_user_to_span(&user.name);
             return Ok(user);
         }
@@ -132,6 +129,20 @@ impl Login {
         }))
     }
 
+    /// The user and the fingerprint of the cached login, if one of these passwords is the one of that login. Another
+    /// password removes the cached login.
+    async fn cached_login(
+        &self,
+        pair: &ClientAndUser,
+        passwords: &[Password],
+    ) -> Result<Option<(User, LoginFingerprint)>, StoreError> {
+        if !self.cache.contains(pair) {
+            return Ok(None);
+        }
+        let Some((user, fingerprints)) = self.enabled_user(pair, passwords).await? else { return Ok(None) };
+        Ok(self.cache.match_or_remove(pair, &fingerprints).map(|fingerprint| (user, fingerprint)))
+    }
+
     /// Checks these passwords. Concurrent callers with the same client, user and passwords share one check.
     async fn share_check(
         self: Arc<Self>,
@@ -151,6 +162,10 @@ impl Login {
         pair: ClientAndUser,
         passwords: Vec<Password>,
     ) -> Result<PasswordCheck, LoginError> {
+        // A check that ended after this caller looked into the cache is not made again.
+        if let Some((_, fingerprint)) = self.cached_login(&pair, &passwords).await? {
+            return Ok(PasswordCheck::Accepted(fingerprint));
+        }
         let mut slot = self.take_slot(&pair).await?;
         // The user is read from the store, never from the cache: a hit would be faster and show that the user exists.
         // It is read before the attempt is counted, so that a store that fails here has counted nothing.
@@ -212,5 +227,38 @@ impl Login {
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{iter, net::IpAddr};
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::{
+        domain::{password::HashCost, user::Role},
+        store::{Authority, leased::LEASE, memory::MemoryStore},
+    };
+
+    #[tokio::test]
+    async fn a_check_that_starts_after_an_equal_one_has_ended_costs_no_hash() {
+        let store = Arc::new(LeasedStore::new(Arc::new(MemoryStore::default()), LEASE));
+        let hashing = Arc::new(Hashing::new(HashCost::default()));
+        let password: Password = "secret".parse().unwrap();
+        let alice = User::new("alice".parse().unwrap(), Role::User, hashing.hash(password.clone()).await.unwrap(), 0);
+        assert!(store.create_user(&Authority::Until(Instant::now() + LEASE * 20), &alice).await.unwrap());
+        let login = Login::new(store, Arc::clone(&hashing));
+        let pair = ClientAndUser { user: alice.name, client: IpAddr::from([192, 0, 2, 1]).into() };
+        login.log_in(&pair, std::slice::from_ref(&password)).await.unwrap();
+
+        let lanes = [Lane::AnyClient, Lane::KnownClient];
+        let taken: Vec<_> =
+            lanes.into_iter().flat_map(|lane| iter::from_fn(|| hashing.take_slot(lane)).collect::<Vec<_>>()).collect();
+        let check = |password: &str| Arc::clone(&login).share_check(pair.clone(), vec![password.parse().unwrap()]);
+        assert!(matches!(check("secret").await, Ok(PasswordCheck::Accepted(_))));
+        assert!(matches!(check("a guess").await, Err(LoginError::Busy(_))), "it would be hashed");
+        drop(taken);
     }
 }

@@ -60,15 +60,19 @@ impl LoginCache {
         self.logins.lock().get(pair).is_some_and(CachedLogin::is_live)
     }
 
-    /// Whether one of these fingerprints is that of the cached login. If not, the cached login is removed.
-    pub(super) fn verify_or_remove(&self, pair: &ClientAndUser, fingerprints: &[LoginFingerprint]) -> bool {
+    /// The fingerprint of the cached login, if it is one of these. If not, the cached login is removed.
+    pub(super) fn match_or_remove(
+        &self,
+        pair: &ClientAndUser,
+        fingerprints: &[LoginFingerprint],
+    ) -> Option<LoginFingerprint> {
         let mut logins = self.logins.lock();
         let login = logins.get(pair).filter(|login| login.is_live());
-        let is_match = login.is_some_and(|login| fingerprints.contains(&login.fingerprint));
-        if !is_match {
+        let matching = login.map(|login| login.fingerprint).filter(|fingerprint| fingerprints.contains(fingerprint));
+        if matching.is_none() {
             logins.remove(pair);
         }
-        is_match
+        matching
     }
 
     /// Caches this login for a minute. If the cache is full of live logins, it is not cached.
@@ -110,14 +114,15 @@ mod tests {
         let (password, hash) = ("secret".parse().unwrap(), PasswordHash::dummy(HashCost::default()));
         let alice = pair("alice", "192.0.2.1");
         let fingerprint = cache.fingerprint(&password, Some(&hash));
-        assert!(!cache.contains(&alice) && !cache.verify_or_remove(&alice, &[fingerprint]));
+        assert!(!cache.contains(&alice) && cache.match_or_remove(&alice, &[fingerprint]).is_none());
         cache.insert(alice.clone(), fingerprint);
         for other in [pair("bob", "192.0.2.1"), pair("alice", "192.0.2.2")] {
-            assert!(!cache.contains(&other) && !cache.verify_or_remove(&other, &[fingerprint]));
+            assert!(!cache.contains(&other) && cache.match_or_remove(&other, &[fingerprint]).is_none());
         }
-        assert!(cache.contains(&alice) && cache.verify_or_remove(&alice, &[cache.fingerprint(&password, Some(&hash))]));
+        let matching = cache.match_or_remove(&alice, &[cache.fingerprint(&password, Some(&hash))]);
+        assert!(matching == Some(fingerprint) && cache.contains(&alice));
         advance(TTL).await;
-        assert!(!cache.contains(&alice) && !cache.verify_or_remove(&alice, &[fingerprint]));
+        assert!(!cache.contains(&alice) && cache.match_or_remove(&alice, &[fingerprint]).is_none());
     }
 
     #[test]
@@ -133,8 +138,8 @@ mod tests {
             LoginCache::new().fingerprint(&password, Some(&hash)),
         ] {
             cache.insert(alice.clone(), fingerprint);
-            assert!(!cache.verify_or_remove(&alice, &[other]));
-            assert!(!cache.contains(&alice) && !cache.verify_or_remove(&alice, &[fingerprint]));
+            assert!(cache.match_or_remove(&alice, &[other]).is_none());
+            assert!(!cache.contains(&alice) && cache.match_or_remove(&alice, &[fingerprint]).is_none());
         }
     }
 }
