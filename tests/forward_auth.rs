@@ -12,7 +12,7 @@ use std::{
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-use crate::support::{Answer, Backend, Client, Process, Service, eventually, free_port};
+use crate::support::{ADMIN_PASSWORD, Answer, Backend, Client, Process, Service, eventually, free_port, run};
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
@@ -36,6 +36,17 @@ def application(environ, start_response):
     return [body]
 
 make_server("127.0.0.1", int(sys.argv[1]), application, Server, Handler).serve_forever()
+"#;
+
+/// Writes the smallest wheel that pip takes.
+const WHEEL: &str = r#"
+import sys, zipfile
+
+with zipfile.ZipFile(sys.argv[1], "w") as wheel:
+    wheel.writestr("moth.py", "")
+    wheel.writestr("moth-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: moth\nVersion: 1.0\n")
+    wheel.writestr("moth-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+    wheel.writestr("moth-1.0.dist-info/RECORD", "")
 "#;
 
 /// The characters that RFC 9110, section 5.6.2, allows in a header name beside letters and digits.
@@ -219,15 +230,17 @@ fn gives_up_soon(service: &Service, proxy: &Server) {
     assert!(waited < Duration::from_secs(10), "{waited:?}");
 }
 
+fn nginx(directory: &Path) -> Command {
+    let path = directory.to_str().unwrap();
+    let configuration = format!("{path}/nginx.conf");
+    command("nginx", &["-p", path, "-c", &configuration, "-e", "stderr", "-g", "daemon off; pid nginx.pid;"])
+}
+
 #[test]
 fn nginx_lets_live_tokens_through() {
     let mut service = Service::start(Backend::Redis);
     let (application, port) = (Server::application(), free_port());
-    let proxy = Server::start(port, &example(&["nginx.conf"], port, &service.url, application.port), |path| {
-        let path = path.to_str().unwrap();
-        let configuration = format!("{path}/nginx.conf");
-        command("nginx", &["-p", path, "-c", &configuration, "-e", "stderr", "-g", "daemon off; pid nginx.pid;"])
-    });
+    let proxy = Server::start(port, &example(&["nginx.conf"], port, &service.url, application.port), nginx);
     // Large cookies are not passed on to Mayfly.
     let (_, jwt) = service.admin().issue("x", "1h");
     let bearer = Client::new(&format!("http://127.0.0.1:{port}")).with_bearer(&jwt);
@@ -235,6 +248,80 @@ fn nginx_lets_live_tokens_through() {
     assert_eq!(many.send().status, 200);
     gives_up_soon(&service, &proxy);
     protects(&mut service, &proxy);
+}
+
+/// `git` over HTTP, `pip` and the request of `docker login`, as people use them: with the token as the password.
+#[test]
+fn nginx_takes_a_token_as_a_basic_password() {
+    let mut service = Service::start(Backend::Redis);
+    let files = tempfile::tempdir().unwrap();
+    let packages = files.path().join("packages");
+    let in_packages = |program: &str, arguments: &[&str]| {
+        let output = run(Command::new(program).args(arguments).current_dir(&packages), "");
+        assert!(output.status.success(), "{program} {arguments:?}: {output:?}");
+    };
+    fs::create_dir_all(packages.join("simple/moth")).unwrap();
+    fs::create_dir_all(packages.join("v2")).unwrap();
+    in_packages("git", &["init", "--quiet", "source"]);
+    let author = ["-c", "user.name=x", "-c", "user.email=x@example.org"];
+    in_packages("git", &[&["-C", "source"][..], &author, &["commit", "-qm", "One", "--allow-empty"]].concat());
+    in_packages("git", &["clone", "--quiet", "--bare", "source", "moth.git"]);
+    in_packages("git", &["-C", "moth.git", "update-server-info"]);
+    in_packages("python3", &["-c", WHEEL, "simple/moth/moth-1.0-py3-none-any.whl"]);
+
+    let (application, port) = (free_port(), free_port());
+    let _application = Server::start(application, &[], |_| {
+        let directory = files.path().to_str().unwrap();
+        command("python3", &["-m", "http.server", "--bind", "127.0.0.1", "-d", directory, &application.to_string()])
+    });
+    let _proxy = Server::start(port, &example(&["nginx.conf"], port, &service.url, application), nginx);
+    let (id, jwt) = service.admin().issue("x", "1h");
+    let hashes = service.hashes();
+    let clone = |password: &str, into: &str| {
+        let url = format!("http://x-token:{password}@127.0.0.1:{port}/packages/moth.git");
+        let mut git = Command::new("git");
+        git.args(["-c", "credential.helper=", "clone", "--quiet", &url, into]).current_dir(files.path());
+        run(git.env("GIT_TERMINAL_PROMPT", "0").env("GIT_CONFIG_GLOBAL", "/dev/null"), "").status.success()
+    };
+    let download = |password: &str| {
+        let index = format!("http://x-token:{password}@127.0.0.1:{port}/packages/simple/");
+        let mut pip = Command::new(format!("{ROOT}/tests/.tools/bin/pip"));
+        pip.args([
+            "download",
+            "--no-deps",
+            "--no-cache-dir",
+            "--no-input",
+            "--retries=0",
+            "--index-url",
+            &index,
+            "moth",
+        ]);
+        run(pip.current_dir(files.path()).env("PIP_CONFIG_FILE", "/dev/null"), "").status.success()
+    };
+    let log_in = |password: &str| {
+        let client = Client::new(&format!("http://127.0.0.1:{port}")).with_basic("x-token", password);
+        let agent = "docker/24.0.7 go/go1.20.10 UpstreamClient(Docker-Client/24.0.7 (linux))";
+        client.get("/packages/v2/").header("user-agent", agent).send().status
+    };
+    let challenged = Client::new(&format!("http://127.0.0.1:{port}")).get("/packages/v2/").send();
+    let challenges: Vec<_> = challenged.headers.get_all("www-authenticate").iter().collect();
+    assert_eq!(challenged.status, 401);
+    assert!(challenges.iter().any(|challenge| challenge.to_str().unwrap().starts_with("Basic ")), "{challenges:?}");
+
+    assert!(clone(&jwt, "cloned") && files.path().join("cloned/.git").exists());
+    assert!(download(&jwt) && files.path().join("moth-1.0-py3-none-any.whl").exists());
+    assert_eq!(log_in(&jwt), 200);
+    // A user's password is none of these.
+    assert!(!clone(ADMIN_PASSWORD, "with a password") && !download(ADMIN_PASSWORD));
+    assert_eq!(log_in(ADMIN_PASSWORD), 401);
+    assert_eq!(service.hashes(), hashes, "a password was looked at");
+
+    assert_eq!(service.admin().delete(&format!("/api/v1alpha/token/{id}")).send().status, 200);
+    assert!(!clone(&jwt, "revoked") && !download(&jwt));
+    assert_eq!(log_in(&jwt), 401);
+    service.process.signal(Signal::SIGSTOP);
+    assert_eq!(log_in(&jwt), 503);
+    service.process.signal(Signal::SIGCONT);
 }
 
 #[test]

@@ -153,7 +153,7 @@ impl<'a> Credentials<'a> {
     /// both passwords are tried as one attempt, the decoded one first. A wrong password, or a right one that was sent
     /// plain, then costs two hashes.
     fn basic(credentials: &str, is_oauth: bool) -> Option<Self> {
-        let pair = SecretString::from(String::from_utf8(BASE64_STANDARD.decode(credentials).ok()?).ok()?);
+        let pair = decoded_pair(credentials)?;
         let (name, password) = pair.expose_secret().split_once(':')?;
         let plain = || Some((name.parse::<UserName>().ok()?, password.parse::<Password>().ok()?));
         let decoded = || {
@@ -169,6 +169,19 @@ impl<'a> Credentials<'a> {
             (None, None) => return None,
         })
     }
+}
+
+/// Decodes Base64 of `name:password`.
+fn decoded_pair(credentials: &str) -> Option<SecretString> {
+    Some(String::from_utf8(BASE64_STANDARD.decode(credentials).ok()?).ok()?.into())
+}
+
+/// The password of Basic credentials, with any name: the presumed JWT of a client that speaks nothing else, such as
+/// git, pip, docker and maven.
+pub(super) fn token_as_password(credentials: &str) -> Option<SecretString> {
+    let pair = decoded_pair(credentials)?;
+    let (_, jwt) = pair.expose_secret().split_once(':')?;
+    Some(jwt.into())
 }
 
 /// Decodes a form-encoded text (RFC 6749, appendix B); `None`: it has a character that every encoder escapes, or a `%`

@@ -10,8 +10,10 @@ use poem::{
     http::{HeaderName, HeaderValue, header},
 };
 
+use secrecy::ExposeSecret;
+
 use super::{
-    auth::{Scheme, authorization, bearer_required},
+    auth::{Scheme, authorization, bearer_required, token_as_password},
     envelope::DirectEndpoint,
     paths::VERIFY,
     problem::Problem,
@@ -51,8 +53,15 @@ impl DirectEndpoint for VerifyEndpoint {
 
     /// 200 with the identity of the presented token, or a problem.
     async fn answer(&self, request: &Request) -> Result<Response, Problem> {
-        let Some((Scheme::Bearer, jwt)) = authorization(request)? else { return Err(bearer_required(None)) };
-        let presented = self.services.tokens.verify(jwt).await.map_err(|error| bearer_required(Some(error)))?;
+        let presented = match authorization(request)? {
+            Some((Scheme::Bearer, jwt)) => self.services.tokens.verify(jwt).await,
+            Some((Scheme::Basic, credentials)) => {
+                let jwt = token_as_password(credentials);
+                self.services.tokens.verify(jwt.as_ref().map_or("", ExposeSecret::expose_secret)).await
+            }
+            None => return Err(bearer_required(None)),
+        };
+        let presented = presented.map_err(|error| bearer_required(Some(error)))?;
         let signed = &presented.signed;
         let mut response = Response::default();
         let headers = response.headers_mut();
