@@ -253,7 +253,7 @@ fn nginx_lets_live_tokens_through() {
 /// `git` over HTTP, `pip` and the request of `docker login`, as people use them: with the token as the password.
 #[test]
 fn nginx_takes_a_token_as_a_basic_password() {
-    let mut service = Service::start(Backend::Redis);
+    let service = Service::start(Backend::Redis);
     let files = tempfile::tempdir().unwrap();
     let packages = files.path().join("packages");
     let in_packages = |program: &str, arguments: &[&str]| {
@@ -303,9 +303,9 @@ fn nginx_takes_a_token_as_a_basic_password() {
         let agent = "docker/24.0.7 go/go1.20.10 UpstreamClient(Docker-Client/24.0.7 (linux))";
         client.get("/packages/v2/").header("user-agent", agent).send().status
     };
-    let challenged = Client::new(&format!("http://127.0.0.1:{port}")).get("/packages/v2/").send();
-    let challenges: Vec<_> = challenged.headers.get_all("www-authenticate").iter().collect();
-    assert_eq!(challenged.status, 401);
+    let answer = Client::new(&format!("http://127.0.0.1:{port}")).get("/packages/v2/").send();
+    let challenges: Vec<_> = answer.headers.get_all("www-authenticate").iter().collect();
+    assert_eq!(answer.status, 401);
     assert!(challenges.iter().any(|challenge| challenge.to_str().unwrap().starts_with("Basic ")), "{challenges:?}");
 
     assert!(clone(&jwt, "cloned") && files.path().join("cloned/.git").exists());
