@@ -3,6 +3,8 @@
 //! All keys of one user share the hash tag `{name}`, so they live in one Cluster slot and one script can change them
 //! together. [`UserName`] and [`TokenId`] hold no character that means anything to Redis.
 
+use std::fmt::Display;
+
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 
@@ -12,8 +14,15 @@ use crate::domain::{
     user::{LoginEpoch, UserName},
 };
 
-/// The prefix of the keys of all users.
+/// The prefix of the keys of all users that a watch reports: all tokens and users are under it. Redis names each change
+/// of a key under it to each replica of this service, so a new key belongs here only if cached values depend on it;
+/// any other belongs under [`unwatched`].
 pub(super) const USER_PREFIX: &str = "mayfly:{";
+
+/// A key of this user that no watch reports, in the Cluster slot of the user's other keys.
+fn unwatched(name: &UserName, key: impl Display) -> String {
+    format!("mayfly:unwatched:{{{name}}}:{key}")
+}
 
 /// The subject of a key: a token or a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,7 +65,7 @@ pub(super) fn user(name: &UserName) -> String {
 
 /// Never exists: [`super::records::primary_only_pipeline`] reads it, in the Cluster slot of this user.
 pub(super) fn user_probe(name: &UserName) -> String {
-    format!("mayfly:{{{name}}}:probe")
+    unwatched(name, "probe")
 }
 
 /// A string: the number of the last change that removed a user of this name, for a day. A new user of this name rejects
