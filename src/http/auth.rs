@@ -23,12 +23,28 @@ use crate::{
         user::{User, UserName},
     },
     service::{login::LoginError, tokens::VerifyError},
+    store::StoreError,
 };
 
-const INVALID_TOKEN: &str = "The token is not valid: it has expired, was revoked, or was not issued here.";
+/// The detail of a 401 that rejects a presented token, and its challenge (RFC 6750, section 3.1).
+type TokenRejection = (&'static str, HeaderValue);
 
-const INVALID_TOKEN_CHALLENGE: HeaderValue =
-    HeaderValue::from_static(r#"Bearer realm="mayfly", error="invalid_token", error_description="not a live token""#);
+/// For a token that was revoked or not issued here, and for a text that is no JWT.
+const INVALID_TOKEN: TokenRejection = (
+    "The token is not valid.",
+    HeaderValue::from_static(
+        r#"Bearer realm="mayfly", error="invalid_token", error_description="The token is not valid""#,
+    ),
+);
+
+/// For a token whose `exp` has passed. Only a JWT with a valid signature gets it, and it reveals only what the JWT says.
+const EXPIRED_TOKEN: TokenRejection = (
+    "The token has expired.",
+    HeaderValue::from_static(
+        r#"Bearer realm="mayfly", error="invalid_token", error_description="The token has expired""#,
+    ),
+);
+
 const INSUFFICIENT_SCOPE_CHALLENGE: HeaderValue =
     HeaderValue::from_static(r#"Bearer realm="mayfly", error="insufficient_scope""#);
 
@@ -70,19 +86,27 @@ pub(super) fn token_required() -> Problem {
     Problem::new(StatusCode::FORBIDDEN, detail)
 }
 
-/// 401 for a token that is not live.
+/// 401 for a token that is not valid.
 pub(super) fn invalid_token() -> Problem {
-    Problem::unauthorized(INVALID_TOKEN, INVALID_TOKEN_CHALLENGE)
+    let (detail, challenge) = INVALID_TOKEN;
+    Problem::unauthorized(detail, challenge)
+}
+
+/// The 401 that rejects a presented token, or the error of the store.
+fn token_rejection(error: VerifyError) -> Result<TokenRejection, StoreError> {
+    match error {
+        VerifyError::Expired => Ok(EXPIRED_TOKEN),
+        VerifyError::Invalid | VerifyError::Revoked => Ok(INVALID_TOKEN),
+        VerifyError::Store(error) => Err(error),
+    }
 }
 
 /// 401 where only tokens are accepted, or the store's problem. Without a Basic challenge, for which a browser would ask
 /// its user for a password.
 pub(super) fn bearer_required(error: Option<VerifyError>) -> Problem {
-    let (detail, challenge) = match error {
-        Some(VerifyError::Store(error)) => return error.into(),
-        Some(VerifyError::Invalid | VerifyError::Expired | VerifyError::Revoked) => {
-            (INVALID_TOKEN, INVALID_TOKEN_CHALLENGE)
-        }
+    let (detail, challenge) = match error.map(token_rejection) {
+        Some(Ok(rejection)) => rejection,
+        Some(Err(error)) => return error.into(),
         None => ("Present a token: Authorization: Bearer.", BEARER_CHALLENGE),
     };
     Problem::new(StatusCode::UNAUTHORIZED, detail).with_header(header::WWW_AUTHENTICATE, challenge)
@@ -109,9 +133,9 @@ pub(super) fn too_many_failures(remaining: Duration) -> Problem {
 
 impl From<VerifyError> for Problem {
     fn from(error: VerifyError) -> Self {
-        match error {
-            VerifyError::Invalid | VerifyError::Expired | VerifyError::Revoked => invalid_token(),
-            VerifyError::Store(error) => error.into(),
+        match token_rejection(error) {
+            Ok((detail, challenge)) => Self::unauthorized(detail, challenge),
+            Err(error) => error.into(),
         }
     }
 }

@@ -83,16 +83,17 @@ pub enum RotateError {
     Store(#[from] StoreError),
 }
 
-/// Why a JWT is not accepted. Clients are not told the first three apart; only metrics count each.
+/// Why a JWT is not accepted. Clients are told only [`Self::Expired`] apart, which the JWT says itself; metrics count
+/// each.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
     /// The JWT is malformed, no key of this service verifies it, or it has another issuer.
     #[error("not a token of this service")]
     Invalid,
-    /// Its `exp` has passed.
+    /// A key of this service verifies it, and its `exp` has passed.
     #[error("expired")]
     Expired,
-    /// The store has no such token: it was revoked, has expired by the store's clock, or was never issued.
+    /// The store has no such token, and its `exp` has not passed: it was revoked, rotated, or never issued.
     #[error("not a live token")]
     Revoked,
     /// The store failed.
@@ -221,7 +222,11 @@ impl Tokens {
         let claims = Claims::unverified(jwt);
         let (owner, id) = claims.as_ref().and_then(Claims::owner_and_id).ok_or(VerifyError::Invalid)?;
         let digest = TokenDigest::of(jwt);
-        let is_ours = self.cached_token(&digest).is_some() || self.verify_signature(jwt).await.is_ok() || {
+        let signed = match self.cached_token(&digest) {
+            Some(cached) => Some(cached.value.signed),
+            None => self.verify_signature(jwt).await.ok(),
+        };
+        let is_ours = signed.is_some() || {
             let live = self.store.find_token(&owner, id).await?;
             live.is_some_and(|live| live.token.digest == digest)
         };
@@ -231,9 +236,12 @@ impl Tokens {
             if let Some(outcome) = audit_outcome(&revoked, |revoked| *revoked) {
                 audit::token_revoked(&owner, id, &outcome);
             }
-            if revoked? { Ok(()) } else { Err(VerifyError::Revoked) }
+            revoked
         };
-        run_to_completion(revocation).await
+        if run_to_completion(revocation).await? {
+            return Ok(());
+        }
+        Err(signed.map_or(VerifyError::Revoked, |signed| self.why_not_stored(&signed)))
     }
 
     /// Verifies this JWT, and reads its token from the store: with its description and the rest of its life.
@@ -241,7 +249,7 @@ impl Tokens {
         let digest = TokenDigest::of(jwt);
         let signed = self.signed_token(jwt, self.cached_token(&digest)).await?;
         let live = self.store.find_token(&signed.owner, signed.id).await?.filter(|live| live.token.digest == digest);
-        live.ok_or(VerifyError::Revoked)
+        live.ok_or_else(|| self.why_not_stored(&signed))
     }
 
     /// Finds the token of this JWT, if a key verifies it, it has not expired, and the store has a live token with its
@@ -300,7 +308,8 @@ impl Tokens {
             cached => {
                 let read = async {
                     let signed = self.signed_token(jwt, cached).await?;
-                    self.store.find_active_token(digest, signed).await?.ok_or(VerifyError::Revoked)
+                    let active = self.store.find_active_token(digest, Arc::clone(&signed)).await?;
+                    active.ok_or_else(|| self.why_not_stored(&signed))
                 };
                 Box::pin(read).await
             }
@@ -331,6 +340,12 @@ impl Tokens {
     /// back.
     fn check_expiry(&self, signed: &SignedToken) -> Result<(), VerifyError> {
         if signed.is_expired(self.clock.unix_seconds()) { Err(VerifyError::Expired) } else { Ok(()) }
+    }
+
+    /// Why the store does not have a token. In the second `exp`, which [`Self::check_expiry`] still accepts, it has
+    /// expired in the store.
+    fn why_not_stored(&self, signed: &SignedToken) -> VerifyError {
+        if signed.expires_at <= self.clock.unix_seconds() { VerifyError::Expired } else { VerifyError::Revoked }
     }
 
     /// Checks the signature and the issuer of a JWT, and returns its content. Reads the key file again if a key is

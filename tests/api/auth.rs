@@ -3,7 +3,7 @@
 use base64::{Engine, prelude::BASE64_STANDARD};
 use rstest::rstest;
 
-use crate::support::{ADMIN_PASSWORD, Answer, Backend, Service};
+use crate::support::{ADMIN_PASSWORD, Answer, Backend, Client, Service, eventually};
 
 const TOKEN: &str = "/api/v1alpha/token";
 const SELF: &str = "/api/v1alpha/token/self";
@@ -85,6 +85,63 @@ fn an_invalid_token_is_a_401_with_that_error(#[values(Backend::Memory, Backend::
         }
     }
     assert_eq!(service.client().with_bearer(&jwt).get(SELF).send().status, 200);
+}
+
+/// Asserts that each operation that reads a token rejects this one, and says `why`.
+#[track_caller]
+fn rejected_everywhere(service: &Service, jwt: &str, why: &str) {
+    let (client, form): (Client, _) = (service.client().with_bearer(jwt), [("token", jwt)]);
+    for request in [
+        client.get("/api/v1alpha/verify"),
+        service.client().with_basic("any", jwt).get("/api/v1alpha/verify"),
+        client.get(SELF),
+        client.delete(SELF),
+        client.get(TOKEN),
+        client.get("/api/v1alpha/user"),
+        client.post_form("/oauth2/introspect", &form),
+    ] {
+        let answer = request.send();
+        assert_eq!(answer.problem(401), format!("{why}."));
+        let challenge = format!(r#"Bearer realm="mayfly", error="invalid_token", error_description="{why}""#);
+        assert_eq!(challenges(&answer).last(), Some(&&*challenge), "{answer:?}");
+    }
+    let introspected = service.admin().post_form("/oauth2/introspect", &form).send();
+    assert_eq!(introspected.text, r#"{"active":false}"#);
+}
+
+#[rstest]
+fn a_rejection_says_that_a_token_has_expired_only_if_its_signature_is_valid(
+    #[values(Backend::Memory, Backend::Redis)] backend: Backend,
+    #[values("0", "250ms")] lease: &str,
+) {
+    const EXPIRED: &str = "The token has expired";
+    const INVALID: &str = "The token is not valid";
+    let service = Service::start_with(backend, |command| {
+        command.env("MAYFLY_LEASE", lease);
+    });
+    let admin = service.admin();
+    let (id, expired) = admin.issue("short", "1s");
+    // Asked at once when the key is gone: in the second `exp`, too, the answer is "expired".
+    eventually("the token is gone", || (admin.get(&format!("{TOKEN}/{id}")).send().status == 404).then_some(()));
+    rejected_everywhere(&service, &expired, EXPIRED);
+
+    let (id, revoked) = admin.issue("x", "1h");
+    assert_eq!(service.client().with_bearer(&revoked).get(SELF).send().status, 200);
+    assert_eq!(admin.delete(&format!("{TOKEN}/{id}")).send().status, 200);
+    rejected_everywhere(&service, &revoked, INVALID);
+
+    let (message, signature) = expired.rsplit_once('.').unwrap();
+    for bad in [
+        "x.y.z",
+        &format!("{message}."),
+        &format!("{message}.{}", "A".repeat(signature.len())),
+        &format!("{message}.{}", revoked.rsplit_once('.').unwrap().1),
+    ] {
+        rejected_everywhere(&service, bad, INVALID);
+    }
+    // Other keys do not know the token, so they do not say that it has expired.
+    let stranger = Service::start(Backend::Memory);
+    rejected_everywhere(&stranger, &expired, INVALID);
 }
 
 #[test]
