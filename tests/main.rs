@@ -20,6 +20,7 @@ mod faults;
 mod forward_auth;
 mod keys;
 mod kubernetes;
+mod leaked_tokens;
 mod lifecycle;
 mod nemesis;
 mod openapi;

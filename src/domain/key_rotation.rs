@@ -17,6 +17,10 @@ use super::jwk::{Algorithm, CURVE_BYTES, Jwk, JwkSetError, MIN_SECRET_BYTES, par
 /// keys for five minutes, and replicas take a moment to read the file.
 pub const PUBLISHED_BEFORE_SIGNING: Duration = Duration::from_mins(6);
 
+/// The beginning of the `kid` of each generated key. So all JWTs of one algorithm begin with the same text, by which
+/// secret scanners find them: README.md has the pattern.
+const KEY_ID_PREFIX: &str = "mayfly-";
+
 /// A JWK Set in JSON with one new key. `now`, in seconds since 1970, is its `iat`.
 ///
 /// # Panics
@@ -99,7 +103,7 @@ fn new_key(algorithm: Algorithm, iat: u64, nbf: Option<u64>) -> Value {
     let members = key.as_object_mut().expect("each is an object");
     members.insert("alg".into(), algorithm.as_str().into());
     members.insert("use".into(), "sig".into());
-    members.insert("kid".into(), Uuid::new_v4().to_string().into());
+    members.insert("kid".into(), format!("{KEY_ID_PREFIX}{}", Uuid::new_v4()).into());
     members.insert("iat".into(), iat.into());
     if let Some(nbf) = nbf {
         members.insert("nbf".into(), nbf.into());

@@ -43,7 +43,7 @@ struct Key {
     was_used: AtomicBool,
 }
 
-/// The header of our JWTs, with its members in the order in which they are written.
+/// The header of our JWTs, with its members in the order in which they are written. Secret scanners rely on the order.
 #[derive(Serialize)]
 struct JwtHeader<'a> {
     typ: &'static str,
