@@ -28,6 +28,7 @@ mod admins;
 mod authority;
 mod redis;
 mod throttle;
+mod token_index;
 mod tokens;
 mod users;
 mod watch;

@@ -193,6 +193,28 @@ async fn tokens_are_listed_newest_first_in_pages(
 
 #[rstest]
 #[tokio::test]
+async fn a_list_of_thousands_is_whole_and_in_order(#[values(Kind::Memory, Kind::Redis, Kind::Cluster)] kind: Kind) {
+    const TOKENS: usize = 2_100;
+    let (fixture, alice) = Fixture::with_user(kind, "alice").await;
+    let mut created = Vec::new();
+    for _ in 0..TOKENS {
+        let token = token(3600);
+        let new = NewToken { quota: TOKENS, ..new_token(&alice, epoch(), &token) };
+        assert_eq!(fixture.store.create_token(new).await.unwrap(), Creation::Created);
+        created.insert(0, token.id);
+    }
+    assert_eq!(fixture.ids(&alice, PageRequest::ALL).await.unwrap(), created);
+    let page = PageRequest { after: Some(created[99]), limit: None };
+    assert_eq!(fixture.ids(&alice, page).await.unwrap(), created[100..]);
+    let page = PageRequest { limit: Some(1_500), ..page };
+    let listing = fixture.store.list_tokens(&alice, page).await.unwrap().unwrap();
+    assert_eq!((listing.items.len(), listing.more, listing.items[1_499].token.id), (1_500, true, created[1_599]));
+    let page = PageRequest { after: Some(created[TOKENS - 1]), limit: None };
+    assert_eq!(fixture.ids(&alice, page).await.unwrap(), []);
+}
+
+#[rstest]
+#[tokio::test]
 async fn a_quota_is_exact_and_counts_live_tokens_only(
     #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {

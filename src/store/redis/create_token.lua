@@ -1,12 +1,12 @@
 #!lua
 -- Creates a token, unless its owner has reached the quota. In a rotation, also shortens the life of the predecessor.
--- KEYS: the token, the index of its owner's tokens; in a rotation, the predecessor.
+-- KEYS: the token, the index of its owner's tokens, the index of their expiries; in a rotation, the predecessor.
 -- ARGV: its id, its record, its life in ms, the quota; in a rotation, the predecessor's id, its new record, and the ms
 -- that it may still live.
--- Returns 1: created. 0: quota reached. -2: the predecessor does not exist. -3: the predecessor has a successor
--- already.
+-- Returns 1: created. 0: quota reached. -1: it may be reached, and the index of expiries does not have the same tokens.
+-- -2: the predecessor does not exist. -3: the predecessor has a successor already.
 
-local predecessor, overlap = KEYS[3], tonumber(ARGV[7])
+local id, index, expiries, predecessor, overlap = ARGV[1], KEYS[2], KEYS[3], KEYS[4], tonumber(ARGV[7])
 if predecessor then
   local record = redis.call('GET', predecessor)
   if not record then
@@ -17,35 +17,50 @@ if predecessor then
   end
 end
 
--- A predecessor without an overlap is revoked and does not count towards the quota.
-local quota = tonumber(ARGV[4]) + (overlap == 0 and 1 or 0)
-if redis.call('ZCARD', KEYS[2]) >= quota then
-  -- The index may name expired tokens. They are dropped from it only here and when the tokens are listed, so that the
-  -- usual creation costs the same however many tokens there are.
-  local prefix = KEYS[1]:sub(1, -#ARGV[1] - 1)
-  local expired = {}
-  for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
-    if redis.call('EXISTS', prefix .. id) == 0 then
-      expired[#expired + 1] = id
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+-- Drops tokens that have expired from both indexes: at most 100, since each create at the quota drops some.
+local function drop_expired()
+  local prefix = KEYS[1]:sub(1, -#id - 1)
+  for _, old in ipairs(redis.call('ZRANGE', expiries, '-inf', now, 'BYSCORE', 'LIMIT', 0, 100)) do
+    local left = redis.call('PTTL', prefix .. old)
+    if left == -2 then
+      redis.call('ZREM', index, old)
+      redis.call('ZREM', expiries, old)
+    else
+      -- Its TTL was lengthened or removed by hand.
+      redis.call('ZADD', expiries, left < 0 and '+inf' or now + left, old)
     end
   end
-  for _, id in ipairs(expired) do
-    redis.call('ZREM', KEYS[2], id)
+end
+
+-- A predecessor without an overlap is revoked and does not count towards the quota.
+local quota = tonumber(ARGV[4]) + (overlap == 0 and 1 or 0)
+local size, indexed = redis.call('ZCARD', index), redis.call('ZCARD', expiries)
+if size >= quota then
+  if indexed ~= size then
+    return unchanged(-1)
   end
-  if redis.call('ZCARD', KEYS[2]) >= quota then
+  drop_expired()
+  if redis.call('ZCARD', index) - redis.call('ZCOUNT', expiries, '-inf', now) >= quota then
     return unchanged(0)
   end
 end
 
 if overlap == 0 then
   redis.call('DEL', predecessor)
-  redis.call('ZREM', KEYS[2], ARGV[5])
+  redis.call('ZREM', index, ARGV[5])
+  redis.call('ZREM', expiries, ARGV[5])
 elseif predecessor then
-  local left = math.min(overlap, redis.call('PTTL', predecessor))
-  redis.call('SET', predecessor, ARGV[6], 'PX', math.max(left, 1))
+  local left = math.max(math.min(overlap, redis.call('PTTL', predecessor)), 1)
+  redis.call('SET', predecessor, ARGV[6], 'PX', left)
+  redis.call('ZADD', expiries, 'XX', now + left, ARGV[5])
 end
 
-local now = redis.call('TIME')
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
-redis.call('ZADD', KEYS[2], now[1] .. string.format('%06d', now[2]), ARGV[1])
+redis.call('ZADD', index, time[1] .. string.format('%06d', time[2]), id)
+if indexed > 0 then
+  redis.call('ZADD', expiries, now + ARGV[3], id)
+end
 return 1

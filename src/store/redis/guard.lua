@@ -54,3 +54,17 @@ end
 local function last_change(user, removal)
   return math.max(tonumber(redis.call('HGET', user, 'change') or 0), tonumber(redis.call('GET', removal) or 0))
 end
+
+-- Deletes all tokens of a user, whose keys have this prefix, and both indexes of them. Returns the number of tokens.
+local function delete_tokens(index, expiries, prefix)
+  local ids, deleted = redis.call('ZRANGE', index, 0, -1), 0
+  for first = 1, #ids, 1000 do
+    local keys = {}
+    for position = first, math.min(first + 999, #ids) do
+      keys[#keys + 1] = prefix .. ids[position]
+    end
+    deleted = deleted + redis.call('DEL', unpack(keys))
+  end
+  redis.call('DEL', index, expiries)
+  return deleted
+end

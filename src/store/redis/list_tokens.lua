@@ -1,39 +1,44 @@
 #!lua flags=allow-oom
--- Lists the live tokens of a user, newest first, and drops expired tokens from the index.
--- KEYS: the index. ARGV: the prefix of the tokens' keys; the token after which the page begins ('' for the newest); the
--- limit ('' for none).
--- Returns id, record, remaining ms, id, ...; one token beyond the limit if more follow.
+-- Reads some of a user's live tokens, newest first, and drops those that have expired from both indexes.
+-- KEYS: the index of the user's tokens, the index of their expiries.
+-- ARGV: the prefix of the tokens' keys; how many tokens of the index to read; the token to begin after ('' for the
+-- newest); when that token was created, if it may be gone by now, else ''.
+-- Returns the ids, their records (nil for one that has expired) and their remaining ms, a list of each; and when the
+-- last one was created, if the index may have more.
 -- Returns nil if the token to begin after is not live.
 
+local prefix, count, after, created = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local start = 0
-if ARGV[2] ~= '' then
-  local rank = redis.call('ZREVRANK', KEYS[1], ARGV[2])
-  if not rank or redis.call('EXISTS', ARGV[1] .. ARGV[2]) == 0 then
+if after ~= '' then
+  local rank = redis.call('ZREVRANK', KEYS[1], after)
+  if created == '' and (not rank or redis.call('EXISTS', prefix .. after) == 0) then
     return false
   end
-  start = rank + 1
+  start = rank and rank + 1 or redis.call('ZCOUNT', KEYS[1], '(' .. created, '+inf')
 end
-local wanted = ARGV[3] == '' and math.huge or tonumber(ARGV[3]) + 1
 
-local found, count, expired = {}, 0, {}
-repeat
-  local last = wanted == math.huge and -1 or start + (wanted - count) - 1
-  local ids = redis.call('ZREVRANGE', KEYS[1], start, last)
-  for _, id in ipairs(ids) do
-    local record = redis.call('GET', ARGV[1] .. id)
-    if record then
-      count = count + 1
-      found[#found + 1] = id
-      found[#found + 1] = record
-      found[#found + 1] = redis.call('PTTL', ARGV[1] .. id)
-    else
-      expired[#expired + 1] = id
-    end
+local ids = redis.call('ZREVRANGE', KEYS[1], start, start + count - 1)
+if #ids == 0 then
+  return {ids, ids, ids, false}
+end
+local last = #ids == count and redis.call('ZREVRANGE', KEYS[1], start + count - 1, start + count - 1, 'WITHSCORES')[2]
+
+-- One command reads all records. None reads several TTLs: 100 of these calls take 30 us, and all else here takes 53.
+local keys, expired = {}, {}
+for position, id in ipairs(ids) do
+  keys[position] = prefix .. id
+end
+local records = redis.call('MGET', unpack(keys))
+for position, key in ipairs(keys) do
+  if records[position] then
+    keys[position] = redis.call('PTTL', key)
+  else
+    keys[position] = -2
+    expired[#expired + 1] = ids[position]
   end
-  start = start + #ids
-until #ids == 0 or last == -1 or count >= wanted
-
-for _, id in ipairs(expired) do
-  redis.call('ZREM', KEYS[1], id)
 end
-return found
+if #expired > 0 then
+  redis.call('ZREM', KEYS[1], unpack(expired))
+  redis.call('ZREM', KEYS[2], unpack(expired))
+end
+return {ids, records, keys, last}

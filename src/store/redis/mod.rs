@@ -44,6 +44,13 @@ mod write;
 /// The least difference between the clocks of this machine and of Redis that gives a warning.
 const CLOCK_DIFFERENCE: Duration = Duration::from_secs(2);
 
+/// The most tokens that one script reads: it blocks Redis for less than 2 ms.
+const TOKENS_PER_SCRIPT: usize = 1000;
+
+/// The reply of `list_tokens.lua`: ids, records and remaining ms, a list of each; and when the last one was created, if
+/// more may follow.
+type ListedTokens = (Vec<String>, Vec<Option<Vec<u8>>>, Vec<i64>, Option<String>);
+
 /// A store in Redis: in one server, in the primary that Sentinel names, or in a Cluster. It need not be reachable.
 pub struct RedisStore {
     connections: Arc<Connections>,
@@ -62,9 +69,9 @@ impl RedisStore {
 #[async_trait]
 impl Store for RedisStore {
     async fn create_token(&self, new: NewToken<'_>) -> StoreResult<Creation> {
-        match self.connections.write(&creation_write(new)).await? {
-            0 => Ok(Creation::QuotaReached),
-            _ => Ok(Creation::Created),
+        match self.create_within_quota(new.owner, &creation_write(new)).await? {
+            1 => Ok(Creation::Created),
+            _ => Ok(Creation::QuotaReached),
         }
     }
 
@@ -80,26 +87,23 @@ impl Store for RedisStore {
     }
 
     async fn list_tokens(&self, owner: &UserName, page: PageRequest) -> StoreResult<Option<Listing<LiveToken>>> {
-        let mut script = SCRIPTS.list_tokens.prepare_invoke();
-        script
-            .key(keys::token_index(owner))
-            .arg(keys::token_prefix(owner))
-            .arg(page.after.map(|id| id.to_string()).unwrap_or_default())
-            .arg(page.limit.map(|limit| limit.to_string()).unwrap_or_default());
-        let found: Option<Vec<(String, Vec<u8>, i64)>> = self.connections.send_repeatable(&script).await?;
-        let Some(mut found) = found else { return Ok(None) };
-        let limit = page.limit.unwrap_or(usize::MAX);
-        let more = found.len() > limit;
-        found.truncate(limit);
-        // A record that cannot be read hides no others.
-        let read = |(id, record, pttl): &(String, Vec<u8>, i64)| {
-            let token = id.parse().map_err(|_| StoreError::Corrupt("token index"));
-            token.and_then(|id| records::decode_live_token(id, record, *pttl)).unwrap_or_else(|error| {
-                tracing::error!(%error, %owner, id, "a token is left out of a list");
-                None
-            })
-        };
-        let tokens = found.iter().filter_map(read).collect();
+        // One more, to know whether more follow.
+        let wanted = page.limit.unwrap_or(usize::MAX).saturating_add(1);
+        let mut tokens = Vec::new();
+        let (mut after, mut created) = (page.after.map(|id| id.to_string()).unwrap_or_default(), String::new());
+        loop {
+            let count = (wanted - tokens.len()).min(TOKENS_PER_SCRIPT);
+            let Some(part) = self.read_tokens(owner, count, &after, &created).await? else { return Ok(None) };
+            let (mut ids, records, remaining, last_created) = part;
+            let read = ids.iter().zip(records).zip(remaining);
+            tokens.extend(read.filter_map(|((id, record), pttl)| decode_listed_token(owner, id, &record?, pttl)));
+            match (ids.pop(), last_created) {
+                (Some(id), Some(time)) if tokens.len() < wanted => (after, created) = (id, time),
+                _ => break,
+            }
+        }
+        let more = tokens.len() == wanted;
+        tokens.truncate(wanted - 1);
         Ok(Some(Listing { items: tokens, more }))
     }
 
@@ -206,14 +210,55 @@ fn milliseconds(duration: Duration) -> u64 {
 /// The write that creates a token; [`RevokingWrites::rotate_token`] adds the predecessor to it.
 fn creation_write(NewToken { owner, login, token, quota }: NewToken<'_>) -> Write {
     Write::to_user(&SCRIPTS.create_token, owner, &Authority::Login(login))
-        .keys([keys::token(owner, token.id), keys::token_index(owner)])
+        .keys([keys::token(owner, token.id), keys::token_index(owner), keys::token_expiries(owner)])
         .arg(token.id.to_string())
         .arg(records::encode_token(token))
         .arg(token.life.seconds() * 1000)
         .arg(quota)
 }
 
+/// A token out of a list. A record that cannot be read hides no others: it is logged and left out.
+fn decode_listed_token(owner: &UserName, id: &str, record: &[u8], pttl: i64) -> Option<LiveToken> {
+    let token = id.parse().map_err(|_| StoreError::Corrupt("token index"));
+    token.and_then(|id| records::decode_live_token(id, record, pttl)).unwrap_or_else(|error| {
+        tracing::error!(%error, %owner, id, "a token is left out of a list");
+        None
+    })
+}
+
 impl RedisStore {
+    /// Reads at most `count` of a user's tokens, newest first, after the token with the id `after` ('' for the newest).
+    /// `created`: the time in the index of a token that may be gone by now, else ''. `None`: `after` is not live.
+    async fn read_tokens(
+        &self,
+        owner: &UserName,
+        count: usize,
+        after: &str,
+        created: &str,
+    ) -> StoreResult<Option<ListedTokens>> {
+        let mut script = SCRIPTS.list_tokens.prepare_invoke();
+        script.key(keys::token_index(owner)).key(keys::token_expiries(owner));
+        script.arg(keys::token_prefix(owner)).arg(count).arg(after).arg(created);
+        self.connections.send_repeatable(&script).await
+    }
+
+    /// Runs `create_token.lua`. If the quota may be reached and the index of expiries does not have the owner's tokens
+    /// (the first time, or after an earlier version wrote), adds all of them to it and runs the script again.
+    async fn create_within_quota(&self, owner: &UserName, write: &Write) -> StoreResult<i64> {
+        let reply = self.connections.write(write).await?;
+        if reply != -1 {
+            return Ok(reply);
+        }
+        let mut position = Some(0_u64);
+        while let Some(first) = position {
+            let mut script = SCRIPTS.index_expiries.prepare_invoke();
+            script.key(keys::token_index(owner)).key(keys::token_expiries(owner));
+            script.arg(keys::token_prefix(owner)).arg(first).arg(TOKENS_PER_SCRIPT);
+            position = self.connections.send_repeatable(&script).await?;
+        }
+        self.connections.write(write).await
+    }
+
     /// A write to this user's account that does not run after its deadline, when its operation has failed: the client
     /// may have done something else by then.
     fn write_to_user(&self, script: &'static Script, name: &UserName, by: &Authority) -> Write {

@@ -1,20 +1,17 @@
 #!lua flags=allow-oom
 -- Removes a user and all of the user's tokens, even where Redis is out of memory.
--- KEYS: the user; the index of the user's tokens; the number of the last removal of a user of this name.
+-- KEYS: the user; the index of the user's tokens, the index of their expiries; the number of the last removal of a user
+-- of this name.
 -- ARGV: the number of the change; the prefix of the tokens' keys; for how many ms that number is kept as the last.
 -- Returns the number of tokens revoked. -1: no such user. -2, and the higher number of another change: nothing changed.
 
-local last = last_change(KEYS[1], KEYS[3])
+local last = last_change(KEYS[1], KEYS[4])
 if last > tonumber(ARGV[1]) then
   return unchanged({-2, {'change', tostring(last)}})
 end
-local removed, revoked = redis.call('DEL', KEYS[1]), 0
-for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
-  revoked = revoked + redis.call('DEL', ARGV[2] .. id)
-end
-redis.call('DEL', KEYS[2])
+local removed, revoked = redis.call('DEL', KEYS[1]), delete_tokens(KEYS[2], KEYS[3], ARGV[2])
 if removed == 0 then
   return unchanged({-1, {}})
 end
-redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[3])
+redis.call('SET', KEYS[4], ARGV[1], 'PX', ARGV[3])
 return {revoked, {}}

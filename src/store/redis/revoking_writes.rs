@@ -54,7 +54,7 @@ impl RevokingWrites for RedisStore {
     async fn revoke_tokens(&self, by: &Authority, owner: &UserName) -> StoreResult<u64> {
         // It does not run after its own answer, so tokens that are created afterwards stay.
         let write = self.write_to_user(&SCRIPTS.revoke_tokens, owner, by);
-        let write = write.keys([keys::token_index(owner)]).arg(keys::token_prefix(owner));
+        let write = write.keys([keys::token_index(owner), keys::token_expiries(owner)]).arg(keys::token_prefix(owner));
         self.connections.write(&write).await
     }
 
@@ -66,9 +66,9 @@ impl RevokingWrites for RedisStore {
             .arg(old.id.to_string())
             .arg(records::encode_token(&rotated))
             .arg(milliseconds(overlap));
-        match self.connections.write(&write).await? {
+        match self.create_within_quota(new.owner, &write).await? {
             1 => Ok(Rotation::Rotated),
-            0 => Ok(Rotation::QuotaReached),
+            0 | -1 => Ok(Rotation::QuotaReached),
             -3 => Ok(Rotation::AlreadyRotated),
             _ => Ok(Rotation::NoSuchToken),
         }
@@ -142,7 +142,7 @@ impl RedisStore {
     async fn try_removal(&self, by: &Authority, name: &UserName, number: u64) -> StoreResult<ChangeAttempt<u64>> {
         let write = self
             .write_to_user(&SCRIPTS.remove_user, name, by)
-            .keys([keys::user(name), keys::token_index(name), keys::last_removal(name)])
+            .keys([keys::user(name), keys::token_index(name), keys::token_expiries(name), keys::last_removal(name)])
             .arg(number)
             .arg(keys::token_prefix(name))
             .arg(milliseconds(REMOVAL_TTL));
@@ -160,7 +160,7 @@ impl RedisStore {
         revoke_tokens: bool,
     ) -> Write {
         self.write_to_user(&SCRIPTS.update_user, name, by)
-            .keys([keys::user(name), keys::token_index(name), keys::last_removal(name)])
+            .keys([keys::user(name), keys::token_index(name), keys::token_expiries(name), keys::last_removal(name)])
             .arg(number.map(|number| number.to_string()).unwrap_or_default())
             .arg(if revoke_tokens { keys::token_prefix(name) } else { String::new() })
             .arg(fields)
@@ -182,7 +182,7 @@ impl RedisStore {
 fn revocation_write(write: Write, owner: &UserName, id: TokenId, digest: Option<TokenDigest>) -> Write {
     write
         .repeatable()
-        .keys([keys::token(owner, id), keys::token_index(owner)])
+        .keys([keys::token(owner, id), keys::token_index(owner), keys::token_expiries(owner)])
         .arg(id.to_string())
         .arg(digest.map(TokenDigest::to_base64).unwrap_or_default())
 }

@@ -32,7 +32,7 @@ macro_rules! scripts {
 scripts!(
     guarded: create_token, revoke_token, revoke_tokens, create_user, update_user, replace_hash, remove_user,
         number_change, register_admin, add_name, remove_name, mark;
-    others: list_tokens, reserve_attempt, login_succeeded, probe, time
+    others: list_tokens, index_expiries, reserve_attempt, login_succeeded, probe, time
 );
 
 /// A script with the guard after its first line, which holds the flags of the script.

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Changes a user, even where Redis is out of memory: the change may revoke a password, a right or the tokens.
--- KEYS: the user; the index of the user's tokens; the number of the last removal of a user of this name.
+-- KEYS: the user; the index of the user's tokens, the index of their expiries; the number of the last removal of a user
+-- of this name.
 -- ARGV: the number of the change ('' for one that makes and unmakes no administrator); the prefix of the tokens' keys,
 -- if they are to be revoked, else ''; fields and values.
 -- Returns the number of tokens revoked, and all fields and values of the user. -1: no such user. -2, and the higher
@@ -10,7 +11,7 @@ if redis.call('EXISTS', KEYS[1]) == 0 then
   return unchanged({-1, {}})
 end
 if ARGV[1] ~= '' then
-  local last = last_change(KEYS[1], KEYS[3])
+  local last = last_change(KEYS[1], KEYS[4])
   if last > tonumber(ARGV[1]) then
     return unchanged({-2, {'change', tostring(last)}})
   end
@@ -18,10 +19,7 @@ end
 
 local revoked = 0
 if ARGV[2] ~= '' then
-  for _, id in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
-    revoked = revoked + redis.call('DEL', ARGV[2] .. id)
-  end
-  redis.call('DEL', KEYS[2])
+  revoked = delete_tokens(KEYS[2], KEYS[3], ARGV[2])
 end
 if ARGV[1] ~= '' then
   redis.call('HSET', KEYS[1], 'change', ARGV[1])
