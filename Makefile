@@ -54,6 +54,26 @@ openapi: ## Write openapi/openapi.yaml from the code
 	cargo run --locked --quiet -- openapi > openapi/openapi.yaml.new
 	mv openapi/openapi.yaml.new openapi/openapi.yaml
 
+.PHONY: settings
+settings: ## Write the references of all settings from the code
+	cargo build --locked --quiet
+	target/debug/mayfly settings > deploy/settings.md
+	target/debug/mayfly settings --format env > deploy/systemd/mayfly.env
+
+.PHONY: deb
+deb: setup ## Build the Debian package, and test it with dpkg (as root)
+	cargo deb --version >/dev/null 2>&1 || cargo install --locked cargo-deb
+	cargo auditable --version >/dev/null 2>&1 || cargo install --locked cargo-auditable
+	cargo auditable build --locked --release
+	mkdir -p target/package
+	for shell in bash:mayfly.bash fish:mayfly.fish zsh:_mayfly; do \
+	  target/release/mayfly completions $${shell%:*} > target/package/$${shell#*:} || exit 1; \
+	done
+	target/release/mayfly manual target/package/man
+	rm -f target/debian/*.deb
+	cargo deb --no-build
+	cargo test --locked --test mayfly -- --ignored --exact packaging::the_debian_package_installs_a_service_that_starts
+
 .PHONY: setup
 setup: ## Install the tools of the tests, with apt and pip (part of `make test`)
 	@tests/setup

@@ -24,6 +24,7 @@ mod leaked_tokens;
 mod lifecycle;
 mod nemesis;
 mod openapi;
+mod packaging;
 mod readiness;
 mod redis;
 mod replicas;

@@ -4,6 +4,7 @@ use std::{
     env,
     ffi::OsString,
     io::{self, Write},
+    path::PathBuf,
     process::ExitCode,
 };
 
@@ -12,12 +13,15 @@ use clap::{Args as _, CommandFactory, FromArgMatches, Parser, Subcommand};
 use self::outcome::Failure;
 use crate::config::{self, ListenSettings, Settings, VARIABLES_HELP};
 
+mod completions;
 mod healthcheck;
 mod key;
+mod manual;
 mod openapi;
 mod outcome;
 mod password_prompt;
 mod serve;
+mod settings;
 mod user;
 
 /// API tokens that live exactly as long as their owner says
@@ -50,14 +54,35 @@ enum Command {
         #[arg(long, value_enum, default_value_t = openapi::Format::Yaml)]
         format: openapi::Format,
     },
+    /// Print the reference of all settings
+    Settings {
+        /// Set the format
+        #[arg(long, value_enum, default_value_t = settings::Format::Markdown)]
+        format: settings::Format,
+    },
+    /// Print the completions for a shell; the help of this command says where to put them
+    #[command(after_help = COMPLETIONS_HELP)]
+    Completions {
+        /// Set the shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual, a page for each command
+    Manual {
+        /// Set the directory, such as /usr/local/share/man/man1
+        directory: PathBuf,
+    },
 }
+
+/// Where shells look for completions.
+const COMPLETIONS_HELP: &str = "\
+Put them where the shell finds them, and start it anew:
+  bash:  mayfly completions bash > ~/.local/share/bash-completion/completions/mayfly
+  zsh:   mayfly completions zsh > \"${fpath[1]}/_mayfly\"
+  fish:  mayfly completions fish > ~/.config/fish/completions/mayfly.fish";
 
 /// Runs the command line. Exits with 0 on success, 1 on failure, and 2 where an argument or a setting is wrong.
 pub fn run() -> ExitCode {
-    let command = Cli::command()
-        // Its settings may also follow the last word of the command: `mayfly user list --redis-url URL`.
-        .mut_subcommand("user", |user| user.mut_args(|setting| setting.global(true)));
-    let (command, arguments) = move_settings_behind_subcommand(command, env::args_os().collect());
+    let (command, arguments) = move_settings_behind_subcommand(command(), env::args_os().collect());
     let (matches, errors) = config::parse(command, arguments);
     let command = match Cli::from_arg_matches(&matches) {
         Ok(Cli { command: Some(command) }) => Ok(command),
@@ -70,6 +95,9 @@ pub fn run() -> ExitCode {
         Command::Key(key) => key.run(),
         Command::Healthcheck(settings) => healthcheck::run(settings, errors),
         Command::Openapi { format } => openapi::run(format),
+        Command::Settings { format } => settings::run(format),
+        Command::Completions { shell } => completions::run(complete_command(), shell),
+        Command::Manual { directory } => manual::run(complete_command(), &directory),
     };
     let (message, code) = match result {
         Ok(()) => return ExitCode::SUCCESS,
@@ -80,6 +108,17 @@ pub fn run() -> ExitCode {
     // The exit code tells the result even where standard error is closed.
     let _ = writeln!(io::stderr(), "mayfly: {message}");
     code
+}
+
+/// The command line without the settings that may stand in front of a command.
+fn command() -> clap::Command {
+    // The settings of `user` may also follow the last word of the command: `mayfly user list --redis-url URL`.
+    Cli::command().mut_subcommand("user", |user| user.mut_args(|setting| setting.global(true)))
+}
+
+/// The command line with the settings of `serve`, which runs if there is no command.
+fn complete_command() -> clap::Command {
+    command().args(Settings::augment_args(clap::Command::new("")).get_arguments())
 }
 
 /// Moves settings in front of a subcommand behind its name, where clap takes them: `mayfly --redis-url URL user list`.
@@ -93,7 +132,7 @@ fn move_settings_behind_subcommand(
         let flag = argument.to_str().and_then(|argument| argument.strip_prefix("--")?.split('=').next());
         flag.is_some() && command.get_arguments().any(|setting| setting.get_long() == flag)
     };
-    let service = command.clone().args(Settings::augment_args(clap::Command::new("")).get_arguments());
+    let service = complete_command();
     let (mut settings, mut rest) = (Vec::new(), arguments.split_off(1));
     while rest.first().is_some_and(|argument| has(&service, argument)) {
         let length = if rest[0].to_string_lossy().contains('=') { 1 } else { 2 };

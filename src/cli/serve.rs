@@ -8,6 +8,7 @@ use std::{
 };
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sd_notify::NotifyState;
 use secrecy::ExposeSecret;
 use tokio::{
     net::TcpListener,
@@ -45,9 +46,12 @@ pub(super) async fn run(settings: Settings, errors: ConfigErrors) -> Result<(), 
             _ = interrupt.recv() => {}
         }
         tracing::info!("shutting down");
+        notify_systemd(NotifyState::Stopping);
     };
     let metrics_address = metrics.as_ref().map(|(listener, _)| listener.local_addr()).transpose()?;
     print_greeting(greeting(&config, listener.local_addr()?, metrics_address));
+    // Connections are accepted from here on: they wait until they are served.
+    notify_systemd(NotifyState::Ready);
     let metrics = metrics.map(|(listener, prometheus)| tokio::spawn(app::serve_metrics(listener, prometheus)));
     let result = app::serve(config, listener, shutdown).await;
     if let Some(task) = metrics {
@@ -55,6 +59,13 @@ pub(super) async fn run(settings: Settings, errors: ConfigErrors) -> Result<(), 
     }
     telemetry.shutdown().await;
     Ok(result?)
+}
+
+/// Tells systemd the state of the service, if systemd started it (`Type=notify`).
+fn notify_systemd(state: NotifyState) {
+    if let Err(error) = sd_notify::notify(&[state]) {
+        tracing::warn!(%error, "cannot tell systemd the state of the service");
+    }
 }
 
 /// Listens on an address; `variable` is that of its setting.
