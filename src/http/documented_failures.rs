@@ -89,16 +89,19 @@ fn common_failures(operation: &Value) -> Vec<Problem> {
         failures.extend(content.keys().map(|media_type| media_type_expected(media_type)));
         failures.extend([body_too_slow(), body_too_large()]);
     }
-    let schemes = operation["security"].as_array().into_iter().flatten();
-    match *schemes.filter_map(Value::as_object).flat_map(|scheme| scheme.keys()).collect::<Vec<_>>() {
-        [] => return failures,
-        [scheme] if scheme == "Bearer" => failures.push(invalid_token()),
-        [_] => failures.extend([
-            Problem::wrong_login(),
-            too_many_failures(EXAMPLE_RETRY_AFTER),
-            if operation["tags"] == json!(["Users"]) { Problem::administrators_only() } else { password_required() },
-        ]),
-        _ => failures.extend([Problem::wrong_login(), too_many_failures(EXAMPLE_RETRY_AFTER)]),
+    let security = operation["security"].as_array().into_iter().flatten().filter_map(Value::as_object);
+    let schemes: Vec<_> = security.flat_map(|scheme| scheme.keys()).map(String::as_str).collect();
+    if schemes.is_empty() {
+        return failures;
+    }
+    if schemes.contains(&"Basic") {
+        failures.extend([Problem::wrong_login(), too_many_failures(EXAMPLE_RETRY_AFTER)]);
+    } else {
+        failures.push(invalid_token());
+    }
+    if schemes == ["Basic"] {
+        let is_for_administrators = operation["tags"] == json!(["Users"]);
+        failures.push(if is_for_administrators { Problem::administrators_only() } else { password_required() });
     }
     failures.extend([repeated_authorization(), Problem::store_unavailable()]);
     failures
