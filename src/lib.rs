@@ -14,6 +14,7 @@
 //!   Only `store::redis` uses Redis.
 //! - [`domain`]: values and rules, without I/O.
 //! - [`telemetry`]: logs, audit events, metrics and traces. Only this module uses OpenTelemetry.
+//! - [`fetch`]: documents from other servers, within limits.
 //! - [`single_flight`]: callers that want the same result share one run of the work. [`watched_files`]: files that are
 //!   read again when they change.
 //!
@@ -61,6 +62,7 @@ pub mod app;
 pub mod cli;
 pub mod config;
 pub mod domain;
+pub mod fetch;
 pub mod http;
 pub mod server;
 pub mod service;

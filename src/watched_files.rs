@@ -9,7 +9,10 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use rustix::fs::OFlags;
+use rustix::{
+    fs::{OFlags, StatVfsMountFlags, statvfs},
+    process::{Gid, getegid, getgroups},
+};
 
 /// How often the callers of [`WatchedFiles::reload`] check files for changes.
 pub const CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -86,4 +89,28 @@ pub fn read_regular_file(path: &Path) -> io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     file.read_to_end(&mut bytes)?;
     Ok(bytes)
+}
+
+/// The permissions that other users have on a file.
+pub struct Exposure {
+    /// They can write it.
+    pub write: bool,
+    /// They can read it.
+    pub read: bool,
+}
+
+impl Exposure {
+    /// Other users are all users except the owner. For `read`, the file's group does not count if this process is in
+    /// that group, as with a Secret that Kubernetes mounts. On a read-only mount, as containers have for secrets,
+    /// permissions do not say who has access: there, other users count as without any.
+    pub fn of(path: &Path) -> io::Result<Self> {
+        let metadata = fs::metadata(path)?;
+        if statvfs(path)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
+            return Ok(Self { write: false, read: false });
+        }
+        let group = Gid::from_raw(metadata.gid());
+        let is_own_group = getegid() == group || getgroups()?.contains(&group);
+        let readers = if is_own_group { 0o004 } else { 0o044 };
+        Ok(Self { write: metadata.mode() & 0o022 != 0, read: metadata.mode() & readers != 0 })
+    }
 }

@@ -15,6 +15,7 @@ use crate::config::{self, ListenSettings, Settings, VARIABLES_HELP};
 
 mod completions;
 mod healthcheck;
+mod issuer;
 mod key;
 mod manual;
 mod openapi;
@@ -46,6 +47,9 @@ enum Command {
     /// Make, rotate and prune the keys that sign tokens
     #[command(subcommand)]
     Key(key::KeyCommand),
+    /// Check the file of trusted issuers
+    #[command(subcommand)]
+    Issuer(issuer::IssuerCommand),
     /// Ask the service on this machine whether it is ready, and exit with 0 if it is
     Healthcheck(ListenSettings),
     /// Print the OpenAPI document
@@ -93,6 +97,7 @@ pub fn run() -> ExitCode {
         Command::Serve(settings) => serve::run(settings, errors),
         Command::User(user) => user.run(errors),
         Command::Key(key) => key.run(),
+        Command::Issuer(issuer) => issuer.run(),
         Command::Healthcheck(settings) => healthcheck::run(settings, errors),
         Command::Openapi { format } => openapi::run(format),
         Command::Settings { format } => settings::run(format),

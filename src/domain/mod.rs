@@ -5,8 +5,12 @@
 
 pub mod claims;
 pub mod duration;
+pub mod issuer;
+pub mod issuer_jwt;
+pub mod issuers_file;
 pub mod jwk;
 pub mod key_rotation;
+pub mod key_url;
 pub mod keys;
 pub mod life;
 pub mod listing;
@@ -14,3 +18,4 @@ pub mod password;
 pub mod throttle;
 pub mod token;
 pub mod user;
+pub mod user_template;

@@ -18,6 +18,8 @@ use crate::{
 };
 
 pub mod hashing;
+pub mod issuer_keys;
+pub mod issuers;
 pub mod login;
 mod login_cache;
 pub mod readiness;

@@ -2,9 +2,8 @@
 
 use std::{
     collections::BTreeSet,
-    fs, io,
+    io,
     ops::Deref,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
@@ -12,17 +11,13 @@ use std::{
 
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use rustix::{
-    fs::{StatVfsMountFlags, statvfs},
-    process::{Gid, getegid, getgroups},
-};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::{sync::Mutex as AsyncMutex, task::spawn_blocking};
 
 use crate::{
     domain::{jwk::JwkSetError, keys::KeySet},
     telemetry::audit,
-    watched_files::{Reload, WatchedFiles, read_regular_file},
+    watched_files::{Exposure, Reload, WatchedFiles, read_regular_file},
 };
 
 /// The keys that sign and verify tokens. If their file changes and has a mistake, the old keys stay in force.
@@ -168,28 +163,6 @@ impl KeyHistory {
                 _ => {}
             }
         }
-    }
-}
-
-/// The permissions that other users have on a key file.
-struct Exposure {
-    write: bool,
-    read: bool,
-}
-
-impl Exposure {
-    /// Other users are all users except the owner. For `read`, the file's group does not count if this process is in
-    /// that group, as with a Secret that Kubernetes mounts. On a read-only mount, as containers have for secrets,
-    /// permissions do not say who has access: there, other users count as without any.
-    fn of(path: &Path) -> io::Result<Self> {
-        let metadata = fs::metadata(path)?;
-        if statvfs(path)?.f_flag.contains(StatVfsMountFlags::RDONLY) {
-            return Ok(Self { write: false, read: false });
-        }
-        let group = Gid::from_raw(metadata.gid());
-        let is_own_group = getegid() == group || getgroups()?.contains(&group);
-        let readers = if is_own_group { 0o004 } else { 0o044 };
-        Ok(Self { write: metadata.mode() & 0o022 != 0, read: metadata.mode() & readers != 0 })
     }
 }
 

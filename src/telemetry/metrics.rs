@@ -1,7 +1,7 @@
 //! Metrics, and the page that Prometheus scrapes.
 //!
 //! Names and units are those of OpenTelemetry's semantic conventions where there are any; other names begin with
-//! `mayfly`. Labels come from the code, never from a request: no user, token or path is one.
+//! `mayfly`. Labels come from the code and the configuration, never from a request: no user, token or path is one.
 //! `deploy/observability/README.md` lists the metrics.
 
 use std::{collections::HashMap, sync::OnceLock, time::Duration};
@@ -9,7 +9,7 @@ use std::{collections::HashMap, sync::OnceLock, time::Duration};
 use foldhash::fast::RandomState;
 use opentelemetry::{
     KeyValue,
-    metrics::{BoundCounter, BoundHistogram, Histogram, Meter, MeterProvider, UpDownCounter},
+    metrics::{self, BoundCounter, BoundHistogram, Histogram, Meter, MeterProvider, UpDownCounter},
 };
 use opentelemetry_sdk::metrics::{SdkMeterProvider, reader::MetricReader};
 use parking_lot::RwLock;
@@ -34,6 +34,10 @@ struct Instruments {
     counters: Vec<Vec<BoundCounter<u64>>>,
     /// By [`Gauge`].
     gauges: Vec<UpDownCounter<i64>>,
+    /// Logins by JWTs of trusted issuers, by issuer and result.
+    issuer_logins: metrics::Counter<u64>,
+    /// Attempts to get the keys of trusted issuers, by issuer and result.
+    issuer_key_fetches: metrics::Counter<u64>,
     request_duration: Histogram<f64>,
     /// The series of `request_duration` so far, by method and response: found without building their labels.
     request_series: RwLock<HashMap<(&'static str, ResponseLabels), BoundHistogram<f64>, RandomState>>,
@@ -135,7 +139,19 @@ impl Instruments {
             let histogram = meter.f64_histogram(name).with_unit("s").with_description(description);
             histogram.with_boundaries(DURATION_BUCKETS.to_vec()).build()
         };
+        let issuer_counter =
+            |name, unit, description| meter.u64_counter(name).with_unit(unit).with_description(description).build();
         Self {
+            issuer_logins: issuer_counter(
+                "mayfly.issuer.logins",
+                "{login}",
+                "Logins by JWTs of trusted issuers, by issuer and result.",
+            ),
+            issuer_key_fetches: issuer_counter(
+                "mayfly.issuer.key.fetches",
+                "{attempt}",
+                "Attempts to get the keys of trusted issuers, by issuer and result.",
+            ),
             counters: COUNTERS.map(counter).into(),
             gauges: GAUGES.map(gauge).into(),
             request_duration: duration("http.server.request.duration", "Duration of HTTP requests."),
@@ -197,6 +213,25 @@ pub fn lease_lookup(kind: LeaseKind, is_hit: bool) {
 /// Counts a failed login.
 pub(super) fn login_failed(reason: LoginFailure) {
     Counter::LoginFailures.add_to(reason as usize, 1);
+}
+
+/// Counts a login by a JWT of this trusted issuer, as it is named in the operator's file.
+pub fn issuer_login(issuer: &str, is_ok: bool) {
+    if let Some(instruments) = INSTRUMENTS.get() {
+        instruments.issuer_logins.add(1, &issuer_labels(issuer, is_ok));
+    }
+}
+
+/// Counts an attempt to get the keys of this trusted issuer.
+pub fn issuer_keys_fetched(issuer: &str, is_ok: bool) {
+    if let Some(instruments) = INSTRUMENTS.get() {
+        instruments.issuer_key_fetches.add(1, &issuer_labels(issuer, is_ok));
+    }
+}
+
+fn issuer_labels(issuer: &str, is_ok: bool) -> [KeyValue; 2] {
+    let result = if is_ok { "ok" } else { "failed" };
+    [KeyValue::new("issuer", issuer.to_owned()), KeyValue::new("result", result)]
 }
 
 /// Counts an attempt to connect to Redis.

@@ -5,6 +5,7 @@ mod background_load;
 mod client;
 mod collector;
 mod history;
+pub mod issuer;
 mod load;
 mod log;
 mod paced_clients;

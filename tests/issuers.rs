@@ -1,0 +1,3 @@
+//! Logins by JWTs of trusted issuers.
+
+mod check;
