@@ -10,8 +10,11 @@ use tokio::time::Instant;
 use super::{
     AttemptScope, Authority, ClientAndUser, Creation, Health, Listing, LiveToken, LoginEpoch, NewToken, PageRequest,
     PasswordHash, Reservation, RevokingWrites, Rotation, Store, StoreError, StoreResult, Token, TokenDigest, TokenId,
-    UpdatedUser, User, UserChange, UserName, UserUpdate, Watch, throttle::Throttle,
+    UpdatedUser, User, UserChange, UserName, UserUpdate, Watch, account_tokens::AccountTokens, throttle::Throttle,
 };
+
+/// The most tokens that a list reads before it lets go of the lock.
+const TOKENS_PER_LOCK: usize = 1000;
 
 type Accounts = BTreeMap<UserName, Account>;
 
@@ -25,40 +28,7 @@ pub struct MemoryStore {
 #[derive(Debug)]
 struct Account {
     user: User,
-    /// In the order of creation. Expired tokens are dropped before one is added, so the quota bounds the number.
-    tokens: Vec<StoredToken>,
-}
-
-#[derive(Debug)]
-struct StoredToken {
-    token: Token,
-    expires_at: Instant,
-}
-
-impl StoredToken {
-    fn new(token: &Token, now: Instant) -> Self {
-        Self { token: token.clone(), expires_at: now + token.life.duration() }
-    }
-
-    /// The token, unless it has expired by `now`.
-    fn if_live(&self, now: Instant) -> Option<LiveToken> {
-        let remaining = self.expires_at.checked_duration_since(now).filter(|left| !left.is_zero())?;
-        Some(LiveToken { token: self.token.clone(), remaining })
-    }
-}
-
-impl Account {
-    /// Removes the tokens that have expired.
-    fn drop_expired(&mut self, now: Instant) {
-        self.tokens.retain(|entry| entry.if_live(now).is_some());
-    }
-
-    /// Revokes the tokens that match, and returns how many were live.
-    fn revoke(&mut self, matches: impl Fn(&Token) -> bool) -> u64 {
-        let now = Instant::now();
-        let revoked = self.tokens.extract_if(.., |entry| matches(&entry.token));
-        revoked.filter(|entry| entry.if_live(now).is_some()).map(|_| 1).sum()
-    }
+    tokens: AccountTokens,
 }
 
 /// An error, unless this authority allows a write to the account of this name.
@@ -98,32 +68,44 @@ impl Store for MemoryStore {
         let mut accounts = self.authorized(&Authority::Login(login), owner)?;
         let account = accounts.get_mut(owner).ok_or(StoreError::LoginEnded)?;
         let now = Instant::now();
-        account.drop_expired(now);
-        if account.tokens.len() >= quota {
+        if !account.tokens.has_room(quota, now) {
             return Ok(Creation::QuotaReached);
         }
-        account.tokens.push(StoredToken::new(token, now));
+        account.tokens.insert(token, now);
         Ok(Creation::Created)
     }
 
     async fn find_token(&self, owner: &UserName, id: TokenId) -> StoreResult<Option<LiveToken>> {
         let accounts = self.accounts.lock();
-        let entry = accounts.get(owner).and_then(|account| account.tokens.iter().find(|entry| entry.token.id == id));
-        Ok(entry.and_then(|entry| entry.if_live(Instant::now())))
+        Ok(accounts.get(owner).and_then(|account| account.tokens.find(id, Instant::now())))
     }
 
     async fn list_tokens(&self, owner: &UserName, page: PageRequest) -> StoreResult<Option<Listing<LiveToken>>> {
-        let accounts = self.accounts.lock();
-        let now = Instant::now();
-        let entries = accounts.get(owner).map_or(&[][..], |account| &account.tokens);
-        let mut live = entries.iter().rev().filter_map(|entry| entry.if_live(now));
-        if let Some(after) = page.after
-            && !live.any(|found| found.token.id == after)
-        {
-            return Ok(None);
+        // One more, to know whether more follow.
+        let wanted = page.limit.unwrap_or(usize::MAX).saturating_add(1);
+        let (mut items, mut number, now) = (Vec::new(), u64::MAX, Instant::now());
+        if let Some(after) = page.after {
+            let accounts = self.accounts.lock();
+            let Some(begin) = accounts.get(owner).and_then(|account| account.tokens.number(after, now)) else {
+                return Ok(None);
+            };
+            number = begin;
         }
-        let items = live.by_ref().take(page.limit.unwrap_or(usize::MAX)).collect();
-        Ok(Some(Listing { items, more: live.next().is_some() }))
+        while items.len() < wanted {
+            let accounts = self.accounts.lock();
+            let Some(account) = accounts.get(owner) else { break };
+            let (count, before) = ((wanted - items.len()).min(TOKENS_PER_LOCK), number);
+            for (older, live) in account.tokens.older_than(before, count, now) {
+                number = older;
+                items.extend(live);
+            }
+            if number == before {
+                break;
+            }
+        }
+        let more = items.len() == wanted;
+        items.truncate(wanted - 1);
+        Ok(Some(Listing { items, more }))
     }
 
     async fn create_user(&self, by: &Authority, user: &User) -> StoreResult<bool> {
@@ -131,7 +113,7 @@ impl Store for MemoryStore {
         if accounts.contains_key(&user.name) {
             return Ok(false);
         }
-        accounts.insert(user.name.clone(), Account { user: user.clone(), tokens: Vec::new() });
+        accounts.insert(user.name.clone(), Account { user: user.clone(), tokens: AccountTokens::default() });
         Ok(true)
     }
 
@@ -185,7 +167,7 @@ impl Store for MemoryStore {
 impl RevokingWrites for MemoryStore {
     async fn revoke_token(&self, by: &Authority, owner: &UserName, id: TokenId) -> StoreResult<bool> {
         let mut accounts = self.authorized(by, owner)?;
-        Ok(accounts.get_mut(owner).is_some_and(|account| account.revoke(|token| token.id == id) > 0))
+        Ok(accounts.get_mut(owner).is_some_and(|account| account.tokens.revoke(id, Instant::now())))
     }
 
     async fn revoke_presented(
@@ -195,8 +177,10 @@ impl RevokingWrites for MemoryStore {
         digest: TokenDigest,
         _is_ours: bool,
     ) -> StoreResult<bool> {
-        let is_presented = |token: &Token| token.id == id && token.digest == digest;
-        Ok(self.accounts.lock().get_mut(owner).is_some_and(|account| account.revoke(is_presented) > 0))
+        let (mut accounts, now) = (self.accounts.lock(), Instant::now());
+        let Some(account) = accounts.get_mut(owner) else { return Ok(false) };
+        let is_presented = account.tokens.find(id, now).is_some_and(|live| live.token.digest == digest);
+        Ok(is_presented && account.tokens.revoke(id, now))
     }
 
     async fn wait_for_replication(&self, _owner: &UserName) -> StoreResult<()> {
@@ -204,7 +188,7 @@ impl RevokingWrites for MemoryStore {
     }
 
     async fn revoke_tokens(&self, by: &Authority, owner: &UserName) -> StoreResult<u64> {
-        Ok(self.authorized(by, owner)?.get_mut(owner).map_or(0, |account| account.revoke(|_| true)))
+        Ok(self.authorized(by, owner)?.get_mut(owner).map_or(0, |account| account.tokens.revoke_all(Instant::now())))
     }
 
     async fn rotate_token(&self, old: &Token, overlap: Duration, new: NewToken<'_>) -> StoreResult<Rotation> {
@@ -212,23 +196,19 @@ impl RevokingWrites for MemoryStore {
         let mut accounts = self.authorized(&Authority::Login(login), owner)?;
         let account = accounts.get_mut(owner).ok_or(StoreError::LoginEnded)?;
         let now = Instant::now();
-        account.drop_expired(now);
-        let Some(index) = account.tokens.iter().position(|entry| entry.token.id == old.id) else {
-            return Ok(Rotation::NoSuchToken);
-        };
-        if account.tokens[index].token.successor.is_some() {
+        let Some(live) = account.tokens.find(old.id, now) else { return Ok(Rotation::NoSuchToken) };
+        if live.token.successor.is_some() {
             return Ok(Rotation::AlreadyRotated);
         }
+        // Without an overlap, the old token makes room for its successor.
         if overlap.is_zero() {
-            account.tokens.remove(index);
-        } else if account.tokens.len() >= quota {
-            return Ok(Rotation::QuotaReached);
+            account.tokens.revoke(old.id, now);
+        } else if account.tokens.has_room(quota, now) {
+            account.tokens.replace(old.id, successor.id, overlap, now);
         } else {
-            let entry = &mut account.tokens[index];
-            entry.token.successor = Some(successor.id);
-            entry.expires_at = entry.expires_at.min(now + overlap);
+            return Ok(Rotation::QuotaReached);
         }
-        account.tokens.push(StoredToken::new(successor, now));
+        account.tokens.insert(successor, now);
         Ok(Rotation::Rotated)
     }
 
@@ -246,7 +226,7 @@ impl RevokingWrites for MemoryStore {
         let mut tokens_revoked = 0;
         if update.disabled == Some(true) {
             account.user.login_epoch = LoginEpoch::begin();
-            tokens_revoked = account.revoke(|_| true);
+            tokens_revoked = account.tokens.revoke_all(Instant::now());
         }
         let user = &mut account.user;
         user.role = update.role.unwrap_or(user.role);
@@ -265,7 +245,7 @@ impl RevokingWrites for MemoryStore {
         let Some(account) = accounts.get_mut(name) else { return Ok(None) };
         account.user.password_hash = hash.clone();
         account.user.login_epoch = LoginEpoch::begin();
-        Ok(Some(account.revoke(|_| revoke_tokens)))
+        Ok(Some(if revoke_tokens { account.tokens.revoke_all(Instant::now()) } else { 0 }))
     }
 
     async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> StoreResult<bool> {
@@ -281,6 +261,7 @@ impl RevokingWrites for MemoryStore {
             return Ok(UserChange::LastAdmin);
         }
         let removed = accounts.remove(name);
-        Ok(removed.map_or(UserChange::NoSuchUser, |mut account| UserChange::Done(account.revoke(|_| true))))
+        Ok(removed
+            .map_or(UserChange::NoSuchUser, |mut account| UserChange::Done(account.tokens.revoke_all(Instant::now()))))
     }
 }

@@ -16,6 +16,7 @@ use crate::domain::{
     user::{LoginEpoch, User, UserName, UserUpdate},
 };
 
+mod account_tokens;
 pub mod leased;
 pub mod memory;
 pub mod redis;
