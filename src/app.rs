@@ -35,7 +35,7 @@ pub const MAX_METRICS_CONNECTIONS: usize = 64;
 /// Runs the service on `listener` until `shutdown` completes. The service is then not ready, accepts connections for
 /// `config.lifecycle.shutdown_delay`, and finishes the requests in flight.
 pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
-    let store = Arc::new(LeasedStore::new(config.store.open(), config.lease));
+    let store = Arc::new(LeasedStore::with_cache_memory(config.store.open(), config.lease, config.cache_memory));
     let clock = Clock::of_store(Arc::clone(&store));
     let keys = config.keys;
     keys.warn_if_exposed();

@@ -93,6 +93,21 @@ fn the_remaining_life_never_exceeds_exp_when_redis_clock_steps_back() {
     assert!(details["jwt_token_life_remaining"].as_f64().unwrap() <= 600.0, "{details}");
 }
 
+/// A key expires by the clock of Redis: once that was set, no lease on what was read before is renewed.
+#[tokio::test]
+async fn a_watch_reports_everything_as_changed_when_redis_clock_steps() {
+    let clock = Arc::new(SteppingClock::new());
+    let redis = RedisServer::start_with_clock(&clock, &[]);
+    let store = RedisStore::new(&patient_options(&redis.url())).unwrap();
+    let mut watch = store.watch().await.unwrap().unwrap();
+    assert!(!watch.changes().await.unwrap().everything);
+    for offset_ms in [20 * MINUTES, 0, -1_000] {
+        clock.set(offset_ms);
+        assert!(watch.changes().await.unwrap().everything, "{offset_ms}");
+        assert!(!watch.changes().await.unwrap().everything);
+    }
+}
+
 #[tokio::test]
 async fn a_write_is_repeated_with_a_new_deadline_after_redis_clock_steps() {
     let clock = Arc::new(SteppingClock::new());

@@ -87,6 +87,8 @@ pub struct Config {
     pub keys: Arc<SigningKeys>,
     /// How long a read from the store may be used without a renewal; zero: the store is asked each time.
     pub lease: Duration,
+    /// The memory for cached tokens, in bytes.
+    pub cache_memory: usize,
     /// The limits of tokens, and their issuer.
     pub token_policy: TokenPolicy,
     /// The first administrator.
@@ -173,6 +175,7 @@ impl Config {
             store,
             keys,
             lease: tokens.lease,
+            cache_memory: tokens.cache_memory,
             token_policy: TokenPolicy {
                 max_life: tokens.token_max_life,
                 quota: tokens.token_quota,
@@ -207,6 +210,7 @@ mod tests {
         assert!(matches!(config.store, StoreConfig::Memory));
         assert!(matches!(config.admin.password, AdminPassword::Generated(_)));
         assert_eq!((config.token_policy.quota, config.token_policy.max_life.seconds()), (1000, 31_557_600));
+        assert_eq!(config.cache_memory, 64 << 20);
     }
 
     #[test]
@@ -228,6 +232,7 @@ mod tests {
                 "--token-max-life=1M",
                 "--token-quota=0",
                 "--lease=251ms",
+                "--cache-memory=1000",
                 "--docs=maybe",
                 "--password-cost=m=1",
                 "--cors-origins=https://console.example, console.example/",
@@ -267,6 +272,7 @@ mod tests {
             "MAYFLY_TOKEN_MAX_LIFE",
             "MAYFLY_TOKEN_QUOTA",
             "MAYFLY_LEASE",
+            "MAYFLY_CACHE_MEMORY (--cache-memory): \"1000\" is not a size such as 64 MiB, from 1.0 MiB to 64.0 GiB",
             "MAYFLY_DOCS",
             "MAYFLY_PASSWORD_COST",
             "MAYFLY_CORS_ORIGINS (--cors-origins): \"console.example/\"",
@@ -283,7 +289,7 @@ mod tests {
         ] {
             assert!(errors.contains(variable), "{variable} in:\n{errors}");
         }
-        assert_eq!(errors.lines().count(), 31, "{errors}");
+        assert_eq!(errors.lines().count(), 32, "{errors}");
         assert!(!errors.contains("hunter2"), "{errors}");
     }
 

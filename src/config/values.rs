@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 
+use bytesize::ByteSize;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 use secrecy::{ExposeSecret, SecretSlice, SecretString};
 
@@ -51,6 +52,17 @@ where
     text(move |text| {
         let number = text.parse().ok().filter(|number| bounds.contains(number));
         number.ok_or_else(|| format!("{text:?} is not a number from {} to {}", bounds.start(), bounds.end()))
+    })
+}
+
+/// A value that is a number of bytes within bounds, such as `64 MiB`.
+pub(super) fn bytes(bounds: RangeInclusive<usize>) -> impl TypedValueParser<Value = usize> {
+    text(move |text| {
+        let size = text.parse::<ByteSize>().ok().and_then(|size| usize::try_from(size.as_u64()).ok());
+        size.filter(|size| bounds.contains(size)).ok_or_else(|| {
+            let [min, max] = [bounds.start(), bounds.end()].map(|size| ByteSize(*size as u64));
+            format!("{text:?} is not a size such as 64 MiB, from {min} to {max}")
+        })
     })
 }
 

@@ -1,6 +1,6 @@
 //! Tokens, without their JWTs.
 
-use std::{fmt, str::FromStr, time::Duration};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -125,11 +125,11 @@ pub struct Token {
     pub successor: Option<TokenId>,
 }
 
-/// The content of a JWT that one of our keys signed.
+/// The content of a JWT that one of our keys signed. Small, since a million may be cached.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SignedToken {
     /// The user whom the token belongs to.
-    pub owner: UserName,
+    pub owner: Arc<UserName>,
     /// Its `jti`.
     pub id: TokenId,
     /// When the token was issued, in seconds since 1970: its `iat`.
@@ -137,7 +137,7 @@ pub struct SignedToken {
     /// The second in which the token expires, in seconds since 1970: its `exp`.
     pub expires_at: u64,
     /// The generation of the keys that verified the JWT. In another generation it has to be verified again.
-    pub key_generation: u64,
+    pub key_generation: u32,
 }
 
 impl SignedToken {

@@ -32,7 +32,7 @@ pub struct SigningKeys {
 pub struct CurrentKeys {
     /// The number of changes of the keys since the start. A token that was verified in one generation is verified again
     /// in the next.
-    pub generation: u64,
+    pub generation: u32,
     /// The keys themselves.
     pub set: KeySet,
 }
@@ -113,7 +113,7 @@ impl SigningKeys {
 
     /// Reads the file again if it changed, and returns whether the keys in force are of another generation than this.
     /// Concurrent callers share one check of the file, which begins after they called.
-    pub async fn changed_since(self: &Arc<Self>, generation: u64) -> bool {
+    pub async fn changed_since(self: &Arc<Self>, generation: u32) -> bool {
         let called_at = Instant::now();
         let Some(file) = &self.file else { return false };
         let mut last_check = file.last_check.lock().await;

@@ -284,7 +284,7 @@ impl Tokens {
             Err(VerifyError::Store(error)) => return Err(error),
             Err(VerifyError::Invalid | VerifyError::Expired | VerifyError::Revoked) => return Ok(None),
         };
-        if token.signed.owner != user.name && !user.role.may_introspect() {
+        if *token.signed.owner != user.name && !user.role.may_introspect() {
             return Ok(None);
         }
         let mut signed = SignedToken::clone(&token.signed);
@@ -361,6 +361,7 @@ impl Tokens {
         let claims = verified.ok().filter(|claims| claims.iss == self.policy.issuer).ok_or(VerifyError::Invalid)?;
         let (owner, id) = claims.owner_and_id().ok_or(VerifyError::Invalid)?;
         let (issued_at, expires_at, key_generation) = (claims.iat, claims.exp, keys.generation);
+        let owner = self.store.shared_owner(owner);
         Ok(Arc::new(SignedToken { owner, id, issued_at, expires_at, key_generation }))
     }
 }

@@ -271,7 +271,7 @@ pub trait RevokingWrites: Store {
     async fn remove_user(&self, by: &Authority, name: &UserName) -> StoreResult<UserChange<u64>>;
 }
 
-/// Reports changes in a store. It covers all reads of the store that were sent after [`Store::watch`] was called.
+/// Reports changes in a store. It covers all reads of the store that were sent after [`Store::watch`] returned.
 #[async_trait]
 pub trait Watch: Send {
     /// All changes, by any replica, since the last call (or the beginning of the watch) and before this call. An error

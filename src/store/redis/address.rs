@@ -44,7 +44,8 @@ pub(super) enum Address {
     /// The primary that Sentinel names, through redis-rs: deadpool-redis gives its connections neither timeouts nor
     /// pushes.
     Sentinel(Mutex<SentinelClient>),
-    Cluster(cluster::Manager),
+    /// A Cluster, and a connection to one of its nodes, whose settings are those of all nodes.
+    Cluster(cluster::Manager, Box<ConnectionInfo>),
 }
 
 impl Address {
@@ -57,7 +58,8 @@ impl Address {
                 let nodes = split_hosts(scheme, rest, "")?;
                 let nodes = nodes.iter().map(|node| options.connection_info(node)).collect::<Result<Vec<_>, _>>()?;
                 options.expect_no_certificates(AddressError::SystemTrust)?;
-                cluster::Manager::new(nodes, false).map(Self::Cluster)
+                let node = Box::new(with_pushes(&nodes[0]));
+                cluster::Manager::new(nodes, false).map(|manager| Self::Cluster(manager, node))
             }
             "redis+sentinel" | "rediss+sentinel" => {
                 let (hosts, path) = rest.split_once('/').ok_or(AddressError::Url)?;

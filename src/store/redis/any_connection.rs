@@ -46,7 +46,7 @@ impl AnyConnection {
         matches!(self.endpoint, Endpoint::Cluster(_))
     }
 
-    /// The changes that Redis reports on this connection; none are reported by a Cluster.
+    /// The changes that Redis reports on this connection; none are reported on one to a whole Cluster.
     pub(super) fn invalidations(&self) -> &Arc<Invalidations> {
         &self.invalidations
     }

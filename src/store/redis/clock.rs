@@ -7,6 +7,10 @@ use tokio::time::Instant;
 /// The age up to which a reading may be used to limit when a write runs.
 const FRESH_FOR: Duration = Duration::from_secs(1);
 
+/// The least time by which the server's clock was set that changes all that was read: each key expires at another
+/// moment. Slewed clocks move by less, or more slowly than leases allow for.
+pub(super) const STEP: Duration = Duration::from_millis(500);
+
 /// The time that a server's clock showed at some moment between two moments of this process' clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct ClockReading {
@@ -45,6 +49,14 @@ impl ClockReading {
         self.shown + self.asked_at.elapsed().saturating_sub((self.answered_at - self.asked_at) / 2)
     }
 
+    /// The least time by which the server's clock was set, or has drifted from this one, since an earlier reading.
+    pub(super) fn moved_since(&self, earlier: &Self) -> Duration {
+        let least = self.asked_at - earlier.answered_at;
+        let most = self.answered_at - earlier.asked_at;
+        let set_back = (earlier.shown + least).saturating_sub(self.shown);
+        set_back.max(self.shown.saturating_sub(earlier.shown + most))
+    }
+
     /// The least difference between the clocks of this machine and of the server that the reading proves.
     pub(super) fn difference(&self) -> Duration {
         let here = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
@@ -79,5 +91,13 @@ mod tests {
         assert_eq!(reading.window(asked_at)[0], 100 * second + 500_000, "a clock set back by more is noticed");
         advance(FRESH_FOR).await;
         assert!(!reading.is_fresh());
+
+        let asked_at = Instant::now();
+        advance(Duration::from_millis(10)).await;
+        let moved = |seconds| ClockReading::new((seconds, 0), asked_at).moved_since(&reading);
+        // Between 1.6 s and 1.64 s have passed here.
+        assert_eq!(moved(100), Duration::from_millis(1_600));
+        assert_eq!(moved(103), Duration::from_millis(1_360));
+        assert!(moved(101) < moved(100) && moved(102) < moved(103));
     }
 }

@@ -25,14 +25,16 @@ use super::{
     any_connection::{AnyConnection, Request, Uninstrumented},
     client::Client,
     clock::ClockReading,
+    covered_nodes::CoveredNodes,
     failure::Failure,
-    keys,
+    keys::{self, Subject},
     options::RedisOptions,
     records,
     scripts::SCRIPTS,
     write::{Principal, Write},
 };
 use crate::{
+    domain::user::UserName,
     store::{StoreError, StoreResult, leased::LEASE},
     telemetry::metrics::Gauge,
 };
@@ -58,6 +60,8 @@ pub(super) struct Connections {
     pool: Pool<Client>,
     /// Opens the shared connection.
     client: Arc<Client>,
+    /// The nodes of a Cluster that a watch covers; `None`: there is no watch, or no Cluster.
+    pub(super) covered_nodes: ArcSwapOption<CoveredNodes>,
     /// The connection for all other requests; `None`: before the first request, and after it broke.
     shared: Mutex<Option<Arc<SharedConnection>>>,
     /// The latest reading of the server's clock, or of one node's in a Cluster.
@@ -122,6 +126,7 @@ impl Connections {
             pool: Pool::builder(Client::new(options)?).max_size(POOL_SIZE).build().expect("it needs no runtime"),
             // A client of its own: a Sentinel client opens one connection at a time, and the pool would block it.
             client: Arc::new(Client::new(options)?),
+            covered_nodes: ArcSwapOption::empty(),
             shared: Mutex::default(),
             clock: ArcSwapOption::empty(),
             verified_holders: Semaphore::new(VERIFIED_HOLDER_PERMITS),
@@ -138,6 +143,34 @@ impl Connections {
         let deadline = self.deadline();
         let attempt = || async { self.send_on(&self.shared_connection(), deadline, request).await };
         Ok(repeat_if(|failure| failure.is_dropped() || failure.is_demoted(), attempt).await?)
+    }
+
+    /// Sends a read of keys of this user, whose result may be leased until `subject` changes: where a watch covers the
+    /// nodes of a Cluster, to the node that has the keys.
+    pub(super) async fn read<T: FromRedisValue>(
+        &self,
+        owner: &UserName,
+        subject: Subject,
+        request: &impl Request,
+    ) -> StoreResult<T> {
+        if let Some(nodes) = self.covered_nodes.load_full() {
+            match nodes.read(owner, request, self.deadline()).await.map_err(StoreError::from) {
+                Err(StoreError::Timeout) => return Err(StoreError::Timeout),
+                Err(_) => nodes.read_elsewhere(subject),
+                answer => return answer,
+            }
+        }
+        self.send_repeatable(request).await
+    }
+
+    /// Opens a connection to one node of a Cluster; see [`Client::connect_to_node`].
+    pub(super) async fn connect_to_node(
+        &self,
+        host: Option<&str>,
+        port: u16,
+        deadline: Instant,
+    ) -> Result<AnyConnection, Failure> {
+        timeout_at(deadline, self.client.connect_to_node(host, port)).await?.map_err(Failure::Unconnected)
     }
 
     /// Sends a request again only if a Redis replica rejected it, which did nothing, and does not `WAIT`. In a Cluster,

@@ -7,6 +7,13 @@ use redis::{PushInfo, PushKind, Value};
 use super::keys::{self, Subject};
 use crate::store::Changes;
 
+fn insert(changes: &mut Changes, subject: Subject) {
+    match subject {
+        Subject::Token(id) => drop(changes.tokens.insert(id)),
+        Subject::User(name) => drop(changes.users.insert(name)),
+    }
+}
+
 /// The changes that Redis has reported on one connection since they were last taken.
 #[derive(Default)]
 pub(super) struct Invalidations(Mutex<Changes>);
@@ -25,12 +32,15 @@ impl Invalidations {
         };
         for key in invalidated {
             let subject = if let Value::BulkString(key) = key { keys::subject(key) } else { None };
-            match subject {
-                Some(Subject::Token(id)) => drop(changes.tokens.insert(id)),
-                Some(Subject::User(name)) => drop(changes.users.insert(name)),
-                None => {}
+            if let Some(subject) = subject {
+                insert(&mut changes, subject);
             }
         }
+    }
+
+    /// Adds a change of this subject.
+    pub(super) fn add(&self, subject: Subject) {
+        insert(&mut self.0.lock(), subject);
     }
 
     /// Returns the changes so far and forgets them.

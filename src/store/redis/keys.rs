@@ -3,11 +3,12 @@
 //! All keys of one user share the hash tag `{name}`, so they live in one Cluster slot and one script can change them
 //! together. [`UserName`] and [`TokenId`] hold no character that means anything to Redis.
 
-use std::fmt::Display;
+use std::{fmt::Display, sync::LazyLock};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 
+use super::cluster_view::{SLOTS, slot_of};
 use crate::domain::{
     throttle::ClientAndUser,
     token::TokenId,
@@ -102,6 +103,25 @@ pub(super) const ADMINS: &str = "mayfly:admins";
 /// Never exists: a watch sends PERSIST for it, which only a primary answers.
 pub(super) const WATCH_PROBE: &str = "mayfly:probe";
 
+/// The same in this slot of a Cluster.
+pub(super) fn watch_probe(slot: u16) -> String {
+    /// For each slot, a number whose digits are a hash tag in it.
+    static HASH_TAGS: LazyLock<Vec<u32>> = LazyLock::new(|| {
+        let (mut tags, mut missing) = (vec![None; SLOTS.into()], SLOTS);
+        for number in 0.. {
+            let tag = &mut tags[usize::from(slot_of(&number.to_string()))];
+            if tag.replace(tag.unwrap_or(number)).is_none() {
+                missing -= 1;
+            }
+            if missing == 0 {
+                break;
+            }
+        }
+        tags.into_iter().flatten().collect()
+    });
+    format!("{WATCH_PROBE}:{{{}}}", HASH_TAGS[usize::from(slot)])
+}
+
 /// A string that exists, for days, if the client is known to the user.
 pub(super) fn known_client(pair: &ClientAndUser) -> String {
     format!("mayfly:throttle:{{logins}}:user:{}:known:{}", short_digest(pair.user.as_str()), pair.client)
@@ -133,6 +153,15 @@ fn short_digest(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_probe_is_in_its_slot() {
+        for slot in 0..SLOTS {
+            let probe = watch_probe(slot);
+            let hash_tag = &probe[probe.find('{').unwrap() + 1..probe.len() - 1];
+            assert_eq!((slot_of(hash_tag), subject(probe.as_bytes())), (slot, None));
+        }
+    }
 
     #[test]
     fn the_subject_of_a_key_is_a_token_or_a_user() {

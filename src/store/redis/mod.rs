@@ -16,7 +16,10 @@ pub use self::{
     address::AddressError,
     options::{RedisOptions, TlsFiles},
 };
-use self::{connections::Connections, scripts::SCRIPTS, watch::RedisWatch, write::Write};
+use self::{
+    cluster_watch::ClusterWatch, connections::Connections, keys::Subject, scripts::SCRIPTS, watch::RedisWatch,
+    write::Write,
+};
 use super::{
     AttemptScope, Authority, ClientAndUser, Creation, Health, Listing, LiveToken, LoginEpoch, NewToken, PageRequest,
     Reservation, RevokingWrites, Store, StoreError, StoreResult, TokenId, User, UserName, UserUpdate, Watch,
@@ -29,7 +32,10 @@ mod admins;
 mod any_connection;
 mod client;
 mod clock;
+mod cluster_view;
+mod cluster_watch;
 mod connections;
+mod covered_nodes;
 mod failure;
 mod invalidations;
 mod keys;
@@ -82,7 +88,7 @@ impl Store for RedisStore {
         // not know of a revocation, does not answer. With `min-replicas-to-write`, a primary that is cut off rejects
         // it, too.
         request.cmd("GETEX").arg(&key).pttl(&key);
-        let (record, pttl): (Option<Vec<u8>>, i64) = self.connections.send_repeatable(&request).await?;
+        let (record, pttl): (Option<Vec<u8>>, i64) = self.connections.read(owner, Subject::Token(id), &request).await?;
         record.map_or(Ok(None), |record| records::decode_live_token(id, &record, pttl))
     }
 
@@ -118,7 +124,7 @@ impl Store for RedisStore {
     }
 
     async fn find_user(&self, name: &UserName) -> StoreResult<Option<User>> {
-        let (fields,) = self.connections.send_repeatable(&records::user_query(name)).await?;
+        let (fields,) = self.connections.read(name, Subject::User(name.clone()), &records::user_query(name)).await?;
         records::decode_user(name, &fields)
     }
 
@@ -175,7 +181,11 @@ impl Store for RedisStore {
     }
 
     async fn watch(&self) -> StoreResult<Option<Box<dyn Watch>>> {
-        Ok(RedisWatch::begin(&self.connections).await?.map(|watch| Box::new(watch) as _))
+        let shared = self.connections.shared_connection();
+        if shared.opened(self.connections.deadline()).await?.is_cluster() {
+            return Ok(Some(Box::new(ClusterWatch::begin(&self.connections).await?)));
+        }
+        Ok(Some(Box::new(RedisWatch::begin(&self.connections).await?)))
     }
 
     fn time(&self) -> Option<Duration> {

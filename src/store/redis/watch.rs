@@ -1,4 +1,4 @@
-//! Watches for changes with client-side caching (see [`super::invalidations`]).
+//! Watches one server for changes, with client-side caching (see [`super::invalidations`]).
 //!
 //! A lost push looks like no change: pushes are complete only once a later command on the same connection is answered,
 //! because a server's messages on one connection arrive in order or not at all.
@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use redis::{Cmd, cmd};
 
 use super::{
+    clock::{ClockReading, STEP},
     connections::{Connections, SharedConnection},
     keys,
 };
@@ -18,21 +19,21 @@ use crate::store::{Changes, StoreResult, Watch};
 pub(super) struct RedisWatch {
     connections: Arc<Connections>,
     shared: Arc<SharedConnection>,
+    /// The reading of the server's clock that later ones are compared with.
+    clock: ClockReading,
 }
 
 impl RedisWatch {
-    /// Begins a watch. `None`: no connection reports the changes of a whole Cluster.
-    pub(super) async fn begin(connections: &Arc<Connections>) -> StoreResult<Option<Self>> {
+    /// Begins a watch, on a server that is in no Cluster.
+    pub(super) async fn begin(connections: &Arc<Connections>) -> StoreResult<Self> {
         let (shared, deadline) = (connections.shared_connection(), connections.deadline());
-        if shared.opened(deadline).await?.is_cluster() {
-            return Ok(None);
-        }
         // Redis rejects a second ON with the same prefix, and an earlier watch may have used this connection.
         connections.send_uninstrumented(&shared, deadline, cmd("CLIENT").arg("TRACKING").arg("OFF")).await?;
         let mut tracking = cmd("CLIENT");
         tracking.arg("TRACKING").arg("ON").arg("BCAST").arg("PREFIX").arg(keys::USER_PREFIX);
         connections.send_uninstrumented(&shared, deadline, &tracking).await?;
-        Ok(Some(Self { connections: Arc::clone(connections), shared }))
+        let clock = connections.read_clock(deadline, &shared, keys::ADMINS).await?;
+        Ok(Self { connections: Arc::clone(connections), shared, clock })
     }
 }
 
@@ -44,9 +45,13 @@ impl Watch for RedisWatch {
         // before. So two commands are sent: changes made before the first one are pushed before the second one is
         // answered. A Redis replica rejects PERSIST, as it rejects reads.
         self.connections.send_uninstrumented(&self.shared, deadline, &Cmd::persist(keys::WATCH_PROBE)).await?;
-        self.connections.read_clock(deadline, &self.shared, keys::ADMINS).await?;
+        let clock = self.connections.read_clock(deadline, &self.shared, keys::ADMINS).await?;
         // If it is still the shared connection, all reads since the watch began were answered by this server.
         self.connections.expect_shared(&self.shared)?;
-        Ok(self.shared.opened(deadline).await?.invalidations().take())
+        let mut changes = self.shared.opened(deadline).await?.invalidations().take();
+        if clock.moved_since(&self.clock) >= STEP {
+            (self.clock, changes.everything) = (clock, true);
+        }
+        Ok(changes)
     }
 }
