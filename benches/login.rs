@@ -93,9 +93,9 @@ fn service(cost: &str, pairs: usize) -> Service {
         (0..pairs).flat_map(|pair| [(known(pair), false), (known(pair + SPARE), false), (disabled(pair), true)]);
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         for (name, disabled) in users {
-            let (name, password_hash) = (name.parse().unwrap(), password_hash.clone());
+            let (name, credential) = (name.parse().unwrap(), password_hash.clone().into());
             let login_epoch = LoginEpoch::begin();
-            let user = User { name, password_hash, role: Role::User, created_at: 0, disabled, login_epoch };
+            let user = User { name, credential, role: Role::User, created_at: 0, disabled, login_epoch };
             assert!(
                 store
                     .create_user(&Authority::Until((Instant::now() + Duration::from_mins(1)).into()), &user)

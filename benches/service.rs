@@ -296,7 +296,7 @@ async fn fill(store: &RedisStore, users: usize, tokens_each: usize) {
     for name in &names {
         let user = User {
             name: name.clone(),
-            password_hash: PasswordHash::dummy(HashCost::default()),
+            credential: PasswordHash::dummy(HashCost::default()).into(),
             role: Role::User,
             created_at: 1_662_720_135,
             disabled: false,

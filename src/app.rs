@@ -15,6 +15,7 @@ use crate::{
     server::{self, tls::Certificate},
     service::{
         Clock,
+        external_login::ExternalLogins,
         hashing::Hashing,
         login::Login,
         readiness::Readiness,
@@ -42,6 +43,7 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     let hashing = Arc::new(Hashing::new(config.hash_cost));
     let services = Arc::new(Services {
         users: Users::new(Arc::clone(&store), clock.clone(), Arc::clone(&hashing)),
+        external_logins: ExternalLogins::new(Arc::clone(&store), clock.clone()),
         tokens: Tokens::new(Arc::clone(&store), Arc::clone(&keys), clock, config.token_policy.clone()),
         login: Login::new(Arc::clone(&store), hashing),
         readiness: Readiness::new(Arc::clone(&store), config.lifecycle.unready_after),

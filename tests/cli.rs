@@ -202,7 +202,10 @@ fn users_are_managed_while_the_service_runs() {
 
     assert_eq!(user(&["add", "bob", "--password-stdin"], "first\n").1, "added user bob\n");
     assert_eq!(user(&["add", "carol", "--role=admin", "--password-stdin"], "x").1, "added admin carol\n");
-    assert_eq!(user(&["list"], "").1, "admin\tadmin\tenabled\nbob\tuser\tenabled\ncarol\tadmin\tenabled\n");
+    assert_eq!(
+        user(&["list"], "").1,
+        "admin\tadmin\tenabled\tpassword\nbob\tuser\tenabled\tpassword\ncarol\tadmin\tenabled\tpassword\n"
+    );
     assert_eq!((status("bob", "first"), status("bob", "wrong")), (200, 401));
 
     let (code, _, stderr) = user(&["add", "bob", "--password-stdin"], "stolen");
@@ -221,7 +224,10 @@ fn users_are_managed_while_the_service_runs() {
     let (_, jwt) = bob.issue("x", "1h");
     assert_eq!(user(&["disable", "bob"], "").1, "disabled bob and revoked 1 tokens\n");
     assert_eq!((status("bob", "second"), is_live(&jwt)), (401, false));
-    assert_eq!(user(&["list"], "").1, "admin\tadmin\tenabled\nbob\tuser\tdisabled\ncarol\tadmin\tenabled\n");
+    assert_eq!(
+        user(&["list"], "").1,
+        "admin\tadmin\tenabled\tpassword\nbob\tuser\tdisabled\tpassword\ncarol\tadmin\tenabled\tpassword\n"
+    );
     assert_eq!(user(&["enable", "bob"], "").1, "enabled bob\n");
     assert_eq!(status("bob", "second"), 200);
 

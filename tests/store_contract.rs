@@ -6,9 +6,10 @@ use mayfly::{
     domain::{
         life::Life,
         listing::PageRequest,
+        origin::Origin,
         password::{HashCost, Password, PasswordHash},
         token::{Token, TokenDigest, TokenId},
-        user::{LoginEpoch, Role, User, UserName, UserUpdate},
+        user::{Credential, LoginEpoch, Role, User, UserName, UserUpdate},
     },
     store::{
         Authority, Changes, Creation, NewToken, RevokingWrites, Rotation, Store, StoreError, UpdatedUser, UserChange,
@@ -26,6 +27,7 @@ use crate::support::{
 
 mod admins;
 mod authority;
+mod origin;
 mod redis;
 mod throttle;
 mod token_index;
@@ -106,7 +108,7 @@ impl Fixture {
 fn user(name: &str) -> User {
     User {
         name: name.parse().unwrap(),
-        password_hash: PasswordHash::dummy(HashCost::default()),
+        credential: PasswordHash::dummy(HashCost::default()).into(),
         role: Role::User,
         created_at: 1_662_720_135,
         disabled: false,

@@ -56,7 +56,7 @@ enum Action {
         #[command(flatten)]
         password: PasswordSource,
     },
-    /// List all users with their roles and states
+    /// List all users with their roles, states and origins
     List,
     /// Change the role of a user
     Role {
@@ -179,11 +179,11 @@ async fn audited(command: impl Future<Output = Result<(), Failure>>) -> Result<(
     result
 }
 
-/// Prints each user's name, role and state, separated by tabs.
+/// Prints each user's name, role, state and origin, separated by tabs.
 async fn print_users(users: &Users) -> Result<(), Failure> {
     let line = |user: &user::User| {
         let state = if user.disabled { "disabled" } else { "enabled" };
-        format!("{}\t{}\t{state}\n", user.name, user.role)
+        format!("{}\t{}\t{state}\t{}\n", user.name, user.role, user.credential)
     };
     let mut after = None;
     loop {
@@ -202,6 +202,9 @@ fn failure_for(name: &UserName) -> impl Fn(UserError) -> Failure {
         Failure::Runtime(match error {
             UserError::NoSuchUser => format!("there is no user {name}"),
             UserError::NameTaken => format!("there is a user {name} already"),
+            UserError::NoPassword => {
+                format!("{name} logs in without a password: remove the user to add one with a password")
+            }
             UserError::LastAdmin => format!("{name} is the last enabled administrator: make another one first"),
             UserError::Busy(_) | UserError::Store(_) => error.to_string(),
         })

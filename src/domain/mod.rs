@@ -14,6 +14,7 @@ pub mod key_url;
 pub mod keys;
 pub mod life;
 pub mod listing;
+pub mod origin;
 pub mod password;
 pub mod throttle;
 pub mod token;

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use derive_more::{Display, FromStr};
 use uuid::Uuid;
 
-use super::password::PasswordHash;
+use super::{origin::Origin, password::PasswordHash};
 
 /// The name of a user: `[A-Za-z0-9._@+-]{1,64}`, but neither `.` nor `..`. So a name needs no escaping between the
 /// braces of a Redis key's hash tag, and in a URL's path, clients and proxies do not take it for a directory.
@@ -47,8 +47,8 @@ impl FromStr for UserName {
     }
 }
 
-/// The rights of a user beyond managing their own tokens.
-#[derive(Debug, Display, Clone, Copy, PartialEq, Eq)]
+/// The rights of a user beyond managing their own tokens. Of two roles, the greater one has all rights of the other.
+#[derive(Debug, Display, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 #[display("{}", self.as_str())]
 pub enum Role {
     /// Has no further rights.
@@ -109,13 +109,37 @@ impl LoginEpoch {
     }
 }
 
+/// How a user logs in. A user has a password or an origin, never both.
+///
+/// `Display` writes `password` or the origin.
+#[derive(Debug, Display, Clone)]
+pub enum Credential {
+    /// By a password of ours, which has this hash.
+    #[display("password")]
+    Password(PasswordHash),
+    /// By the word of this party.
+    External(Origin),
+}
+
+impl From<PasswordHash> for Credential {
+    fn from(hash: PasswordHash) -> Self {
+        Self::Password(hash)
+    }
+}
+
+impl From<Origin> for Credential {
+    fn from(origin: Origin) -> Self {
+        Self::External(origin)
+    }
+}
+
 /// A user.
 #[derive(Debug, Clone)]
 pub struct User {
     /// The name, unique and unchangeable.
     pub name: UserName,
-    /// The hash of the password.
-    pub password_hash: PasswordHash,
+    /// How the user logs in.
+    pub credential: Credential,
     /// The role.
     pub role: Role,
     /// The time of creation, in seconds since 1970.
@@ -128,8 +152,31 @@ pub struct User {
 
 impl User {
     /// A new user, who is enabled and has a login epoch of their own. `created_at`: in seconds since 1970.
-    pub fn new(name: UserName, role: Role, password_hash: PasswordHash, created_at: u64) -> Self {
-        Self { name, password_hash, role, created_at, disabled: false, login_epoch: LoginEpoch::begin() }
+    pub fn new(name: UserName, role: Role, credential: impl Into<Credential>, created_at: u64) -> Self {
+        Self {
+            name,
+            credential: credential.into(),
+            role,
+            created_at,
+            disabled: false,
+            login_epoch: LoginEpoch::begin(),
+        }
+    }
+
+    /// The hash of the password; `None`: the user has none.
+    pub fn password_hash(&self) -> Option<&PasswordHash> {
+        match &self.credential {
+            Credential::Password(hash) => Some(hash),
+            Credential::External(_) => None,
+        }
+    }
+
+    /// The party that says who the user is; `None`: the user has a password.
+    pub fn origin(&self) -> Option<&Origin> {
+        match &self.credential {
+            Credential::Password(_) => None,
+            Credential::External(origin) => Some(origin),
+        }
     }
 
     /// Whether the user is an administrator and not disabled.

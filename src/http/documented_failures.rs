@@ -56,7 +56,10 @@ fn specific_failures(operation: &Value) -> Vec<Problem> {
             Problem::bad_request("The body: unknown variant `root`, expected one of `user`, `introspector`, `admin`."),
             UserError::LastAdmin.into(),
         ],
-        "changePassword" => vec![invalid_field("password")(Password::parse_printable("").expect_err("it is empty"))],
+        "changePassword" => vec![
+            invalid_field("password")(Password::parse_printable("").expect_err("it is empty")),
+            UserError::NoPassword.into(),
+        ],
         "removeUser" => vec![UserError::LastAdmin.into()],
         "introspectToken" | "revokePresentedToken" => {
             vec![Problem::bad_request("The body: duplicate field `token`."), Problem::store_unavailable()]

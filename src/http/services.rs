@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use poem::Request;
 
-use crate::service::{login::Login, readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens, users::Users};
+use crate::service::{
+    external_login::ExternalLogins, login::Login, readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens,
+    users::Users,
+};
 
 /// All use cases of the service.
 pub struct Services {
@@ -12,8 +15,10 @@ pub struct Services {
     pub tokens: Tokens,
     /// Add, find, list, change and remove users.
     pub users: Users,
-    /// Log users in.
+    /// Log users in by their passwords.
     pub login: Arc<Login>,
+    /// Log users in by the word of other parties.
+    pub external_logins: ExternalLogins,
     /// Whether load balancers should send requests here.
     pub readiness: Readiness,
     /// The signing keys, whose public halves are published.

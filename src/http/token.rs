@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, convert::Infallible, fmt, str::FromStr, sync::Arc};
 
-use poem::web::Data;
+use poem::{http::StatusCode, web::Data};
 use poem_openapi::{
     Object, OpenApi,
     param::{Path, Query},
@@ -363,6 +363,10 @@ impl From<RotateError> for Problem {
         match error {
             RotateError::Overlap(error) => Self::bad_request(format!("overlap: {error}.")),
             RotateError::FractionOfOverlap => Self::bad_request(format!("overlap: {error}.")),
+            RotateError::Life(error) => Self::new(
+                StatusCode::FORBIDDEN,
+                format!("The life of this token, and so of its successor, {error}: issue a new token instead."),
+            ),
             RotateError::NoSuchToken => Self::no_such_token(),
             RotateError::AlreadyRotated(Some(successor)) => {
                 Self::conflict(format!("This token was rotated before. Its successor is {successor}: rotate that."))

@@ -96,6 +96,9 @@ struct UserSummary {
     disabled: bool,
     /// When the user was added, in seconds since 1970 (UTC).
     created_at: u64,
+    /// How the user logs in: `password`, `proxy` (by the header of a trusted proxy), or `issuer:` and the `iss` of a
+    /// trusted issuer.
+    origin: String,
 }
 
 /// A page of the users.
@@ -211,8 +214,9 @@ impl UserApi {
 
     /// Change a password
     ///
-    /// Administrators change any password, other users their own. After the 200, no replica accepts the old password.
-    /// Tokens stay valid unless `revoke_tokens` is set; then no replica accepts any of them again.
+    /// Administrators change any password, other users their own; a user without a password gets none. After the 200, no
+    /// replica accepts the old password. Tokens stay valid unless `revoke_tokens` is set; then no replica accepts any of
+    /// them again.
     #[oai(path = "/:name/password", method = "put", operation_id = "changePassword")]
     async fn change_password(
         &self,
@@ -223,7 +227,7 @@ impl UserApi {
         request: Json<PasswordRequest>,
     ) -> Result<Json<PasswordChanged>, Problem> {
         let is_own = name.0.is(&user.name);
-        if !is_own && !user.is_enabled_admin() {
+        if !is_own && !user.is_administrator() {
             return Err(Problem::administrators_only());
         }
         let Json(PasswordRequest { password, revoke_tokens }) = request;
@@ -259,8 +263,8 @@ fn parse_password(text: &str) -> Result<Password, Problem> {
 }
 
 impl From<User> for UserSummary {
-    fn from(User { name, role, created_at, disabled, .. }: User) -> Self {
-        Self { username: name.to_string(), role: role.into(), disabled, created_at }
+    fn from(User { name, credential, role, created_at, disabled, .. }: User) -> Self {
+        Self { username: name.to_string(), role: role.into(), disabled, created_at, origin: credential.to_string() }
     }
 }
 
@@ -275,6 +279,9 @@ impl From<UserError> for Problem {
         match error {
             UserError::NoSuchUser => Self::no_such_user(),
             UserError::NameTaken => Self::conflict("There is a user of this name already."),
+            UserError::NoPassword => Self::conflict(
+                "This user logs in without a password, and cannot get one. Remove the user and add one of this name.",
+            ),
             UserError::LastAdmin => {
                 Self::conflict("This is the last enabled administrator. Make another one first, or enable one.")
             }

@@ -15,7 +15,11 @@ use crate::{
     },
     single_flight::SingleFlight,
     store::{StoreError, leased::LeasedStore},
-    telemetry::{audit, events::LoginFailure, logs},
+    telemetry::{
+        audit,
+        events::{LoginFailure, LoginMethod},
+        logs, metrics,
+    },
 };
 
 /// The most checks of one login: a check is repeated if the user changed meanwhile.
@@ -25,8 +29,8 @@ const MAX_CHECKS: usize = 3;
 ///
 /// An attempt is first compared with the cached login of its client and user ([`LoginCache`]). Any other attempt is
 /// throttled by the rules of [`crate::domain::throttle`]; then its password is hashed, once for concurrent attempts
-/// that are equal. All this is the same for unknown names, so that neither the answer nor its time tells which users
-/// exist, except users whose hash has another cost than new hashes.
+/// that are equal. All this is the same for unknown names and for users without a password, so that neither the answer
+/// nor its time tells which users exist, except users whose hash has another cost than new hashes.
 pub struct Login {
     store: Arc<LeasedStore>,
     hashing: Arc<Hashing>,
@@ -77,19 +81,18 @@ impl Login {
     /// both candidates are one attempt, and count as one failure. Also writes the user's name into the request's span.
     pub async fn log_in(self: &Arc<Self>, pair: &ClientAndUser, passwords: &[Password]) -> Result<User, LoginError> {
         if let Some((user, _)) = self.cached_login(pair, passwords).await? {
-            logs::add_user_to_span(&user.name);
-            return Ok(user);
+            return Ok(logged_in(user));
         }
         for _ in 0..MAX_CHECKS {
             let check = Arc::clone(self).share_check(pair.clone(), passwords.to_vec());
             let fingerprint = match run_to_completion(check).await? {
                 PasswordCheck::Accepted(fingerprint) => fingerprint,
                 PasswordCheck::Rejected(failure) => {
-                    audit::login_failed(failure, pair);
+                    audit::login_failed(failure, pair, None);
                     return Err(LoginError::Refused);
                 }
                 PasswordCheck::RetryAfter(remaining) => {
-                    audit::login_failed(LoginFailure::Throttled, pair);
+                    audit::login_failed(LoginFailure::Throttled, pair, None);
                     return Err(LoginError::RetryAfter(remaining));
                 }
             };
@@ -97,8 +100,7 @@ impl Login {
             if let Some((user, fingerprints)) = self.enabled_user(pair, passwords).await?
                 && fingerprints.contains(&fingerprint)
             {
-                logs::add_user_to_span(&user.name);
-                return Ok(user);
+                return Ok(logged_in(user));
             }
         }
         Err(Busy.into())
@@ -115,17 +117,17 @@ impl Login {
     }
 
     /// The user, from the cache while the lease holds or else from the store, and the fingerprints of these passwords
-    /// with the user's hash. `None`: there is no such user, or the user is disabled.
+    /// with the user's hash. `None`: there is no such user, or the user is disabled or has no password.
     async fn enabled_user(
         &self,
         pair: &ClientAndUser,
         passwords: &[Password],
     ) -> Result<Option<(User, Vec<LoginFingerprint>)>, StoreError> {
         let user = self.store.cached_user(&pair.user).await?.filter(|user| !user.disabled);
-        Ok(user.map(|user| {
-            let fingerprint = |password| self.cache.fingerprint(password, Some(&user.password_hash));
-            let fingerprints = passwords.iter().map(fingerprint).collect();
-            (user, fingerprints)
+        Ok(user.and_then(|user| {
+            let hash = user.password_hash()?;
+            let fingerprints = passwords.iter().map(|password| self.cache.fingerprint(password, Some(hash))).collect();
+            Some((user, fingerprints))
         }))
     }
 
@@ -181,15 +183,16 @@ impl Login {
         {
             slot = known;
         }
-        let hash =
-            user.as_ref().map_or_else(|| PasswordHash::dummy(self.hashing.cost()), |user| user.password_hash.clone());
-        let matching = self.hashing.find_match(slot, hash, passwords).await;
+        let stored = user.as_ref().and_then(User::password_hash);
+        let hash = stored.cloned().unwrap_or_else(|| PasswordHash::dummy(self.hashing.cost()));
+        let matching = self.hashing.find_match(slot, hash.clone(), passwords).await;
         Ok(match (user, matching) {
+            (Some(user), _) if user.password_hash().is_none() => PasswordCheck::Rejected(LoginFailure::NoPassword),
             (Some(user), Some(password)) if !user.disabled => {
                 if let Err(error) = self.store.login_succeeded(&pair, user.login_epoch, scope).await {
                     tracing::warn!(%error, "a login stays counted as failed");
                 }
-                let hash = self.upgrade_hash(&user, &password).await.unwrap_or(user.password_hash);
+                let hash = self.upgrade_hash(&user.name, &hash, &password).await.unwrap_or(hash);
                 let fingerprint = self.cache.fingerprint(&password, Some(&hash));
                 self.cache.insert(pair, fingerprint);
                 PasswordCheck::Accepted(fingerprint)
@@ -215,19 +218,26 @@ impl Login {
     /// replicas with different settings would replace each other's hashes. After a failure, the next login tries again.
     ///
     /// The login waits for a second hash and for a revoking write (300 ms).
-    async fn upgrade_hash(&self, user: &User, password: &Password) -> Option<PasswordHash> {
-        if !user.password_hash.cost().is_cheaper_than(self.hashing.cost()) {
+    async fn upgrade_hash(&self, name: &UserName, old: &PasswordHash, password: &Password) -> Option<PasswordHash> {
+        if !old.cost().is_cheaper_than(self.hashing.cost()) {
             return None;
         }
-        let hash = self.hashing.hash(password.clone()).await.ok()?;
-        match self.store.write(|store| store.replace_hash(&user.name, &user.password_hash, &hash)).await {
-            Ok(replaced) => replaced.then_some(hash),
+        let new = self.hashing.hash(password.clone()).await.ok()?;
+        match self.store.write(|store| store.replace_hash(name, old, &new)).await {
+            Ok(replaced) => replaced.then_some(new),
             Err(error) => {
                 tracing::warn!(%error, "a password keeps its old hash");
                 None
             }
         }
     }
+}
+
+/// Counts a login that succeeded, and writes the name of its user into the request's span.
+fn logged_in(user: User) -> User {
+    metrics::logged_in(LoginMethod::Password);
+    logs::add_user_to_span(&user.name);
+    user
 }
 
 #[cfg(test)]

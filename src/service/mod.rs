@@ -11,12 +11,15 @@ use std::{
 
 use tokio::time::Instant;
 
+pub use self::caller::{Caller, LoginLimits};
 use crate::{
-    domain::user::{User, UserName},
+    domain::user::UserName,
     store::{Authority, leased::LeasedStore},
     telemetry::traces,
 };
 
+mod caller;
+pub mod external_login;
 pub mod hashing;
 pub mod issuer_keys;
 pub mod issuers;
@@ -36,10 +39,15 @@ pub enum Actor {
     /// The operator, on the command line. Access to the store gives the operator all rights.
     Operator,
     /// A user who logged in.
-    User(User),
+    User(Caller),
 }
 
 impl Actor {
+    /// Whether this is a user whom the store does not have yet: then the user has no tokens, and no rights to write.
+    fn is_new_user(&self) -> bool {
+        matches!(self, Self::User(user) if user.is_new())
+    }
+
     /// The authority to change this account: users have it over their own, administrators over all.
     fn account_authority(&self, name: &UserName) -> Authority {
         match self {
@@ -52,9 +60,7 @@ impl Actor {
     /// write.
     fn admin_authority(&self) -> Authority {
         match self {
-            Self::User(User { name, login_epoch, .. }) => {
-                Authority::Administrator { name: name.clone(), login: *login_epoch }
-            }
+            Self::User(user) => Authority::Administrator { name: user.name.clone(), login: user.login_epoch },
             Self::Operator => Authority::Until(Instant::now() + OPERATOR_TIMEOUT),
         }
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Actor, Clock, run_to_completion, signing_keys::SigningKeys};
+use super::{Actor, Caller, Clock, run_to_completion, signing_keys::SigningKeys};
 use crate::{
     domain::{
         claims::{Claims, MAX_JWT_BYTES},
@@ -69,6 +69,9 @@ pub enum RotateError {
     /// The overlap is not a whole number of seconds.
     #[error("must be whole seconds")]
     FractionOfOverlap,
+    /// The life of the token is longer than this login may issue.
+    #[error(transparent)]
+    Life(LifeError),
     /// The user has no such live token.
     #[error("no such token")]
     NoSuchToken,
@@ -108,16 +111,17 @@ impl Tokens {
     }
 
     /// Issues a token. Its life begins when the store creates it: as a rule in the second of its `iat` or the next.
-    pub async fn issue(&self, owner: &User, description: &str, life: &str) -> Result<IssuedToken, IssueError> {
+    pub async fn issue(&self, owner: &Caller, description: &str, life: &str) -> Result<IssuedToken, IssueError> {
         let description = description.parse()?;
-        let life = Life::parse_up_to(life, self.policy.max_life)?;
+        let max_life = owner.limits.max_life.unwrap_or(self.policy.max_life).min(self.policy.max_life);
+        let life = Life::parse_up_to(life, max_life)?;
         let issued = self.sign_token(&owner.name, description, life);
-        let (store, login, quota) = (Arc::clone(&self.store), owner.login_epoch, self.policy.quota);
-        let owner = owner.name.clone();
+        let (store, owner, quota) = (Arc::clone(&self.store), owner.clone(), self.policy.quota);
         let creation = async move {
-            let created = store.create_token(NewToken { owner: &owner, login, token: &issued.token, quota }).await;
+            let new = NewToken { owner: &owner.name, login: owner.login_epoch, token: &issued.token, quota };
+            let created = owner.create_token(&store, new).await;
             if let Some(outcome) = audit_outcome(&created, |creation| *creation == Creation::Created) {
-                audit::token_issued(&owner, issued.token.id, life, &outcome);
+                audit::token_issued(&owner.name, issued.token.id, life, &outcome);
             }
             match created? {
                 Creation::Created => Ok(issued),
@@ -130,12 +134,16 @@ impl Tokens {
     /// Replaces a token by one with the same description and life. The old token expires after `overlap` at the latest;
     /// without an overlap, it is revoked at once. Costs two round trips to the store: the first reads the description
     /// and life that the new token is signed with.
-    pub async fn rotate(&self, owner: &User, id: TokenId, overlap: Option<&str>) -> Result<IssuedToken, RotateError> {
+    pub async fn rotate(&self, owner: &Caller, id: TokenId, overlap: Option<&str>) -> Result<IssuedToken, RotateError> {
         let overlap = overlap.map(duration::parse).transpose()?.unwrap_or_default();
         if overlap.subsec_nanos() > 0 {
             return Err(RotateError::FractionOfOverlap);
         }
-        let User { name: owner, login_epoch: login, .. } = owner.clone();
+        if owner.is_new() {
+            return Err(RotateError::NoSuchToken);
+        }
+        let max_life = owner.limits.max_life;
+        let (owner, login) = (owner.name.clone(), owner.login_epoch);
         let token = self.store.find_token(&owner, id).await?.map(|live| live.token);
         let token = match token {
             Some(token) if token.successor.is_none() => token,
@@ -147,6 +155,9 @@ impl Tokens {
                 return Err(successor.map_or(RotateError::NoSuchToken, |id| RotateError::AlreadyRotated(Some(id))));
             }
         };
+        if let Some(max_life) = max_life.filter(|max_life| token.life > *max_life) {
+            return Err(RotateError::Life(LifeError::TooLong(max_life)));
+        }
         let issued = self.sign_token(&owner, token.description.clone(), token.life);
         let (store, quota) = (Arc::clone(&self.store), self.policy.quota);
         let rotation = async move {
@@ -187,6 +198,9 @@ impl Tokens {
 
     /// Revokes a token on every replica before it returns. `false`: the user has no such live token.
     pub async fn revoke(&self, by: Actor, owner: &UserName, id: TokenId) -> Result<bool, StoreError> {
+        if by.is_new_user() {
+            return Ok(false);
+        }
         let (store, owner) = (Arc::clone(&self.store), owner.clone());
         let revocation = async move {
             let by = by.account_authority(&owner);
@@ -201,6 +215,9 @@ impl Tokens {
 
     /// Revokes all tokens of this user on every replica before it returns, and returns their number.
     pub async fn revoke_all(&self, by: Actor, owner: &UserName) -> Result<u64, StoreError> {
+        if by.is_new_user() {
+            return Ok(0);
+        }
         let (store, owner) = (Arc::clone(&self.store), owner.clone());
         let revocation = async move {
             let by = by.account_authority(&owner);
@@ -408,7 +425,7 @@ mod tests {
         let keys = SigningKeys::fixed(KeySet::parse(generate(Algorithm::Hs256, 0).expose_secret()).unwrap());
         let policy = TokenPolicy { max_life: Life::parse("1h").unwrap(), quota: 1, issuer: None };
         let tokens = Tokens::new(store, Arc::new(keys), clock, policy);
-        let jwt = tokens.issue(&user, "x", "1h").await.unwrap().jwt;
+        let jwt = tokens.issue(&user.into(), "x", "1h").await.unwrap().jwt;
         (tokens, jwt, now)
     }
 

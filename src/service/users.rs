@@ -16,7 +16,7 @@ use crate::{
     domain::{
         listing::Listing,
         password::Password,
-        user::{Role, User, UserName, UserUpdate},
+        user::{Credential, Role, User, UserName, UserUpdate},
     },
     store::{
         Authority, StoreError, UpdatedUser, UserChange,
@@ -58,6 +58,9 @@ pub enum UserError {
     /// There is a user of this name already.
     #[error("there is a user of this name already")]
     NameTaken,
+    /// The user logs in without a password, so none can be set.
+    #[error("the user logs in without a password")]
+    NoPassword,
     /// The change would leave no enabled administrator.
     #[error("this is the last enabled administrator: make another one first")]
     LastAdmin,
@@ -74,6 +77,7 @@ impl<T> From<UserChange<T>> for Result<T, UserError> {
         match change {
             UserChange::Done(done) => Ok(done),
             UserChange::NoSuchUser => Err(UserError::NoSuchUser),
+            UserChange::NoPassword => Err(UserError::NoPassword),
             UserChange::LastAdmin => Err(UserError::LastAdmin),
         }
     }
@@ -119,7 +123,7 @@ impl Users {
             };
             write_audit_event(&created, |outcome| {
                 if !(is_repeated && outcome.is_err()) {
-                    audit::user_added(&user.name, user.role, &outcome);
+                    audit::user_added(&user, &outcome);
                 }
             });
             created.map(|()| user)
@@ -164,7 +168,8 @@ impl Users {
         .await
     }
 
-    /// Sets the password of a user, and returns the number of tokens revoked: all, if `revoke_tokens` is set.
+    /// Sets the password of a user who has one, and returns the number of tokens revoked: all, if `revoke_tokens` is
+    /// set.
     pub async fn set_password(
         &self,
         by: Actor,
@@ -172,12 +177,16 @@ impl Users {
         password: Password,
         revoke_tokens: bool,
     ) -> Result<u64, UserError> {
+        // Such a user may change no other's, and the store would say that the login has ended.
+        if by.is_new_user() {
+            return Err(UserError::NoPassword);
+        }
         let hash = self.hashing.hash(password).await?;
         let (store, name) = (Arc::clone(&self.store), name.clone());
         run_to_completion(async move {
             let by = by.account_authority(&name);
-            let revoked = store.write(|store| store.set_password(&by, &name, &hash, revoke_tokens)).await;
-            let changed = revoked.map_err(UserError::from).and_then(|revoked| revoked.ok_or(UserError::NoSuchUser));
+            let changed = store.write(|store| store.set_password(&by, &name, &hash, revoke_tokens)).await;
+            let changed = changed.map_err(UserError::from).and_then(Result::from);
             write_audit_event(&changed, |tokens| audit::password_changed(&name, tokens.copied()));
             changed
         })
@@ -201,11 +210,11 @@ impl Users {
     /// for hashes is full): `false` only leads to a log line.
     async fn has_password(&self, name: &UserName, password: Password) -> bool {
         match (self.find(name).await, self.hashing.take_slot(Lane::NewPassword)) {
-            (Ok(Some(user)), Some(slot)) => {
-                self.hashing.find_match(slot, user.password_hash, vec![password]).await.is_some()
+            (Ok(Some(User { credential: Credential::Password(hash), .. })), Some(slot)) => {
+                self.hashing.find_match(slot, hash, vec![password]).await.is_some()
             }
-            (Ok(None), _) => false,
-            (Ok(Some(_)), None) | (Err(_), _) => true,
+            (Ok(Some(User { credential: Credential::Password(_), .. })), None) | (Err(_), _) => true,
+            (Ok(_), _) => false,
         }
     }
 

@@ -12,6 +12,7 @@ use super::{
     PasswordHash, Reservation, RevokingWrites, Rotation, Store, StoreError, StoreResult, Token, TokenDigest, TokenId,
     UpdatedUser, User, UserChange, UserName, UserUpdate, Watch, account_tokens::AccountTokens, throttle::Throttle,
 };
+use crate::domain::user::Credential;
 
 /// The most tokens that a list reads before it lets go of the lock.
 const TOKENS_PER_LOCK: usize = 1000;
@@ -73,6 +74,17 @@ impl Store for MemoryStore {
         }
         account.tokens.insert(token, now);
         Ok(Creation::Created)
+    }
+
+    async fn create_first_token(&self, owner: &User, new: NewToken<'_>) -> StoreResult<Option<Creation>> {
+        let mut accounts = self.accounts.lock();
+        if accounts.contains_key(&owner.name) {
+            return Ok(None);
+        }
+        let mut account = Account { user: owner.clone(), tokens: AccountTokens::default() };
+        account.tokens.insert(new.token, Instant::now());
+        accounts.insert(owner.name.clone(), account);
+        Ok(Some(Creation::Created))
     }
 
     async fn find_token(&self, owner: &UserName, id: TokenId) -> StoreResult<Option<LiveToken>> {
@@ -240,19 +252,23 @@ impl RevokingWrites for MemoryStore {
         name: &UserName,
         hash: &PasswordHash,
         revoke_tokens: bool,
-    ) -> StoreResult<Option<u64>> {
+    ) -> StoreResult<UserChange<u64>> {
         let mut accounts = self.authorized(by, name)?;
-        let Some(account) = accounts.get_mut(name) else { return Ok(None) };
-        account.user.password_hash = hash.clone();
+        let Some(account) = accounts.get_mut(name) else { return Ok(UserChange::NoSuchUser) };
+        let Credential::Password(current) = &mut account.user.credential else { return Ok(UserChange::NoPassword) };
+        *current = hash.clone();
         account.user.login_epoch = LoginEpoch::begin();
-        Ok(Some(if revoke_tokens { account.tokens.revoke_all(Instant::now()) } else { 0 }))
+        Ok(UserChange::Done(if revoke_tokens { account.tokens.revoke_all(Instant::now()) } else { 0 }))
     }
 
     async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> StoreResult<bool> {
         let mut accounts = self.accounts.lock();
-        let hash = accounts.get_mut(name).map(|account| &mut account.user.password_hash);
-        let hash = hash.filter(|hash| hash.expose_secret() == old.expose_secret());
-        Ok(hash.map(|hash| *hash = new.clone()).is_some())
+        let credential = accounts.get_mut(name).map(|account| &mut account.user.credential);
+        match credential {
+            Some(Credential::Password(hash)) if hash.expose_secret() == old.expose_secret() => *hash = new.clone(),
+            _ => return Ok(false),
+        }
+        Ok(true)
     }
 
     async fn remove_user(&self, by: &Authority, name: &UserName) -> StoreResult<UserChange<u64>> {

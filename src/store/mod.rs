@@ -130,13 +130,15 @@ pub enum Rotation {
     NoSuchToken,
 }
 
-/// The result of a change that must leave an enabled administrator.
+/// The result of a change of a user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum UserChange<T> {
     /// The change took place.
     Done(T),
     /// There is no such user. Nothing changed.
     NoSuchUser,
+    /// The user logs in without a password, so none can be set. Nothing changed.
+    NoPassword,
     /// The change would leave no enabled administrator. Nothing changed.
     LastAdmin,
 }
@@ -173,6 +175,13 @@ pub struct Health {
 pub trait Store: Send + Sync {
     /// Creates a token, unless its owner has reached the quota.
     async fn create_token(&self, new: NewToken<'_>) -> StoreResult<Creation>;
+
+    /// Creates a user together with the user's first token, `new`, whose owner and login epoch are those of `owner`.
+    /// `None`: there is a user of this name already, and nothing changed.
+    ///
+    /// It needs no authority: the user has no rights before. It does not take place after its own answer, so it never
+    /// brings back a user whose removal was asked for later.
+    async fn create_first_token(&self, owner: &User, new: NewToken<'_>) -> StoreResult<Option<Creation>>;
 
     /// Finds a live token of this owner.
     async fn find_token(&self, owner: &UserName, id: TokenId) -> StoreResult<Option<LiveToken>>;
@@ -253,15 +262,15 @@ pub trait RevokingWrites: Store {
         update: UserUpdate,
     ) -> StoreResult<UserChange<UpdatedUser>>;
 
-    /// Gives a user a new password and ends all logins with the old one. Returns the number of tokens revoked: all, if
-    /// `revoke_tokens`. `None`: no such user.
+    /// Gives a user who has a password a new one, and ends all logins with the old one. Returns the number of tokens
+    /// revoked: all, if `revoke_tokens`.
     async fn set_password(
         &self,
         by: &Authority,
         name: &UserName,
         hash: &PasswordHash,
         revoke_tokens: bool,
-    ) -> StoreResult<Option<u64>>;
+    ) -> StoreResult<UserChange<u64>>;
 
     /// Replaces the hash of a user's password by a new hash of the same password. `false`: the user has another hash
     /// than `old`.

@@ -17,9 +17,10 @@ use super::{
 };
 use crate::domain::{
     life::Life,
+    origin::Origin,
     throttle::{ClientAndUser, ClientNetwork},
     token::TokenId,
-    user::{Role, UserName},
+    user::{Role, User, UserName},
 };
 
 /// The store failed during a change, or too few replicas acknowledged it. The change took place, did not, or will be
@@ -46,6 +47,8 @@ fn count_revoked(tokens: Outcome<u64>) -> (Option<u64>, &'static str) {
 struct FailedLogin {
     reason: LoginFailure,
     account: Option<UserName>,
+    /// The party that would have logged the user in; `None`: a password.
+    origin: Option<Origin>,
     /// The site (/48) of an IPv6 client, the address of an IPv4 client. Not written: the span has the exact address.
     client: Result<Ipv6Addr, ClientNetwork>,
 }
@@ -57,17 +60,19 @@ impl FailedLogin {
     /// Writes the event. `repeated`: how often it was repeated since its last line; `None`: it is the first.
     fn write(&self, repeated: Option<u64>) {
         let account = self.account.as_ref().map(tracing::field::display);
-        info!(target: AUDIT, reason = self.reason.label(), account, repeated, "login.failed");
+        let origin = self.origin.as_ref().map(tracing::field::display);
+        info!(target: AUDIT, reason = self.reason.label(), account, origin, repeated, "login.failed");
     }
 }
 
 /// Records a failed login. The same failure of the same client (or its site) is written once and then counted; one line
-/// a minute has the number of repetitions.
-pub fn login_failed(reason: LoginFailure, pair: &ClientAndUser) {
+/// a minute has the number of repetitions. `origin`: the party that would have logged the user in; `None`: a password.
+pub fn login_failed(reason: LoginFailure, pair: &ClientAndUser, origin: Option<&Origin>) {
     metrics::login_failed(reason);
-    let user_exists = matches!(reason, LoginFailure::WrongPassword | LoginFailure::Disabled);
+    let user_exists = !matches!(reason, LoginFailure::UnknownUser | LoginFailure::Throttled);
     let account = user_exists.then(|| pair.user.clone());
-    let failure = FailedLogin { reason, account, client: pair.client.site().ok_or(pair.client) };
+    let failure =
+        FailedLogin { reason, account, origin: origin.cloned(), client: pair.client.site().ok_or(pair.client) };
     let is_first = FAILED_LOGINS.lock().is_first(&failure);
     if is_first {
         failure.write(None);
@@ -110,8 +115,10 @@ pub fn tokens_revoked(owner: &UserName, tokens: Outcome<u64>) {
 }
 
 /// Records that a user was added.
-pub fn user_added<T>(name: &UserName, role: Role, outcome: &Outcome<T>) {
-    info!(target: AUDIT, account = %name, role = role.as_str(), outcome = outcome_label(outcome), "user.added");
+pub fn user_added<T>(user: &User, outcome: &Outcome<T>) {
+    let User { name, role, credential, .. } = user;
+    let outcome = outcome_label(outcome);
+    info!(target: AUDIT, account = %name, role = role.as_str(), origin = %credential, outcome, "user.added");
 }
 
 /// Records that a user has this role from now on.

@@ -19,16 +19,37 @@ pub enum LoginFailure {
     Disabled,
     /// The attempt came too early after too many failures. The password was not looked at.
     Throttled,
+    /// The user exists and has no password: another party logs the user in.
+    NoPassword,
+    /// Another party logged a user in who has a password or came from a third party.
+    OtherOrigin,
 }
 
 impl LoginFailure {
     /// The labels of all reasons, in the order of the variants.
-    pub(super) const LABELS: [&str; 4] = ["unknown_user", "wrong_password", "disabled", "throttled"];
+    pub(super) const LABELS: [&str; 6] =
+        ["unknown_user", "wrong_password", "disabled", "throttled", "no_password", "other_origin"];
 
     /// This reason in audit events and metrics.
     pub(super) fn label(self) -> &'static str {
         Self::LABELS[self as usize]
     }
+}
+
+/// The way in which a user logged in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LoginMethod {
+    /// By a password.
+    Password,
+    /// By a JWT of a trusted issuer.
+    Issuer,
+    /// By the header of a trusted proxy.
+    Proxy,
+}
+
+impl LoginMethod {
+    /// The labels of all methods, in the order of the variants.
+    pub(super) const LABELS: [&str; 3] = ["password", "issuer", "proxy"];
 }
 
 /// The result of verifying a token.

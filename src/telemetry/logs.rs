@@ -107,12 +107,13 @@ impl Write for StandardError {
     }
 }
 
-/// The span of a request. Each line within it has the request id, the client's address and, after a login, the user.
+/// The span of a request. Each line within it has the request id, the client's address and, after a login, the user,
+/// with the party that logged the user in if it was not a password.
 ///
 /// Its target is that of audit events, so that a filter that keeps these events keeps their span, too.
 pub(super) fn request_span(request_id: &str, client: Option<IpAddr>) -> Span {
     let client = client.map(field::display);
-    tracing::error_span!(target: AUDIT, "request", request_id, client, user = field::Empty)
+    tracing::error_span!(target: AUDIT, "request", request_id, client, user = field::Empty, origin = field::Empty)
 }
 
 /// The span of a command of the command line, with the operating system's user who runs it.
@@ -123,6 +124,11 @@ pub fn command_span() -> Span {
 /// Adds the user who logged in to the span of the current request.
 pub fn add_user_to_span(name: impl fmt::Display) {
     Span::current().record("user", field::display(name));
+}
+
+/// Adds the party that logged the user in to the span of the current request.
+pub fn add_origin_to_span(origin: impl fmt::Display) {
+    Span::current().record("origin", field::display(origin));
 }
 
 #[cfg(test)]

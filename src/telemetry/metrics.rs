@@ -16,7 +16,7 @@ use parking_lot::RwLock;
 use prometheus::{Registry, TextEncoder};
 
 use super::{
-    events::{LeaseKind, LoginFailure, ResponseLabels, Verification},
+    events::{LeaseKind, LoginFailure, LoginMethod, ResponseLabels, Verification},
     logs,
 };
 
@@ -52,6 +52,8 @@ pub enum Counter {
     TokenVerifications,
     /// Lookups of records that may be cached under a lease, with and without success.
     LeaseLookups,
+    /// Logins that succeeded.
+    Logins,
     /// Failed logins.
     LoginFailures,
     /// Tokens issued.
@@ -72,7 +74,7 @@ pub enum Counter {
 type Labels = &'static [(&'static str, &'static [&'static str])];
 
 /// Names, units, descriptions and labels of the counters, in the order of [`Counter`].
-const COUNTERS: [(&str, &str, &str, Labels); 9] = [
+const COUNTERS: [(&str, &str, &str, Labels); 10] = [
     (
         "mayfly.token.verifications",
         "{verification}",
@@ -85,6 +87,7 @@ const COUNTERS: [(&str, &str, &str, Labels); 9] = [
         "Lookups of records that may be cached under a lease.",
         &[("kind", &["token", "user"]), ("result", &["miss", "hit"])],
     ),
+    ("mayfly.logins", "{login}", "Logins that succeeded, by method.", &[("method", &LoginMethod::LABELS)]),
     ("mayfly.login.failures", "{login}", "Failed logins, by reason.", &[("reason", &LoginFailure::LABELS)]),
     ("mayfly.tokens.issued", "{token}", "Tokens issued.", &[]),
     ("mayfly.tokens.rotated", "{token}", "Tokens rotated.", &[]),
@@ -208,6 +211,11 @@ pub fn token_verified(result: Verification) {
 /// Counts a lookup that was answered from the cache, under a lease (`is_hit`), or by the store.
 pub fn lease_lookup(kind: LeaseKind, is_hit: bool) {
     Counter::LeaseLookups.add_to(2 * kind as usize + usize::from(is_hit), 1);
+}
+
+/// Counts a login that succeeded.
+pub fn logged_in(method: LoginMethod) {
+    Counter::Logins.add_to(method as usize, 1);
 }
 
 /// Counts a failed login.

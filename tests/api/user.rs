@@ -82,7 +82,7 @@ fn administrators_manage_users(#[values(Backend::Memory, Backend::Redis)] backen
     assert_eq!(added.header("cache-control"), "no-store");
     let alice = |message: &str, role: &str, disabled: bool| {
         json!({
-            "message": message, "username": "alice", "role": role, "disabled": disabled,
+            "message": message, "username": "alice", "role": role, "disabled": disabled, "origin": "password",
         })
     };
     assert_eq!(user(&added), alice("User created", "user", false));

@@ -27,7 +27,7 @@ async fn a_full_redis_still_demotes_disables_and_removes_users() {
     redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     assert_eq!(
         store.set_password(&operator(), &alice, &PasswordHash::dummy(HashCost::default()), true).await.unwrap(),
-        Some(1)
+        UserChange::Done(1)
     );
     assert_eq!(store.find_token(&alice, token.id).await.unwrap(), None);
     assert!(matches!(store.update_user(&operator(), &alice, DISABLE).await.unwrap(), UserChange::Done(_)));

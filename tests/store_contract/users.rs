@@ -17,7 +17,8 @@ async fn a_user_is_found_as_created_and_created_once(
     let found = fixture.store.find_user(&alice).await.unwrap().unwrap();
     assert_eq!((found.name, found.role, found.created_at, found.disabled), (alice, Role::Admin, 1_662_720_135, false));
     assert_eq!(found.login_epoch, epoch());
-    assert_eq!(found.password_hash.expose_secret(), PasswordHash::dummy(HashCost::default()).expose_secret());
+    let Credential::Password(hash) = found.credential else { panic!("{:?}", found.credential) };
+    assert_eq!(hash.expose_secret(), PasswordHash::dummy(HashCost::default()).expose_secret());
 }
 
 #[rstest]
@@ -58,19 +59,22 @@ async fn a_password_is_changed(#[values(Kind::Memory, Kind::Redis, Kind::Sentine
     }
     for revoke_tokens in [false, true] {
         let nobody = "nobody".parse().unwrap();
-        assert_eq!(fixture.store.set_password(&operator(), &nobody, &hash, revoke_tokens).await.unwrap(), None);
+        assert_eq!(
+            fixture.store.set_password(&operator(), &nobody, &hash, revoke_tokens).await.unwrap(),
+            UserChange::NoSuchUser
+        );
         assert!(fixture.store.find_user(&nobody).await.unwrap().is_none());
     }
-    assert_eq!(fixture.store.set_password(&operator(), &alice, &hash, false).await.unwrap(), Some(0));
-    assert!(fixture.store.find_user(&alice).await.unwrap().unwrap().password_hash.verify(&password));
+    assert_eq!(fixture.store.set_password(&operator(), &alice, &hash, false).await.unwrap(), UserChange::Done(0));
+    assert!(fixture.store.find_user(&alice).await.unwrap().unwrap().password_hash().unwrap().verify(&password));
     assert_eq!(fixture.ids(&alice, PageRequest::ALL).await.unwrap().len(), 2);
     let login_before = fixture.store.create_token(new_token(&alice, epoch(), &token(3600))).await;
     assert!(matches!(login_before, Err(StoreError::LoginEnded)), "{login_before:?}");
 
     let other = PasswordHash::dummy(HashCost::default());
-    assert_eq!(fixture.store.set_password(&operator(), &alice, &other, true).await.unwrap(), Some(2));
+    assert_eq!(fixture.store.set_password(&operator(), &alice, &other, true).await.unwrap(), UserChange::Done(2));
     assert_eq!(fixture.ids(&alice, PageRequest::ALL).await, Some(vec![]));
-    assert_eq!(fixture.store.set_password(&operator(), &alice, &hash, true).await.unwrap(), Some(0));
+    assert_eq!(fixture.store.set_password(&operator(), &alice, &hash, true).await.unwrap(), UserChange::Done(0));
 }
 
 #[rstest]
@@ -214,7 +218,7 @@ async fn a_hash_is_replaced_only_while_it_is_the_same(
     let hash = |cost: &str| PasswordHash::dummy(cost.parse().unwrap());
     let (old, new, other) = (PasswordHash::dummy(HashCost::default()), hash("m=8,t=1,p=1"), hash("m=16,t=1,p=1"));
     assert!(!fixture.store.replace_hash(&alice, &other, &new).await.unwrap());
-    let cost = async || fixture.store.find_user(&alice).await.unwrap().unwrap().password_hash.cost();
+    let cost = async || fixture.store.find_user(&alice).await.unwrap().unwrap().password_hash().unwrap().cost();
     assert_eq!(cost().await, old.cost());
     assert!(fixture.store.replace_hash(&alice, &old, &new).await.unwrap());
     assert_eq!(cost().await, new.cost());

@@ -7,8 +7,8 @@ use mayfly::{
     http::{self, Application, Services},
     server,
     service::{
-        Actor, Clock, hashing::Hashing, login::Login, readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens,
-        users::Users,
+        Actor, Clock, external_login::ExternalLogins, hashing::Hashing, login::Login, readiness::Readiness,
+        signing_keys::SigningKeys, tokens::Tokens, users::Users,
     },
     store::{leased::LeasedStore, memory::MemoryStore},
     telemetry::{self, LogFormat, otlp},
@@ -31,6 +31,7 @@ pub(super) async fn serve(password: String, keys: String) {
     let rules = TokenPolicy { max_life: Life::parse("1h").unwrap(), quota: 10, issuer: None };
     let services = Services {
         users,
+        external_logins: ExternalLogins::new(Arc::clone(&store), Clock::system()),
         tokens: Tokens::new(Arc::clone(&store), Arc::clone(&signing), clock, rules),
         login: Login::new(Arc::clone(&store), hashing),
         readiness: Readiness::new(store, Duration::ZERO),

@@ -1,10 +1,19 @@
 #!lua
 -- Creates a token, unless its owner has reached the quota. In a rotation, also shortens the life of the predecessor.
--- KEYS: the token, the index of its owner's tokens, the index of their expiries; in a rotation, the predecessor.
--- ARGV: its id, its record, its life in ms, the quota; in a rotation, the predecessor's id, its new record, and the ms
--- that it may still live.
+-- With a new owner, also creates the owner.
+-- KEYS: the new owner, if there is one; the token, the index of its owner's tokens, the index of their expiries; in a
+-- rotation, the predecessor.
+-- ARGV: a JSON array of the new owner's fields and values, or ''; its id, its record, its life in ms, the quota; in a
+-- rotation, the predecessor's id, its new record, and the ms that it may still live.
 -- Returns 1: created. 0: quota reached. -1: it may be reached, and the index of expiries does not have the same tokens.
--- -2: the predecessor does not exist. -3: the predecessor has a successor already.
+-- -2: the predecessor does not exist. -3: the predecessor has a successor already. -4: there is a user of the new
+-- owner's name.
+
+local owner_fields = argument()
+local new_owner = owner_fields ~= '' and table.remove(KEYS, 1)
+if new_owner and redis.call('EXISTS', new_owner) == 1 then
+  return unchanged(-4)
+end
 
 local id, index, expiries, predecessor, overlap = ARGV[1], KEYS[2], KEYS[3], KEYS[4], tonumber(ARGV[7])
 if predecessor then
@@ -58,6 +67,9 @@ elseif predecessor then
   redis.call('ZADD', expiries, 'XX', now + left, ARGV[5])
 end
 
+if new_owner then
+  redis.call('HSET', new_owner, unpack(cjson.decode(owner_fields)))
+end
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 redis.call('ZADD', index, time[1] .. string.format('%06d', time[2]), id)
 if indexed > 0 then

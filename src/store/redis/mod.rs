@@ -75,10 +75,23 @@ impl RedisStore {
 #[async_trait]
 impl Store for RedisStore {
     async fn create_token(&self, new: NewToken<'_>) -> StoreResult<Creation> {
-        match self.create_within_quota(new.owner, &creation_write(new)).await? {
+        match self.create_within_quota(new.owner, &creation_write(new, None)).await? {
             1 => Ok(Creation::Created),
             _ => Ok(Creation::QuotaReached),
         }
+    }
+
+    async fn create_first_token(&self, owner: &User, new: NewToken<'_>) -> StoreResult<Option<Creation>> {
+        // In the order of `create_user`.
+        self.run_name_script(&SCRIPTS.add_name, &self.authority_to_complete(), &owner.name).await?;
+        let write = creation_write(new, Some(owner)).until(self.connections.deadline());
+        match self.create_within_quota(&owner.name, &write).await? {
+            1 => {}
+            -4 => return Ok(None),
+            _ => return Ok(Some(Creation::QuotaReached)),
+        }
+        self.finish_creation(owner).await.map_err(StoreError::into_unconfirmed)?;
+        Ok(Some(Creation::Created))
     }
 
     async fn find_token(&self, owner: &UserName, id: TokenId) -> StoreResult<Option<LiveToken>> {
@@ -217,9 +230,16 @@ fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The write that creates a token; [`RevokingWrites::rotate_token`] adds the predecessor to it.
-fn creation_write(NewToken { owner, login, token, quota }: NewToken<'_>) -> Write {
-    Write::to_user(&SCRIPTS.create_token, owner, &Authority::Login(login))
+/// The write that creates a token, with its owner if there is a new one. Otherwise, it rests on the owner's login, and
+/// [`RevokingWrites::rotate_token`] adds the predecessor to it.
+fn creation_write(NewToken { owner, login, token, quota }: NewToken<'_>, new_owner: Option<&User>) -> Write {
+    let write = match new_owner {
+        Some(user) => Write::without_authority(&SCRIPTS.create_token, owner)
+            .keys([keys::user(owner)])
+            .arg(records::encode_user_as_json(user)),
+        None => Write::to_user(&SCRIPTS.create_token, owner, &Authority::Login(login)).arg(""),
+    };
+    write
         .keys([keys::token(owner, token.id), keys::token_index(owner), keys::token_expiries(owner)])
         .arg(token.id.to_string())
         .arg(records::encode_token(token))

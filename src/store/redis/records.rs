@@ -12,7 +12,7 @@ use crate::{
         life::Life,
         password::PasswordHash,
         token::{LiveToken, Token, TokenDigest, TokenId},
-        user::{LoginEpoch, User, UserName, UserUpdate},
+        user::{Credential, LoginEpoch, User, UserName, UserUpdate},
     },
     store::{StoreError, StoreResult},
 };
@@ -70,7 +70,10 @@ pub(super) fn decode_live_token(id: TokenId, record: &[u8], pttl: i64) -> StoreR
 }
 
 // The fields of a user's hash.
+/// The hash of the password; absent: the user has an origin.
 const PASSWORD: &str = "password";
+/// The origin; absent: the user has a password. `update_user.lua` reads it, too.
+const ORIGIN: &str = "origin";
 const ROLE: &str = "role";
 const CREATED: &str = "created";
 /// `"0"` or `"1"`. `guard.lua` reads it, too.
@@ -107,13 +110,26 @@ pub(super) fn encode_password(hash: &PasswordHash) -> Vec<String> {
 
 /// The fields of this user's hash, and their values.
 pub(super) fn encode_user(user: &User) -> Vec<String> {
+    let origin: String;
+    let credential = match &user.credential {
+        Credential::Password(hash) => password_field(hash),
+        Credential::External(party) => {
+            origin = party.to_string();
+            [ORIGIN, &origin]
+        }
+    };
     field_list([
-        password_field(&user.password_hash),
+        credential,
         [ROLE, user.role.as_str()],
         [CREATED, &user.created_at.to_string()],
         [DISABLED, flag_text(user.disabled)],
         [LOGIN_EPOCH, &user.login_epoch.to_string()],
     ])
+}
+
+/// The same list as a JSON array, for a script that takes it as one argument.
+pub(super) fn encode_user_as_json(user: &User) -> String {
+    serde_json::to_string(&encode_user(user)).expect("strings are JSON")
 }
 
 /// The fields of a user's hash that an update replaces, and their values. Disabling a user begins a new login epoch.
@@ -154,7 +170,11 @@ pub(super) fn decode_user(name: &UserName, fields: &HashMap<String, String>) -> 
     }
     Ok(Some(User {
         name: name.clone(),
-        password_hash: field(fields, PASSWORD)?,
+        credential: if fields.contains_key(ORIGIN) {
+            Credential::External(field(fields, ORIGIN)?)
+        } else {
+            Credential::Password(field(fields, PASSWORD)?)
+        },
         role: field(fields, ROLE)?,
         created_at: field(fields, CREATED)?,
         disabled: match field(fields, DISABLED)? {

@@ -60,7 +60,7 @@ impl RevokingWrites for RedisStore {
 
     async fn rotate_token(&self, old: &Token, overlap: Duration, new: NewToken<'_>) -> StoreResult<Rotation> {
         let rotated = Token { successor: Some(new.token.id), ..old.clone() };
-        let write = creation_write(new)
+        let write = creation_write(new, None)
             .until(self.connections.deadline())
             .keys([keys::token(new.owner, old.id)])
             .arg(old.id.to_string())
@@ -91,10 +91,14 @@ impl RevokingWrites for RedisStore {
         name: &UserName,
         hash: &PasswordHash,
         revoke_tokens: bool,
-    ) -> StoreResult<Option<u64>> {
+    ) -> StoreResult<UserChange<u64>> {
         let write = self.update_write(by, name, None, records::encode_password(hash), revoke_tokens);
         let (revoked, _): UserReply = self.connections.write(&write).await?;
-        Ok(u64::try_from(revoked).ok())
+        Ok(match revoked {
+            -1 => UserChange::NoSuchUser,
+            -3 => UserChange::NoPassword,
+            revoked => UserChange::Done(revoked.unsigned_abs()),
+        })
     }
 
     async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> StoreResult<bool> {
@@ -149,8 +153,8 @@ impl RedisStore {
         read_user_reply(self.connections.write(&write).await?, |revoked, _| Ok(revoked))
     }
 
-    /// The write that sets these fields of a user. `number`: that of the change; `None`: it leaves the administrators
-    /// as they are.
+    /// The write that sets these fields of a user. `number`: that of the change; `None`: a new password, which leaves
+    /// the administrators as they are.
     fn update_write(
         &self,
         by: &Authority,

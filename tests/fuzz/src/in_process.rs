@@ -16,8 +16,8 @@ use mayfly::{
     },
     http::{self, BrowserAccess, Services},
     service::{
-        Clock, hashing::Hashing, login::Login, readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens,
-        users::Users,
+        Clock, external_login::ExternalLogins, hashing::Hashing, login::Login, readiness::Readiness,
+        signing_keys::SigningKeys, tokens::Tokens, users::Users,
     },
     store::{Authority, NewToken, leased::LeasedStore, memory::MemoryStore},
 };
@@ -116,10 +116,9 @@ async fn services() -> (Arc<Services>, String) {
     let (name, password) = LOGIN.split_once(':').unwrap();
     let of_admin = PasswordHash::of(&password.parse().unwrap(), cost);
     let login_epoch: LoginEpoch = "b56929f354f14dc299849bba615e26e6".parse().unwrap();
-    for (name, role, password_hash) in [(name, Role::Admin, of_admin), ("alice", Role::User, PasswordHash::dummy(cost))]
-    {
+    for (name, role, hash) in [(name, Role::Admin, of_admin), ("alice", Role::User, PasswordHash::dummy(cost))] {
         let name = name.parse().unwrap();
-        let user = User { name, password_hash, role, created_at: NOW, disabled: false, login_epoch };
+        let user = User { name, credential: hash.into(), role, created_at: NOW, disabled: false, login_epoch };
         assert!(
             store
                 .create_user(&Authority::Until(tokio::time::Instant::now() + Duration::from_mins(1)), &user)
@@ -140,7 +139,8 @@ async fn services() -> (Arc<Services>, String) {
     let hashing = Arc::new(Hashing::new(cost));
     let services = Services {
         tokens: Tokens::new(Arc::clone(&store), Arc::clone(&keys), clock.clone(), rules),
-        users: Users::new(Arc::clone(&store), clock, Arc::clone(&hashing)),
+        users: Users::new(Arc::clone(&store), clock.clone(), Arc::clone(&hashing)),
+        external_logins: ExternalLogins::new(Arc::clone(&store), clock),
         login: Login::new(Arc::clone(&store) as _, hashing),
         readiness: Readiness::new(store, Duration::MAX),
         keys,
