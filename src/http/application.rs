@@ -67,7 +67,8 @@ impl<E: Endpoint<Output = Response> + 'static> server::Application for Applicati
         let id = Uuid::new_v4().to_string();
         let client = Some(client.ip().to_canonical());
         // The method may be missing, or any text.
-        let info = RequestInfo { method: "_OTHER", id: &id, client: &|| client, is_verification: false };
+        let info =
+            RequestInfo { method: "_OTHER", id: &id, client: &|| client, is_verification: false, is_poll: false };
         let observed = ObservedRequest::begin(info, |_| None);
         let mut response = problem_response(Problem::new(status, detail), &id);
         response.headers_mut().insert(REQUEST_ID, id.parse().expect("an id is visible ASCII"));

@@ -5,14 +5,20 @@ use poem_openapi::OpenApiService;
 use serde_json::{Value, json};
 
 use super::{
-    documented_failures, health::HealthApi, oauth::OAuthApi, paths::USERS, token::TokenApi, user::UserApi,
+    changes::ChangesApi,
+    documented_failures,
+    health::HealthApi,
+    oauth::OAuthApi,
+    paths::{CHANGES, USERS},
+    token::TokenApi,
+    user::UserApi,
     user_token::UserTokenApi,
 };
 use crate::domain::{duration, password::Password, token::Description, user::UserName};
 
 /// All operations of the API.
-pub(super) fn api() -> OpenApiService<(TokenApi, UserApi, UserTokenApi, OAuthApi, HealthApi), ()> {
-    let operations = (TokenApi, UserApi, UserTokenApi, OAuthApi, HealthApi);
+pub(super) fn api() -> OpenApiService<(TokenApi, UserApi, UserTokenApi, OAuthApi, ChangesApi, HealthApi), ()> {
+    let operations = (TokenApi, UserApi, UserTokenApi, OAuthApi, ChangesApi, HealthApi);
     OpenApiService::new(operations, "Mayfly", env!("CARGO_PKG_VERSION"))
 }
 
@@ -41,6 +47,7 @@ pub fn document() -> Value {
                     Some("limit") => json!(100),
                     Some("name") => json!("carol"),
                     Some("after") if path == USERS => json!("carol"),
+                    Some("after") if path == CHANGES => json!("6b1f2d0c9e8a4735-1-0-2a"),
                     _ => json!("b56929f3-54f1-4dc2-9984-9bba615e26e6"),
                 };
                 if parameter["name"] == "after" && path == USERS {

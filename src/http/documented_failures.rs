@@ -8,6 +8,7 @@ use super::{
     auth::{
         bearer_required, invalid_token, password_required, repeated_authorization, token_required, too_many_failures,
     },
+    changes::Cursor,
     envelope::headers_too_large,
     param::{AllTokens, PageLimit, Parameter},
     payload::{body_too_large, body_too_slow, media_type_expected},
@@ -21,6 +22,7 @@ use crate::{
     service::{
         tokens::{IssueError, RotateError, VerifyError},
         users::UserError,
+        verifiers::ChangesError,
     },
 };
 
@@ -64,6 +66,7 @@ fn specific_failures(operation: &Value) -> Vec<Problem> {
         "introspectToken" | "revokePresentedToken" => {
             vec![Problem::bad_request("The body: duplicate field `token`."), Problem::store_unavailable()]
         }
+        "changes" => vec![ChangesError::Forbidden.into(), ChangesError::NoWatch.into(), Cursor::error()],
         "verify" => vec![bearer_required(Some(VerifyError::Invalid))],
         "ready" => vec![Problem::unavailable(
             "The token store does not answer, or is not set up so that tokens can be kept in it.",

@@ -15,6 +15,7 @@ use super::{
     allow::AllowedMethods,
     browser,
     client_address::{ClientAddress, TrustedProxies},
+    paths::CHANGES,
     poem_errors::{self, internal_error},
     problem::Problem,
 };
@@ -70,8 +71,13 @@ impl<E: Endpoint, D: DirectEndpoint> Envelope<E, D> {
     async fn answer_directly(&self, request: &Request, request_id: &str) -> Response {
         // A closure, because the address of the client is rarely logged here, and costs time.
         let client = || self.proxies.client_of(request);
-        let info =
-            RequestInfo { method: known(request.method()), id: request_id, client: &client, is_verification: true };
+        let info = RequestInfo {
+            method: known(request.method()),
+            id: request_id,
+            client: &client,
+            is_verification: true,
+            is_poll: false,
+        };
         let observed = ObservedRequest::begin(info, |name| single_value(request.headers(), name));
         let answer = async {
             check_headers(request)?;
@@ -94,8 +100,13 @@ impl<E: Endpoint, D: DirectEndpoint> Envelope<E, D> {
             request.set_data(ClientAddress(client));
         }
         let is_from_script = browser::is_script_request(request.headers());
-        let info =
-            RequestInfo { method: known(request.method()), id: request_id, client: &|| client, is_verification: false };
+        let info = RequestInfo {
+            method: known(request.method()),
+            id: request_id,
+            client: &|| client,
+            is_verification: false,
+            is_poll: request.uri().path() == CHANGES,
+        };
         let observed = ObservedRequest::begin(info, |name| single_value(request.headers(), name));
         let (mut response, route) = observed.run(self.call_endpoint(request, request_id)).await;
         observed.end(ResponseLabels { route, status: response.status().as_u16() });

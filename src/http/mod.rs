@@ -18,6 +18,7 @@ mod allow;
 mod application;
 mod auth;
 mod browser;
+mod changes;
 mod client_address;
 mod docs;
 mod document;

@@ -1,7 +1,7 @@
 //! `/oauth2` and `/.well-known`: introspection (RFC 7662), revocation (RFC 7009), authorization server metadata
 //! (RFC 8414) and public keys (RFC 7517).
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use poem::{Request, web::Data};
 use poem_openapi::{ApiResponse, Object, OpenApi};
@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     auth::BasicOrBearerUser,
+    changes::age_ms,
     client_address::TrustedProxies,
     payload::{Form, Json},
     problem::Problem,
@@ -68,6 +69,9 @@ struct IntrospectionResponse {
     /// `Bearer`
     #[serde(skip_serializing_if = "Option::is_none")]
     token_type: Option<String>,
+    /// The time in milliseconds since the token was known to be live, at most: since this replica asked Redis for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age_ms: Option<u64>,
 }
 
 /// The public keys as a JWK Set.
@@ -158,7 +162,9 @@ impl OAuthApi {
         let BasicOrBearerUser(user) = BasicOrBearerUser::of(request).await?;
         let introspection = services.tokens.introspect(&user, form.0.bare_token()?).await?;
         let issuer = services.issuer.clone();
-        Ok(Json(introspection.map(|signed| IntrospectionResponse::active(&signed, issuer)).unwrap_or_default()))
+        Ok(Json(
+            introspection.map(|(signed, age)| IntrospectionResponse::active(&signed, issuer, age)).unwrap_or_default(),
+        ))
     }
 
     /// Revoke a token that you hold
@@ -249,7 +255,7 @@ impl Metadata {
 }
 
 impl IntrospectionResponse {
-    fn active(signed: &SignedToken, issuer: Option<String>) -> Self {
+    fn active(signed: &SignedToken, issuer: Option<String>, age: Duration) -> Self {
         let owner = signed.owner.to_string();
         Self {
             active: true,
@@ -260,6 +266,7 @@ impl IntrospectionResponse {
             exp: Some(signed.expires_at),
             iss: issuer,
             token_type: Some("Bearer".into()),
+            age_ms: Some(age_ms(age)),
         }
     }
 }

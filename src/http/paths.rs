@@ -14,6 +14,9 @@ pub(super) const USERS: &str = "/api/v1alpha/user";
 /// Forward-auth. Some proxies append the path of the request that they ask about.
 pub(super) const VERIFY: &str = "/api/v1alpha/verify";
 
+/// The questions of verifiers.
+pub(super) const CHANGES: &str = "/api/v1alpha/changes";
+
 /// The prefix of OAuth's endpoints, whose problems carry an error code of RFC 6749.
 pub(super) const OAUTH: &str = "/oauth2/";
 

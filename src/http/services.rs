@@ -6,7 +6,7 @@ use poem::Request;
 
 use crate::service::{
     external_login::ExternalLogins, login::Login, readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens,
-    users::Users,
+    users::Users, verifiers::Verifiers,
 };
 
 /// All use cases of the service.
@@ -19,6 +19,8 @@ pub struct Services {
     pub login: Arc<Login>,
     /// Log users in by the word of other parties.
     pub external_logins: ExternalLogins,
+    /// Tell verifiers which tokens have changed.
+    pub verifiers: Verifiers,
     /// Whether load balancers should send requests here.
     pub readiness: Readiness,
     /// The signing keys, whose public halves are published.

@@ -29,6 +29,7 @@ pub mod readiness;
 pub mod signing_keys;
 pub mod tokens;
 pub mod users;
+pub mod verifiers;
 
 /// How long a command of the operator has authority to write.
 const OPERATOR_TIMEOUT: Duration = Duration::from_mins(1);

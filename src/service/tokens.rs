@@ -1,6 +1,6 @@
 //! Issue, inspect, list, rotate, revoke and verify tokens.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -293,9 +293,9 @@ impl Tokens {
         token.remaining().as_secs().min(token.signed.expires_at.saturating_sub(now))
     }
 
-    /// The content of a live token; `None` if it is not live, or if `user` neither owns it nor has a role that may
-    /// introspect.
-    pub async fn introspect(&self, user: &User, jwt: &str) -> Result<Option<SignedToken>, StoreError> {
+    /// The content of a live token, and the time since it was known to be live; `None` if it is not live, or if `user`
+    /// neither owns it nor has a role that may introspect.
+    pub async fn introspect(&self, user: &User, jwt: &str) -> Result<Option<(SignedToken, Duration)>, StoreError> {
         let token = match self.verify(jwt).await {
             Ok(token) => token,
             Err(VerifyError::Store(error)) => return Err(error),
@@ -307,7 +307,7 @@ impl Tokens {
         let mut signed = SignedToken::clone(&token.signed);
         // A rotated token expires earlier than its `exp`.
         signed.expires_at = signed.expires_at.min(self.clock.unix_seconds() + token.remaining().as_secs() + 1);
-        Ok(Some(signed))
+        Ok(Some((signed, token.age())))
     }
 
     /// [`Self::verify`], without the metrics.
@@ -317,7 +317,7 @@ impl Tokens {
         }
         let digest = TokenDigest::of(jwt);
         match self.cached_token(&digest) {
-            Some(Cached { value, is_leased: true }) => {
+            Some(Cached { value, confirmed_at: Some(_) }) => {
                 self.check_expiry(&value.signed)?;
                 Ok(value)
             }
@@ -393,10 +393,7 @@ fn audit_outcome<T>(change: &Result<T, StoreError>, is_change: impl FnOnce(&T) -
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::atomic::{AtomicU64, Ordering},
-        time::Duration,
-    };
+    use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
     use crate::{
@@ -448,7 +445,7 @@ mod tests {
             let (tokens, jwt, _) = issued(lease).await;
             tokens.verify(jwt.expose_secret()).await.unwrap();
             let cached = tokens.cached_token(&TokenDigest::of(jwt.expose_secret())).unwrap();
-            assert_eq!(cached.is_leased, !lease.is_zero());
+            assert_eq!(cached.is_leased(), !lease.is_zero());
             let (message, signature) = jwt.expose_secret().rsplit_once('.').unwrap();
             for signature in ["", &signature[1..], &"A".repeat(signature.len())] {
                 let result = tokens.verify(&format!("{message}.{signature}")).await;

@@ -85,6 +85,11 @@ impl AccountTokens {
         number.and_then(|number| self.remove(number)).is_some_and(|stored| stored.expires_at > now)
     }
 
+    /// The ids of all tokens.
+    pub(super) fn ids(&self) -> impl Iterator<Item = TokenId> {
+        self.numbers.keys().copied()
+    }
+
     /// Removes all tokens, and returns how many were live.
     pub(super) fn revoke_all(&mut self, now: Instant) -> u64 {
         let revoked = self.expiries.iter().rev().take_while(|(expires_at, _)| *expires_at > now).map(|_| 1).sum();

@@ -1,6 +1,6 @@
 //! The embedded store: all users and tokens in the memory of this process, to try the service without Redis.
 
-use std::{collections::BTreeMap, ops::Bound, time::Duration};
+use std::{collections::BTreeMap, mem, ops::Bound, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use parking_lot::{Mutex, MutexGuard};
@@ -8,9 +8,10 @@ use secrecy::ExposeSecret;
 use tokio::time::Instant;
 
 use super::{
-    AttemptScope, Authority, ClientAndUser, Creation, Health, Listing, LiveToken, LoginEpoch, NewToken, PageRequest,
-    PasswordHash, Reservation, RevokingWrites, Rotation, Store, StoreError, StoreResult, Token, TokenDigest, TokenId,
-    UpdatedUser, User, UserChange, UserName, UserUpdate, Watch, account_tokens::AccountTokens, throttle::Throttle,
+    AttemptScope, Authority, Changes, ClientAndUser, Creation, Health, Listing, LiveToken, LoginEpoch, NewToken,
+    PageRequest, PasswordHash, Reservation, RevokingWrites, Rotation, Store, StoreError, StoreResult, Token,
+    TokenDigest, TokenId, UpdatedUser, User, UserChange, UserName, UserUpdate, Watch, account_tokens::AccountTokens,
+    throttle::Throttle,
 };
 use crate::domain::user::Credential;
 
@@ -24,6 +25,22 @@ type Accounts = BTreeMap<UserName, Account>;
 pub struct MemoryStore {
     accounts: Mutex<Accounts>,
     throttle: Mutex<Throttle>,
+    watched: Arc<Mutex<Watched>>,
+}
+
+/// The changes that the current watch has not reported yet. Locked while the accounts are, so that no change is visible
+/// before it is recorded.
+#[derive(Debug, Default)]
+struct Watched {
+    /// The number of the current watch; zero: none has begun, and nothing is recorded.
+    watch: u64,
+    changes: Changes,
+}
+
+/// A watch for changes of a [`MemoryStore`]. Tokens that expire are not reported: who has read one knows when.
+struct MemoryWatch {
+    number: u64,
+    watched: Arc<Mutex<Watched>>,
 }
 
 #[derive(Debug)]
@@ -61,6 +78,21 @@ impl MemoryStore {
         check_authority(&accounts, by, name)?;
         Ok(accounts)
     }
+
+    /// Records changes for the watch, if there is one. Called while the accounts are locked.
+    fn record(&self, tokens: impl IntoIterator<Item = TokenId>, user: Option<&UserName>) {
+        let Watched { watch, changes } = &mut *self.watched.lock();
+        if *watch > 0 {
+            changes.tokens.extend(tokens);
+            changes.users.extend(user.cloned());
+        }
+    }
+
+    /// Revokes all tokens of this account, and returns how many were live.
+    fn revoke_all(&self, account: &mut Account) -> u64 {
+        self.record(account.tokens.ids(), None);
+        account.tokens.revoke_all(Instant::now())
+    }
 }
 
 #[async_trait]
@@ -73,6 +105,7 @@ impl Store for MemoryStore {
             return Ok(Creation::QuotaReached);
         }
         account.tokens.insert(token, now);
+        self.record([token.id], None);
         Ok(Creation::Created)
     }
 
@@ -126,6 +159,7 @@ impl Store for MemoryStore {
             return Ok(false);
         }
         accounts.insert(user.name.clone(), Account { user: user.clone(), tokens: AccountTokens::default() });
+        self.record([], Some(&user.name));
         Ok(true)
     }
 
@@ -161,8 +195,9 @@ impl Store for MemoryStore {
     }
 
     async fn watch(&self) -> StoreResult<Option<Box<dyn Watch>>> {
-        // No watch is needed: a read costs no more than a report of changes.
-        Ok(None)
+        let mut watched = self.watched.lock();
+        *watched = Watched { watch: watched.watch + 1, changes: Changes::default() };
+        Ok(Some(Box::new(MemoryWatch { number: watched.watch, watched: Arc::clone(&self.watched) })))
     }
 
     fn time(&self) -> Option<Duration> {
@@ -179,6 +214,7 @@ impl Store for MemoryStore {
 impl RevokingWrites for MemoryStore {
     async fn revoke_token(&self, by: &Authority, owner: &UserName, id: TokenId) -> StoreResult<bool> {
         let mut accounts = self.authorized(by, owner)?;
+        self.record([id], None);
         Ok(accounts.get_mut(owner).is_some_and(|account| account.tokens.revoke(id, Instant::now())))
     }
 
@@ -192,6 +228,7 @@ impl RevokingWrites for MemoryStore {
         let (mut accounts, now) = (self.accounts.lock(), Instant::now());
         let Some(account) = accounts.get_mut(owner) else { return Ok(false) };
         let is_presented = account.tokens.find(id, now).is_some_and(|live| live.token.digest == digest);
+        self.record(is_presented.then_some(id), None);
         Ok(is_presented && account.tokens.revoke(id, now))
     }
 
@@ -200,7 +237,7 @@ impl RevokingWrites for MemoryStore {
     }
 
     async fn revoke_tokens(&self, by: &Authority, owner: &UserName) -> StoreResult<u64> {
-        Ok(self.authorized(by, owner)?.get_mut(owner).map_or(0, |account| account.tokens.revoke_all(Instant::now())))
+        Ok(self.authorized(by, owner)?.get_mut(owner).map_or(0, |account| self.revoke_all(account)))
     }
 
     async fn rotate_token(&self, old: &Token, overlap: Duration, new: NewToken<'_>) -> StoreResult<Rotation> {
@@ -221,6 +258,7 @@ impl RevokingWrites for MemoryStore {
             return Ok(Rotation::QuotaReached);
         }
         account.tokens.insert(successor, now);
+        self.record([old.id, successor.id], None);
         Ok(Rotation::Rotated)
     }
 
@@ -238,8 +276,9 @@ impl RevokingWrites for MemoryStore {
         let mut tokens_revoked = 0;
         if update.disabled == Some(true) {
             account.user.login_epoch = LoginEpoch::begin();
-            tokens_revoked = account.tokens.revoke_all(Instant::now());
+            tokens_revoked = self.revoke_all(account);
         }
+        self.record([], Some(name));
         let user = &mut account.user;
         user.role = update.role.unwrap_or(user.role);
         user.disabled = update.disabled.unwrap_or(user.disabled);
@@ -258,7 +297,8 @@ impl RevokingWrites for MemoryStore {
         let Credential::Password(current) = &mut account.user.credential else { return Ok(UserChange::NoPassword) };
         *current = hash.clone();
         account.user.login_epoch = LoginEpoch::begin();
-        Ok(UserChange::Done(if revoke_tokens { account.tokens.revoke_all(Instant::now()) } else { 0 }))
+        self.record([], Some(name));
+        Ok(UserChange::Done(if revoke_tokens { self.revoke_all(account) } else { 0 }))
     }
 
     async fn replace_hash(&self, name: &UserName, old: &PasswordHash, new: &PasswordHash) -> StoreResult<bool> {
@@ -268,6 +308,7 @@ impl RevokingWrites for MemoryStore {
             Some(Credential::Password(hash)) if hash.expose_secret() == old.expose_secret() => *hash = new.clone(),
             _ => return Ok(false),
         }
+        self.record([], Some(name));
         Ok(true)
     }
 
@@ -276,8 +317,19 @@ impl RevokingWrites for MemoryStore {
         if is_last_admin(&accounts, name) {
             return Ok(UserChange::LastAdmin);
         }
-        let removed = accounts.remove(name);
-        Ok(removed
-            .map_or(UserChange::NoSuchUser, |mut account| UserChange::Done(account.tokens.revoke_all(Instant::now()))))
+        let Some(mut removed) = accounts.remove(name) else { return Ok(UserChange::NoSuchUser) };
+        self.record([], Some(name));
+        Ok(UserChange::Done(self.revoke_all(&mut removed)))
+    }
+}
+
+#[async_trait]
+impl Watch for MemoryWatch {
+    async fn changes(&mut self) -> StoreResult<Changes> {
+        let mut watched = self.watched.lock();
+        if watched.watch != self.number {
+            return Err(StoreError::unavailable("another watch has begun"));
+        }
+        Ok(mem::take(&mut watched.changes))
     }
 }

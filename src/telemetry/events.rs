@@ -67,6 +67,19 @@ pub enum Verification {
     Unavailable,
 }
 
+/// The answer to a verifier that asked which tokens have changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChangesAnswer {
+    /// The verifier had no cursor: it has just started.
+    First,
+    /// The changes since its cursor.
+    Continued,
+    /// Its cursor cannot be continued here: it is of another replica, of another watch, or too old.
+    Reset,
+    /// The replica has no watch.
+    Unavailable,
+}
+
 /// The kinds of records that are cached under a lease.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LeaseKind {
@@ -87,6 +100,8 @@ pub struct RequestInfo<'a> {
     /// Set for verifications, which precede each request to every protected service: they have no span in the log, and
     /// their line is at `debug`, or at `warn` with a status of 500 and above.
     pub is_verification: bool,
+    /// Set for the questions of verifiers, which ask ten times a second: their line is at `debug`.
+    pub is_poll: bool,
 }
 
 /// The labels that a response adds to its request's duration in the metrics.

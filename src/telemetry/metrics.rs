@@ -16,7 +16,7 @@ use parking_lot::RwLock;
 use prometheus::{Registry, TextEncoder};
 
 use super::{
-    events::{LeaseKind, LoginFailure, LoginMethod, ResponseLabels, Verification},
+    events::{ChangesAnswer, LeaseKind, LoginFailure, LoginMethod, ResponseLabels, Verification},
     logs,
 };
 
@@ -54,6 +54,10 @@ pub enum Counter {
     LeaseLookups,
     /// Logins that succeeded.
     Logins,
+    /// Answers to verifiers that asked for changes.
+    ChangesAnswers,
+    /// Names of changed tokens in these answers.
+    ChangesTold,
     /// Failed logins.
     LoginFailures,
     /// Tokens issued.
@@ -74,7 +78,7 @@ pub enum Counter {
 type Labels = &'static [(&'static str, &'static [&'static str])];
 
 /// Names, units, descriptions and labels of the counters, in the order of [`Counter`].
-const COUNTERS: [(&str, &str, &str, Labels); 10] = [
+const COUNTERS: [(&str, &str, &str, Labels); 12] = [
     (
         "mayfly.token.verifications",
         "{verification}",
@@ -88,6 +92,13 @@ const COUNTERS: [(&str, &str, &str, Labels); 10] = [
         &[("kind", &["token", "user"]), ("result", &["miss", "hit"])],
     ),
     ("mayfly.logins", "{login}", "Logins that succeeded, by method.", &[("method", &LoginMethod::LABELS)]),
+    (
+        "mayfly.changes.answers",
+        "{answer}",
+        "Answers to verifiers that asked which tokens have changed, by result.",
+        &[("result", &["first", "continued", "reset", "unavailable"])],
+    ),
+    ("mayfly.changes.told", "{token}", "Names of changed tokens in answers to verifiers.", &[]),
     ("mayfly.login.failures", "{login}", "Failed logins, by reason.", &[("reason", &LoginFailure::LABELS)]),
     ("mayfly.tokens.issued", "{token}", "Tokens issued.", &[]),
     ("mayfly.tokens.rotated", "{token}", "Tokens rotated.", &[]),
@@ -216,6 +227,11 @@ pub fn lease_lookup(kind: LeaseKind, is_hit: bool) {
 /// Counts a login that succeeded.
 pub fn logged_in(method: LoginMethod) {
     Counter::Logins.add_to(method as usize, 1);
+}
+
+/// Counts an answer to a verifier that asked for changes.
+pub fn changes_answered(answer: ChangesAnswer) {
+    Counter::ChangesAnswers.add_to(answer as usize, 1);
 }
 
 /// Counts a failed login.

@@ -55,7 +55,7 @@ impl<'a> ObservedRequest<'a> {
     }
 
     fn log(&self, ResponseLabels { route, status }: ResponseLabels, duration: Duration) {
-        let RequestInfo { method, id: request_id, client, is_verification } = self.info;
+        let RequestInfo { method, id: request_id, client, is_verification, is_poll } = self.info;
         let duration_us = u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
         macro_rules! line {
             ($level:ident $(, $field:ident = $value:expr)*) => {
@@ -73,6 +73,6 @@ impl<'a> ObservedRequest<'a> {
             return;
         }
         // At `debug` for a throttled login: its audit event, whose repetitions are counted, replaces the line.
-        self.span.in_scope(|| if status == 429 { line!(debug) } else { line!(info) });
+        self.span.in_scope(|| if status == 429 || is_poll { line!(debug) } else { line!(info) });
     }
 }

@@ -3,6 +3,7 @@
 mod attacks;
 mod auth;
 mod browser;
+mod changes;
 mod oauth;
 mod problem;
 mod token;

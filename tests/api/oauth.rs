@@ -22,13 +22,13 @@ fn a_live_token_is_introspected(#[values(Backend::Memory, Backend::Redis)] backe
             assert_eq!(answer.status, 200, "{answer:?}");
             assert_eq!(answer.header("cache-control"), "no-store");
             let body = answer.json();
-            let (iat, exp) = (body["iat"].as_u64().unwrap(), body["exp"].as_u64().unwrap());
+            let [iat, exp, age_ms] = ["iat", "exp", "age_ms"].map(|name| body[name].as_u64().unwrap());
             assert_eq!(exp - iat, 3600);
             assert_eq!(
                 body,
                 json!({
                     "active": true, "username": "admin", "sub": "admin", "jti": id, "iat": iat, "exp": exp,
-                    "iss": "https://tokens.example", "token_type": "Bearer",
+                    "iss": "https://tokens.example", "token_type": "Bearer", "age_ms": age_ms,
                 })
             );
         }

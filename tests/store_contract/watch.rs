@@ -15,12 +15,7 @@ async fn a_watch_reports_what_changed(#[values(Kind::Memory, Kind::Redis, Kind::
     for token in tokens {
         fixture.store.create_token(new_token(&alice, epoch(), token)).await.unwrap();
     }
-    let watch = fixture.store.watch().await.unwrap();
-    let Some(mut watch) = watch else {
-        // A read costs nothing in memory.
-        assert!(matches!(kind, Kind::Memory));
-        return;
-    };
+    let mut watch = fixture.store.watch().await.unwrap().unwrap();
     assert_eq!(watch.changes().await.unwrap(), Changes::default());
 
     for token in tokens {
@@ -39,6 +34,10 @@ async fn a_watch_reports_what_changed(#[values(Kind::Memory, Kind::Redis, Kind::
     let tokens = HashSet::from([revoked.id, rotated.id]);
     assert_eq!(told, Changes { everything: false, tokens, users: HashSet::from([bob, carol]) });
 
+    if matches!(kind, Kind::Memory) {
+        // In memory, tokens that expire are not reported.
+        return;
+    }
     let mut dead = HashSet::new();
     let dying = async {
         while !dead.contains(&brief.id) {

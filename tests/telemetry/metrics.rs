@@ -57,11 +57,24 @@ fn exercise_users(service: &Service) {
     assert_eq!(service.admin().delete(user).send().status, 200);
 }
 
+/// Asks for changes without a cursor, with that of the answer, and with another one.
+fn exercise_changes(service: &Service) {
+    let changes = "/api/v1alpha/changes";
+    let first = eventually("there is a watch", || {
+        let answer = service.admin().get(changes).send();
+        (answer.status == 200).then(|| answer.json())
+    });
+    for cursor in [first["cursor"].as_str().unwrap(), "other"] {
+        assert_eq!(service.admin().get(&format!("{changes}?after={cursor}")).send().status, 200);
+    }
+}
+
 #[test]
 fn requests_tokens_and_logins_are_counted() {
     let service = Service::start(Backend::Redis);
     exercise(&service);
     exercise_users(&service);
+    exercise_changes(&service);
     assert_eq!(service.admin().get("/api/v1alpha/user").send().status, 200);
     let requests = |labels: &str| value(&service, &format!("http_server_request_duration_seconds_count{{{labels}}}"));
     let labels = |method: &str, status: u16, route: &str| {
@@ -91,6 +104,9 @@ fn requests_tokens_and_logins_are_counted() {
         ("mayfly_tokens_issued_total", 5.0),
         ("mayfly_tokens_rotated_total", 1.0),
         ("mayfly_tokens_revoked_total", 4.0),
+        ("mayfly_changes_answers_total{result=\"first\"}", 1.0),
+        ("mayfly_changes_answers_total{result=\"continued\"}", 1.0),
+        ("mayfly_changes_answers_total{result=\"reset\"}", 1.0),
         ("mayfly_password_hash_refusals_total", 0.0),
         ("mayfly_password_hash_waiting", 0.0),
         ("http_server_active_requests", 0.0),

@@ -8,7 +8,7 @@ use mayfly::{
     server,
     service::{
         Actor, Clock, external_login::ExternalLogins, hashing::Hashing, login::Login, readiness::Readiness,
-        signing_keys::SigningKeys, tokens::Tokens, users::Users,
+        signing_keys::SigningKeys, tokens::Tokens, users::Users, verifiers::Verifiers,
     },
     store::{leased::LeasedStore, memory::MemoryStore},
     telemetry::{self, LogFormat, otlp},
@@ -34,6 +34,7 @@ pub(super) async fn serve(password: String, keys: String) {
         external_logins: ExternalLogins::new(Arc::clone(&store), Clock::system()),
         tokens: Tokens::new(Arc::clone(&store), Arc::clone(&signing), clock, rules),
         login: Login::new(Arc::clone(&store), hashing),
+        verifiers: Verifiers::new(Arc::clone(&store), Arc::clone(&signing)),
         readiness: Readiness::new(store, Duration::ZERO),
         keys: signing,
         issuer: None,

@@ -7,6 +7,7 @@ use quick_cache::{
     OptionsBuilder, Weighter,
     sync::{Cache, DefaultLifecycle},
 };
+use tokio::time::Instant;
 
 use super::leases::{Lease, Leases, Moment};
 use crate::{
@@ -49,17 +50,25 @@ pub(super) struct LeasedCache<V: Cacheable> {
     leases: Arc<Leases>,
     values: Arc<Values<V>>,
     /// The reads under way, which concurrent callers share.
-    reads: SingleFlight<V::Key, StoreResult<Option<V>>>,
+    reads: SingleFlight<V::Key, StoreResult<Option<Cached<V>>>>,
 }
 
 type Values<V> = Cache<<V as Cacheable>::Key, (V, Lease), Bytes, RandomState>;
 
-/// A value from the cache.
+/// A value from the cache, or one that was just read.
+#[derive(Debug, Clone)]
 pub struct Cached<V> {
     /// The value as it was last read.
     pub value: V,
+    /// As of when the value is known to be true; `None`: the lease has lapsed, and the value must be read again.
+    pub confirmed_at: Option<Instant>,
+}
+
+impl<V> Cached<V> {
     /// Whether the lease holds: the value may be used without a read.
-    pub is_leased: bool,
+    pub fn is_leased(&self) -> bool {
+        self.confirmed_at.is_some()
+    }
 }
 
 /// The weight of a value: its bytes.
@@ -93,11 +102,11 @@ impl<V: Cacheable> LeasedCache<V> {
     /// The cached value, whether or not its lease holds.
     pub(super) fn get(&self, key: &V::Key) -> Option<Cached<V>> {
         let (value, lease) = self.values.get(key)?;
-        let is_leased = self.leases.holds(lease, value.subject(key), value.expires_at());
-        if is_leased {
+        let confirmed_at = self.leases.confirmed_at(lease, value.subject(key), value.expires_at());
+        if confirmed_at.is_some() {
             metrics::lease_lookup(V::KIND, true);
         }
-        Some(Cached { value, is_leased })
+        Some(Cached { value, confirmed_at })
     }
 
     /// Runs `read` and caches the value found; concurrent callers share one read. A change of `subject` ends the lease.
@@ -106,16 +115,16 @@ impl<V: Cacheable> LeasedCache<V> {
         key: V::Key,
         subject: &V::Subject,
         read: impl Future<Output = StoreResult<Option<V>>> + Send + 'static,
-    ) -> StoreResult<Option<V>> {
+    ) -> StoreResult<Option<Cached<V>>> {
         let start = || {
             let (values, key) = (Arc::clone(&self.values), key.clone());
-            let lease = self.leases.begin(subject);
+            let (lease, sent) = (self.leases.begin(subject), Instant::now());
             async move {
                 let found = read.await?;
                 if let Some(value) = &found {
                     values.insert(key, (value.clone(), lease));
                 }
-                Ok(found)
+                Ok(found.map(|value| Cached { value, confirmed_at: Some(sent) }))
             }
         };
         if self.leases.duration.is_zero() {
@@ -136,7 +145,7 @@ mod tests {
     use tokio::{
         sync::Notify,
         task::yield_now,
-        time::{Instant, advance, pause, sleep},
+        time::{advance, pause, sleep},
     };
 
     use super::*;
@@ -208,7 +217,7 @@ mod tests {
         }
 
         fn leased(&self, id: TokenId) -> Option<usize> {
-            self.cache.get(&id).filter(|cached| cached.is_leased).map(|cached| cached.value.0)
+            self.cache.get(&id).filter(Cached::is_leased).map(|cached| cached.value.0)
         }
 
         /// Reads the number of reads before this one.
@@ -223,7 +232,7 @@ mod tests {
             id: TokenId,
             read: impl Future<Output = StoreResult<Option<Number>>> + Send + 'static,
         ) -> Option<usize> {
-            self.cache.read(id, &id, read).await.unwrap().map(|number| number.0)
+            self.cache.read(id, &id, read).await.unwrap().map(|number| number.value.0)
         }
 
         fn renew(&self, tokens: &[TokenId]) {

@@ -49,6 +49,11 @@ pub(super) struct Leases {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Moment(u64);
 
+impl Moment {
+    /// When [`Leases`] was created.
+    pub(super) const START: Self = Self(0);
+}
+
 /// The lease of one read. Eight bytes, since there may be a million.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Lease {
@@ -78,9 +83,15 @@ impl Leases {
         Lease { sent: steps(self.moment(Instant::now())), version }
     }
 
-    /// Whether the value of `subject` that was read under this lease may still be used. `expires_at`: when the value
-    /// expires by itself; `None`: never.
-    pub(super) fn holds(&self, lease: Lease, subject: &impl Hash, expires_at: Option<Moment>) -> bool {
+    /// As of when the value of `subject` that was read under this lease is known to be true, if it may still be used:
+    /// when its read, or the question of the last renewal, was sent. `expires_at`: when the value expires by itself;
+    /// `None`: never.
+    pub(super) fn confirmed_at(
+        &self,
+        lease: Lease,
+        subject: &impl Hash,
+        expires_at: Option<Moment>,
+    ) -> Option<Instant> {
         // Loaded before the version, as `renew` stores it after the changes: no renewal is seen without its changes.
         let renewed_until = Moment(self.renewed_until.load(Acquire));
         let now = self.moment(Instant::now());
@@ -90,7 +101,13 @@ impl Leases {
             let life = u128::from((end.0 + age).saturating_sub(now.0));
             u128::from(age) * SAFE_LIFE.1 < life * SAFE_LIFE.0
         });
-        (is_current || Duration::from_nanos(age) < self.duration) && is_alive && self.version(subject) == lease.version
+        let holds = (is_current || Duration::from_nanos(age) < self.duration)
+            && is_alive
+            && self.version(subject) == lease.version;
+        holds.then(|| {
+            let read_at = self.instant(Moment(now.0.saturating_sub(age)));
+            if is_current { read_at.max(self.instant(renewed_until) - self.duration) } else { read_at }
+        })
     }
 
     /// Ends the leases on these changes, and then renews all others: the store has answered that these are all changes

@@ -18,9 +18,10 @@ use std::{mem, ops::Deref, sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 use tokio::time::{Instant, sleep};
 
-pub use self::cache::Cached;
+pub use self::{cache::Cached, changes::ChangesSince};
 use self::{
     cache::{Cacheable, LeasedCache},
+    changes::ChangeLog,
     leases::{Leases, Moment},
     owners::Owners,
 };
@@ -31,6 +32,7 @@ use crate::{
 };
 
 mod cache;
+mod changes;
 mod leases;
 mod owners;
 
@@ -67,6 +69,7 @@ pub struct LeasedStore {
     tokens: LeasedCache<CachedToken>,
     users: LeasedCache<User>,
     owners: Owners,
+    changes: ChangeLog,
 }
 
 /// An [`ActiveToken`] in fewer bytes.
@@ -121,12 +124,19 @@ pub struct ActiveToken {
     /// When it expires, by this process' clock: the end of the life that it had left by the store's clock, counted from
     /// when the read was sent. So never later than in the store, if both clocks run alike.
     expires_at: Instant,
+    /// As of when it is known to be live.
+    confirmed_at: Instant,
 }
 
 impl ActiveToken {
     /// The rest of its life, by this process' clock.
     pub fn remaining(&self) -> Duration {
         self.expires_at.saturating_duration_since(Instant::now())
+    }
+
+    /// The time since it was known to be live.
+    pub fn age(&self) -> Duration {
+        self.confirmed_at.elapsed()
     }
 }
 
@@ -150,14 +160,13 @@ impl LeasedStore {
         let leases = Arc::new(Leases::new(lease, max_tokens));
         let tokens = LeasedCache::new(&leases, bytes, max_tokens);
         let users = LeasedCache::new(&leases, MAX_USERS, MAX_USERS);
-        Self { store, leases, tokens, users, owners: Owners::new(max_tokens) }
+        Self { store, leases, tokens, users, owners: Owners::new(max_tokens), changes: ChangeLog::new() }
     }
 
     /// The cached token of this JWT. After the lease, the token must be read again, but its signature need not be
     /// checked again.
     pub fn cached_token(&self, digest: &TokenDigest) -> Option<Cached<ActiveToken>> {
-        let Cached { value, is_leased } = self.tokens.get(digest)?;
-        Some(Cached { value: self.active(value), is_leased })
+        Some(self.active(self.tokens.get(digest)?))
     }
 
     /// This name as other cached tokens of the user share it.
@@ -177,20 +186,26 @@ impl LeasedStore {
             let live = store.find_token(&signed.owner, id).await?.filter(|live| live.token.digest == digest);
             Ok(live.map(|live| CachedToken { signed, expires_at: leases.moment(sent + live.remaining) }))
         };
-        Ok(self.tokens.read(digest, &id, read).await?.map(|token| self.active(token)))
+        Ok(self.tokens.read(digest, &id, read).await?.map(|token| self.active(token).value))
     }
 
-    fn active(&self, CachedToken { signed, expires_at }: CachedToken) -> ActiveToken {
-        ActiveToken { signed, expires_at: self.leases.instant(expires_at) }
+    fn active(&self, Cached { value, confirmed_at }: Cached<CachedToken>) -> Cached<ActiveToken> {
+        let expires_at = self.leases.instant(value.expires_at);
+        // A token without a lease is not answered with.
+        let known_at = confirmed_at.unwrap_or_else(|| self.leases.instant(Moment::START));
+        Cached { value: ActiveToken { signed: value.signed, expires_at, confirmed_at: known_at }, confirmed_at }
     }
 
     /// A user, disabled or not, from the cache if the lease holds, or else from the store.
     pub async fn cached_user(&self, name: &UserName) -> StoreResult<Option<User>> {
-        if let Some(Cached { value, is_leased: true }) = self.users.get(name) {
+        if let Some(Cached { value, confirmed_at: Some(_) }) = self.users.get(name) {
             return Ok(Some(value));
         }
         let (store, owned) = (Arc::clone(&self.store), name.clone());
-        self.users.read(name.clone(), name, async move { store.find_user(&owned).await }).await
+        self.users
+            .read(name.clone(), name, async move { store.find_user(&owned).await })
+            .await
+            .map(|read| read.map(|read| read.value))
     }
 
     /// Runs a write, and returns its result once the leases of all copies that were read before it have expired, on all
@@ -204,6 +219,11 @@ impl LeasedStore {
         let result = write(&*self.store).await?;
         sleep(WRITE_WAIT).await;
         Ok(result)
+    }
+
+    /// The tokens that have changed since this cursor ([`ChangeLog::since`]).
+    pub fn changes_since(&self, cursor: Option<&str>, keys: u32) -> Option<ChangesSince> {
+        self.changes.since(cursor, keys)
     }
 
     /// Renews the leases on unchanged values, for ever. If the store has no watch, a value is read again after its
@@ -232,12 +252,14 @@ impl LeasedStore {
     /// Renews leases until the watch fails, and returns the watch's error.
     async fn renew_leases(&self, mut watch: Box<dyn Watch>, is_logged_as_renewed: &mut bool) -> StoreError {
         self.leases.end_all();
+        let mut recorder = self.changes.begin();
         loop {
             let asked_at = Instant::now();
             let changes = match watch.changes().await {
                 Ok(changes) => changes,
                 Err(error) => return error,
             };
+            recorder.record(asked_at, &changes);
             self.leases.renew(asked_at, &changes);
             if !mem::replace(is_logged_as_renewed, true) {
                 tracing::info!("leases are renewed again");

@@ -17,7 +17,7 @@ use mayfly::{
     http::{self, BrowserAccess, Services},
     service::{
         Clock, external_login::ExternalLogins, hashing::Hashing, login::Login, readiness::Readiness,
-        signing_keys::SigningKeys, tokens::Tokens, users::Users,
+        signing_keys::SigningKeys, tokens::Tokens, users::Users, verifiers::Verifiers,
     },
     store::{Authority, NewToken, leased::LeasedStore, memory::MemoryStore},
 };
@@ -142,6 +142,7 @@ async fn services() -> (Arc<Services>, String) {
         users: Users::new(Arc::clone(&store), clock.clone(), Arc::clone(&hashing)),
         external_logins: ExternalLogins::new(Arc::clone(&store), clock),
         login: Login::new(Arc::clone(&store) as _, hashing),
+        verifiers: Verifiers::new(Arc::clone(&store), Arc::clone(&keys)),
         readiness: Readiness::new(store, Duration::MAX),
         keys,
         issuer: None,
