@@ -317,7 +317,13 @@ async fn fill(store: &RedisStore, users: usize, tokens_each: usize) {
             };
             assert_eq!(
                 store
-                    .create_token(NewToken { owner, login: login_epoch, token: &token, quota: usize::MAX })
+                    .create_token(NewToken {
+                        owner,
+                        login: login_epoch,
+                        token: &token,
+                        quota: usize::MAX,
+                        idempotency: None
+                    })
                     .await
                     .unwrap(),
                 Creation::Created

@@ -192,7 +192,13 @@ async fn a_delayed_write_of_an_administrator_does_not_run_after_the_lease(
         successor: None,
     };
     direct
-        .create_token(NewToken { owner: &alice.name, login: alice.login_epoch, token: &token, quota: 1 })
+        .create_token(NewToken {
+            owner: &alice.name,
+            login: alice.login_epoch,
+            token: &token,
+            quota: 1,
+            idempotency: None,
+        })
         .await
         .unwrap();
     // Loads the scripts into Redis.

@@ -18,6 +18,7 @@ mod deploy;
 mod failover;
 mod faults;
 mod forward_auth;
+mod idempotency;
 mod issuers;
 mod keys;
 mod kubernetes;

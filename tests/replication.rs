@@ -21,6 +21,11 @@ struct Scene {
 
 impl Scene {
     fn start(version: Version) -> Self {
+        Self::start_with(version, &[])
+    }
+
+    /// Starts replicas of the service with these settings.
+    fn start_with(version: Version, settings: &[(&str, &str)]) -> Self {
         let primary = RedisServer::start_version(version, &["--repl-diskless-sync-delay", "0"]);
         let replica_of = format!("127.0.0.1 {}", primary.port);
         let replica = RedisServer::start_version_on_port(version, free_port(), &["--replicaof", &replica_of]);
@@ -28,6 +33,7 @@ impl Scene {
         let launch = |keys: Option<&Service>| {
             let service = Service::launch(Some(&primary.url()), |command| {
                 command.env("MAYFLY_REDIS_WAIT_REPLICAS", "1").env("MAYFLY_PASSWORD_COST", "m=8,t=1,p=1");
+                command.envs(settings.iter().copied());
                 if let Some(first) = keys {
                     command.env("MAYFLY_JWT_KEYS_FILE", &first.keys_file);
                 }
@@ -139,4 +145,74 @@ fn a_repeated_revocation_is_answered_after_its_replication(
         );
         assert_eq!(revocation.remaining(&scene.primary, victim), json!(false), "{revocation:?}");
     }
+}
+
+/// A request for a token, or for the successor of the token with this id, with an Idempotency-Key.
+fn keyed_request(service: &Service, rotated: Option<&str>) -> Draft {
+    let request = match rotated {
+        Some(id) => service.admin().post(&format!("{TOKEN}/{id}/rotate"), &json!({})),
+        None => service.admin().post(TOKEN, &json!({"jwt_token_description": "x", "jwt_token_life": "1h"})),
+    };
+    request.header("Idempotency-Key", "8e03978e-40d5-43e8-bc93-6894a57f9324")
+}
+
+#[rstest]
+fn a_repeated_request_gets_its_token_once_the_token_is_replicated(
+    #[values(Version::Redis7_0, Version::Redis8_2, Version::Valkey8_0, Version::Valkey9_1)] version: Version,
+    #[values(false, true)] rotates: bool,
+) {
+    let scene = Scene::start(version);
+    let [first, second] = &scene.services;
+    let (old, _) = first.admin().issue("old", "1h");
+    second.admin().issue("another, so that the other service knows the login", "1h");
+    let rotated = rotates.then_some(&*old);
+    let ids = || second.admin().get(TOKEN).send().json()["jwt_tokens"].as_object().unwrap().len();
+    let before = ids();
+    scene.replica.process.signal(Signal::SIGSTOP);
+    for service in [first, second, second, first] {
+        keyed_request(service, rotated).send().problem(503);
+    }
+    scene.replica.process.signal(Signal::SIGCONT);
+    let repeated = eventually("it is answered", || {
+        let answer = keyed_request(second, rotated).send();
+        (answer.status != 503).then_some(answer)
+    });
+    assert_eq!(repeated.status, 201, "{repeated:?}");
+    let id = repeated.json()["jwt_token_id"].as_str().unwrap().to_owned();
+    assert_eq!(
+        scene.replica.cli(&["EXISTS", &format!("mayfly:{{admin}}:token:{id}")]),
+        "1",
+        "answered, not replicated"
+    );
+    assert_eq!(keyed_request(first, rotated).send().text, repeated.text);
+    assert_eq!(ids(), before + usize::from(!rotates));
+}
+
+#[rstest]
+fn a_replica_that_is_killed_between_write_and_answer_leaves_the_jwt_to_another(#[values(false, true)] rotates: bool) {
+    // The write waits for the replica of Redis until the service is killed.
+    let settings = [("MAYFLY_REDIS_TIMEOUT", "60s"), ("MAYFLY_REDIS_WAIT_TIMEOUT", "50s")];
+    let mut scene = Scene::start_with(Version::Redis7_0, &settings);
+    let (old, _) = scene.services[0].admin().issue("old", "1h");
+    let rotated = rotates.then_some(&*old);
+    let ids = |service: &Service| -> Vec<String> {
+        service.admin().get(TOKEN).send().json()["jwt_tokens"].as_object().unwrap().keys().cloned().collect()
+    };
+    let before = ids(&scene.services[1]);
+    scene.replica.process.signal(Signal::SIGSTOP);
+    let lost = keyed_request(&scene.services[0], rotated);
+    let lost = thread::spawn(move || lost.try_send().map(|answer| answer.status));
+    let written = || ids(&scene.services[1]).into_iter().find(|id| !before.contains(id));
+    let id = eventually("the write is in Redis", written);
+    scene.services[0].process.signal(Signal::SIGKILL);
+    scene.services[0].process.wait();
+    assert!(lost.join().unwrap().is_err(), "it was answered");
+    scene.replica.process.signal(Signal::SIGCONT);
+
+    let service = &scene.services[1];
+    let answer = keyed_request(service, rotated).send();
+    assert_eq!((answer.status, &answer.json()["jwt_token_id"]), (201, &json!(id)), "{answer:?}");
+    let jwt = answer.json()["jwt_token"].as_str().unwrap().to_owned();
+    assert_eq!(service.client().with_bearer(&jwt).get("/api/v1alpha/verify").send().status, 200);
+    assert_eq!(ids(service).len(), before.len() + usize::from(!rotates));
 }

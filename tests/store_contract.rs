@@ -27,6 +27,7 @@ use crate::support::{
 
 mod admins;
 mod authority;
+mod idempotency;
 mod origin;
 mod redis;
 mod throttle;
@@ -142,5 +143,5 @@ fn token(life_seconds: u64) -> Token {
 }
 
 fn new_token<'a>(owner: &'a UserName, login: LoginEpoch, token: &'a Token) -> NewToken<'a> {
-    NewToken { owner, login, token, quota: QUOTA }
+    NewToken { owner, login, token, quota: QUOTA, idempotency: None }
 }

@@ -47,6 +47,15 @@ impl Algorithm {
             Self::Es256 => "ES256",
         }
     }
+
+    /// Whether a key signs the same claims with the same signature each time. ECDSA draws a random number for each
+    /// signature.
+    pub(super) fn is_deterministic(self) -> bool {
+        match self {
+            Self::Hs256 | Self::EdDsa => true,
+            Self::Es256 => false,
+        }
+    }
 }
 
 impl From<Algorithm> for jsonwebtoken::Algorithm {

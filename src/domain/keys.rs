@@ -73,17 +73,32 @@ impl KeySet {
     }
 
     /// Signs a JWT with these claims: header, payload and signature, each in base64url, with dots between. Signs with
-    /// the first key whose time to sign has come at `iat`, or with the first key if there is none.
+    /// [`Self::signing_kid`].
     ///
     /// # Panics
     /// If the cryptographic library fails with a key that it loaded.
     pub fn sign(&self, claims: &Claims) -> SecretString {
-        let key = self.0.iter().find(|key| key.signs_from <= claims.iat).unwrap_or(&self.0[0]);
-        key.was_used.store(true, Relaxed);
-        let message = format!("{}.{}", key.header, encode(claims));
-        let signature = crypto::sign(message.as_bytes(), &key.loaded.signing, key.loaded.algorithm.into())
-            .expect("a loaded key signs");
-        format!("{message}.{signature}").into()
+        self.signing_key(claims.iat).sign(claims)
+    }
+
+    /// The `kid` of the key that signs tokens that are issued at `iat`, in seconds since 1970.
+    pub fn signing_kid(&self, iat: u64) -> &str {
+        &self.signing_key(iat).id
+    }
+
+    /// Signs claims that the key `kid` has signed before: the result is the same JWT. `None`: the key is gone, or its
+    /// algorithm gives another signature each time.
+    ///
+    /// # Panics
+    /// If the cryptographic library fails with a key that it loaded.
+    pub fn sign_again(&self, kid: &str, claims: &Claims) -> Option<SecretString> {
+        let key = self.0.iter().find(|key| key.id == kid)?;
+        key.loaded.algorithm.is_deterministic().then(|| key.sign(claims))
+    }
+
+    /// The first key whose time to sign has come at `iat`, or the first key if there is none.
+    fn signing_key(&self, iat: u64) -> &Key {
+        self.0.iter().find(|key| key.signs_from <= iat).unwrap_or(&self.0[0])
     }
 
     /// Verifies the signature of a JWT and returns its claims. Only the store knows whether the token is live.
@@ -114,6 +129,17 @@ impl KeySet {
     /// The public keys, in the order of the set. Symmetric keys have none.
     pub fn public_keys(&self) -> Vec<PublicJwk> {
         self.0.iter().filter_map(|key| key.loaded.public.clone()).collect()
+    }
+}
+
+impl Key {
+    /// Signs a JWT with these claims.
+    fn sign(&self, claims: &Claims) -> SecretString {
+        self.was_used.store(true, Relaxed);
+        let message = format!("{}.{}", self.header, encode(claims));
+        let signature = crypto::sign(message.as_bytes(), &self.loaded.signing, self.loaded.algorithm.into())
+            .expect("a loaded key signs");
+        format!("{message}.{signature}").into()
     }
 }
 
@@ -191,6 +217,20 @@ mod tests {
         assert_eq!(before.verify(later.sign(&claims()).expose_secret()), Ok(claims()));
         let a_second_later = Claims { iat: now + 1, ..claims() };
         assert_eq!(before.verify(later.sign(&a_second_later).expose_secret()), Err(InvalidToken::UnknownKey));
+    }
+
+    #[test]
+    fn a_key_that_no_longer_signs_still_signs_again() {
+        for algorithm in Algorithm::ALL {
+            let before = generate(algorithm, 0);
+            let after = rotate(before.expose_secret(), None, 1, Some(Duration::ZERO)).unwrap();
+            let (before, after) = (set(before.expose_secret()).unwrap(), set(after.expose_secret()).unwrap());
+            let (kid, jwt) = (before.signing_kid(claims().iat), before.sign(&claims()));
+            assert_ne!(after.signing_kid(claims().iat), kid);
+            let again = after.sign_again(kid, &claims()).map(|jwt| jwt.expose_secret().to_owned());
+            assert_eq!(again, (algorithm != Algorithm::Es256).then(|| jwt.expose_secret().to_owned()));
+            assert!(before.sign_again(after.signing_kid(claims().iat), &claims()).is_none(), "it has no such key");
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub mod claims;
 pub mod duration;
+pub mod idempotency;
 pub mod issuer;
 pub mod issuer_jwt;
 pub mod issuers_file;

@@ -45,6 +45,7 @@ pub fn document() -> Value {
             for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
                 parameter["example"] = match parameter["name"].as_str() {
                     Some("limit") => json!(100),
+                    Some("Idempotency-Key") => json!("8e03978e-40d5-43e8-bc93-6894a57f9324"),
                     Some("name") => json!("carol"),
                     Some("after") if path == USERS => json!("carol"),
                     Some("after") if path == CHANGES => json!("6b1f2d0c9e8a4735-1-0-2a"),

@@ -18,8 +18,9 @@ use super::{
     user::invalid_field,
 };
 use crate::{
-    domain::{duration, password::Password, user::UserName},
+    domain::{duration, idempotency::IdempotencyKey, password::Password, user::UserName},
     service::{
+        idempotency::IdempotencyError,
         tokens::{IssueError, RotateError, VerifyError},
         users::UserError,
         verifiers::ChangesError,
@@ -82,6 +83,9 @@ fn common_failures(operation: &Value) -> Vec<Problem> {
         |name: &str| operation["parameters"].as_array().is_some_and(|all| all.iter().any(|one| one["name"] == name));
     if takes("limit") {
         failures.push(PageLimit::error());
+    }
+    if takes("Idempotency-Key") {
+        failures.extend([IdempotencyKey::error(), IdempotencyError::OtherRequest.into()]);
     }
     if takes("all") {
         failures.push(AllTokens::error());

@@ -2,13 +2,19 @@
 
 use std::{borrow::Cow, str::FromStr};
 
+use poem::{Request, RequestBody, Result as PoemResult};
 use poem_openapi::{
-    registry::{MetaSchema, MetaSchemaRef},
+    ApiExtractor, ApiExtractorType, ExtractParamOptions,
+    registry::{MetaParamIn, MetaSchema, MetaSchemaRef},
     types::{ParseFromParameter, ParseResult, Type},
 };
 
 use super::problem::Problem;
-use crate::domain::{token::TokenId, user::UserName};
+use crate::domain::{
+    idempotency::{IdempotencyKey, IdempotencyKeyError},
+    token::TokenId,
+    user::UserName,
+};
 
 /// A type that a parameter is parsed into.
 pub(super) trait Parameter: FromStr + Send + Sync {
@@ -72,6 +78,47 @@ impl<T: Parameter> ParseFromParameter for Param<T> {
     }
 }
 
+/// A header that a request may have. In contrast to poem-openapi's `Header`, one that is no ASCII is malformed, not
+/// missing.
+pub(super) struct OptionalHeader<T>(Option<Param<T>>);
+
+impl<T: Parameter> OptionalHeader<T> {
+    /// The value, if there is one, or the answer to a malformed or repeated header.
+    pub(super) fn parsed(self) -> Result<Option<T>, Problem> {
+        self.0.map(Param::parsed).transpose()
+    }
+}
+
+impl<'a, T: Parameter> ApiExtractor<'a> for OptionalHeader<T> {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::Parameter];
+    type ParamType = Param<T>;
+    type ParamRawType = Param<T>;
+
+    fn param_in() -> Option<MetaParamIn> {
+        Some(MetaParamIn::Header)
+    }
+
+    fn param_schema_ref() -> Option<MetaSchemaRef> {
+        Some(Param::<T>::schema_ref())
+    }
+
+    fn param_raw_type(&self) -> Option<&Param<T>> {
+        self.0.as_ref()
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        _: &mut RequestBody,
+        options: ExtractParamOptions<Param<T>>,
+    ) -> PoemResult<Self> {
+        let mut values = request.headers().get_all(options.name).iter();
+        let first = values.next();
+        let only = first.filter(|_| values.next().is_none());
+        let value = only.and_then(|value| value.to_str().ok()).and_then(|value| value.parse().ok());
+        Ok(Self(first.map(|_| Param(value))))
+    }
+}
+
 /// A malformed id is answered like an unknown one.
 impl Parameter for TokenId {
     fn schema() -> MetaSchema {
@@ -91,6 +138,17 @@ impl Parameter for UserName {
 
     fn error() -> Problem {
         Problem::no_such_user()
+    }
+}
+
+/// A header.
+impl Parameter for IdempotencyKey {
+    fn schema() -> MetaSchema {
+        MetaSchema { pattern: Some(Self::PATTERN.to_owned()), ..MetaSchema::new("string") }
+    }
+
+    fn error() -> Problem {
+        Problem::bad_request(format!("Idempotency-Key: {IdempotencyKeyError}, and one header."))
     }
 }
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     auth::{BasicUser, BearerToken},
-    param::{AllTokens, PageLimit, Param, next_page_link},
+    param::{AllTokens, OptionalHeader, PageLimit, Param, next_page_link},
     paths::TOKENS,
     payload::{Created, Json, OptionalJson, Paged},
     problem::Problem,
@@ -24,12 +24,14 @@ use super::{
 };
 use crate::{
     domain::{
+        idempotency::IdempotencyKey,
         listing::{Listing, PageRequest},
         token::{LiveToken, TokenId},
         user::UserName,
     },
     service::{
         Actor,
+        idempotency::IdempotencyError,
         tokens::{IssueError, IssuedToken, RotateError},
     },
 };
@@ -128,16 +130,24 @@ pub(super) struct TokensDeleted {
 impl TokenApi {
     /// Issue a token
     ///
-    /// The JWT is in this answer only.
+    /// The JWT is in this answer only. After a lost answer or a 503, send the same request with the same
+    /// `Idempotency-Key` again.
     #[oai(path = "/", method = "post", operation_id = "issueToken")]
     async fn issue(
         &self,
         services: Data<&Arc<Services>>,
         BasicUser(user): BasicUser,
+        /// A text of your choice, new for each token, such as a UUID; 1 to 255 visible ASCII characters, with or
+        /// without quotes. The same request with the same key within 24 hours, or within the token's life if that is
+        /// shorter, issues no second token: the answer has the same token and JWT. Another request with the key is
+        /// answered with 422; 409 names the token if it is gone, or if its JWT cannot be signed again (ES256).
+        #[oai(name = "Idempotency-Key")]
+        key: OptionalHeader<IdempotencyKey>,
         request: Json<TokenRequest>,
     ) -> Result<Created<TokenIssued>, Problem> {
         let Json(TokenRequest { jwt_token_description, jwt_token_life }) = request;
-        Ok(services.tokens.issue(&user, &jwt_token_description, &jwt_token_life).await?.into())
+        let key = key.parsed()?;
+        Ok(services.tokens.issue(&user, &jwt_token_description, &jwt_token_life, key).await?.into())
     }
 
     /// List your tokens
@@ -205,8 +215,9 @@ impl TokenApi {
     /// Rotate a token
     ///
     /// Issues a successor with the same description and life. The rotated token expires after the overlap, by default
-    /// at once, and cannot be rotated again. After a 503, list the tokens and rotate the successor, if there is one;
-    /// with an overlap, the rotated token still works meanwhile.
+    /// at once, and cannot be rotated again. After a lost answer or a 503, send the same request with the same
+    /// `Idempotency-Key` again. Without one, list the tokens and rotate the successor, if there is one; with an
+    /// overlap, the rotated token still works meanwhile.
     #[oai(path = "/:id/rotate", method = "post", operation_id = "rotateToken")]
     async fn rotate(
         &self,
@@ -214,11 +225,17 @@ impl TokenApi {
         BasicUser(user): BasicUser,
         /// The token's id.
         id: Path<Param<TokenId>>,
+        /// A text of your choice, new for each rotation, such as a UUID; 1 to 255 visible ASCII characters, with or
+        /// without quotes. The same request with the same key within 24 hours, or within the successor's life if that
+        /// is shorter, rotates nothing: the answer has the same successor and JWT. Another request with the key is
+        /// answered with 422; 409 names the successor if it is gone, or if its JWT cannot be signed again (ES256).
+        #[oai(name = "Idempotency-Key")]
+        key: OptionalHeader<IdempotencyKey>,
         request: OptionalJson<RotateRequest>,
     ) -> Result<Created<TokenIssued>, Problem> {
         let OptionalJson(RotateRequest { overlap }) = request;
-        let id = id.0.parsed()?;
-        Ok(services.tokens.rotate(&user, id, overlap.as_deref()).await?.into())
+        let (id, key) = (id.0.parsed()?, key.parsed()?);
+        Ok(services.tokens.rotate(&user, id, overlap.as_deref(), key).await?.into())
     }
 
     /// Inspect the presented token
@@ -353,6 +370,7 @@ impl From<IssueError> for Problem {
             IssueError::Life(error) => Self::bad_request(format!("jwt_token_life: {error}.")),
             IssueError::Description(error) => Self::bad_request(format!("jwt_token_description: {error}.")),
             IssueError::QuotaReached(quota) => quota_reached(quota),
+            IssueError::Idempotency(error) => error.into(),
             IssueError::Store(error) => error.into(),
         }
     }
@@ -375,7 +393,32 @@ impl From<RotateError> for Problem {
                 Self::conflict("This token was rotated in this moment. List the tokens to find out.")
             }
             RotateError::QuotaReached(quota) => quota_reached(quota),
+            RotateError::Idempotency(error) => error.into(),
             RotateError::Store(error) => error.into(),
+        }
+    }
+}
+
+/// 422 for another request; 409 where the token of the key is gone or its JWT cannot be answered again.
+impl From<IdempotencyError> for Problem {
+    fn from(error: IdempotencyError) -> Self {
+        match error {
+            IdempotencyError::OtherRequest => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "This Idempotency-Key was used for another request. Use a new key for each request.",
+            ),
+            IdempotencyError::TokenGone(id) => Self::conflict(format!(
+                "This Idempotency-Key was used for the token {id}, which was revoked or rotated, or has expired. Use a \
+                 new key for another token."
+            )),
+            IdempotencyError::NotSignedAgain(id) => Self::conflict(format!(
+                "This Idempotency-Key was used for the token {id}, whose JWT cannot be shown again. Revoke it, and use \
+                 a new key for another token."
+            )),
+            IdempotencyError::TooManyKeys(kept) => Self::conflict(format!(
+                "You have used {kept} Idempotency-Keys, as many as are kept. Wait until one expires, which takes at \
+                 most 24 hours, or send none."
+            )),
         }
     }
 }

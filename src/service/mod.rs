@@ -21,6 +21,7 @@ use crate::{
 mod caller;
 pub mod external_login;
 pub mod hashing;
+pub mod idempotency;
 pub mod issuer_keys;
 pub mod issuers;
 pub mod login;

@@ -4,11 +4,17 @@ use std::{sync::Arc, time::Duration};
 
 use secrecy::{ExposeSecret, SecretString};
 
-use super::{Actor, Caller, Clock, run_to_completion, signing_keys::SigningKeys};
+use super::{
+    Actor, Caller, Clock,
+    idempotency::{IdempotencyError, sign_again},
+    run_to_completion,
+    signing_keys::SigningKeys,
+};
 use crate::{
     domain::{
         claims::{Claims, MAX_JWT_BYTES},
         duration::{self, DurationError},
+        idempotency::{self, IdempotencyKey, Issuance, RequestFingerprint},
         keys::InvalidToken,
         life::{Life, LifeError},
         listing::{Listing, PageRequest},
@@ -16,7 +22,7 @@ use crate::{
         user::{User, UserName},
     },
     store::{
-        Creation, NewToken, Rotation, StoreError,
+        Creation, NewToken, Repetition, Rotation, StoreError,
         leased::{ActiveToken, Cached, LeasedStore},
     },
     telemetry::{
@@ -55,6 +61,9 @@ pub enum IssueError {
     /// The owner has as many live tokens as the quota allows: this number.
     #[error("the quota of {0} live tokens is reached")]
     QuotaReached(usize),
+    /// The Idempotency-Key was used before, or is one too many.
+    #[error(transparent)]
+    Idempotency(#[from] IdempotencyError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -81,6 +90,9 @@ pub enum RotateError {
     /// The owner has as many live tokens as the quota allows, this number, and the overlap needs one more.
     #[error("the quota of {0} live tokens is reached")]
     QuotaReached(usize),
+    /// The Idempotency-Key was used before, or is one too many.
+    #[error(transparent)]
+    Idempotency(#[from] IdempotencyError),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -110,31 +122,49 @@ impl Tokens {
         Self { store, keys, clock, policy }
     }
 
-    /// Issues a token. Its life begins when the store creates it: as a rule in the second of its `iat` or the next.
-    pub async fn issue(&self, owner: &Caller, description: &str, life: &str) -> Result<IssuedToken, IssueError> {
-        let description = description.parse()?;
+    /// Issues a token. Its life begins when the store creates it: as a rule in the second of its `iat` or the next. A
+    /// repetition with the same `key` returns the same token and JWT.
+    pub async fn issue(
+        &self,
+        owner: &Caller,
+        description: &str,
+        life: &str,
+        key: Option<IdempotencyKey>,
+    ) -> Result<IssuedToken, IssueError> {
+        let description: Description = description.parse()?;
         let max_life = owner.limits.max_life.unwrap_or(self.policy.max_life).min(self.policy.max_life);
         let life = Life::parse_up_to(life, max_life)?;
-        let issued = self.sign_token(&owner.name, description, life);
-        let (store, owner, quota) = (Arc::clone(&self.store), owner.clone(), self.policy.quota);
+        let request = RequestFingerprint::of(&("issue", description.as_str(), life.seconds()));
+        let (issued, issuance) = self.sign_token(&owner.name, description, life, request.clone());
+        let (store, caller, quota) = (Arc::clone(&self.store), owner.clone(), self.policy.quota);
         let creation = async move {
-            let new = NewToken { owner: &owner.name, login: owner.login_epoch, token: &issued.token, quota };
-            let created = owner.create_token(&store, new).await;
+            let idempotency = key.as_ref().map(|key| (key, &issuance));
+            let (name, login) = (&caller.name, caller.login_epoch);
+            let new = NewToken { owner: name, login, token: &issued.token, quota, idempotency };
+            let created = caller.create_token(&store, new).await;
             if let Some(outcome) = audit_outcome(&created, |creation| *creation == Creation::Created) {
-                audit::token_issued(&owner.name, issued.token.id, life, &outcome);
+                audit::token_issued(name, issued.token.id, life, &outcome);
             }
-            match created? {
-                Creation::Created => Ok(issued),
-                Creation::QuotaReached => Err(IssueError::QuotaReached(quota)),
-            }
+            created.map(|created| (created, issued))
         };
-        run_to_completion(creation).await
+        match run_to_completion(creation).await? {
+            (Creation::Created, issued) => Ok(issued),
+            (Creation::Repeated(repetition), _) => Ok(self.repeat(&owner.name, &request, repetition)?),
+            (Creation::QuotaReached, _) => Err(IssueError::QuotaReached(quota)),
+            (Creation::TooManyKeys, _) => Err(IdempotencyError::TooManyKeys(idempotency::MAX_KEYS).into()),
+        }
     }
 
     /// Replaces a token by one with the same description and life. The old token expires after `overlap` at the latest;
-    /// without an overlap, it is revoked at once. Costs two round trips to the store: the first reads the description
-    /// and life that the new token is signed with.
-    pub async fn rotate(&self, owner: &Caller, id: TokenId, overlap: Option<&str>) -> Result<IssuedToken, RotateError> {
+    /// without an overlap, it is revoked at once. A repetition with the same `key` returns the same successor and JWT.
+    /// Costs two round trips to the store: the first reads the description and life that the new token is signed with.
+    pub async fn rotate(
+        &self,
+        owner: &Caller,
+        id: TokenId,
+        overlap: Option<&str>,
+        key: Option<IdempotencyKey>,
+    ) -> Result<IssuedToken, RotateError> {
         let overlap = overlap.map(duration::parse).transpose()?.unwrap_or_default();
         if overlap.subsec_nanos() > 0 {
             return Err(RotateError::FractionOfOverlap);
@@ -144,13 +174,20 @@ impl Tokens {
         }
         let max_life = owner.limits.max_life;
         let (owner, login) = (owner.name.clone(), owner.login_epoch);
+        let request = RequestFingerprint::of(&("rotate", id.to_string(), overlap.as_secs()));
         let token = self.store.find_token(&owner, id).await?.map(|live| live.token);
         let token = match token {
             Some(token) if token.successor.is_none() => token,
             // An earlier request may have rotated or revoked the token and been answered with an error, because too
             // few Redis replicas had the write. This answer says that it took place, so it waits for them.
             rotated => {
-                self.store.write(|store| store.wait_for_replication(&owner)).await?;
+                let repetition = match &key {
+                    Some(key) => self.store.write(|store| store.find_repetition(&owner, login, key)).await?,
+                    None => self.store.write(|store| store.wait_for_replication(&owner)).await.map(|()| None)?,
+                };
+                if let Some(repetition) = repetition {
+                    return Ok(self.repeat(&owner, &request, repetition)?);
+                }
                 let successor = rotated.and_then(|token| token.successor);
                 return Err(successor.map_or(RotateError::NoSuchToken, |id| RotateError::AlreadyRotated(Some(id))));
             }
@@ -158,32 +195,57 @@ impl Tokens {
         if let Some(max_life) = max_life.filter(|max_life| token.life > *max_life) {
             return Err(RotateError::Life(LifeError::TooLong(max_life)));
         }
-        let issued = self.sign_token(&owner, token.description.clone(), token.life);
-        let (store, quota) = (Arc::clone(&self.store), self.policy.quota);
+        let (issued, issuance) = self.sign_token(&owner, token.description.clone(), token.life, request.clone());
+        let (store, quota, owner_name) = (Arc::clone(&self.store), self.policy.quota, owner.clone());
         let rotation = async move {
-            let successor = NewToken { owner: &owner, login, token: &issued.token, quota };
+            let idempotency = key.as_ref().map(|key| (key, &issuance));
+            let successor = NewToken { owner: &owner_name, login, token: &issued.token, quota, idempotency };
             let rotated = store.write(|store| store.rotate_token(&token, overlap, successor)).await;
             if let Some(outcome) = audit_outcome(&rotated, |rotation| *rotation == Rotation::Rotated) {
-                audit::token_rotated(&owner, id, issued.token.id, overlap, &outcome);
+                audit::token_rotated(&owner_name, id, issued.token.id, overlap, &outcome);
             }
-            match rotated? {
-                Rotation::Rotated => Ok(issued),
-                Rotation::AlreadyRotated => Err(RotateError::AlreadyRotated(None)),
-                Rotation::QuotaReached => Err(RotateError::QuotaReached(quota)),
-                Rotation::NoSuchToken => Err(RotateError::NoSuchToken),
-            }
+            rotated.map(|rotated| (rotated, issued))
         };
-        run_to_completion(rotation).await
+        match run_to_completion(rotation).await? {
+            (Rotation::Rotated, issued) => Ok(issued),
+            (Rotation::Repeated(repetition), _) => Ok(self.repeat(&owner, &request, repetition)?),
+            (Rotation::AlreadyRotated, _) => Err(RotateError::AlreadyRotated(None)),
+            (Rotation::QuotaReached, _) => Err(RotateError::QuotaReached(quota)),
+            (Rotation::TooManyKeys, _) => Err(IdempotencyError::TooManyKeys(idempotency::MAX_KEYS).into()),
+            (Rotation::NoSuchToken, _) => Err(RotateError::NoSuchToken),
+        }
     }
 
-    /// A new token with a random id and its signed JWT, not stored yet.
-    fn sign_token(&self, owner: &UserName, description: Description, life: Life) -> IssuedToken {
+    /// A new token with a random id and its signed JWT, not stored yet, and the record for the request's
+    /// Idempotency-Key, if it has one.
+    fn sign_token(
+        &self,
+        owner: &UserName,
+        description: Description,
+        life: Life,
+        request: RequestFingerprint,
+    ) -> (IssuedToken, Issuance) {
         let id = TokenId::random();
         let issued_at = self.clock.unix_seconds();
         let claims = Claims::new(owner, id, &description, life, issued_at, self.policy.issuer.clone());
-        let jwt = self.keys.current_keys().set.sign(&claims);
+        let keys = self.keys.current_keys();
+        let (jwt, kid) = (keys.set.sign(&claims), keys.set.signing_kid(issued_at).to_owned());
         let digest = TokenDigest::of(jwt.expose_secret());
-        IssuedToken { jwt, token: Token { id, description, life, digest, successor: None } }
+        let token = Token { id, description, life, digest, successor: None };
+        (IssuedToken { jwt, token }, Issuance { token_id: id, issued_at, kid, request })
+    }
+
+    /// Answers a request whose Idempotency-Key was used before.
+    fn repeat(
+        &self,
+        owner: &UserName,
+        request: &RequestFingerprint,
+        repetition: Repetition,
+    ) -> Result<IssuedToken, IdempotencyError> {
+        let issuer = self.policy.issuer.as_deref();
+        let (jwt, token) = sign_again(&self.keys.current_keys().set, issuer, owner, request, repetition)?;
+        audit::token_repeated(owner, token.id);
+        Ok(IssuedToken { jwt, token })
     }
 
     /// Finds a live token of this user.
@@ -422,7 +484,7 @@ mod tests {
         let keys = SigningKeys::fixed(KeySet::parse(generate(Algorithm::Hs256, 0).expose_secret()).unwrap());
         let policy = TokenPolicy { max_life: Life::parse("1h").unwrap(), quota: 1, issuer: None };
         let tokens = Tokens::new(store, Arc::new(keys), clock, policy);
-        let jwt = tokens.issue(&user.into(), "x", "1h").await.unwrap().jwt;
+        let jwt = tokens.issue(&user.into(), "x", "1h", None).await.unwrap().jwt;
         (tokens, jwt, now)
     }
 

@@ -9,11 +9,11 @@ use tokio::time::Instant;
 
 use super::{
     AttemptScope, Authority, Changes, ClientAndUser, Creation, Health, Listing, LiveToken, LoginEpoch, NewToken,
-    PageRequest, PasswordHash, Reservation, RevokingWrites, Rotation, Store, StoreError, StoreResult, Token,
-    TokenDigest, TokenId, UpdatedUser, User, UserChange, UserName, UserUpdate, Watch, account_tokens::AccountTokens,
-    throttle::Throttle,
+    PageRequest, PasswordHash, Repetition, Reservation, RevokingWrites, Rotation, Store, StoreError, StoreResult,
+    Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserName, UserUpdate, Watch, account_keys::AccountKeys,
+    account_tokens::AccountTokens, throttle::Throttle,
 };
-use crate::domain::user::Credential;
+use crate::domain::{idempotency::IdempotencyKey, user::Credential};
 
 /// The most tokens that a list reads before it lets go of the lock.
 const TOKENS_PER_LOCK: usize = 1000;
@@ -47,6 +47,28 @@ struct MemoryWatch {
 struct Account {
     user: User,
     tokens: AccountTokens,
+    keys: AccountKeys,
+}
+
+impl Account {
+    fn new(user: &User) -> Self {
+        Self { user: user.clone(), tokens: AccountTokens::default(), keys: AccountKeys::default() }
+    }
+
+    /// The token that was issued for this Idempotency-Key. `None`: the key is unused.
+    fn repetition(&self, key: &IdempotencyKey, now: Instant) -> Option<Repetition> {
+        let issuance = self.keys.find(key, now)?.clone();
+        let token = self.tokens.find(issuance.token_id, now).map(|live| live.token);
+        Some(Repetition { issuance, token })
+    }
+
+    /// Adds a token, and the record of the Idempotency-Key that it was created for, if there is one.
+    fn insert(&mut self, new: &NewToken<'_>, now: Instant) {
+        self.tokens.insert(new.token, now);
+        if let Some((key, issuance)) = new.idempotency {
+            self.keys.insert(key, issuance, new.token.life, now);
+        }
+    }
 }
 
 /// An error, unless this authority allows a write to the account of this name.
@@ -97,15 +119,23 @@ impl MemoryStore {
 
 #[async_trait]
 impl Store for MemoryStore {
-    async fn create_token(&self, NewToken { owner, login, token, quota }: NewToken<'_>) -> StoreResult<Creation> {
-        let mut accounts = self.authorized(&Authority::Login(login), owner)?;
-        let account = accounts.get_mut(owner).ok_or(StoreError::LoginEnded)?;
+    async fn create_token(&self, new: NewToken<'_>) -> StoreResult<Creation> {
+        let mut accounts = self.authorized(&Authority::Login(new.login), new.owner)?;
+        let account = accounts.get_mut(new.owner).ok_or(StoreError::LoginEnded)?;
         let now = Instant::now();
-        if !account.tokens.has_room(quota, now) {
+        if let Some((key, _)) = new.idempotency {
+            if let Some(repetition) = account.repetition(key, now) {
+                return Ok(Creation::Repeated(repetition));
+            }
+            if !account.keys.has_room(now) {
+                return Ok(Creation::TooManyKeys);
+            }
+        }
+        if !account.tokens.has_room(new.quota, now) {
             return Ok(Creation::QuotaReached);
         }
-        account.tokens.insert(token, now);
-        self.record([token.id], None);
+        account.insert(&new, now);
+        self.record([new.token.id], None);
         Ok(Creation::Created)
     }
 
@@ -114,8 +144,8 @@ impl Store for MemoryStore {
         if accounts.contains_key(&owner.name) {
             return Ok(None);
         }
-        let mut account = Account { user: owner.clone(), tokens: AccountTokens::default() };
-        account.tokens.insert(new.token, Instant::now());
+        let mut account = Account::new(owner);
+        account.insert(&new, Instant::now());
         accounts.insert(owner.name.clone(), account);
         Ok(Some(Creation::Created))
     }
@@ -158,7 +188,7 @@ impl Store for MemoryStore {
         if accounts.contains_key(&user.name) {
             return Ok(false);
         }
-        accounts.insert(user.name.clone(), Account { user: user.clone(), tokens: AccountTokens::default() });
+        accounts.insert(user.name.clone(), Account::new(user));
         self.record([], Some(&user.name));
         Ok(true)
     }
@@ -241,10 +271,17 @@ impl RevokingWrites for MemoryStore {
     }
 
     async fn rotate_token(&self, old: &Token, overlap: Duration, new: NewToken<'_>) -> StoreResult<Rotation> {
-        let NewToken { owner, login, token: successor, quota } = new;
-        let mut accounts = self.authorized(&Authority::Login(login), owner)?;
-        let account = accounts.get_mut(owner).ok_or(StoreError::LoginEnded)?;
+        let mut accounts = self.authorized(&Authority::Login(new.login), new.owner)?;
+        let account = accounts.get_mut(new.owner).ok_or(StoreError::LoginEnded)?;
         let now = Instant::now();
+        if let Some((key, _)) = new.idempotency {
+            if let Some(repetition) = account.repetition(key, now) {
+                return Ok(Rotation::Repeated(repetition));
+            }
+            if !account.keys.has_room(now) {
+                return Ok(Rotation::TooManyKeys);
+            }
+        }
         let Some(live) = account.tokens.find(old.id, now) else { return Ok(Rotation::NoSuchToken) };
         if live.token.successor.is_some() {
             return Ok(Rotation::AlreadyRotated);
@@ -252,14 +289,24 @@ impl RevokingWrites for MemoryStore {
         // Without an overlap, the old token makes room for its successor.
         if overlap.is_zero() {
             account.tokens.revoke(old.id, now);
-        } else if account.tokens.has_room(quota, now) {
-            account.tokens.replace(old.id, successor.id, overlap, now);
+        } else if account.tokens.has_room(new.quota, now) {
+            account.tokens.replace(old.id, new.token.id, overlap, now);
         } else {
             return Ok(Rotation::QuotaReached);
         }
-        account.tokens.insert(successor, now);
-        self.record([old.id, successor.id], None);
+        account.insert(&new, now);
+        self.record([old.id, new.token.id], None);
         Ok(Rotation::Rotated)
+    }
+
+    async fn find_repetition(
+        &self,
+        owner: &UserName,
+        login: LoginEpoch,
+        key: &IdempotencyKey,
+    ) -> StoreResult<Option<Repetition>> {
+        let accounts = self.authorized(&Authority::Login(login), owner)?;
+        Ok(accounts.get(owner).and_then(|account| account.repetition(key, Instant::now())))
     }
 
     async fn update_user(

@@ -9,6 +9,7 @@ use async_trait::async_trait;
 use tokio::time::Instant;
 
 use crate::domain::{
+    idempotency::{IdempotencyKey, Issuance},
     listing::{Listing, PageRequest},
     password::PasswordHash,
     throttle::{AttemptScope, ClientAndUser, Reservation},
@@ -16,6 +17,7 @@ use crate::domain::{
     user::{LoginEpoch, User, UserName, UserUpdate},
 };
 
+mod account_keys;
 mod account_tokens;
 pub mod leased;
 pub mod memory;
@@ -106,26 +108,45 @@ pub struct NewToken<'a> {
     pub token: &'a Token,
     /// The most live tokens that the owner may have.
     pub quota: usize,
+    /// The Idempotency-Key of the request, if it has one, and the record to keep for it. The key is the owner's own.
+    pub idempotency: Option<(&'a IdempotencyKey, &'a Issuance)>,
+}
+
+/// A token that was issued before for the same Idempotency-Key of the same user.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Repetition {
+    /// The record of the first request.
+    pub issuance: Issuance,
+    /// The token; `None`: it is not live (any more).
+    pub token: Option<Token>,
 }
 
 /// The result of creating a token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Creation {
     /// The token was stored and is live.
     Created,
+    /// The Idempotency-Key was used before, at the quota or not. Nothing changed.
+    Repeated(Repetition),
     /// The owner has as many live tokens as the quota allows. Nothing changed.
     QuotaReached,
+    /// The owner has as many Idempotency-Keys as are kept. Nothing changed.
+    TooManyKeys,
 }
 
 /// The result of rotating a token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Rotation {
     /// The successor is live, and the old token lives no longer than the overlap.
     Rotated,
+    /// The Idempotency-Key was used before, at the quota or not. Nothing changed.
+    Repeated(Repetition),
     /// The old token has a successor already. Nothing changed.
     AlreadyRotated,
     /// The owner has as many live tokens as the quota allows. Nothing changed.
     QuotaReached,
+    /// The owner has as many Idempotency-Keys as are kept. Nothing changed.
+    TooManyKeys,
     /// The old token is not live (any more). Nothing changed.
     NoSuchToken,
 }
@@ -173,7 +194,7 @@ pub struct Health {
 /// its life by the clock of the store, and by no other.
 #[async_trait]
 pub trait Store: Send + Sync {
-    /// Creates a token, unless its owner has reached the quota.
+    /// Creates a token, unless its owner has reached the quota or used the Idempotency-Key before.
     async fn create_token(&self, new: NewToken<'_>) -> StoreResult<Creation>;
 
     /// Creates a user together with the user's first token, `new`, whose owner and login epoch are those of `owner`.
@@ -253,6 +274,15 @@ pub trait RevokingWrites: Store {
     /// Creates the successor of a token. The old token lives no longer than `overlap`; with none, it is revoked and
     /// does not count towards the quota.
     async fn rotate_token(&self, old: &Token, overlap: Duration, new: NewToken<'_>) -> StoreResult<Rotation>;
+
+    /// Finds the token that was issued for this Idempotency-Key of this user, whose login epoch this is. `None`: the
+    /// key is unused. As [`Self::wait_for_replication`], returns once Redis replicas have all earlier writes.
+    async fn find_repetition(
+        &self,
+        owner: &UserName,
+        login: LoginEpoch,
+        key: &IdempotencyKey,
+    ) -> StoreResult<Option<Repetition>>;
 
     /// Changes a user. Disabling a user revokes all of the user's tokens.
     async fn update_user(

@@ -95,6 +95,12 @@ pub fn token_issued<T>(owner: &UserName, id: TokenId, life: Life, outcome: &Outc
     info!(target: AUDIT, %owner, token_id = %id, life_seconds, outcome, "token.issued");
 }
 
+/// Records that a token's JWT was answered again: the request repeated the Idempotency-Key that the token was issued
+/// for.
+pub fn token_repeated(owner: &UserName, id: TokenId) {
+    info!(target: AUDIT, %owner, token_id = %id, "token.repeated");
+}
+
 /// Records that a token got a successor and expires after the overlap at the latest.
 pub fn token_rotated<T>(owner: &UserName, id: TokenId, successor: TokenId, overlap: Duration, outcome: &Outcome<T>) {
     Counter::TokensRotated.add(outcome.is_ok().into());

@@ -1,5 +1,7 @@
 //! Watches for changes.
 
+use mayfly::domain::idempotency::{Issuance, RequestFingerprint};
+
 use super::*;
 
 #[rstest]
@@ -29,8 +31,15 @@ async fn a_watch_reports_what_changed(#[values(Kind::Memory, Kind::Redis, Kind::
     fixture.store.rotate_token(&rotated, Duration::from_mins(1), new_token(&alice, epoch(), &successor)).await.unwrap();
     fixture.store.update_user(&operator(), &bob, DISABLE).await.unwrap();
     fixture.store.remove_user(&operator(), &carol).await.unwrap();
+    let (keyed, key) = (token(3600), "key".parse().unwrap());
+    let request = RequestFingerprint::of(&"issue");
+    let issuance = Issuance { token_id: keyed.id, issued_at: 0, kid: String::new(), request };
+    let idempotency = Some((&key, &issuance));
+    fixture.store.create_token(NewToken { idempotency, ..new_token(&alice, epoch(), &keyed) }).await.unwrap();
     let mut told = watch.changes().await.unwrap();
-    assert!(told.tokens.remove(&successor.id), "the successor is new");
+    for new in [&successor, &keyed] {
+        assert!(told.tokens.remove(&new.id), "it is new");
+    }
     let tokens = HashSet::from([revoked.id, rotated.id]);
     assert_eq!(told, Changes { everything: false, tokens, users: HashSet::from([bob, carol]) });
 

@@ -1,18 +1,37 @@
 #!lua
 -- Creates a token, unless its owner has reached the quota. In a rotation, also shortens the life of the predecessor.
--- With a new owner, also creates the owner.
--- KEYS: the new owner, if there is one; the token, the index of its owner's tokens, the index of their expiries; in a
--- rotation, the predecessor.
--- ARGV: a JSON array of the new owner's fields and values, or ''; its id, its record, its life in ms, the quota; in a
--- rotation, the predecessor's id, its new record, and the ms that it may still live.
+-- With a new owner, also creates the owner. With an Idempotency-Key, only its first request does so; a repetition finds
+-- the token of the first one.
+-- KEYS: the new owner, if there is one; with an Idempotency-Key, its key and the index of all of its owner; the token,
+-- the index of its owner's tokens, the index of their expiries; in a rotation, the predecessor.
+-- ARGV: a JSON array of the new owner's fields and values, or ''; the record of the Idempotency-Key ('' without one),
+-- for how many ms it is kept, how many are kept of its owner; the token's id, its record, its life in ms, the quota; in
+-- a rotation, the predecessor's id, its new record, and the ms that it may still live.
 -- Returns 1: created. 0: quota reached. -1: it may be reached, and the index of expiries does not have the same tokens.
 -- -2: the predecessor does not exist. -3: the predecessor has a successor already. -4: there is a user of the new
--- owner's name.
+-- owner's name. -5: too many Idempotency-Keys. Or two records: those of the Idempotency-Key, which was used before, and
+-- of its token (nil: it is gone).
 
 local owner_fields = argument()
 local new_owner = owner_fields ~= '' and table.remove(KEYS, 1)
 if new_owner and redis.call('EXISTS', new_owner) == 1 then
   return unchanged(-4)
+end
+
+local issuance, retention, max_keys = argument(), tonumber(argument()), tonumber(argument())
+local idempotency = issuance ~= '' and {key = table.remove(KEYS, 1), index = table.remove(KEYS, 1)}
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+local prefix = KEYS[1]:sub(1, -#ARGV[1] - 1)
+if idempotency then
+  local repeated = repetition(idempotency.key, prefix)
+  if repeated then
+    return repeated
+  end
+  redis.call('ZREMRANGEBYSCORE', idempotency.index, '-inf', now)
+  if redis.call('ZCARD', idempotency.index) >= max_keys then
+    return unchanged(-5)
+  end
 end
 
 local id, index, expiries, predecessor, overlap = ARGV[1], KEYS[2], KEYS[3], KEYS[4], tonumber(ARGV[7])
@@ -26,12 +45,8 @@ if predecessor then
   end
 end
 
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-
 -- Drops tokens that have expired from both indexes: at most 100, since each create at the quota drops some.
 local function drop_expired()
-  local prefix = KEYS[1]:sub(1, -#id - 1)
   for _, old in ipairs(redis.call('ZRANGE', expiries, '-inf', now, 'BYSCORE', 'LIMIT', 0, 100)) do
     local left = redis.call('PTTL', prefix .. old)
     if left == -2 then
@@ -74,5 +89,11 @@ redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 redis.call('ZADD', index, time[1] .. string.format('%06d', time[2]), id)
 if indexed > 0 then
   redis.call('ZADD', expiries, now + ARGV[3], id)
+end
+if idempotency then
+  redis.call('SET', idempotency.key, issuance, 'PX', retention)
+  redis.call('ZADD', idempotency.index, now + retention, idempotency.key)
+  -- No key is kept for longer than a day.
+  redis.call('PEXPIRE', idempotency.index, 86400000)
 end
 return 1

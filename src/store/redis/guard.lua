@@ -49,6 +49,13 @@ local function unchanged(reply)
   return reply
 end
 
+-- The record of an Idempotency-Key, and the record of its token (false: it is gone); nil if the key is unused.
+-- `token_prefix`: the prefix of the keys of its owner's tokens.
+local function repetition(key, token_prefix)
+  local issuance = redis.call('GET', key)
+  return issuance and unchanged({issuance, redis.call('GET', token_prefix .. cjson.decode(issuance).i)})
+end
+
 -- The number of the last change of a user that may have made or unmade an administrator, or of the last removal of a
 -- user of this name, whichever is higher.
 local function last_change(user, removal)

@@ -10,6 +10,7 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 
 use super::cluster_view::{SLOTS, slot_of};
 use crate::domain::{
+    idempotency::IdempotencyKey,
     throttle::ClientAndUser,
     token::TokenId,
     user::{LoginEpoch, UserName},
@@ -64,6 +65,18 @@ pub(super) fn token_index(owner: &UserName) -> String {
 /// [`token_index`]. It differs where a replica of an earlier version created or revoked tokens.
 pub(super) fn token_expiries(owner: &UserName) -> String {
     format!("mayfly:{{{owner}}}:expiries")
+}
+
+/// A string: the record of an Idempotency-Key of this user, for the life of its token and at most a day. The
+/// Idempotency-Key itself is kept nowhere.
+pub(super) fn idempotency(owner: &UserName, key: &IdempotencyKey) -> String {
+    unwatched(owner, format_args!("idempotency:{}", key.digest()))
+}
+
+/// A sorted set: all keys of [`idempotency`] of this user by the time of their expiry, in ms since 1970. It bounds
+/// their number, and a removal of the user finds them by it.
+pub(super) fn idempotency_index(owner: &UserName) -> String {
+    unwatched(owner, "idempotencies")
 }
 
 /// A hash: the user.
@@ -168,9 +181,16 @@ mod tests {
         let (owner, id) = ("alice".parse().unwrap(), TokenId::random());
         assert_eq!(subject(token(&owner, id).as_bytes()), Some(Subject::Token(id)));
         assert_eq!(subject(user(&owner).as_bytes()), Some(Subject::User(owner.clone())));
-        for other in
-            [token_index(&owner), token_expiries(&owner), user_probe(&owner), NAMES_PROBE.to_owned(), NAMES.to_owned()]
-        {
+        let key = "token:user".parse().unwrap();
+        for other in [
+            idempotency(&owner, &key),
+            idempotency_index(&owner),
+            token_index(&owner),
+            token_expiries(&owner),
+            user_probe(&owner),
+            NAMES_PROBE.to_owned(),
+            NAMES.to_owned(),
+        ] {
             assert_eq!(subject(other.as_bytes()), None, "{other}");
         }
     }

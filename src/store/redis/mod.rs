@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures_util::future::join_all;
 use parking_lot::Mutex;
-use redis::{Cmd, Script, cmd, pipe};
+use redis::{Cmd, FromRedisValue, Script, Value, cmd, pipe};
 
 pub use self::{
     address::AddressError,
@@ -22,10 +22,13 @@ use self::{
 };
 use super::{
     AttemptScope, Authority, ClientAndUser, Creation, Health, Listing, LiveToken, LoginEpoch, NewToken, PageRequest,
-    Reservation, RevokingWrites, Store, StoreError, StoreResult, TokenId, User, UserName, UserUpdate, Watch,
-    throttle::Throttle,
+    Repetition, Reservation, RevokingWrites, Store, StoreError, StoreResult, TokenId, User, UserName, UserUpdate,
+    Watch, throttle::Throttle,
 };
-use crate::domain::throttle::{self, CounterRule};
+use crate::domain::{
+    idempotency::{self, Issuance},
+    throttle::{self, CounterRule},
+};
 
 mod address;
 mod admins;
@@ -75,10 +78,7 @@ impl RedisStore {
 #[async_trait]
 impl Store for RedisStore {
     async fn create_token(&self, new: NewToken<'_>) -> StoreResult<Creation> {
-        match self.create_within_quota(new.owner, &creation_write(new, None)).await? {
-            1 => Ok(Creation::Created),
-            _ => Ok(Creation::QuotaReached),
-        }
+        Ok(self.create_within_quota(new.owner, &creation_write(new, None)).await?.into())
     }
 
     async fn create_first_token(&self, owner: &User, new: NewToken<'_>) -> StoreResult<Option<Creation>> {
@@ -86,9 +86,9 @@ impl Store for RedisStore {
         self.run_name_script(&SCRIPTS.add_name, &self.authority_to_complete(), &owner.name).await?;
         let write = creation_write(new, Some(owner)).until(self.connections.deadline());
         match self.create_within_quota(&owner.name, &write).await? {
-            1 => {}
-            -4 => return Ok(None),
-            _ => return Ok(Some(Creation::QuotaReached)),
+            CreationReply::Code(1) => {}
+            CreationReply::Code(-4) => return Ok(None),
+            reply => return Ok(Some(reply.into())),
         }
         self.finish_creation(owner).await.map_err(StoreError::into_unconfirmed)?;
         Ok(Some(Creation::Created))
@@ -225,6 +225,25 @@ impl Store for RedisStore {
     }
 }
 
+/// The reply of `create_token.lua`.
+enum CreationReply {
+    /// One of its codes.
+    Code(i64),
+    /// The Idempotency-Key was used before.
+    Repeated(Repetition),
+}
+
+impl From<CreationReply> for Creation {
+    fn from(reply: CreationReply) -> Self {
+        match reply {
+            CreationReply::Repeated(repetition) => Self::Repeated(repetition),
+            CreationReply::Code(1) => Self::Created,
+            CreationReply::Code(-5) => Self::TooManyKeys,
+            CreationReply::Code(_) => Self::QuotaReached,
+        }
+    }
+}
+
 /// A duration in whole milliseconds, for a script.
 fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
@@ -232,14 +251,23 @@ fn milliseconds(duration: Duration) -> u64 {
 
 /// The write that creates a token, with its owner if there is a new one. Otherwise, it rests on the owner's login, and
 /// [`RevokingWrites::rotate_token`] adds the predecessor to it.
-fn creation_write(NewToken { owner, login, token, quota }: NewToken<'_>, new_owner: Option<&User>) -> Write {
-    let write = match new_owner {
+fn creation_write(
+    NewToken { owner, login, token, quota, idempotency }: NewToken<'_>,
+    new_owner: Option<&User>,
+) -> Write {
+    let mut write = match new_owner {
         Some(user) => Write::without_authority(&SCRIPTS.create_token, owner)
             .keys([keys::user(owner)])
             .arg(records::encode_user_as_json(user)),
         None => Write::to_user(&SCRIPTS.create_token, owner, &Authority::Login(login)).arg(""),
     };
+    if let Some((key, _)) = idempotency {
+        write = write.keys([keys::idempotency(owner, key), keys::idempotency_index(owner)]);
+    }
     write
+        .arg(idempotency.map(|(_, issuance)| records::encode_issuance(issuance)).unwrap_or_default())
+        .arg(milliseconds(Issuance::retention(token.life)))
+        .arg(idempotency::MAX_KEYS)
         .keys([keys::token(owner, token.id), keys::token_index(owner), keys::token_expiries(owner)])
         .arg(token.id.to_string())
         .arg(records::encode_token(token))
@@ -274,9 +302,9 @@ impl RedisStore {
 
     /// Runs `create_token.lua`. If the quota may be reached and the index of expiries does not have the owner's tokens
     /// (the first time, or after an earlier version wrote), adds all of them to it and runs the script again.
-    async fn create_within_quota(&self, owner: &UserName, write: &Write) -> StoreResult<i64> {
-        let reply = self.connections.write(write).await?;
-        if reply != -1 {
+    async fn create_within_quota(&self, owner: &UserName, write: &Write) -> StoreResult<CreationReply> {
+        let reply = self.create(write).await?;
+        if !matches!(reply, CreationReply::Code(-1)) {
             return Ok(reply);
         }
         let mut position = Some(0_u64);
@@ -286,7 +314,19 @@ impl RedisStore {
             script.arg(keys::token_prefix(owner)).arg(first).arg(TOKENS_PER_SCRIPT);
             position = self.connections.send_repeatable(&script).await?;
         }
-        self.connections.write(write).await
+        self.create(write).await
+    }
+
+    /// Runs `create_token.lua` once.
+    async fn create(&self, write: &Write) -> StoreResult<CreationReply> {
+        match self.connections.write(write).await? {
+            Value::Int(code) => Ok(CreationReply::Code(code)),
+            reply => {
+                let reply = records::RepetitionReply::from_redis_value(reply);
+                let reply = reply.map_err(|_| StoreError::Corrupt("record of an Idempotency-Key"))?;
+                Ok(CreationReply::Repeated(records::decode_repetition(reply)?))
+            }
+        }
     }
 
     /// A write to this user's account that does not run after its deadline, when its operation has failed: the client

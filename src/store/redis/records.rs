@@ -9,12 +9,13 @@ use serde::{Deserialize, Serialize};
 use super::keys;
 use crate::{
     domain::{
+        idempotency::{Issuance, RequestFingerprint},
         life::Life,
         password::PasswordHash,
         token::{LiveToken, Token, TokenDigest, TokenId},
         user::{Credential, LoginEpoch, User, UserName, UserUpdate},
     },
-    store::{StoreError, StoreResult},
+    store::{Repetition, StoreError, StoreResult},
 };
 
 /// The value of a token's key, as compact JSON. The names are short because Redis holds a million of them in memory.
@@ -67,6 +68,52 @@ pub(super) fn decode_live_token(id: TokenId, record: &[u8], pttl: i64) -> StoreR
     let remaining = Duration::from_millis(u64::try_from(pttl).map_err(|_| StoreError::Corrupt("token"))?);
     let token = decode_token(id, record)?;
     Ok(Some(LiveToken { remaining: remaining.min(token.life.duration()), token }))
+}
+
+/// The value of an Idempotency-Key's key, as compact JSON.
+#[derive(Serialize, Deserialize)]
+struct IssuanceRecord<'a> {
+    /// The id of the token. `guard.lua` reads it, too.
+    #[serde(rename = "i")]
+    token_id: String,
+    /// The `iat` of the JWT.
+    #[serde(rename = "t")]
+    issued_at: u64,
+    /// The `kid` of the key that signed the JWT.
+    #[serde(rename = "k")]
+    kid: std::borrow::Cow<'a, str>,
+    /// The fingerprint of the request.
+    #[serde(rename = "r")]
+    request: std::borrow::Cow<'a, str>,
+}
+
+/// The value of the key of an Idempotency-Key.
+pub(super) fn encode_issuance(issuance: &Issuance) -> String {
+    serde_json::to_string(&IssuanceRecord {
+        token_id: issuance.token_id.to_string(),
+        issued_at: issuance.issued_at,
+        kid: issuance.kid.as_str().into(),
+        request: issuance.request.as_str().into(),
+    })
+    .expect("strings and numbers are JSON")
+}
+
+/// A script's reply about a request that was repeated: the record of its Idempotency-Key, and the record of its token,
+/// if it is live.
+pub(super) type RepetitionReply = (Vec<u8>, Option<Vec<u8>>);
+
+/// A repetition out of a script's reply.
+pub(super) fn decode_repetition((issuance, token): RepetitionReply) -> StoreResult<Repetition> {
+    const CORRUPT: StoreError = StoreError::Corrupt("record of an Idempotency-Key");
+    let record: IssuanceRecord<'_> = serde_json::from_slice(&issuance).map_err(|_| CORRUPT)?;
+    let token_id = record.token_id.parse().map_err(|_| CORRUPT)?;
+    let issuance = Issuance {
+        token_id,
+        issued_at: record.issued_at,
+        kid: record.kid.into_owned(),
+        request: RequestFingerprint::from_stored(record.request.into_owned()),
+    };
+    Ok(Repetition { issuance, token: token.map(|record| decode_token(token_id, &record)).transpose()? })
 }
 
 // The fields of a user's hash.

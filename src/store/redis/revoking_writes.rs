@@ -6,20 +6,24 @@ use std::{collections::HashMap, time::Duration};
 use async_trait::async_trait;
 
 use super::{
-    RedisStore,
+    CreationReply, RedisStore,
     admins::ChangeAttempt,
     creation_write, keys, milliseconds,
-    records::{self, UserReply},
+    records::{self, RepetitionReply, UserReply},
     scripts::SCRIPTS,
     write::Write,
 };
 use crate::{
     domain::{
+        idempotency::IdempotencyKey,
         password::PasswordHash,
         token::{Token, TokenDigest, TokenId},
-        user::{UserName, UserUpdate},
+        user::{LoginEpoch, UserName, UserUpdate},
     },
-    store::{Authority, NewToken, RevokingWrites, Rotation, Store, StoreError, StoreResult, UpdatedUser, UserChange},
+    store::{
+        Authority, NewToken, Repetition, RevokingWrites, Rotation, Store, StoreError, StoreResult, UpdatedUser,
+        UserChange,
+    },
 };
 
 /// How long the number of a user's removal is kept: longer than any change that began before can take.
@@ -67,11 +71,27 @@ impl RevokingWrites for RedisStore {
             .arg(records::encode_token(&rotated))
             .arg(milliseconds(overlap));
         match self.create_within_quota(new.owner, &write).await? {
-            1 => Ok(Rotation::Rotated),
-            0 | -1 => Ok(Rotation::QuotaReached),
-            -3 => Ok(Rotation::AlreadyRotated),
-            _ => Ok(Rotation::NoSuchToken),
+            CreationReply::Repeated(repetition) => Ok(Rotation::Repeated(repetition)),
+            CreationReply::Code(1) => Ok(Rotation::Rotated),
+            CreationReply::Code(0 | -1) => Ok(Rotation::QuotaReached),
+            CreationReply::Code(-3) => Ok(Rotation::AlreadyRotated),
+            CreationReply::Code(-5) => Ok(Rotation::TooManyKeys),
+            CreationReply::Code(_) => Ok(Rotation::NoSuchToken),
         }
+    }
+
+    async fn find_repetition(
+        &self,
+        owner: &UserName,
+        login: LoginEpoch,
+        key: &IdempotencyKey,
+    ) -> StoreResult<Option<Repetition>> {
+        let write = Write::to_user(&SCRIPTS.find_repetition, owner, &Authority::Login(login))
+            .repeatable()
+            .keys([keys::idempotency(owner, key)])
+            .arg(keys::token_prefix(owner));
+        let found: Option<RepetitionReply> = self.connections.write(&write).await?;
+        found.map(records::decode_repetition).transpose()
     }
 
     async fn update_user(
@@ -147,6 +167,7 @@ impl RedisStore {
         let write = self
             .write_to_user(&SCRIPTS.remove_user, name, by)
             .keys([keys::user(name), keys::token_index(name), keys::token_expiries(name), keys::last_removal(name)])
+            .keys([keys::idempotency_index(name)])
             .arg(number)
             .arg(keys::token_prefix(name))
             .arg(milliseconds(REMOVAL_TTL));

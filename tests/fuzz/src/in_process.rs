@@ -132,7 +132,10 @@ async fn services() -> (Arc<Services>, String) {
     let claims = Claims::new(&owner, id, &description, life, NOW, None);
     let jwt = keys.current_keys().set.sign(&claims).expose_secret().to_owned();
     let token = Token { id, description, life, digest: TokenDigest::of(&jwt), successor: None };
-    store.create_token(NewToken { owner: &owner, login: login_epoch, token: &token, quota: 1 }).await.unwrap();
+    store
+        .create_token(NewToken { owner: &owner, login: login_epoch, token: &token, quota: 1, idempotency: None })
+        .await
+        .unwrap();
 
     let rules = TokenPolicy { max_life: Life::parse("365 days").unwrap(), quota: 10, issuer: None };
     let clock = Clock::new(|| Duration::from_secs(NOW));
