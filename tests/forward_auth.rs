@@ -53,15 +53,15 @@ with zipfile.ZipFile(sys.argv[1], "w") as wheel:
 const BETWEEN: &str = "-_.!#$%&'*+^`|~";
 
 /// A server process, its port and its files.
-struct Server {
-    port: u16,
+pub(crate) struct Server {
+    pub(crate) port: u16,
     _process: Process,
     _directory: tempfile::TempDir,
 }
 
 impl Server {
     /// Starts `command` in a directory with these files, and waits until `port` answers.
-    fn start(port: u16, files: &[(&str, String)], command: impl FnOnce(&Path) -> Command) -> Self {
+    pub(crate) fn start(port: u16, files: &[(&str, String)], command: impl FnOnce(&Path) -> Command) -> Self {
         let directory = tempfile::tempdir().unwrap();
         for (name, text) in files {
             fs::write(directory.path().join(name), text).unwrap();
@@ -82,7 +82,7 @@ impl Server {
     }
 }
 
-fn command(program: &str, arguments: &[&str]) -> Command {
+pub(crate) fn command(program: &str, arguments: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(arguments);
     command

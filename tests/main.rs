@@ -27,6 +27,7 @@ mod lifecycle;
 mod nemesis;
 mod openapi;
 mod packaging;
+mod proxy_login;
 mod readiness;
 mod redis;
 mod replicas;

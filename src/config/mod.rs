@@ -155,11 +155,14 @@ impl Config {
     /// Checks the settings against each other, and adds the secrets of the environment. `errors` are those of
     /// [`parse`].
     pub fn load(settings: Settings, environment: &Environment, mut errors: ConfigErrors) -> Result<Self, ConfigErrors> {
-        let Settings { network, store, tokens, passwords, admin, lifecycle, log } = settings;
+        let Settings { mut network, store, tokens, passwords, admin, lifecycle, log } = settings;
         for name in environment::setting_variables(environment).filter(|name| !is_setting(OsStr::new(name))) {
             errors.add_without_flag(name, "there is no such setting");
         }
         let certificate = errors.ok_or_add("MAYFLY_TLS_CERT", network.certificate());
+        if let Some(proxies) = errors.ok_or_add("MAYFLY_TRUSTED_USER_HEADER", network.proxies()) {
+            network.trusted_proxies = proxies;
+        }
         let store = store.load(&mut errors);
         let is_embedded = matches!(store, StoreConfig::Memory);
         let keys = errors.ok_or_add("MAYFLY_JWT_KEYS_FILE", tokens.keys(!is_embedded));

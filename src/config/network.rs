@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::values::{address, number, switch, text};
 use crate::{
-    http::{HeaderValue, TrustedProxies},
+    http::{HeaderName, HeaderValue, TrustedProxies},
     server::tls::Certificate,
 };
 
@@ -57,6 +57,14 @@ pub struct NetworkSettings {
     #[arg(value_parser = text(|networks| networks.parse::<TrustedProxies>().map(Arc::new)))]
     pub trusted_proxies: Arc<TrustedProxies>,
 
+    /// Set the header in which a proxy names the user that it has logged in: Remote-User
+    ///
+    /// For oauth2-proxy, Authelia and others. Believed only from MAYFLY_TRUSTED_PROXIES, which it requires, and where
+    /// neither a password nor a token is presented. Every host in these networks can log in as any user who has no
+    /// password, so each proxy in them has to set this header or to remove it. A user's first token adds the user.
+    #[arg(long, env = "MAYFLY_TRUSTED_USER_HEADER", value_name = "HEADER", value_parser = text(parse_header_name))]
+    trusted_user_header: Option<HeaderName>,
+
     /// Set the sites whose pages may call the API from a browser: `https://console.example`
     ///
     /// Origins, separated by commas.
@@ -77,6 +85,14 @@ pub struct NetworkSettings {
 }
 
 impl NetworkSettings {
+    /// Returns the trusted proxies, believed in the header that names the user, if one is set.
+    pub(super) fn proxies(&self) -> Result<Arc<TrustedProxies>, &'static str> {
+        match &self.trusted_user_header {
+            Some(header) => TrustedProxies::clone(&self.trusted_proxies).with_user_header(header.clone()).map(Arc::new),
+            None => Ok(Arc::clone(&self.trusted_proxies)),
+        }
+    }
+
     /// Reads the certificate and its key, if they are set.
     pub(super) fn certificate(&self) -> Result<Option<Arc<Certificate>>, String> {
         match (&self.endpoint.tls_cert, &self.tls_key) {
@@ -87,6 +103,13 @@ impl NetworkSettings {
             _ => Err("goes with MAYFLY_TLS_KEY, and neither without the other".into()),
         }
     }
+}
+
+/// Parses the name of a header: letters, digits and hyphens, since proxies drop or rewrite other names.
+fn parse_header_name(text: &str) -> Result<HeaderName, &'static str> {
+    let is_plain = text.chars().all(|c| c.is_ascii_alphanumeric() || c == '-');
+    let name = text.parse().ok().filter(|_| is_plain);
+    name.ok_or("the name of a header has letters, digits and hyphens, such as Remote-User")
 }
 
 /// Parses origins: a scheme, a host and perhaps a port (RFC 6454, section 6.2), as browsers write them.

@@ -14,6 +14,7 @@ use super::{
     client_address::ClientAddress,
     paths,
     problem::{BEARER_CHALLENGE, Problem},
+    proxy_login,
     services::Services,
 };
 use crate::{
@@ -42,7 +43,8 @@ const INVALID_TOKEN: TokenRejection = (
     ),
 );
 
-/// For a token whose `exp` has passed. Only a JWT with a valid signature gets it, and it reveals only what the JWT says.
+/// For a token whose `exp` has passed. Only a JWT with a valid signature gets it, and it reveals only what the JWT
+/// says.
 const EXPIRED_TOKEN: TokenRejection = (
     "The token has expired.",
     HeaderValue::from_static(
@@ -65,12 +67,14 @@ pub(super) struct Administrator(pub(super) Caller);
 /// A user, logged in by name and password or by a live token.
 pub(super) struct BasicOrBearerUser(pub(super) Caller);
 
-/// The credentials of an `Authorization` header.
+/// The credentials of a request.
 enum Credentials<'a> {
     /// A name and its password, or two candidates: form-decoded, then as sent.
     Basic(UserName, Vec<Password>),
     /// The presumed JWT.
     Bearer(&'a str),
+    /// The word of a trusted proxy, in place of an `Authorization` header.
+    Proxy(ExternalLogin),
 }
 
 /// Whom a request comes from.
@@ -189,10 +193,10 @@ impl<'a> Credentials<'a> {
                 Self::basic(credentials, is_oauth).ok_or_else(Problem::wrong_login)
             }
             Some((Scheme::Bearer, credentials)) => Ok(Self::Bearer(credentials)),
-            None => {
+            None => proxy_login::login_of(request)?.map(Self::Proxy).ok_or_else(|| {
                 let detail = "Log in with a user name and a password, or present a token.";
-                Err(Problem::unauthorized(detail, BEARER_CHALLENGE))
-            }
+                Problem::unauthorized(detail, BEARER_CHALLENGE)
+            }),
         }
     }
 
@@ -256,7 +260,6 @@ fn starting() -> Problem {
 }
 
 /// Logs a user in by the word of another party.
-#[expect(dead_code, reason = "trusted headers and issuers use it next")]
 async fn log_in_externally(request: &Request, login: ExternalLogin) -> Result<Caller, Problem> {
     let services = Services::of(request);
     // Otherwise, its first token could create a user before the first administrator is added, who then never is.
@@ -283,6 +286,7 @@ impl<'a> Identity<'a> {
         match Credentials::of(request)? {
             Credentials::Basic(name, passwords) => Ok(Self::User(log_in(request, name, &passwords).await?)),
             Credentials::Bearer(jwt) => Ok(Self::Token(jwt)),
+            Credentials::Proxy(login) => Ok(Self::User(log_in_externally(request, login).await?)),
         }
     }
 }

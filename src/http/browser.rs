@@ -34,6 +34,36 @@ pub(super) fn reject_cross_site_writes(request: Request, origins: &[HeaderValue]
     Ok(request)
 }
 
+/// 403 for a write that a page of another site may have had a browser send, where the browser is logged in at a proxy:
+/// then the proxy adds the login to whatever the browser sends. Stricter than [`reject_cross_site_writes`], because a
+/// browser sends no `Sec-Fetch-Site` over plain HTTP, and sites of `MAYFLY_CORS_ORIGINS` have no part in that login.
+pub(super) fn expect_own_page(request: &Request) -> Result<(), Problem> {
+    let headers = request.headers();
+    let is_own = match (headers.get(SEC_FETCH_SITE), headers.get(header::ORIGIN)) {
+        (Some(site), _) => site == "same-origin" || site == "none",
+        (None, Some(origin)) => is_host_of(origin, headers),
+        // No browser, or an old one. What another site can send without asking first (a preflight) is a form.
+        (None, None) => {
+            let is_json = headers.get(header::CONTENT_TYPE).is_some_and(|kind| {
+                kind.to_str().is_ok_and(|kind| kind.trim_start().to_ascii_lowercase().starts_with("application/json"))
+            });
+            request.method() != Method::POST || is_json || is_script_request(headers)
+        }
+    };
+    if is_own || request.method().is_safe() {
+        return Ok(());
+    }
+    let detail = "Another site may not write here. A program sends \"X-Requested-With: XMLHttpRequest\".";
+    Err(Problem::new(StatusCode::FORBIDDEN, detail))
+}
+
+/// Whether this origin (`https://host:port`) has the host and port that the request is for.
+fn is_host_of(origin: &HeaderValue, headers: &HeaderMap) -> bool {
+    let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    authority.zip(host).is_some_and(|(authority, host)| authority.eq_ignore_ascii_case(host))
+}
+
 /// Whether a page of one of these origins sent the request.
 fn is_from_origin(headers: &HeaderMap, origins: &[HeaderValue]) -> bool {
     headers.get(header::ORIGIN).is_some_and(|origin| origins.contains(origin))

@@ -9,7 +9,7 @@ use std::{
 use ipnet::{IpNet, Ipv4Net};
 use poem::{
     Request,
-    http::{HeaderMap, HeaderName, header, uri::Scheme},
+    http::{HeaderMap, HeaderName, HeaderValue, header, uri::Scheme},
 };
 
 use crate::domain::throttle::ClientNetwork;
@@ -24,11 +24,15 @@ const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto
 ///
 /// A proxy sets either `X-Forwarded-For` or `Forwarded` (RFC 7239), and passes on what the client wrote into the other.
 /// If a request has both, they must agree, or neither is used.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct TrustedProxies {
     networks: Vec<IpNet>,
+    /// The header in which they name the user; `None`: they log nobody in.
+    user_header: Option<HeaderName>,
     /// Set once the log says that an untrusted peer reports clients.
     warned: OnceLock<()>,
+    /// Set once the log says that an untrusted peer names a user.
+    warned_of_user: OnceLock<()>,
 }
 
 /// The address of the client, as data of a request. `envelope` adds it to all requests but verifications.
@@ -52,11 +56,45 @@ impl FromStr for TrustedProxies {
         };
         let network = |text: &str| read(text).map(canonical).ok_or_else(|| TrustedProxiesError(text.to_owned()));
         let texts = text.split(',').map(str::trim).filter(|text| !text.is_empty());
-        Ok(Self { networks: texts.map(network).collect::<Result<_, _>>()?, warned: OnceLock::new() })
+        Ok(Self { networks: texts.map(network).collect::<Result<_, _>>()?, ..Self::default() })
     }
 }
 
 impl TrustedProxies {
+    /// Believes the proxies in this header, too, in which they name the user that they have logged in. An error if
+    /// there are none, or if every host is one.
+    pub fn with_user_header(self, header: HeaderName) -> Result<Self, &'static str> {
+        if self.networks.is_empty() {
+            return Err("goes with MAYFLY_TRUSTED_PROXIES, which names the proxies that are believed");
+        }
+        if self.networks.iter().any(|network| network.prefix_len() == 0) {
+            return Err("MAYFLY_TRUSTED_PROXIES trusts every host: anybody could log in as any user");
+        }
+        Ok(Self { user_header: Some(header), ..self })
+    }
+
+    /// Returns the name and all values of the header in which a trusted proxy names the user; `None`: no such header is
+    /// configured, or the peer is no trusted proxy.
+    pub(super) fn user_headers<'r>(&self, request: &'r Request) -> Option<(&HeaderName, Vec<&'r HeaderValue>)> {
+        let header = self.user_header.as_ref()?;
+        let peer = request.remote_addr().as_socket_addr()?.ip().to_canonical();
+        let values: Vec<_> = request.headers().get_all(header).iter().collect();
+        if !self.trusts(peer) {
+            if !values.is_empty() {
+                self.warned_of_user.get_or_init(|| {
+                    tracing::warn!(
+                        %peer,
+                        %header,
+                        "a peer names a user, and is not believed: if it is your proxy, name it in \
+                         MAYFLY_TRUSTED_PROXIES"
+                    );
+                });
+            }
+            return None;
+        }
+        Some((header, values))
+    }
+
     /// Returns the address of the client that sent this request.
     pub(super) fn client_of(&self, request: &Request) -> Option<IpAddr> {
         let peer = request.remote_addr().as_socket_addr()?.ip();
@@ -183,8 +221,6 @@ fn parameter<'a>(element: &'a str, parameter: &str) -> Option<&'a str> {
 
 #[cfg(test)]
 mod tests {
-    use poem::http::HeaderValue;
-
     use super::*;
 
     fn client(trusted: &str, peer: &str, headers: &[(&str, &str)]) -> String {

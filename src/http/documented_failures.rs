@@ -20,6 +20,7 @@ use super::{
 use crate::{
     domain::{duration, idempotency::IdempotencyKey, password::Password, user::UserName},
     service::{
+        external_login::ExternalLoginError,
         idempotency::IdempotencyError,
         tokens::{IssueError, RotateError, VerifyError},
         users::UserError,
@@ -64,7 +65,13 @@ fn specific_failures(operation: &Value) -> Vec<Problem> {
             UserError::NoPassword.into(),
         ],
         "removeUser" => vec![UserError::LastAdmin.into()],
-        "introspectToken" | "revokePresentedToken" => {
+        "introspectToken" => vec![
+            Problem::bad_request("The body: duplicate field `token`."),
+            ExternalLoginError::Disabled.into(),
+            ExternalLoginError::OtherOrigin.into(),
+            Problem::store_unavailable(),
+        ],
+        "revokePresentedToken" => {
             vec![Problem::bad_request("The body: duplicate field `token`."), Problem::store_unavailable()]
         }
         "changes" => vec![ChangesError::Forbidden.into(), ChangesError::NoWatch.into(), Cursor::error()],
@@ -112,6 +119,7 @@ fn common_failures(operation: &Value) -> Vec<Problem> {
     if schemes == ["Basic"] {
         let is_for_administrators = operation["tags"] == json!(["Users"]);
         failures.push(if is_for_administrators { Problem::administrators_only() } else { password_required() });
+        failures.push(ExternalLoginError::OtherOrigin.into());
     }
     failures.extend([repeated_authorization(), Problem::store_unavailable()]);
     failures

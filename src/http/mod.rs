@@ -32,6 +32,7 @@ mod paths;
 mod payload;
 mod poem_errors;
 mod problem;
+mod proxy_login;
 mod services;
 mod tags;
 mod token;
@@ -43,7 +44,7 @@ pub use application::Application;
 pub use client_address::{TrustedProxies, TrustedProxiesError};
 pub use document::{document, document_yaml};
 pub use metrics::metrics_endpoint;
-pub use poem::http::HeaderValue;
+pub use poem::http::{HeaderName, HeaderValue};
 pub use services::Services;
 
 /// The access of browsers, as configured.

@@ -214,9 +214,9 @@ impl UserApi {
 
     /// Change a password
     ///
-    /// Administrators change any password, other users their own; a user without a password gets none. After the 200, no
-    /// replica accepts the old password. Tokens stay valid unless `revoke_tokens` is set; then no replica accepts any of
-    /// them again.
+    /// Administrators change any password, other users their own; a user without a password gets none. After the 200,
+    /// no replica accepts the old password. Tokens stay valid unless `revoke_tokens` is set; then no replica accepts
+    /// any of them again.
     #[oai(path = "/:name/password", method = "put", operation_id = "changePassword")]
     async fn change_password(
         &self,

@@ -90,3 +90,67 @@ impl ExternalLogins {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{net::IpAddr, time::Duration};
+
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::{
+        domain::{life::Life, user::UserUpdate},
+        store::{Authority, leased::LEASE, memory::MemoryStore},
+    };
+
+    const ROLES: [Role; 3] = [Role::User, Role::Introspector, Role::Admin];
+
+    fn login(issuer: &str, role: Role) -> ExternalLogin {
+        let origin = Origin::Issuer(issuer.parse().unwrap());
+        let limits = LoginLimits { max_life: Some(Life::parse("1h").unwrap()) };
+        ExternalLogin { name: "ci".parse().unwrap(), origin, role, max_role: role, limits }
+    }
+
+    fn client() -> ClientNetwork {
+        IpAddr::from([192, 0, 2, 1]).into()
+    }
+
+    #[tokio::test]
+    async fn the_lesser_of_both_roles_counts() {
+        let store = Arc::new(LeasedStore::new(Arc::new(MemoryStore::default()), Duration::ZERO));
+        let logins = ExternalLogins::new(Arc::clone(&store), Clock::system());
+        let by = Authority::Until(Instant::now() + Duration::from_mins(1));
+        let new = logins.log_in(login("https://idp.example", Role::Admin), client()).await.unwrap();
+        assert!(new.is_new() && new.role == Role::Admin && !new.is_administrator());
+        assert!(store.create_user(&by, &new).await.unwrap());
+        for stored in ROLES {
+            let other = User::new("other".parse().unwrap(), Role::Admin, Origin::Proxy, 0);
+            store.create_user(&by, &other).await.unwrap();
+            let update = UserUpdate { role: Some(stored), disabled: None };
+            store.write(|store| store.update_user(&by, &new.name, update)).await.unwrap();
+            for role in ROLES {
+                let caller = logins.log_in(login("https://idp.example", role), client()).await.unwrap();
+                assert_eq!((caller.role, caller.is_new()), (stored.min(role), false));
+                assert_eq!(caller.is_administrator(), stored == Role::Admin && role == Role::Admin);
+                assert_eq!(caller.limits.max_life.unwrap().seconds(), 3600);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn only_the_exact_issuer_logs_its_users_in() {
+        let store = Arc::new(LeasedStore::new(Arc::new(MemoryStore::default()), LEASE));
+        let logins = ExternalLogins::new(Arc::clone(&store), Clock::system());
+        let by = Authority::Until(Instant::now() + Duration::from_mins(1));
+        let caller = logins.log_in(login("https://idp.example", Role::User), client()).await.unwrap();
+        assert!(store.create_user(&by, &caller).await.unwrap());
+        for issuer in ["https://idp.example/", "https://idp.example.evil", "https://idp", "http://idp.example", "proxy"]
+        {
+            let refused = logins.log_in(login(issuer, Role::User), client()).await;
+            assert!(matches!(refused, Err(ExternalLoginError::OtherOrigin)), "{issuer}: {refused:?}");
+        }
+        let proxy = ExternalLogin { origin: Origin::Proxy, ..login("proxy", Role::User) };
+        assert!(matches!(logins.log_in(proxy, client()).await, Err(ExternalLoginError::OtherOrigin)));
+        assert!(logins.log_in(login("https://idp.example", Role::User), client()).await.is_ok());
+    }
+}

@@ -6,6 +6,7 @@ mod browser;
 mod changes;
 mod oauth;
 mod problem;
+mod proxy_login;
 mod token;
 mod user;
 mod verify;
