@@ -20,6 +20,7 @@ use std::{
 use futures_util::{StreamExt, stream};
 use mayfly::{
     domain::{
+        attributes::SharedAttributes,
         life::Life,
         password::{HashCost, PasswordHash},
         token::{Token, TokenDigest, TokenId},
@@ -313,6 +314,7 @@ async fn fill(store: &RedisStore, users: usize, tokens_each: usize) {
                 description: "a token of 20 letter".parse().unwrap(),
                 life: Life::from_seconds(86_400).unwrap(),
                 digest: TokenDigest::of(&id.to_string()),
+                attributes: SharedAttributes::default(),
                 successor: None,
             };
             assert_eq!(

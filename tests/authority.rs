@@ -4,6 +4,7 @@ use std::{thread, time::Duration};
 
 use mayfly::{
     domain::{
+        attributes::SharedAttributes,
         life::Life,
         password::{HashCost, PasswordHash},
         token::{Token, TokenDigest, TokenId},
@@ -189,6 +190,7 @@ async fn a_delayed_write_of_an_administrator_does_not_run_after_the_lease(
         description: "x".parse().unwrap(),
         life: Life::parse("1h").unwrap(),
         digest: TokenDigest::of("x"),
+        attributes: SharedAttributes::default(),
         successor: None,
     };
     direct

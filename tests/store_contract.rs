@@ -4,6 +4,7 @@ use std::{any::Any, collections::HashSet, sync::Arc, time::Duration};
 
 use mayfly::{
     domain::{
+        attributes::{Attribute, Attributes, SharedAttributes},
         life::Life,
         listing::PageRequest,
         origin::Origin,
@@ -138,8 +139,16 @@ fn token(life_seconds: u64) -> Token {
         description: "Tökèn \"specter\" 🜁 {}".parse().unwrap(),
         life: Life::from_seconds(life_seconds).unwrap(),
         digest: TokenDigest::of(&id.to_string()),
+        attributes: SharedAttributes::default(),
         successor: None,
     }
+}
+
+fn attributes(scopes: &[&str], audiences: &[&str], networks: &[&str]) -> SharedAttributes {
+    fn read<A: Attribute + Default>(entries: &[&str]) -> A {
+        if entries.is_empty() { A::default() } else { A::parse(entries.iter().copied()).unwrap() }
+    }
+    Attributes { scopes: read(scopes), audiences: read(audiences), networks: read(networks) }.into()
 }
 
 fn new_token<'a>(owner: &'a UserName, login: LoginEpoch, token: &'a Token) -> NewToken<'a> {

@@ -4,14 +4,19 @@ use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    attributes::{Attribute, Attributes},
     life::Life,
     token::{Description, TokenId},
     user::UserName,
 };
 
-/// Maximum length of a JWT, in bytes. The longest JWT that is issued has about 3 KiB: a description of 256 characters
-/// at up to four bytes each and a name of 64 characters twice, in base64.
-pub const MAX_JWT_BYTES: usize = 4096;
+/// Maximum length of a JWT, in bytes; no longer one is issued. As a Basic password beside a name of up to 100 bytes, it
+/// fits into the 8 KiB that nginx has for a line of a request's head (`large_client_header_buffers`).
+///
+/// Without attributes, JWTs are at most about 3.3 KiB long: a description of 256 characters at up to four bytes each, a
+/// name of 64 characters twice, and an issuer of 256 bytes, in base64. With all attributes at their limits, a
+/// description of up to 500 bytes fits.
+pub const MAX_JWT_BYTES: usize = 6000;
 
 /// The claims of a token, in the order in which they are written: those of the API's contract, then the registered
 /// claims (RFC 7519, section 4.1) with the same values, for other software.
@@ -37,6 +42,12 @@ pub struct Claims {
     /// The configured issuer, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub iss: Option<String>,
+    /// The scopes, if there are any, with a space between two (RFC 8693, section 4.2).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    /// The audiences, if there are any: always an array, also of one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub aud: Option<Vec<String>>,
 }
 
 impl Claims {
@@ -72,7 +83,17 @@ impl Claims {
             sub: owner.to_string(),
             jti: id.to_string(),
             iss,
+            scope: None,
+            aud: None,
         }
+    }
+
+    /// Adds the attributes that are claims. Networks are not: only this service compares addresses with them.
+    #[must_use]
+    pub fn with_attributes(self, attributes: &Attributes) -> Self {
+        let audiences: Vec<String> = attributes.audiences.entries().collect();
+        let scope = Some(attributes.scopes.as_str()).filter(|scope| !scope.is_empty()).map(str::to_owned);
+        Self { scope, aud: (!audiences.is_empty()).then_some(audiences), ..self }
     }
 }
 
@@ -91,6 +112,8 @@ mod tests {
             sub: "alice".into(),
             jti: "b56929f3-54f1-4dc2-9984-9bba615e26e6".into(),
             iss: None,
+            scope: None,
+            aud: None,
         };
         let payload = BASE64_URL_SAFE_NO_PAD.encode(serde_json::to_vec(&claims).unwrap());
         let jwt = |length: usize| format!("header.{payload}.{}", "x".repeat(length - "header..".len() - payload.len()));

@@ -186,6 +186,8 @@ mod tests {
             sub: "alice".into(),
             jti: "b56929f3-54f1-4dc2-9984-9bba615e26e6".into(),
             iss: None,
+            scope: None,
+            aud: None,
         }
     }
 

@@ -3,7 +3,9 @@
 //! A value that exists is valid: a text becomes a value only by parsing, and the error says what the user can do about
 //! it.
 
+pub mod attributes;
 pub mod claims;
+pub mod demands;
 pub mod duration;
 pub mod idempotency;
 pub mod issuer;

@@ -6,7 +6,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use uuid::{Uuid, fmt::Hyphenated};
 
-use super::{life::Life, user::UserName};
+use super::{attributes::SharedAttributes, life::Life, user::UserName};
 
 /// The id of a token: a random UUID (v4), written in lower case with hyphens and read in either case (RFC 9562, section
 /// 4).
@@ -119,6 +119,8 @@ pub struct Token {
     pub description: Description,
     /// The time from its creation to its expiry.
     pub life: Life,
+    /// What it may be used for, for which services, and from where.
+    pub attributes: SharedAttributes,
     /// The digest of its JWT.
     pub digest: TokenDigest,
     /// The token that replaces this one, if it was rotated: then this one stays live for the overlap only.

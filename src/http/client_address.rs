@@ -101,6 +101,12 @@ impl TrustedProxies {
         Some(self.resolve(peer, request.headers()))
     }
 
+    /// Returns the same address, unless it is only that of a trusted proxy which does not say who its client is.
+    pub(super) fn known_client_of(&self, request: &Request) -> Option<IpAddr> {
+        let peer = request.remote_addr().as_socket_addr()?.ip();
+        self.locate(peer, request.headers()).ok()
+    }
+
     /// Returns the network that a peer's connections count to; `None` for trusted proxies, whose connections carry the
     /// requests of many clients.
     pub fn network(&self, peer: IpAddr) -> Option<ClientNetwork> {
@@ -128,8 +134,15 @@ impl TrustedProxies {
         self.networks.iter().any(|network| network.contains(&address))
     }
 
-    /// Returns the address of the client for a request with these headers from this peer.
+    /// Returns the address of the client for a request with these headers from this peer; if it is not known, that of
+    /// the last proxy before it.
     pub fn resolve(&self, peer: IpAddr, headers: &HeaderMap) -> IpAddr {
+        self.locate(peer, headers).unwrap_or_else(|proxy| proxy)
+    }
+
+    /// Returns the address of the client for a request with these headers from this peer. An error if it is not known:
+    /// the last proxy before it.
+    pub fn locate(&self, peer: IpAddr, headers: &HeaderMap) -> Result<IpAddr, IpAddr> {
         let peer = peer.to_canonical();
         let reports_client = || [X_FORWARDED_FOR, header::FORWARDED].iter().any(|name| headers.contains_key(name));
         if self.networks.is_empty() && reports_client() {
@@ -143,7 +156,7 @@ impl TrustedProxies {
             });
         }
         if !self.trusts(peer) {
-            return peer;
+            return Ok(peer);
         }
         let walk = |name, read| {
             let hops = headers.contains_key(&name).then(|| hops(headers, &name, read));
@@ -151,22 +164,23 @@ impl TrustedProxies {
         };
         match (walk(X_FORWARDED_FOR, parse_address), walk(header::FORWARDED, forwarded_for)) {
             (Some(client), None) | (None, Some(client)) => client,
-            (Some(one), Some(other)) if one == other => one,
-            (_, _) => peer,
+            (Some(Ok(one)), Some(Ok(other))) if one == other => Ok(one),
+            (Some(Ok(one) | Err(one)), Some(Ok(other) | Err(other))) if one == other => Err(one),
+            (_, _) => Err(peer),
         }
     }
 
-    /// Returns the first address that is not trusted, or else the last readable one; `peer`, if there is none.
-    fn walk(&self, peer: IpAddr, hops: impl Iterator<Item = Option<IpAddr>>) -> IpAddr {
+    /// Returns the first address that is not trusted, or else the last one. An error at an unreadable one: the address
+    /// before it, or `peer`.
+    fn walk(&self, peer: IpAddr, hops: impl Iterator<Item = Option<IpAddr>>) -> Result<IpAddr, IpAddr> {
         let mut client = peer;
         for hop in hops {
-            let Some(hop) = hop else { break };
-            client = hop;
+            client = hop.ok_or(client)?;
             if !self.trusts(client) {
                 break;
             }
         }
-        client
+        Ok(client)
     }
 }
 
@@ -335,6 +349,41 @@ mod tests {
             &[("forwarded", "host=\"a;proto=https;b=\"")],
         ] {
             assert!(!https("10.0.0.1", headers), "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_client_is_known_if_it_is_the_peer_or_all_proxies_report_it() {
+        let known = |trusted: &str, headers: &[(&'static str, &'static str)]| {
+            let mut map = HeaderMap::new();
+            for (name, value) in headers {
+                map.append(*name, HeaderValue::from_static(value));
+            }
+            trusted.parse::<TrustedProxies>().unwrap().locate("127.0.0.1".parse().unwrap(), &map).is_ok()
+        };
+        let reported = [("x-forwarded-for", "192.0.2.1")];
+        for headers in [&[][..], &reported, &[("x-forwarded-for", "nonsense")]] {
+            assert!(known("", headers) && known("10.0.0.0/8", headers), "{headers:?}");
+        }
+        for headers in [
+            &reported[..],
+            &[("x-forwarded-for", "192.0.2.1, 127.0.0.1")],
+            &[("x-forwarded-for", "127.0.0.1")],
+            &[("forwarded", "for=192.0.2.1")],
+            &[("x-forwarded-for", "192.0.2.1"), ("forwarded", "for=192.0.2.1")],
+        ] {
+            assert!(known("127.0.0.1", headers), "{headers:?}");
+        }
+        for headers in [
+            &[][..],
+            &[("x-forwarded-for", "")],
+            &[("x-forwarded-for", "unknown")],
+            &[("x-forwarded-for", "192.0.2.1, unknown, 127.0.0.1")],
+            &[("forwarded", "for=_hidden")],
+            &[("x-forwarded-for", "192.0.2.1"), ("forwarded", "for=192.0.2.2")],
+            &[("x-forwarded-for", "127.0.0.1"), ("forwarded", "for=unknown")],
+        ] {
+            assert!(!known("127.0.0.1", headers), "{headers:?}");
         }
     }
 

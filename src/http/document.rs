@@ -5,6 +5,7 @@ use poem_openapi::OpenApiService;
 use serde_json::{Value, json};
 
 use super::{
+    attributes,
     changes::ChangesApi,
     documented_failures,
     health::HealthApi,
@@ -40,9 +41,15 @@ pub fn document() -> Value {
     ] {
         document["components"]["schemas"][schema]["properties"][property]["pattern"] = json!(pattern);
     }
+    for (property, schema) in attributes::request_schemas() {
+        merge(&mut document["components"]["schemas"]["TokenRequest"]["properties"][property], schema);
+    }
     for (path, operations) in document["paths"].as_object_mut().into_iter().flatten() {
         for operation in operations.as_object_mut().into_iter().flat_map(|operations| operations.values_mut()) {
             for parameter in operation.get_mut("parameters").and_then(Value::as_array_mut).into_iter().flatten() {
+                if parameter["example"].is_string() {
+                    continue;
+                }
                 parameter["example"] = match parameter["name"].as_str() {
                     Some("limit") => json!(100),
                     Some("Idempotency-Key") => json!("8e03978e-40d5-43e8-bc93-6894a57f9324"),

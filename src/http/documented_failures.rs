@@ -9,6 +9,7 @@ use super::{
         bearer_required, invalid_token, password_required, repeated_authorization, token_required, too_many_failures,
     },
     changes::Cursor,
+    demands::malformed,
     envelope::headers_too_large,
     param::{AllTokens, PageLimit, Parameter},
     payload::{body_too_large, body_too_slow, media_type_expected},
@@ -18,7 +19,13 @@ use super::{
     user::invalid_field,
 };
 use crate::{
-    domain::{duration, idempotency::IdempotencyKey, password::Password, user::UserName},
+    domain::{
+        demands::{DemandError, Unmet},
+        duration,
+        idempotency::IdempotencyKey,
+        password::Password,
+        user::UserName,
+    },
     service::{
         external_login::ExternalLoginError,
         idempotency::IdempotencyError,
@@ -57,7 +64,9 @@ fn specific_failures(operation: &Value) -> Vec<Problem> {
         "listUsers" => vec![no_name("after")],
         "addUser" => vec![no_name("username"), UserError::NameTaken.into()],
         "changeUser" => vec![
-            Problem::bad_request("The body: unknown variant `root`, expected one of `user`, `introspector`, `admin`."),
+            Problem::bad_request(
+                "The body: role: unknown variant `root`, expected one of `user`, `introspector`, `admin`.",
+            ),
             UserError::LastAdmin.into(),
         ],
         "changePassword" => vec![
@@ -75,7 +84,11 @@ fn specific_failures(operation: &Value) -> Vec<Problem> {
             vec![Problem::bad_request("The body: duplicate field `token`."), Problem::store_unavailable()]
         }
         "changes" => vec![ChangesError::Forbidden.into(), ChangesError::NoWatch.into(), Cursor::error()],
-        "verify" => vec![bearer_required(Some(VerifyError::Invalid))],
+        "verify" => vec![
+            malformed("scope", DemandError::Scopes),
+            bearer_required(Some(VerifyError::Invalid)),
+            Unmet::Scopes { demanded: "read write".into(), missing: "write".into() }.into(),
+        ],
         "ready" => vec![Problem::unavailable(
             "The token store does not answer, or is not set up so that tokens can be kept in it.",
         )],

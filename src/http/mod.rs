@@ -16,10 +16,12 @@ use self::{allow::AllowedMethods, browser::CrossOrigin, envelope::Envelope, veri
 
 mod allow;
 mod application;
+mod attributes;
 mod auth;
 mod browser;
 mod changes;
 mod client_address;
+mod demands;
 mod docs;
 mod document;
 mod documented_failures;
@@ -67,7 +69,7 @@ pub fn endpoint(
     let origins = access.cors_origins;
     let write_origins = origins.clone();
     let metadata = services.issuer.as_deref().and_then(oauth::issuer_metadata_path);
-    let direct = VerifyEndpoint { services: Arc::clone(&services) };
+    let direct = VerifyEndpoint { services: Arc::clone(&services), proxies: Arc::clone(&proxies) };
     let endpoint = docs
         .nest_no_strip("/", document::api())
         .around(move |others, request| async move {

@@ -1,13 +1,14 @@
 //! `/oauth2` and `/.well-known`: introspection (RFC 7662), revocation (RFC 7009), authorization server metadata
 //! (RFC 8414) and public keys (RFC 7517).
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use poem::{Request, web::Data};
 use poem_openapi::{ApiResponse, Object, OpenApi};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    attributes::IntrospectedAttributes,
     auth::BasicOrBearerUser,
     changes::age_ms,
     client_address::TrustedProxies,
@@ -18,10 +19,7 @@ use super::{
 };
 #[cfg(doc)]
 use crate::domain::key_rotation;
-use crate::{
-    domain::{jwk::PublicJwk, token::SignedToken},
-    service::tokens::VerifyError,
-};
+use crate::{domain::jwk::PublicJwk, service::tokens::VerifyError, store::leased::ActiveToken};
 
 /// The path of the metadata.
 pub(super) const METADATA_PATH: &str = "/.well-known/oauth-authorization-server";
@@ -72,6 +70,9 @@ struct IntrospectionResponse {
     /// The time in milliseconds since the token was known to be live, at most: since this replica asked Redis for it.
     #[serde(skip_serializing_if = "Option::is_none")]
     age_ms: Option<u64>,
+    #[serde(flatten)]
+    #[oai(flatten)]
+    attributes: IntrospectedAttributes,
 }
 
 /// The public keys as a JWK Set.
@@ -162,9 +163,7 @@ impl OAuthApi {
         let BasicOrBearerUser(user) = BasicOrBearerUser::of(request).await?;
         let introspection = services.tokens.introspect(&user, form.0.bare_token()?).await?;
         let issuer = services.issuer.clone();
-        Ok(Json(
-            introspection.map(|(signed, age)| IntrospectionResponse::active(&signed, issuer, age)).unwrap_or_default(),
-        ))
+        Ok(Json(introspection.map(|token| IntrospectionResponse::active(&token, issuer)).unwrap_or_default()))
     }
 
     /// Revoke a token that you hold
@@ -255,7 +254,8 @@ impl Metadata {
 }
 
 impl IntrospectionResponse {
-    fn active(signed: &SignedToken, issuer: Option<String>, age: Duration) -> Self {
+    fn active(token: &ActiveToken, issuer: Option<String>) -> Self {
+        let signed = &token.signed;
         let owner = signed.owner.to_string();
         Self {
             active: true,
@@ -266,7 +266,8 @@ impl IntrospectionResponse {
             exp: Some(signed.expires_at),
             iss: issuer,
             token_type: Some("Bearer".into()),
-            age_ms: Some(age_ms(age)),
+            age_ms: Some(age_ms(token.age())),
+            attributes: IntrospectedAttributes::from(&*token.attributes),
         }
     }
 }

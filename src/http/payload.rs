@@ -89,7 +89,15 @@ fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     if bytes.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
         return Err(Problem::bad_request("The body must be a JSON object."));
     }
-    serde_json::from_slice(bytes).map_err(|error| Problem::bad_request(format!("The body: {error}.")))
+    let mut body = serde_json::Deserializer::from_slice(bytes);
+    let parsed = serde_path_to_error::deserialize(&mut body).map_err(|error| {
+        // Of a missing or unknown field, the message has the name.
+        let path = error.path().to_string();
+        let field = if path == "." { String::new() } else { format!("{path}: ") };
+        Problem::bad_request(format!("The body: {field}{}.", error.inner()))
+    })?;
+    body.end().map_err(|error| Problem::bad_request(format!("The body: {error}.")))?;
+    Ok(parsed)
 }
 
 /// Deserializes an optional field, and rejects `null`.

@@ -14,10 +14,11 @@ use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    attributes::{self, TokenAttributes},
     auth::{BasicUser, BearerToken},
     param::{AllTokens, OptionalHeader, PageLimit, Param, next_page_link},
     paths::TOKENS,
-    payload::{Created, Json, OptionalJson, Paged},
+    payload::{Created, Json, OptionalJson, Paged, not_null},
     problem::Problem,
     services::Services,
     tags::Tag,
@@ -32,7 +33,7 @@ use crate::{
     service::{
         Actor,
         idempotency::IdempotencyError,
-        tokens::{IssueError, IssuedToken, RotateError},
+        tokens::{IssueError, IssuedToken, RotateError, TooLong},
     },
 };
 
@@ -42,12 +43,22 @@ pub(super) struct TokenApi;
 /// A request for a new token.
 #[derive(Deserialize, Object)]
 #[serde(deny_unknown_fields)]
+#[expect(clippy::struct_field_names, reason = "the API's contract has these names")]
 struct TokenRequest {
     /// Its description: 1 to 256 characters once trimmed, no control characters. Need not be unique.
     jwt_token_description: String,
     /// How long it lives, in up to 64 characters: `6 hours`, `90m`, `1h 30m`, `30 days`, `1week 2days`. Whole seconds,
     /// from 1 second to the configured maximum (1 year by default).
     jwt_token_life: String,
+    /// What it may be used for: scopes of RFC 6749, section 3.3, at most 1024 bytes in all with a space between two.
+    #[serde(default, deserialize_with = "not_null")]
+    jwt_token_scopes: Option<Vec<String>>,
+    /// The services that it is for. Without any, it is accepted where no audience is demanded.
+    #[serde(default, deserialize_with = "not_null")]
+    jwt_token_audiences: Option<Vec<String>>,
+    /// The networks (CIDR) and addresses that it may be used from. Without any, it may be used from everywhere.
+    #[serde(default, deserialize_with = "not_null")]
+    jwt_token_networks: Option<Vec<String>>,
 }
 
 /// A new token. Its JWT is in this answer only: it is stored nowhere.
@@ -76,7 +87,6 @@ pub(super) struct TokenList {
 
 /// A live token in a list.
 #[derive(Serialize, Object)]
-#[expect(clippy::struct_field_names, reason = "the API's contract has these names")]
 struct TokenSummary {
     /// Its description.
     jwt_token_description: String,
@@ -84,6 +94,9 @@ struct TokenSummary {
     jwt_token_life: u64,
     /// Its remaining life in seconds.
     jwt_token_remaining_life: f64,
+    #[serde(flatten)]
+    #[oai(flatten)]
+    attributes: TokenAttributes,
 }
 
 /// A live token.
@@ -99,6 +112,9 @@ struct TokenDetails {
     jwt_token_life_remaining: f64,
     /// `Valid`: any other token is answered with 404.
     expiry_status: String,
+    #[serde(flatten)]
+    #[oai(flatten)]
+    attributes: TokenAttributes,
 }
 
 /// A token was revoked.
@@ -145,9 +161,16 @@ impl TokenApi {
         key: OptionalHeader<IdempotencyKey>,
         request: Json<TokenRequest>,
     ) -> Result<Created<TokenIssued>, Problem> {
-        let Json(TokenRequest { jwt_token_description, jwt_token_life }) = request;
+        let Json(TokenRequest {
+            jwt_token_description: description,
+            jwt_token_life: life,
+            jwt_token_scopes: scopes,
+            jwt_token_audiences: audiences,
+            jwt_token_networks: networks,
+        }) = request;
         let key = key.parsed()?;
-        Ok(services.tokens.issue(&user, &jwt_token_description, &jwt_token_life, key).await?.into())
+        let attributes = attributes::parse(scopes, audiences, networks)?;
+        Ok(services.tokens.issue(&user, &description, &life, attributes, key).await?.into())
     }
 
     /// List your tokens
@@ -214,10 +237,10 @@ impl TokenApi {
 
     /// Rotate a token
     ///
-    /// Issues a successor with the same description and life. The rotated token expires after the overlap, by default
-    /// at once, and cannot be rotated again. After a lost answer or a 503, send the same request with the same
-    /// `Idempotency-Key` again. Without one, list the tokens and rotate the successor, if there is one; with an
-    /// overlap, the rotated token still works meanwhile.
+    /// Issues a successor with the same description, life, scopes, audiences and networks. The rotated token expires
+    /// after the overlap, by default at once, and cannot be rotated again. After a lost answer or a 503, send the same
+    /// request with the same `Idempotency-Key` again. Without one, list the tokens and rotate the successor, if there
+    /// is one; with an overlap, the rotated token still works meanwhile.
     #[oai(path = "/:id/rotate", method = "post", operation_id = "rotateToken")]
     async fn rotate(
         &self,
@@ -322,6 +345,7 @@ impl From<Listing<LiveToken>> for TokenList {
                 jwt_token_description: token.description.as_str().into(),
                 jwt_token_life: token.life.seconds(),
                 jwt_token_remaining_life: remaining.as_secs_f64(),
+                attributes: TokenAttributes::from(&*token.attributes),
             };
             (ListedId { position, id: token.id.to_string() }, summary)
         };
@@ -337,6 +361,7 @@ impl From<LiveToken> for TokenDetails {
             jwt_token_life: token.life.seconds(),
             jwt_token_life_remaining: remaining.as_secs_f64(),
             expiry_status: "Valid".into(),
+            attributes: TokenAttributes::from(&*token.attributes),
         }
     }
 }
@@ -369,6 +394,7 @@ impl From<IssueError> for Problem {
         match error {
             IssueError::Life(error) => Self::bad_request(format!("jwt_token_life: {error}.")),
             IssueError::Description(error) => Self::bad_request(format!("jwt_token_description: {error}.")),
+            IssueError::TooLong(error) => too_long(error),
             IssueError::QuotaReached(quota) => quota_reached(quota),
             IssueError::Idempotency(error) => error.into(),
             IssueError::Store(error) => error.into(),
@@ -392,6 +418,7 @@ impl From<RotateError> for Problem {
             RotateError::AlreadyRotated(None) => {
                 Self::conflict("This token was rotated in this moment. List the tokens to find out.")
             }
+            RotateError::TooLong(error) => too_long(error),
             RotateError::QuotaReached(quota) => quota_reached(quota),
             RotateError::Idempotency(error) => error.into(),
             RotateError::Store(error) => error.into(),
@@ -421,6 +448,11 @@ impl From<IdempotencyError> for Problem {
             )),
         }
     }
+}
+
+/// 400: the JWT would be too long to be presented.
+fn too_long(error: TooLong) -> Problem {
+    Problem::bad_request(format!("The token would be too long: {error}."))
 }
 
 /// 409: the user has as many live tokens as allowed.

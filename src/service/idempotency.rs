@@ -47,7 +47,7 @@ pub(super) fn sign_again(
     let token = token.filter(|token| token.successor.is_none()).ok_or(IdempotencyError::TokenGone(id))?;
     let issuer = issuer.map(str::to_owned);
     let claims = Claims::new(owner, id, &token.description, token.life, issuance.issued_at, issuer);
-    let jwt = keys.sign_again(&issuance.kid, &claims);
+    let jwt = keys.sign_again(&issuance.kid, &claims.with_attributes(&token.attributes));
     let jwt = jwt.filter(|jwt| TokenDigest::of(jwt.expose_secret()) == token.digest);
     Ok((jwt.ok_or(IdempotencyError::NotSignedAgain(id))?, token))
 }

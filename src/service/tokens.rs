@@ -1,6 +1,6 @@
 //! Issue, inspect, list, rotate, revoke and verify tokens.
 
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc};
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -12,7 +12,9 @@ use super::{
 };
 use crate::{
     domain::{
+        attributes::{Attributes, SharedAttributes},
         claims::{Claims, MAX_JWT_BYTES},
+        demands::{Demands, Unmet},
         duration::{self, DurationError},
         idempotency::{self, IdempotencyKey, Issuance, RequestFingerprint},
         keys::InvalidToken,
@@ -58,6 +60,9 @@ pub enum IssueError {
     /// The description is malformed.
     #[error(transparent)]
     Description(#[from] DescriptionError),
+    /// The JWT would be longer than the service accepts.
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
     /// The owner has as many live tokens as the quota allows: this number.
     #[error("the quota of {0} live tokens is reached")]
     QuotaReached(usize),
@@ -68,6 +73,11 @@ pub enum IssueError {
     #[error(transparent)]
     Store(#[from] StoreError),
 }
+
+/// A JWT of this number of bytes would be longer than [`MAX_JWT_BYTES`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the JWT would have {0} bytes, and {MAX_JWT_BYTES} are allowed: shorten the description or the lists")]
+pub struct TooLong(pub usize);
 
 /// Why a token was not rotated.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +97,9 @@ pub enum RotateError {
     /// The token was rotated already, and this is its successor; `None`: it was rotated during this call.
     #[error("the token has a successor")]
     AlreadyRotated(Option<TokenId>),
+    /// The successor's JWT would be longer than the service accepts, as the issuer or the key has changed.
+    #[error(transparent)]
+    TooLong(#[from] TooLong),
     /// The owner has as many live tokens as the quota allows, this number, and the overlap needs one more.
     #[error("the quota of {0} live tokens is reached")]
     QuotaReached(usize),
@@ -116,6 +129,17 @@ pub enum VerifyError {
     Store(#[from] StoreError),
 }
 
+/// Why a token is not accepted for a request.
+#[derive(Debug, thiserror::Error)]
+pub enum AcceptError {
+    /// The JWT is not accepted.
+    #[error(transparent)]
+    Verify(#[from] VerifyError),
+    /// The token is live, and does not meet a demand, or may not be used from there.
+    #[error(transparent)]
+    Unmet(#[from] Unmet),
+}
+
 impl Tokens {
     /// Keeps tokens in `store` and signs them with `keys`.
     pub fn new(store: Arc<LeasedStore>, keys: Arc<SigningKeys>, clock: Clock, policy: TokenPolicy) -> Self {
@@ -129,13 +153,14 @@ impl Tokens {
         owner: &Caller,
         description: &str,
         life: &str,
+        attributes: Attributes,
         key: Option<IdempotencyKey>,
     ) -> Result<IssuedToken, IssueError> {
         let description: Description = description.parse()?;
         let max_life = owner.limits.max_life.unwrap_or(self.policy.max_life).min(self.policy.max_life);
         let life = Life::parse_up_to(life, max_life)?;
-        let request = RequestFingerprint::of(&("issue", description.as_str(), life.seconds()));
-        let (issued, issuance) = self.sign_token(&owner.name, description, life, request.clone());
+        let request = RequestFingerprint::of(&("issue", description.as_str(), life.seconds(), attributes.entries()));
+        let (issued, issuance) = self.sign_token(&owner.name, description, life, attributes.into(), request.clone())?;
         let (store, caller, quota) = (Arc::clone(&self.store), owner.clone(), self.policy.quota);
         let creation = async move {
             let idempotency = key.as_ref().map(|key| (key, &issuance));
@@ -155,9 +180,9 @@ impl Tokens {
         }
     }
 
-    /// Replaces a token by one with the same description and life. The old token expires after `overlap` at the latest;
-    /// without an overlap, it is revoked at once. A repetition with the same `key` returns the same successor and JWT.
-    /// Costs two round trips to the store: the first reads the description and life that the new token is signed with.
+    /// Replaces a token by one with the same description, life and attributes. The old token expires after `overlap` at
+    /// the latest; without an overlap, it is revoked at once. A repetition with the same `key` returns the same
+    /// successor and JWT. Costs two round trips to the store: the first reads what the new token is signed with.
     pub async fn rotate(
         &self,
         owner: &Caller,
@@ -195,7 +220,8 @@ impl Tokens {
         if let Some(max_life) = max_life.filter(|max_life| token.life > *max_life) {
             return Err(RotateError::Life(LifeError::TooLong(max_life)));
         }
-        let (issued, issuance) = self.sign_token(&owner, token.description.clone(), token.life, request.clone());
+        let (description, attributes) = (token.description.clone(), token.attributes.clone());
+        let (issued, issuance) = self.sign_token(&owner, description, token.life, attributes, request.clone())?;
         let (store, quota, owner_name) = (Arc::clone(&self.store), self.policy.quota, owner.clone());
         let rotation = async move {
             let idempotency = key.as_ref().map(|key| (key, &issuance));
@@ -223,16 +249,22 @@ impl Tokens {
         owner: &UserName,
         description: Description,
         life: Life,
+        attributes: SharedAttributes,
         request: RequestFingerprint,
-    ) -> (IssuedToken, Issuance) {
+    ) -> Result<(IssuedToken, Issuance), TooLong> {
         let id = TokenId::random();
         let issued_at = self.clock.unix_seconds();
         let claims = Claims::new(owner, id, &description, life, issued_at, self.policy.issuer.clone());
         let keys = self.keys.current_keys();
-        let (jwt, kid) = (keys.set.sign(&claims), keys.set.signing_kid(issued_at).to_owned());
+        let jwt = keys.set.sign(&claims.with_attributes(&attributes));
+        let kid = keys.set.signing_kid(issued_at).to_owned();
+        let length = jwt.expose_secret().len();
+        if length > MAX_JWT_BYTES {
+            return Err(TooLong(length));
+        }
         let digest = TokenDigest::of(jwt.expose_secret());
-        let token = Token { id, description, life, digest, successor: None };
-        (IssuedToken { jwt, token }, Issuance { token_id: id, issued_at, kid, request })
+        let token = Token { id, description, life, attributes, digest, successor: None };
+        Ok((IssuedToken { jwt, token }, Issuance { token_id: id, issued_at, kid, request }))
     }
 
     /// Answers a request whose Idempotency-Key was used before.
@@ -348,6 +380,19 @@ impl Tokens {
         result
     }
 
+    /// [`Self::verify`], and checks that the token meets these demands and may be used from the address of the client
+    /// ([`Demands::check`]).
+    pub async fn accept(
+        &self,
+        jwt: &str,
+        demands: &Demands<'_>,
+        client: impl FnOnce() -> Option<IpAddr>,
+    ) -> Result<ActiveToken, AcceptError> {
+        let token = self.verify(jwt).await?;
+        demands.check(&token.attributes, client)?;
+        Ok(token)
+    }
+
     /// Whole seconds until a token expires in the store or by its `exp`, whichever is first. For `exp`, the later of
     /// the store's time and this machine's counts, as the store's clock may have been set back.
     pub fn expires_in(&self, token: &ActiveToken) -> u64 {
@@ -355,10 +400,10 @@ impl Tokens {
         token.remaining().as_secs().min(token.signed.expires_at.saturating_sub(now))
     }
 
-    /// The content of a live token, and the time since it was known to be live; `None` if it is not live, or if `user`
-    /// neither owns it nor has a role that may introspect.
-    pub async fn introspect(&self, user: &User, jwt: &str) -> Result<Option<(SignedToken, Duration)>, StoreError> {
-        let token = match self.verify(jwt).await {
+    /// A live token, its `exp` no later than its end; `None` if it is not live, or if `user` neither owns it nor has a
+    /// role that may introspect.
+    pub async fn introspect(&self, user: &User, jwt: &str) -> Result<Option<ActiveToken>, StoreError> {
+        let mut token = match self.verify(jwt).await {
             Ok(token) => token,
             Err(VerifyError::Store(error)) => return Err(error),
             Err(VerifyError::Invalid | VerifyError::Expired | VerifyError::Revoked) => return Ok(None),
@@ -366,10 +411,11 @@ impl Tokens {
         if *token.signed.owner != user.name && !user.role.may_introspect() {
             return Ok(None);
         }
-        let mut signed = SignedToken::clone(&token.signed);
         // A rotated token expires earlier than its `exp`.
-        signed.expires_at = signed.expires_at.min(self.clock.unix_seconds() + token.remaining().as_secs() + 1);
-        Ok(Some((signed, token.age())))
+        let ends_at = self.clock.unix_seconds() + token.remaining().as_secs() + 1;
+        let signed = Arc::make_mut(&mut token.signed);
+        signed.expires_at = signed.expires_at.min(ends_at);
+        Ok(Some(token))
     }
 
     /// [`Self::verify`], without the metrics.
@@ -455,7 +501,10 @@ fn audit_outcome<T>(change: &Result<T, StoreError>, is_change: impl FnOnce(&T) -
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicU64, Ordering};
+    use std::{
+        sync::atomic::{AtomicU64, Ordering},
+        time::Duration,
+    };
 
     use super::*;
     use crate::{
@@ -484,7 +533,7 @@ mod tests {
         let keys = SigningKeys::fixed(KeySet::parse(generate(Algorithm::Hs256, 0).expose_secret()).unwrap());
         let policy = TokenPolicy { max_life: Life::parse("1h").unwrap(), quota: 1, issuer: None };
         let tokens = Tokens::new(store, Arc::new(keys), clock, policy);
-        let jwt = tokens.issue(&user.into(), "x", "1h", None).await.unwrap().jwt;
+        let jwt = tokens.issue(&user.into(), "x", "1h", Attributes::default(), None).await.unwrap().jwt;
         (tokens, jwt, now)
     }
 

@@ -28,6 +28,24 @@ def post(path, body):
     return answer.json()
 
 
+def is_network(text):
+    """Whether the service takes a text that has the pattern of the document."""
+    try:
+        network = ipaddress.ip_network(text)
+    except ValueError:
+        return False
+    return network.prefixlen > 0 and getattr(network.network_address, "ipv4_mapped", None) is None
+
+
+def satisfy_rules(token):
+    """Mends what the document cannot describe in a valid request for a token."""
+    networks = {str(ipaddress.ip_network(text)) for text in token.get("jwt_token_networks", []) if is_network(text)}
+    if "jwt_token_networks" in token:
+        token["jwt_token_networks"] = sorted(networks) or ["10.0.0.0/8"]
+    if len(" ".join(token.get("jwt_token_scopes", []))) > 1024:
+        del token["jwt_token_scopes"]
+
+
 def issue():
     """Issues a token for one request."""
     return post("token", {"jwt_token_description": "for one request", "jwt_token_life": "1 min"})
@@ -50,7 +68,7 @@ class Credentials:
 
 @schemathesis.hook
 def before_call(context, case, kwargs):
-    """Lets valid requests name a live token, in place of generated text.
+    """Lets valid requests name a live token, in place of generated text, and networks.
 
     Each request comes from another address, so that the tool's many wrong passwords delay no other request.
     """
@@ -64,5 +82,7 @@ def before_call(context, case, kwargs):
         case.path_parameters["id"] = issue()["jwt_token_id"]
     if operation == "revokeUserToken":
         case.path_parameters["name"] = LOGIN[0]
+    if operation == "issueToken":
+        satisfy_rules(case.body)
     if operation in ("introspectToken", "revokePresentedToken") and len(case.body["token"]) % 2 == 0:
         case.body["token"] = issue()["jwt_token"]

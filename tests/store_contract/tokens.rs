@@ -21,6 +21,39 @@ async fn a_token_is_found_as_it_was_created(
 
 #[rstest]
 #[tokio::test]
+async fn attributes_are_kept_for_as_long_as_the_token_lives(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
+) {
+    let (fixture, alice) = Fixture::with_user(kind, "alice").await;
+    let scopes: Vec<String> = (100..132).map(|number| format!("{number:!>31}")).collect();
+    let audiences: Vec<String> = (1..=8).map(|number| format!("{number:\\<256}")).collect();
+    let networks: Vec<String> = (1..=16).map(|number| format!("2001:db8:{number}::/48")).collect();
+    let longest = attributes(
+        &scopes.iter().map(String::as_str).collect::<Vec<_>>(),
+        &audiences.iter().map(String::as_str).collect::<Vec<_>>(),
+        &networks.iter().map(String::as_str).collect::<Vec<_>>(),
+    );
+    for attributes in [
+        attributes(&["read"], &[], &[]),
+        attributes(&[], &["\"x\""], &[]),
+        attributes(&[], &[], &["10.0.0.0/8", "192.0.2.7", "::1"]),
+        longest,
+    ] {
+        let [first, second] = [(); 2].map(|()| Token { attributes: attributes.clone(), ..token(3600) });
+        fixture.store.create_token(new_token(&alice, epoch(), &first)).await.unwrap();
+        assert_eq!(fixture.store.find_token(&alice, first.id).await.unwrap().unwrap().token, first);
+        let overlap = Duration::from_mins(1);
+        let rotated = fixture.store.rotate_token(&first, overlap, new_token(&alice, epoch(), &second)).await.unwrap();
+        assert_eq!(rotated, Rotation::Rotated);
+        let rotated = Token { successor: Some(second.id), ..first };
+        let listing = fixture.store.list_tokens(&alice, PageRequest { after: None, limit: Some(2) }).await.unwrap();
+        let listed: Vec<_> = listing.unwrap().items.into_iter().map(|live| live.token).collect();
+        assert_eq!(listed, [second, rotated]);
+    }
+}
+
+#[rstest]
+#[tokio::test]
 async fn a_token_belongs_to_its_owner(#[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
     fixture.store.create_user(&operator(), &user("bob")).await.unwrap();

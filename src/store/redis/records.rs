@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::keys;
 use crate::{
     domain::{
+        attributes::{Attribute, AttributeError, Attributes},
         idempotency::{Issuance, RequestFingerprint},
         life::Life,
         password::PasswordHash,
@@ -33,6 +34,26 @@ struct TokenRecord<'a> {
     /// The id of the successor.
     #[serde(rename = "s", default, skip_serializing_if = "Option::is_none")]
     successor: Option<String>,
+    /// The scopes, with a space between two.
+    #[serde(rename = "c", default, skip_serializing_if = "Option::is_none")]
+    scopes: Option<String>,
+    /// The audiences, in the same way.
+    #[serde(rename = "a", default, skip_serializing_if = "Option::is_none")]
+    audiences: Option<String>,
+    /// The networks, in the same way.
+    #[serde(rename = "n", default, skip_serializing_if = "Option::is_none")]
+    networks: Option<String>,
+}
+
+/// The entries of an attribute with a space between two; `None`: the token does not have the attribute.
+fn encode_attribute(attribute: &impl Attribute) -> Option<String> {
+    let entries: Vec<String> = attribute.entries().collect();
+    (!entries.is_empty()).then(|| entries.join(" "))
+}
+
+/// An attribute out of the text that [`encode_attribute`] made of it.
+fn decode_attribute<A: Attribute + Default>(text: Option<String>) -> Result<A, AttributeError> {
+    text.map_or_else(|| Ok(A::default()), |text| A::parse(text.split(' ')))
 }
 
 /// The value of this token's key.
@@ -42,6 +63,9 @@ pub(super) fn encode_token(token: &Token) -> String {
         life: token.life.seconds(),
         digest: token.digest.to_base64(),
         successor: token.successor.map(|id| id.to_string()),
+        scopes: encode_attribute(&token.attributes.scopes),
+        audiences: encode_attribute(&token.attributes.audiences),
+        networks: encode_attribute(&token.attributes.networks),
     })
     .expect("strings and numbers are JSON")
 }
@@ -50,10 +74,16 @@ pub(super) fn encode_token(token: &Token) -> String {
 pub(super) fn decode_token(id: TokenId, record: &[u8]) -> StoreResult<Token> {
     const CORRUPT: StoreError = StoreError::Corrupt("token");
     let record: TokenRecord<'_> = serde_json::from_slice(record).map_err(|_| CORRUPT)?;
+    let attributes = Attributes {
+        scopes: decode_attribute(record.scopes).map_err(|_| CORRUPT)?,
+        audiences: decode_attribute(record.audiences).map_err(|_| CORRUPT)?,
+        networks: decode_attribute(record.networks).map_err(|_| CORRUPT)?,
+    };
     Ok(Token {
         id,
         description: record.description.parse().map_err(|_| CORRUPT)?,
         life: Life::from_seconds(record.life).map_err(|_| CORRUPT)?,
+        attributes: attributes.into(),
         digest: TokenDigest::from_base64(&record.digest).ok_or(CORRUPT)?,
         successor: record.successor.map(|id| id.parse()).transpose().map_err(|_| CORRUPT)?,
     })

@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use mayfly::{
     domain::{
+        attributes::SharedAttributes,
         claims::Claims,
         keys::KeySet,
         life::Life,
@@ -131,7 +132,14 @@ async fn services() -> (Arc<Services>, String) {
     let (description, life) = ("Token specter".parse().unwrap(), Life::parse("999 years").unwrap());
     let claims = Claims::new(&owner, id, &description, life, NOW, None);
     let jwt = keys.current_keys().set.sign(&claims).expose_secret().to_owned();
-    let token = Token { id, description, life, digest: TokenDigest::of(&jwt), successor: None };
+    let token = Token {
+        id,
+        description,
+        life,
+        digest: TokenDigest::of(&jwt),
+        attributes: SharedAttributes::default(),
+        successor: None,
+    };
     store
         .create_token(NewToken { owner: &owner, login: login_epoch, token: &token, quota: 1, idempotency: None })
         .await
