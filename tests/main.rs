@@ -11,6 +11,7 @@ mod authority;
 mod browser;
 mod cli;
 mod clocks;
+mod cluster;
 mod conformance;
 mod connections;
 mod corpus;

@@ -14,6 +14,7 @@ use mayfly::{
     },
     store::{
         Authority, Changes, Creation, NewToken, RevokingWrites, Rotation, Store, StoreError, UpdatedUser, UserChange,
+        Watch,
         memory::MemoryStore,
         redis::{RedisOptions, RedisStore},
     },
@@ -28,6 +29,7 @@ use crate::support::{
 
 mod admins;
 mod authority;
+mod cluster;
 mod idempotency;
 mod origin;
 mod redis;

@@ -3,6 +3,7 @@
 use std::{
     fs,
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use super::{Process, Proxy, RedisServer, Version, eventually, free_port, run};
@@ -157,23 +158,20 @@ const PRIMARIES: usize = 3;
 impl Cluster {
     /// Starts a Cluster and waits until each node reports all slots as served.
     pub fn start(replicas: bool) -> Self {
+        Self::start_version(Version::Redis7_0, replicas, &[])
+    }
+
+    /// Starts a Cluster of this version, with more arguments for each server.
+    pub fn start_version(version: Version, replicas: bool, arguments: &[&str]) -> Self {
         let count = if replicas { 2 * PRIMARIES } else { PRIMARIES };
-        let start = || {
-            // The cluster bus of a node needs a port of its own.
-            let (port, bus) = (free_port(), free_port().to_string());
-            let arguments = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-port", &bus];
-            RedisServer::start_with(port, &[&arguments[..], &["--repl-diskless-sync-delay", "0"]].concat())
-        };
-        let servers: Vec<_> = (0..count).map(|_| start()).collect();
+        let servers: Vec<_> = (0..count).map(|_| start_node(version, arguments)).collect();
         for (index, server) in servers.iter().enumerate() {
             if index < PRIMARIES {
                 let (first, last) = (index * 16384 / PRIMARIES, (index + 1) * 16384 / PRIMARIES - 1);
                 server.cli(&["CLUSTER", "ADDSLOTSRANGE", &first.to_string(), &last.to_string()]);
             }
             server.cli(&["CLUSTER", "SET-CONFIG-EPOCH", &(index + 1).to_string()]);
-            let bus = servers[0].cli(&["CONFIG", "GET", "cluster-port"]);
-            let bus = bus.lines().last().unwrap();
-            server.cli(&["CLUSTER", "MEET", "127.0.0.1", &servers[0].port.to_string(), bus]);
+            join(server, &servers[0]);
         }
         for (index, server) in servers.iter().enumerate().skip(PRIMARIES) {
             let primary = servers[index - PRIMARIES].cli(&["CLUSTER", "MYID"]);
@@ -212,27 +210,83 @@ impl Cluster {
         servers().find(|(_, server)| holds(server)).expect("a primary serves each slot").0
     }
 
-    /// Moves the slot of this key to another primary, key by key, as resharding does.
+    /// Adds a primary without slots, and returns its index.
+    pub fn add_primary(&mut self) -> usize {
+        let server = start_node(Version::Redis7_0, &[]);
+        join(&server, self.server(0));
+        self.servers.push(Some(server));
+        self.wait_until_whole();
+        self.servers.len() - 1
+    }
+
+    /// Makes a replica change places with its primary, and waits until all nodes know.
+    pub fn promote(&self, replica: usize) {
+        let server = self.server(replica);
+        let mut asked_at = None::<Instant>;
+        eventually("it is promoted", || {
+            // A promotion that took 5 s is given up, which may happen on a busy machine.
+            if asked_at.is_none_or(|asked_at| asked_at.elapsed() > Duration::from_secs(6)) {
+                server.cli(&["CLUSTER", "FAILOVER"]);
+                asked_at = Some(Instant::now());
+            }
+            (server.info("role") == "master").then_some(())
+        });
+        self.wait_until_whole();
+    }
+
+    /// Returns a running server.
+    pub fn server(&self, index: usize) -> &RedisServer {
+        self.servers[index].as_ref().expect("it runs")
+    }
+
+    /// Moves the slot of this key to another of the first primaries, key by key, as resharding does.
     pub fn move_slot_of(&self, key: &str) {
-        let from = self.primary_of(key);
-        let server = |index: usize| self.servers[index].as_ref().unwrap();
-        let to = (from + 1) % PRIMARIES;
-        let slot = server(from).cli(&["CLUSTER", "KEYSLOT", key]);
-        let [from_id, to_id] = [from, to].map(|index| server(index).cli(&["CLUSTER", "MYID"]));
-        assert_eq!(server(to).cli(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &from_id]), "OK");
-        assert_eq!(server(from).cli(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &to_id]), "OK");
-        loop {
-            let keys = server(from).cli(&["CLUSTER", "GETKEYSINSLOT", &slot, "10"]);
-            if keys.is_empty() {
-                break;
-            }
-            for key in keys.lines() {
-                let port = server(to).port.to_string();
-                server(from).cli(&["MIGRATE", "127.0.0.1", &port, key, "0", "5000"]);
-            }
-        }
-        for index in [to, from, (to + 1) % PRIMARIES] {
-            assert_eq!(server(index).cli(&["CLUSTER", "SETSLOT", &slot, "NODE", &to_id]), "OK");
+        self.move_slot(key, (self.primary_of(key) + 1) % PRIMARIES);
+    }
+
+    /// Moves the slot of this key to this primary, key by key.
+    pub fn move_slot(&self, key: &str, to: usize) {
+        let from = self.move_keys_of_slot(key, to);
+        let slot = self.server(from).cli(&["CLUSTER", "KEYSLOT", key]);
+        let id = self.server(to).cli(&["CLUSTER", "MYID"]);
+        let is_primary = |index: &usize| self.server(*index).info("role") == "master";
+        let others = (0..self.servers.len()).filter(|index| ![to, from].contains(index)).filter(is_primary);
+        for index in [to, from].into_iter().chain(others) {
+            assert_eq!(self.server(index).cli(&["CLUSTER", "SETSLOT", &slot, "NODE", &id]), "OK");
         }
     }
+
+    /// Moves all keys in the slot of this key to this primary, but not yet the slot. Returns the index of the primary
+    /// that serves the slot.
+    pub fn move_keys_of_slot(&self, key: &str, to: usize) -> usize {
+        let from = self.primary_of(key);
+        let (source, target) = (self.server(from), self.server(to));
+        let slot = source.cli(&["CLUSTER", "KEYSLOT", key]);
+        let [source_id, target_id] = [source, target].map(|server| server.cli(&["CLUSTER", "MYID"]));
+        assert_eq!(target.cli(&["CLUSTER", "SETSLOT", &slot, "IMPORTING", &source_id]), "OK");
+        assert_eq!(source.cli(&["CLUSTER", "SETSLOT", &slot, "MIGRATING", &target_id]), "OK");
+        loop {
+            let keys = source.cli(&["CLUSTER", "GETKEYSINSLOT", &slot, "10"]);
+            if keys.is_empty() {
+                return from;
+            }
+            for key in keys.lines() {
+                source.cli(&["MIGRATE", "127.0.0.1", &target.port.to_string(), key, "0", "5000"]);
+            }
+        }
+    }
+}
+
+fn start_node(version: Version, arguments: &[&str]) -> RedisServer {
+    // The cluster bus of a node needs a port of its own.
+    let (port, bus) = (free_port(), free_port().to_string());
+    let basic = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-port", &bus];
+    let arguments = [&basic[..], &["--repl-diskless-sync-delay", "0"], arguments].concat();
+    RedisServer::start_version_on_port(version, port, &arguments)
+}
+
+/// Makes a node know all nodes that the other knows.
+fn join(node: &RedisServer, other: &RedisServer) {
+    let bus = other.cli(&["CONFIG", "GET", "cluster-port"]);
+    node.cli(&["CLUSTER", "MEET", "127.0.0.1", &other.port.to_string(), bus.lines().last().unwrap()]);
 }
