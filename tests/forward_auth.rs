@@ -250,6 +250,57 @@ fn nginx_lets_live_tokens_through() {
     protects(&mut service, &proxy);
 }
 
+/// A location of the example demands a scope.
+#[test]
+fn nginx_demands_a_scope_and_takes_the_longest_token() {
+    let service = Service::start_with(Backend::Redis, |command| {
+        command.env("MAYFLY_TRUSTED_PROXIES", "127.0.0.1");
+    });
+    let (application, port) = (Server::application(), free_port());
+    let _proxy = Server::start(port, &example(&["nginx.conf"], port, &service.url, application.port), nginx);
+    let client = Client::new(&format!("http://127.0.0.1:{port}"));
+    let issue = |fields: Value| {
+        let mut body = json!({"jwt_token_description": "x", "jwt_token_life": "1h"});
+        body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        let answer = service.admin().post("/api/v1alpha/token", &body).send();
+        (answer.status, answer.json()["jwt_token"].as_str().unwrap_or_default().to_owned())
+    };
+    for (fields, elsewhere, reports) in [
+        (json!({}), 200, 403),
+        (json!({"jwt_token_scopes": ["reports:write"]}), 200, 403),
+        (json!({"jwt_token_scopes": ["reports:write", "reports:read"]}), 200, 200),
+        (json!({"jwt_token_scopes": ["reports:read"], "jwt_token_networks": ["127.0.0.0/8"]}), 200, 200),
+        (json!({"jwt_token_scopes": ["reports:read"], "jwt_token_networks": ["192.0.2.0/24"]}), 403, 403),
+    ] {
+        let bearer = client.with_bearer(&issue(fields.clone()).1);
+        assert_eq!(bearer.get("/orders/7").send().status, elsewhere, "{fields}");
+        assert_eq!(bearer.get("/reports/2026?scope=x").send().status, reports, "{fields}");
+    }
+    assert_eq!(client.get("/reports/2026").send().status, 401);
+
+    // A token with all attributes at their limits, and beyond: what is issued can be presented, as a password, too.
+    let scopes: Vec<_> = (100..131).map(|number| format!("{number:x>31}")).chain(["reports:read".to_owned()]).collect();
+    let audiences: Vec<_> = (1..8).map(|number| format!("{number:x>256}")).collect();
+    let mut longest = String::new();
+    // A backslash takes two bytes in JSON.
+    for backslashes in 0..256 {
+        let last = "\\".repeat(backslashes) + &"y".repeat(256 - backslashes);
+        let (status, jwt) = issue(json!({
+            "jwt_token_description": "🜁".repeat(256), "jwt_token_scopes": scopes,
+            "jwt_token_audiences": ([&audiences[..], &[last]].concat()),
+        }));
+        if status != 201 {
+            assert_eq!(status, 400);
+            break;
+        }
+        longest = jwt;
+    }
+    assert!((5990..=6000).contains(&longest.len()), "{}", longest.len());
+    for answer in [client.with_bearer(&longest), client.with_basic(&"x".repeat(64), &longest)] {
+        assert_eq!(answer.get("/reports/2026").send().status, 200);
+    }
+}
+
 /// `git` over HTTP, `pip` and the request of `docker login`, as people use them: with the token as the password.
 #[test]
 fn nginx_takes_a_token_as_a_basic_password() {

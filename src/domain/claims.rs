@@ -15,7 +15,7 @@ use super::{
 ///
 /// Without attributes, JWTs are at most about 3.3 KiB long: a description of 256 characters at up to four bytes each, a
 /// name of 64 characters twice, and an issuer of 256 bytes, in base64. With all attributes at their limits, a
-/// description of up to 500 bytes fits.
+/// description of up to 650 bytes fits.
 pub const MAX_JWT_BYTES: usize = 6000;
 
 /// The claims of a token, in the order in which they are written: those of the API's contract, then the registered
