@@ -42,9 +42,10 @@ clients: ## Generate clients from the OpenAPI document with four generators, and
 	tests/clients/run
 
 .PHONY: check
-check: ## Check format, lints, documentation, licences and sources of the dependencies
+check: setup ## Check format, lints, types of the page, documentation, licences and sources of the dependencies
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
+	tests/.tools/node_modules/.bin/tsc --project src/http/page
 	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
 	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny
 	cargo deny --offline check bans licenses sources
@@ -59,6 +60,10 @@ settings: ## Write the references of all settings from the code
 	cargo build --locked --quiet
 	target/debug/mayfly settings > deploy/settings.md
 	target/debug/mayfly settings --format env > deploy/systemd/mayfly.env
+
+.PHONY: page
+page: setup ## Take the picture of the page for the README, and print how quickly the page shows
+	cargo test --locked --test mayfly -- --ignored --exact --nocapture page::picture
 
 .PHONY: deb
 deb: setup ## Build the Debian package, and test it with dpkg (as root)

@@ -1,83 +1,16 @@
 //! The documentation page, Swagger UI, in a real Chromium.
 
-use std::{
-    net::TcpStream,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use serde_json::json;
 
-use fantoccini::{ClientBuilder, Locator, elements::Element};
-use serde_json::{Value, json};
+use crate::support::{ADMIN_PASSWORD, Backend, Browser, Service};
 
-use crate::support::{ADMIN_PASSWORD, Backend, Process, Service, eventually, free_port};
-
-const PATIENCE: Duration = Duration::from_mins(1);
-
-/// A browser with its own profile, driven through WebDriver.
-struct Browser {
-    client: fantoccini::Client,
-    _driver: Process,
-    _profile: tempfile::TempDir,
-}
-
-impl Browser {
-    async fn start() -> Self {
-        Self::start_with(json!({})).await
+/// Executes an operation of the documentation, and returns the status that the page then shows.
+async fn execute(browser: &Browser, operation: &str) -> String {
+    for control in [".opblock-summary-control", ".try-out__btn", "button.execute"] {
+        browser.click(&format!("#operations-{operation} {control}")).await;
     }
-
-    /// Starts a browser with the screen of a telephone.
-    async fn start_narrow() -> Self {
-        let screen = json!({"width": 400, "height": 800, "pixelRatio": 1.0});
-        Self::start_with(json!({"mobileEmulation": {"deviceMetrics": screen}})).await
-    }
-
-    async fn start_with(mut options: Value) -> Self {
-        let port = free_port();
-        let driver = Process::spawn(
-            Command::new("chromedriver").arg(format!("--port={port}")).stdout(Stdio::null()).stderr(Stdio::null()),
-        );
-        eventually("chromedriver listens", || TcpStream::connect(("127.0.0.1", port)).ok());
-        let profile = tempfile::tempdir().unwrap();
-        let profile_flag = format!("--user-data-dir={}", profile.path().display());
-        let flags = [
-            "--headless",
-            "--no-sandbox",
-            "--disable-gpu",
-            "--disable-quic",
-            "--disable-dev-shm-usage",
-            "--no-first-run",
-            "--disable-background-networking",
-            "--disable-component-update",
-            "--disable-sync",
-            "--window-size=1200,2000",
-            &profile_flag,
-        ];
-        options["args"] = json!(flags);
-        let capabilities = json!({"goog:chromeOptions": options});
-        let client = ClientBuilder::new(hyper_util::client::legacy::connect::HttpConnector::new())
-            .capabilities(capabilities.as_object().unwrap().clone())
-            .connect(&format!("http://127.0.0.1:{port}"))
-            .await
-            .unwrap();
-        Self { client, _driver: driver, _profile: profile }
-    }
-
-    async fn find(&self, css: &str) -> Element {
-        self.client.wait().at_most(PATIENCE).for_element(Locator::Css(css)).await.unwrap_or_else(|_| panic!("no {css}"))
-    }
-
-    async fn click(&self, css: &str) {
-        self.find(css).await.click().await.unwrap();
-    }
-
-    /// Executes an operation of the documentation, and returns the status that the page then shows.
-    async fn execute(&self, operation: &str) -> String {
-        for control in [".opblock-summary-control", ".try-out__btn", "button.execute"] {
-            self.click(&format!("#operations-{operation} {control}")).await;
-        }
-        let status = format!("#operations-{operation} .live-responses-table tbody td.response-col_status");
-        self.find(&status).await.text().await.unwrap()
-    }
+    let status = format!("#operations-{operation} .live-responses-table tbody td.response-col_status");
+    browser.find(&status).await.text().await.unwrap()
 }
 
 #[tokio::test]
@@ -98,7 +31,7 @@ async fn the_documentation_page_issues_a_token_after_authorization() {
     browser.find("input[aria-label=auth-bearer-value]").await;
     browser.click("button.btn-done").await;
 
-    let status = browser.execute("Tokens-issueToken").await;
+    let status = execute(&browser, "Tokens-issueToken").await;
     assert!(status.starts_with("201"), "{status}");
     let body = browser.find("#operations-Tokens-issueToken .live-responses-table .highlight-code").await;
     assert!(body.text().await.unwrap().contains("Token generated"));
@@ -121,10 +54,10 @@ async fn the_documentation_page_issues_a_token_after_authorization() {
 #[tokio::test]
 async fn the_documentation_page_shows_401_without_authorization() {
     let service = Service::start(Backend::Memory);
-    let browser = Browser::start_narrow().await;
+    let browser = Browser::start_narrow(400).await;
     browser.client.goto(&format!("{}/docs", service.url)).await.unwrap();
     // The browser opens no login dialog, which would keep the response from the page.
-    let status = browser.execute("Tokens-listTokens").await;
+    let status = execute(&browser, "Tokens-listTokens").await;
     assert!(status.starts_with("401"), "{status}");
     // On a telephone, nothing is cut off or needs scrolling sideways.
     let open = "document.querySelectorAll('.opblock-summary-control[aria-expanded=false]').forEach(it => it.click())";

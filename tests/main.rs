@@ -28,6 +28,7 @@ mod lifecycle;
 mod nemesis;
 mod openapi;
 mod packaging;
+mod page;
 mod proxy_login;
 mod readiness;
 mod redis;

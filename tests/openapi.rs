@@ -35,14 +35,16 @@ fn the_document_has_nothing_that_client_generators_reject() {
 }
 
 #[test]
-fn the_root_redirects_to_the_documentation() {
-    let service = Service::start(Backend::Memory);
+fn without_the_page_the_root_redirects_to_the_documentation() {
+    let service = Service::start_with(Backend::Memory, |command| {
+        command.env("MAYFLY_UI", "off");
+    });
     let root = service.client().get("/").send();
     assert_eq!((root.status, root.header("location")), (307, "docs"));
     assert!(service.client().get("/docs").send().text.contains("<title>Mayfly: API tokens</title>"));
     service.client().post("/", &serde_json::json!({})).send().problem(405);
     let without = Service::start_with(Backend::Memory, |command| {
-        command.env("MAYFLY_DOCS", "off");
+        command.env("MAYFLY_DOCS", "off").env("MAYFLY_UI", "off");
     });
     without.client().get("/").send().problem(404);
 }

@@ -171,7 +171,7 @@ impl Config {
         let otlp = otlp.map(|(name, value)| (name.clone(), value.to_string_lossy().into_owned())).collect();
         let telemetry = telemetry::Settings { log: log.log, log_format: log.log_format, otlp: otlp::Variables(otlp) };
         let config = certificate.zip(keys).map(|(certificate, keys)| Self {
-            browser: BrowserAccess { docs: network.docs, cors_origins: network.cors_origins.clone() },
+            browser: BrowserAccess { docs: network.docs, page: network.ui, cors_origins: network.cors_origins.clone() },
             network,
             certificate,
             lifecycle,

@@ -78,6 +78,11 @@ pub struct NetworkSettings {
     #[arg(value_parser = text(switch))]
     pub docs: bool,
 
+    /// Set to off to hide the page for people at /
+    #[arg(long, env = "MAYFLY_UI", value_name = "on|off", default_value = "on", action = clap::ArgAction::Set)]
+    #[arg(value_parser = text(switch))]
+    pub ui: bool,
+
     /// Set the address and port of /metrics for Prometheus, or off
     #[arg(long, env = "MAYFLY_METRICS_LISTEN", value_name = "ADDRESS", default_value = "127.0.0.1:25442")]
     #[arg(value_parser = text(|text| if text == "off" { Ok(None) } else { address(text).map(Some) }))]

@@ -14,12 +14,15 @@ use super::{
     token::TokenApi,
     user::UserApi,
     user_token::UserTokenApi,
+    whoami::WhoamiApi,
 };
 use crate::domain::{duration, password::Password, token::Description, user::UserName};
 
+type Operations = (TokenApi, WhoamiApi, UserApi, UserTokenApi, OAuthApi, ChangesApi, HealthApi);
+
 /// All operations of the API.
-pub(super) fn api() -> OpenApiService<(TokenApi, UserApi, UserTokenApi, OAuthApi, ChangesApi, HealthApi), ()> {
-    let operations = (TokenApi, UserApi, UserTokenApi, OAuthApi, ChangesApi, HealthApi);
+pub(super) fn api() -> OpenApiService<Operations, ()> {
+    let operations = (TokenApi, WhoamiApi, UserApi, UserTokenApi, OAuthApi, ChangesApi, HealthApi);
     OpenApiService::new(operations, "Mayfly", env!("CARGO_PKG_VERSION"))
 }
 

@@ -21,6 +21,7 @@ mod auth;
 mod browser;
 mod changes;
 mod client_address;
+mod compressed;
 mod demands;
 mod docs;
 mod document;
@@ -29,6 +30,7 @@ mod envelope;
 mod health;
 mod metrics;
 mod oauth;
+mod page;
 mod param;
 mod paths;
 mod payload;
@@ -41,6 +43,7 @@ mod token;
 mod user;
 mod user_token;
 mod verify;
+mod whoami;
 
 pub use application::Application;
 pub use client_address::{TrustedProxies, TrustedProxiesError};
@@ -54,6 +57,8 @@ pub use services::Services;
 pub struct BrowserAccess {
     /// Serves `/docs` and the OpenAPI document.
     pub docs: bool,
+    /// Serves the page for people at `/`.
+    pub page: bool,
     /// The origins of other sites whose pages may call the API (CORS).
     pub cors_origins: Vec<HeaderValue>,
 }
@@ -65,17 +70,29 @@ pub fn endpoint(
     proxies: Arc<TrustedProxies>,
 ) -> impl Endpoint<Output = Response> + 'static {
     let document = document::document();
-    let docs = if access.docs { docs::routes(&document) } else { Route::new() };
+    let files = if access.docs { docs::routes(&document) } else { Route::new() };
+    let files = if access.page { files.nest(page::FILES, page::files()) } else { files };
+    let front_page = match access {
+        BrowserAccess { page: true, .. } => Some(page::page().map_to_response().boxed()),
+        BrowserAccess { docs: true, .. } => Some(docs::redirect().map_to_response().boxed()),
+        _ => None,
+    };
+    let front_page = front_page.map(Arc::new);
     let origins = access.cors_origins;
     let write_origins = origins.clone();
     let metadata = services.issuer.as_deref().and_then(oauth::issuer_metadata_path);
     let direct = VerifyEndpoint { services: Arc::clone(&services), proxies: Arc::clone(&proxies) };
-    let endpoint = docs
+    let endpoint = files
         .nest_no_strip("/", document::api())
-        .around(move |others, request| async move {
+        .around(move |others, request| {
             // Not a route: the API above is nested at the same pattern.
-            let is_front_door = access.docs && request.uri().path() == "/";
-            if is_front_door { docs::redirect_from_root(request.method()) } else { others.call(request).await }
+            let front_page = front_page.clone().filter(|_| request.uri().path() == page::PAGE);
+            async move {
+                match front_page {
+                    Some(page) => page.call(request).await,
+                    None => others.call(request).await,
+                }
+            }
         })
         .before(move |mut request: Request| {
             if metadata.as_deref() == Some(request.uri().path()) {

@@ -38,7 +38,7 @@ pub(super) struct UserApi;
 #[derive(Clone, Copy, Default, Serialize, Deserialize, Enum)]
 #[serde(rename_all = "lowercase")]
 #[oai(rename_all = "lowercase", remote = "user::Role")]
-enum Role {
+pub(super) enum Role {
     #[default]
     User,
     Introspector,

@@ -146,6 +146,16 @@ impl Tokens {
         Self { store, keys, clock, policy }
     }
 
+    /// The maximum life of a token of this caller.
+    pub fn max_life(&self, caller: &Caller) -> Life {
+        caller.limits.max_life.unwrap_or(self.policy.max_life).min(self.policy.max_life)
+    }
+
+    /// The maximum number of live tokens of each user.
+    pub fn quota(&self) -> usize {
+        self.policy.quota
+    }
+
     /// Issues a token. Its life begins when the store creates it: as a rule in the second of its `iat` or the next. A
     /// repetition with the same `key` returns the same token and JWT.
     pub async fn issue(
@@ -157,8 +167,7 @@ impl Tokens {
         key: Option<IdempotencyKey>,
     ) -> Result<IssuedToken, IssueError> {
         let description: Description = description.parse()?;
-        let max_life = owner.limits.max_life.unwrap_or(self.policy.max_life).min(self.policy.max_life);
-        let life = Life::parse_up_to(life, max_life)?;
+        let life = Life::parse_up_to(life, self.max_life(owner))?;
         let request = RequestFingerprint::of(&("issue", description.as_str(), life.seconds(), attributes.entries()));
         let (issued, issuance) = self.sign_token(&owner.name, description, life, attributes.into(), request.clone())?;
         let (store, caller, quota) = (Arc::clone(&self.store), owner.clone(), self.policy.quota);

@@ -2,6 +2,7 @@
 
 mod authority;
 mod background_load;
+mod browser;
 mod client;
 mod collector;
 mod history;
@@ -21,6 +22,7 @@ mod topology;
 pub use self::{
     authority::{Authority, Identity},
     background_load::{LoginFlood, SlowClients, StatusCounts},
+    browser::Browser,
     client::{Answer, Client, Draft},
     collector::{Collector, Span},
     history::{Fact, History, Question},

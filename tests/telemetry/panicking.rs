@@ -42,7 +42,7 @@ pub(super) async fn serve(password: String, keys: String) {
     services.readiness.start(true);
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("\nhttp://{}", listener.local_addr().unwrap());
-    let access = http::BrowserAccess { docs: false, cors_origins: Vec::new() };
+    let access = http::BrowserAccess { docs: false, page: false, cors_origins: Vec::new() };
     let endpoint = http::endpoint(Arc::new(services), access, Arc::default());
     let options = server::Options {
         certificate: None,

@@ -76,7 +76,7 @@ impl InProcess {
     fn start() -> Self {
         let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         let (services, jwt) = runtime.block_on(services());
-        let access = BrowserAccess { docs: false, cors_origins: Vec::new() };
+        let access = BrowserAccess { docs: false, page: false, cors_origins: Vec::new() };
         let endpoint = http::endpoint(Arc::clone(&services), access, Arc::new("".parse().unwrap())).boxed();
         Self { runtime, endpoint, services, jwt }
     }
