@@ -11,6 +11,7 @@ use super::{
     health::HealthApi,
     oauth::OAuthApi,
     paths::{CHANGES, USERS},
+    revocation::RevocationApi,
     token::TokenApi,
     user::UserApi,
     user_token::UserTokenApi,
@@ -18,11 +19,11 @@ use super::{
 };
 use crate::domain::{duration, password::Password, token::Description, user::UserName};
 
-type Operations = (TokenApi, WhoamiApi, UserApi, UserTokenApi, OAuthApi, ChangesApi, HealthApi);
+type Operations = (TokenApi, RevocationApi, WhoamiApi, UserApi, UserTokenApi, OAuthApi, ChangesApi, HealthApi);
 
 /// All operations of the API.
 pub(super) fn api() -> OpenApiService<Operations, ()> {
-    let operations = (TokenApi, WhoamiApi, UserApi, UserTokenApi, OAuthApi, ChangesApi, HealthApi);
+    let operations = (TokenApi, RevocationApi, WhoamiApi, UserApi, UserTokenApi, OAuthApi, ChangesApi, HealthApi);
     OpenApiService::new(operations, "Mayfly", env!("CARGO_PKG_VERSION"))
 }
 

@@ -12,9 +12,10 @@ use super::{
     demands::malformed,
     envelope::headers_too_large,
     param::{AllTokens, PageLimit, Parameter},
-    payload::{body_too_large, body_too_slow, media_type_expected},
+    payload::{MAX_BODY_BYTES, MAX_LONG_BODY_BYTES, body_too_large, body_too_slow, media_type_expected},
     poem_errors::internal_error,
     problem::Problem,
+    revocation::wrong_number_of_ids,
     token::no_such_page,
     user::invalid_field,
 };
@@ -58,6 +59,9 @@ fn specific_failures(operation: &Value) -> Vec<Problem> {
         "issueToken" => vec![IssueError::Life(ambiguous().into()).into(), IssueError::QuotaReached(1000).into()],
         "rotateToken" => {
             vec![RotateError::Overlap(ambiguous()).into(), RotateError::AlreadyRotated(Some(successor)).into()]
+        }
+        "revokeListedTokens" | "revokeListedUserTokens" => {
+            vec![wrong_number_of_ids(), body_too_large(MAX_LONG_BODY_BYTES)]
         }
         "listTokens" => vec![no_such_page()],
         "inspectSelf" | "revokeSelf" => vec![token_required(), too_many_failures(EXAMPLE_RETRY_AFTER)],
@@ -117,7 +121,7 @@ fn common_failures(operation: &Value) -> Vec<Problem> {
     }
     if let Some(content) = operation["requestBody"]["content"].as_object() {
         failures.extend(content.keys().map(|media_type| media_type_expected(media_type)));
-        failures.extend([body_too_slow(), body_too_large()]);
+        failures.extend([body_too_slow(), body_too_large(MAX_BODY_BYTES)]);
     }
     let security = operation["security"].as_array().into_iter().flatten().filter_map(Value::as_object);
     let schemes: Vec<_> = security.flat_map(|scheme| scheme.keys()).map(String::as_str).collect();

@@ -37,6 +37,7 @@ mod payload;
 mod poem_errors;
 mod problem;
 mod proxy_login;
+mod revocation;
 mod services;
 mod tags;
 mod token;

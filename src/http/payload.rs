@@ -24,6 +24,9 @@ use super::problem::Problem;
 /// The maximum size of a request's body.
 pub(super) const MAX_BODY_BYTES: usize = 16 * 1024;
 
+/// The maximum size of a [`LongJson`]: 10,000 ids have 390,000 bytes.
+pub(super) const MAX_LONG_BODY_BYTES: usize = 512 * 1024;
+
 /// The media types of request bodies.
 pub(super) const JSON: &str = "application/json";
 pub(super) const FORM: &str = "application/x-www-form-urlencoded";
@@ -31,9 +34,9 @@ pub(super) const FORM: &str = "application/x-www-form-urlencoded";
 /// Longest time for a client to send a body.
 pub(super) const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Implements poem-openapi's traits for a body of this media type, parsed by this function.
+/// Implements poem-openapi's traits for a body of this media type, parsed by this function, of at most this size.
 macro_rules! body {
-    ($body:ident, $media_type:expr, $parse:path) => {
+    ($body:ident, $media_type:expr, $parse:path, $max_bytes:expr) => {
         impl<T: Type> Payload for $body<T> {
             const CONTENT_TYPE: &'static str = $media_type;
 
@@ -54,7 +57,7 @@ macro_rules! body {
             const IS_REQUIRED: bool = true;
 
             async fn from_request(request: &Request, body: &mut RequestBody) -> Result<Self> {
-                Ok(Self($parse(&read_body(request, body).await?)?))
+                Ok(Self($parse(&read_body(request, body, $max_bytes).await?)?))
             }
         }
 
@@ -66,13 +69,19 @@ macro_rules! body {
 /// duplicate fields, rejects unknown ones where the type denies them, and keeps the order of a map.
 pub(super) struct Json<T>(pub(super) T);
 
-body!(Json, JSON, parse_json);
+body!(Json, JSON, parse_json, MAX_BODY_BYTES);
+
+/// A [`Json`] that may have [`MAX_LONG_BODY_BYTES`]. An operation takes it after the caller's login, so that strangers
+/// cannot fill the memory.
+pub(super) struct LongJson<T>(pub(super) T);
+
+body!(LongJson, JSON, parse_json, MAX_LONG_BODY_BYTES);
 
 /// A body of form fields, for OAuth's endpoints. Unknown fields are ignored, repeated ones rejected (RFC 6749, section
 /// 3.2).
 pub(super) struct Form<T>(pub(super) T);
 
-body!(Form, FORM, parse_form);
+body!(Form, FORM, parse_form, MAX_BODY_BYTES);
 
 fn parse_form<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     serde_urlencoded::from_bytes(bytes).map_err(|error| Problem::bad_request(format!("The body: {error}.")))
@@ -106,11 +115,11 @@ pub(super) fn not_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(field: D)
 }
 
 /// Reads the body of a request. A body that is too large by its Content-Length is rejected unread.
-async fn read_body(request: &Request, body: &mut RequestBody) -> Result<Vec<u8>, Problem> {
+async fn read_body(request: &Request, body: &mut RequestBody, max_bytes: usize) -> Result<Vec<u8>, Problem> {
     let unreadable = || Problem::bad_request("The body of the request could not be read.");
     let length = request.header(header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
-    if length.is_some_and(|length: u64| length > MAX_BODY_BYTES as u64) {
-        return Err(body_too_large());
+    if length.is_some_and(|length: u64| length > max_bytes as u64) {
+        return Err(body_too_large(max_bytes));
     }
     let mut codings = request.headers().get_all(header::CONTENT_ENCODING).iter();
     if codings.any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity")) {
@@ -119,9 +128,9 @@ async fn read_body(request: &Request, body: &mut RequestBody) -> Result<Vec<u8>,
             .with_header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity")));
     }
     let body = body.take().map_err(|_| unreadable())?;
-    let read = timeout(BODY_TIMEOUT, body.into_bytes_limit(MAX_BODY_BYTES)).await.map_err(|_| body_too_slow())?;
+    let read = timeout(BODY_TIMEOUT, body.into_bytes_limit(max_bytes)).await.map_err(|_| body_too_slow())?;
     let bytes = read.map_err(|error| match error {
-        ReadBodyError::PayloadTooLarge => body_too_large(),
+        ReadBodyError::PayloadTooLarge => body_too_large(max_bytes),
         _ => unreadable(),
     })?;
     Ok(bytes.into())
@@ -132,9 +141,9 @@ pub(super) fn body_too_slow() -> Problem {
     Problem::new(StatusCode::REQUEST_TIMEOUT, "The body of the request took too long to arrive.")
 }
 
-/// 413: the body has more than [`MAX_BODY_BYTES`].
-pub(super) fn body_too_large() -> Problem {
-    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("A body is at most {MAX_BODY_BYTES} bytes."))
+/// 413: the body has more than this.
+pub(super) fn body_too_large(max_bytes: usize) -> Problem {
+    Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("A body is at most {max_bytes} bytes."))
 }
 
 /// 415: the operation takes a body of this media type.
@@ -180,7 +189,7 @@ impl<'a, T: Type + DeserializeOwned + Default> ApiExtractor<'a> for OptionalJson
     }
 
     async fn from_request(request: &'a Request, body: &mut RequestBody, _: ExtractParamOptions<()>) -> Result<Self> {
-        let bytes = read_body(request, body).await?;
+        let bytes = read_body(request, body, MAX_BODY_BYTES).await?;
         // Without a body its type does not matter: some clients always set one, and `curl -d ''` that of a form.
         if bytes.is_empty() {
             return Ok(Self(T::default()));

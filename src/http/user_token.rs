@@ -85,7 +85,7 @@ impl UserTokenApi {
 }
 
 /// The name, if it is that of a user; 404 otherwise.
-async fn known_user(services: &Services, name: Param<UserName>) -> Result<UserName, Problem> {
+pub(super) async fn known_user(services: &Services, name: Param<UserName>) -> Result<UserName, Problem> {
     let name = name.parsed()?;
     services.users.find(&name).await?.map(|user| user.name).ok_or_else(Problem::no_such_user)
 }

@@ -1,6 +1,6 @@
 //! Issue, inspect, list, rotate, revoke and verify tokens.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::HashSet, net::IpAddr, sync::Arc};
 
 use secrecy::{ExposeSecret, SecretString};
 
@@ -327,6 +327,30 @@ impl Tokens {
             let revoked = store.write(|store| store.revoke_tokens(&by, &owner)).await;
             if let Some(outcome) = audit_outcome(&revoked, |_| true) {
                 audit::tokens_revoked(&owner, outcome.copied());
+            }
+            revoked
+        };
+        run_to_completion(revocation).await
+    }
+
+    /// Revokes these tokens of this user on every replica before it returns, and returns the ids of those that were
+    /// live. After an error, some may be revoked.
+    pub async fn revoke_listed(
+        &self,
+        by: Actor,
+        owner: &UserName,
+        ids: HashSet<TokenId>,
+    ) -> Result<HashSet<TokenId>, StoreError> {
+        if by.is_new_user() {
+            return Ok(HashSet::new());
+        }
+        let (store, owner) = (Arc::clone(&self.store), owner.clone());
+        let revocation = async move {
+            let by = by.account_authority(&owner);
+            let revoked = store.write(|store| store.revoke_listed(&by, &owner, &ids)).await;
+            if let Some(outcome) = audit_outcome(&revoked, |revoked| !revoked.is_empty()) {
+                let (named, outcome) = outcome.map_or_else(|error| (&ids, Err(error)), |revoked| (revoked, Ok(())));
+                audit::listed_tokens_revoked(&owner, &named.iter().copied().collect::<Vec<_>>(), outcome);
             }
             revoked
         };

@@ -1,6 +1,12 @@
 //! The embedded store: all users and tokens in the memory of this process, to try the service without Redis.
 
-use std::{collections::BTreeMap, mem, ops::Bound, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    mem,
+    ops::Bound,
+    sync::Arc,
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use parking_lot::{Mutex, MutexGuard};
@@ -268,6 +274,17 @@ impl RevokingWrites for MemoryStore {
 
     async fn revoke_tokens(&self, by: &Authority, owner: &UserName) -> StoreResult<u64> {
         Ok(self.authorized(by, owner)?.get_mut(owner).map_or(0, |account| self.revoke_all(account)))
+    }
+
+    async fn revoke_listed(
+        &self,
+        by: &Authority,
+        owner: &UserName,
+        ids: &HashSet<TokenId>,
+    ) -> StoreResult<HashSet<TokenId>> {
+        let (mut accounts, now) = (self.authorized(by, owner)?, Instant::now());
+        let Some(account) = accounts.get_mut(owner) else { return Ok(HashSet::new()) };
+        Ok(ids.iter().copied().filter(|id| account.tokens.revoke(*id, now)).collect())
     }
 
     async fn rotate_token(&self, old: &Token, overlap: Duration, new: NewToken<'_>) -> StoreResult<Rotation> {

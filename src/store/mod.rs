@@ -271,6 +271,15 @@ pub trait RevokingWrites: Store {
     /// Revokes all tokens of this owner and returns their number.
     async fn revoke_tokens(&self, by: &Authority, owner: &UserName) -> StoreResult<u64>;
 
+    /// Revokes these tokens of this owner, and returns the ids of those that were live. After an error, some may be
+    /// revoked.
+    async fn revoke_listed(
+        &self,
+        by: &Authority,
+        owner: &UserName,
+        ids: &HashSet<TokenId>,
+    ) -> StoreResult<HashSet<TokenId>>;
+
     /// Creates the successor of a token. The old token lives no longer than `overlap`; with none, it is revoked and
     /// does not count towards the quota.
     async fn rotate_token(&self, old: &Token, overlap: Duration, new: NewToken<'_>) -> StoreResult<Rotation>;

@@ -9,6 +9,7 @@ mod demands;
 mod oauth;
 mod problem;
 mod proxy_login;
+mod revocation;
 mod token;
 mod user;
 mod verify;

@@ -116,6 +116,34 @@ async fn all_tokens_of_one_user_are_revoked(
 
 #[rstest]
 #[tokio::test]
+async fn listed_tokens_of_one_user_are_revoked(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
+) {
+    let (fixture, alice) = Fixture::with_user(kind, "alice").await;
+    fixture.store.create_user(&operator(), &user("bob")).await.unwrap();
+    let bob = "bob".parse().unwrap();
+    let (first, second, kept, of_bob) = (token(3600), token(3600), token(3600), token(3600));
+    for (owner, token) in [(&alice, &first), (&alice, &second), (&alice, &kept), (&bob, &of_bob)] {
+        fixture.store.create_token(new_token(owner, epoch(), token)).await.unwrap();
+    }
+    // More than one script takes: the rest are unknown.
+    let unknown = (0..1_200).map(|_| TokenId::random());
+    let ids: HashSet<_> = [first.id, second.id, of_bob.id].into_iter().chain(unknown).collect();
+    let by = Authority::Login(epoch());
+    let revoked = fixture.store.revoke_listed(&by, &alice, &ids).await.unwrap();
+    assert_eq!(revoked, HashSet::from([first.id, second.id]));
+    assert_eq!(fixture.store.revoke_listed(&by, &alice, &ids).await.unwrap(), HashSet::new());
+    assert_eq!(fixture.store.revoke_listed(&by, &alice, &HashSet::new()).await.unwrap(), HashSet::new());
+    assert_eq!(fixture.store.find_token(&alice, first.id).await.unwrap(), None);
+    assert_eq!(fixture.ids(&alice, PageRequest::ALL).await.unwrap(), [kept.id]);
+    assert_eq!(fixture.ids(&bob, PageRequest::ALL).await.unwrap(), [of_bob.id]);
+    let ended = Authority::Login(LoginEpoch::begin());
+    let refused = fixture.store.revoke_listed(&ended, &alice, &HashSet::from([kept.id])).await;
+    assert!(matches!(refused, Err(StoreError::LoginEnded)), "{refused:?}");
+}
+
+#[rstest]
+#[tokio::test]
 async fn a_rotated_token_lives_on_for_the_overlap(
     #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {

@@ -1,12 +1,15 @@
 //! [`RevokingWrites`] in Redis. Each is sent at once; [`LeasedStore::write`](crate::store::leased::LeasedStore::write)
 //! waits for the leases afterwards.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use async_trait::async_trait;
 
 use super::{
-    CreationReply, RedisStore,
+    CreationReply, RedisStore, TOKENS_PER_SCRIPT,
     admins::ChangeAttempt,
     creation_write, keys, milliseconds,
     records::{self, RepetitionReply, UserReply},
@@ -60,6 +63,27 @@ impl RevokingWrites for RedisStore {
         let write = self.write_to_user(&SCRIPTS.revoke_tokens, owner, by);
         let write = write.keys([keys::token_index(owner), keys::token_expiries(owner)]).arg(keys::token_prefix(owner));
         self.connections.write(&write).await
+    }
+
+    async fn revoke_listed(
+        &self,
+        by: &Authority,
+        owner: &UserName,
+        ids: &HashSet<TokenId>,
+    ) -> StoreResult<HashSet<TokenId>> {
+        let ids: Vec<_> = ids.iter().map(TokenId::to_string).collect();
+        let mut revoked = HashSet::new();
+        for (part, ids) in ids.chunks(TOKENS_PER_SCRIPT).enumerate() {
+            let write = Write::to_user(&SCRIPTS.revoke_listed, owner, by)
+                .repeatable()
+                .keys([keys::token_index(owner), keys::token_expiries(owner)])
+                .arg(keys::token_prefix(owner))
+                .arg(ids);
+            let reply: StoreResult<Vec<String>> = self.connections.write(&write).await;
+            let found = if part == 0 { reply } else { reply.map_err(StoreError::into_unconfirmed) }?;
+            revoked.extend(found.iter().filter_map(|id| id.parse::<TokenId>().ok()));
+        }
+        Ok(revoked)
     }
 
     async fn rotate_token(&self, old: &Token, overlap: Duration, new: NewToken<'_>) -> StoreResult<Rotation> {

@@ -30,8 +30,8 @@ macro_rules! scripts {
 }
 
 scripts!(
-    guarded: create_token, revoke_token, revoke_tokens, create_user, update_user, replace_hash, remove_user,
-        number_change, register_admin, add_name, remove_name, mark, find_repetition;
+    guarded: create_token, revoke_token, revoke_tokens, revoke_listed, create_user, update_user, replace_hash,
+        remove_user, number_change, register_admin, add_name, remove_name, mark, find_repetition;
     others: list_tokens, index_expiries, reserve_attempt, login_succeeded, probe, time
 );
 
