@@ -9,7 +9,7 @@ help: ## Show this list
 .PHONY: test
 test: setup ## Run all tests: unit, store, HTTP, command line, OpenAPI, browser
 	@# Twice as many tests at once as cores: most of them wait for other processes.
-	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((2 * $$(nproc)))} cargo test --locked
+	RUST_TEST_THREADS=$${RUST_TEST_THREADS:-$$((2 * $$(nproc)))} cargo test --locked --workspace --all-features
 
 .PHONY: bench
 bench: ## Measure requests, tokens and signatures, and print tables
@@ -44,9 +44,9 @@ clients: ## Generate clients from the OpenAPI document with four generators, and
 .PHONY: check
 check: setup ## Check format, lints, types of the page, documentation, licences and sources of the dependencies
 	cargo fmt --check
-	cargo clippy --locked --all-targets -- -D warnings
+	cargo clippy --locked --workspace --all-features --all-targets -- -D warnings
 	tests/.tools/node_modules/.bin/tsc --project src/http/page
-	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --document-private-items
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --workspace --all-features --no-deps --document-private-items
 	cargo deny --version >/dev/null 2>&1 || cargo install --locked cargo-deny
 	cargo deny --offline check bans licenses sources
 
