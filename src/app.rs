@@ -42,9 +42,11 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     let keys = config.keys;
     keys.warn_if_exposed();
     let hashing = Arc::new(Hashing::new(config.hash_cost));
+    let issuers = Arc::new(config.issuers.with_clock(clock.clone()));
     let services = Arc::new(Services {
         users: Users::new(Arc::clone(&store), clock.clone(), Arc::clone(&hashing)),
         external_logins: ExternalLogins::new(Arc::clone(&store), clock.clone()),
+        issuers: Arc::clone(&issuers),
         tokens: Tokens::new(Arc::clone(&store), Arc::clone(&keys), clock, config.token_policy.clone()),
         login: Login::new(Arc::clone(&store), hashing),
         verifiers: Verifiers::new(Arc::clone(&store), Arc::clone(&keys)),
@@ -56,6 +58,9 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     let mut background = JoinSet::new();
     background.spawn(async move { store.keep_leases().await });
     let hangup = signal(SignalKind::hangup())?;
+    // The files with keys are read before the first request; servers are asked in the background.
+    issuers.reload(Reload::IfChanged);
+    background.spawn(async move { issuers.keep_keys().await });
     background.spawn(reload_files(Arc::clone(&services), config.certificate.clone(), hangup));
 
     // A store that answers is prepared before the first request; one that does not answer delays nothing.
@@ -85,8 +90,8 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     server::serve(listener, Application::new(endpoint, proxies), shutdown, options).await
 }
 
-/// Reloads the signing keys and the certificate: within a second when their files change, and at once on SIGHUP. Files
-/// are read on a thread that may block, since a network file system may.
+/// Reloads the signing keys, the trusted issuers and the certificate: within a second when their files change, and at
+/// once on SIGHUP. Files are read on a thread that may block, since a network file system may.
 async fn reload_files(services: Arc<Services>, certificate: Option<Arc<Certificate>>, mut hangup: Signal) {
     let mut checks = interval(CHECK_INTERVAL);
     checks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -95,9 +100,10 @@ async fn reload_files(services: Arc<Services>, certificate: Option<Arc<Certifica
             _ = checks.tick() => Reload::IfChanged,
             _ = hangup.recv() => Reload::Always,
         };
-        let (keys, certificate) = (Arc::clone(&services.keys), certificate.clone());
+        let (services, certificate) = (Arc::clone(&services), certificate.clone());
         let reading = spawn_blocking(move || {
-            keys.reload(when);
+            services.keys.reload(when);
+            services.issuers.reload(when);
             certificate.inspect(|certificate| certificate.reload(when));
         });
         // A panic is in the log, and the next reload may succeed.

@@ -74,9 +74,9 @@ fn check_jwt(file: &Path, issuers: &[Issuer], jwt: &str) -> Result<(), Failure> 
     let parsed = IssuerJwt::parse(jwt).map_err(|error| Failure::Runtime(error.to_string()))?;
     let name =
         unverified_issuer(jwt).ok_or_else(|| Failure::Runtime("the JWT has no \"iss\" that is a text".into()))?;
-    let entries: Vec<_> = issuers.iter().filter(|issuer| issuer.name == name).collect();
+    let entries: Vec<_> = issuers.iter().filter(|issuer| issuer.name.as_str() == name).collect();
     let Some(first) = entries.first() else {
-        let known = issuers.iter().map(|issuer| &*issuer.name).collect::<Vec<_>>().join("\n  ");
+        let known = issuers.iter().map(|issuer| issuer.name.as_str()).collect::<Vec<_>>().join("\n  ");
         let file = file.display();
         return Err(Failure::Runtime(format!(
             "no issuer in {file} is exactly {name:?}, so this is no JWT of one of them:\n  {known}"
@@ -89,7 +89,7 @@ fn check_jwt(file: &Path, issuers: &[Issuer], jwt: &str) -> Result<(), Failure> 
     let signature = Check { rule: "signature".into(), result: signature };
     let mut text = String::new();
     let mut admitted = None;
-    for (number, issuer) in (1..).zip(issuers).filter(|(_, issuer)| issuer.name == name) {
+    for (number, issuer) in (1..).zip(issuers).filter(|(_, issuer)| issuer.name.as_str() == name) {
         writeln!(text, "issuer {number} ({name})").expect("a string takes any text");
         let checks = issuer.checks(&parsed.claims, Clock::system().unix_seconds());
         for Check { rule, result } in [signature.clone()].iter().chain(&checks) {

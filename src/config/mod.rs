@@ -30,12 +30,13 @@ use crate::{
     domain::{password::HashCost, token::TokenPolicy},
     http::BrowserAccess,
     server::tls::Certificate,
-    service::signing_keys::SigningKeys,
+    service::{issuers::TrustedIssuers, signing_keys::SigningKeys},
     telemetry::{self, otlp},
 };
 
 mod environment;
 mod errors;
+mod issuers;
 mod lifecycle;
 mod logging;
 mod network;
@@ -68,6 +69,8 @@ pub struct Settings {
     #[command(flatten)]
     admin: passwords::AdminSettings,
     #[command(flatten)]
+    issuers: issuers::IssuerSettings,
+    #[command(flatten)]
     lifecycle: LifecycleSettings,
     #[command(flatten)]
     log: logging::LogSettings,
@@ -85,6 +88,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// The keys that sign tokens.
     pub keys: Arc<SigningKeys>,
+    /// The issuers whose JWTs log in.
+    pub issuers: TrustedIssuers,
     /// How long a read from the store may be used without a renewal; zero: the store is asked each time.
     pub lease: Duration,
     /// The memory for cached tokens, in bytes.
@@ -155,7 +160,7 @@ impl Config {
     /// Checks the settings against each other, and adds the secrets of the environment. `errors` are those of
     /// [`parse`].
     pub fn load(settings: Settings, environment: &Environment, mut errors: ConfigErrors) -> Result<Self, ConfigErrors> {
-        let Settings { mut network, store, tokens, passwords, admin, lifecycle, log } = settings;
+        let Settings { mut network, store, tokens, passwords, admin, issuers, lifecycle, log } = settings;
         for name in environment::setting_variables(environment).filter(|name| !is_setting(OsStr::new(name))) {
             errors.add_without_flag(name, "there is no such setting");
         }
@@ -166,17 +171,19 @@ impl Config {
         let store = store.load(&mut errors);
         let is_embedded = matches!(store, StoreConfig::Memory);
         let keys = errors.ok_or_add("MAYFLY_JWT_KEYS_FILE", tokens.keys(!is_embedded));
+        let issuers = errors.ok_or_add("MAYFLY_ISSUERS_FILE", issuers.issuers(tokens.jwt_issuer.as_deref()));
         let admin_password = admin.password(is_embedded, environment, &mut errors);
         let otlp = environment.iter().filter(|(name, _)| name.starts_with("OTEL_"));
         let otlp = otlp.map(|(name, value)| (name.clone(), value.to_string_lossy().into_owned())).collect();
         let telemetry = telemetry::Settings { log: log.log, log_format: log.log_format, otlp: otlp::Variables(otlp) };
-        let config = certificate.zip(keys).map(|(certificate, keys)| Self {
+        let config = certificate.zip(keys).zip(issuers).map(|((certificate, keys), issuers)| Self {
             browser: BrowserAccess { docs: network.docs, page: network.ui, cors_origins: network.cors_origins.clone() },
             network,
             certificate,
             lifecycle,
             store,
             keys,
+            issuers,
             lease: tokens.lease,
             cache_memory: tokens.cache_memory,
             token_policy: TokenPolicy {
@@ -243,6 +250,7 @@ mod tests {
                 "--admin-name=a:b",
                 "--admin-password-file=/nowhere",
                 "--jwt-issuer=",
+                "--issuers-file=/nowhere",
                 "--log=a=b=c",
                 "--shutdown-grace=soon",
                 "--metrics-listen=there",
@@ -283,6 +291,7 @@ mod tests {
             "MAYFLY_ADMIN_NAME",
             "MAYFLY_ADMIN_PASSWORD_FILE",
             "MAYFLY_JWT_ISSUER",
+            "MAYFLY_ISSUERS_FILE (--issuers-file): cannot read /nowhere",
             "MAYFLY_LOG (",
             "MAYFLY_SHUTDOWN_GRACE",
             "MAYFLY_METRICS_LISTEN (--metrics-listen)",
@@ -292,7 +301,7 @@ mod tests {
         ] {
             assert!(errors.contains(variable), "{variable} in:\n{errors}");
         }
-        assert_eq!(errors.lines().count(), 32, "{errors}");
+        assert_eq!(errors.lines().count(), 33, "{errors}");
         assert!(!errors.contains("hunter2"), "{errors}");
     }
 

@@ -7,6 +7,8 @@ use serde_json::Value;
 use super::{
     key_url::KeyUrl,
     life::Life,
+    origin::IssuerId,
+    token::Description,
     user::{Role, UserName},
     user_template::{ClaimPath, UserTemplate, kind_of},
 };
@@ -21,7 +23,7 @@ const MAX_SUBJECT_BYTES: usize = 200;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Issuer {
     /// The `iss` of its JWTs, compared byte by byte.
-    pub name: String,
+    pub name: IssuerId,
     /// The text that `aud` must be or contain: the name of this service at the issuer.
     pub audience: String,
     /// Where its public keys are.
@@ -51,7 +53,7 @@ pub struct KeySource {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum KeyLocation {
     /// The `jwks_uri` of the OpenID configuration of the issuer with this URL and this `iss`.
-    Discovery(KeyUrl, String),
+    Discovery(KeyUrl, IssuerId),
     /// This URL.
     Url(KeyUrl),
     /// This file.
@@ -100,6 +102,16 @@ pub struct Admission {
 }
 
 impl Admission {
+    /// The description of a token that is exchanged for the JWT: the issuer and the subject.
+    ///
+    /// # Panics
+    /// Never: an issuer alone is a description.
+    pub fn description(&self) -> Description {
+        let issuer: String = self.issuer.name.as_str().chars().take(Description::MAX_CHARS).collect();
+        let with_subject = self.subject.as_ref().and_then(|subject| format!("{issuer}: {subject}").parse().ok());
+        with_subject.unwrap_or_else(|| issuer.parse().expect("it is visible ASCII"))
+    }
+
     /// Whether the JWT has expired at `now`, in seconds since 1970.
     pub fn is_expired(&self, now: u64) -> bool {
         has_expired(self.expires_at, now)
@@ -155,8 +167,8 @@ impl Issuer {
 
     fn check_issuer(&self, claims: &Value) -> Result<String, String> {
         match claims.get("iss") {
-            Some(Value::String(name)) if *name == self.name => Ok(name.clone()),
-            other => Err(format!("it is {}, and must be {:?}", described(other), self.name)),
+            Some(Value::String(name)) if name == self.name.as_str() => Ok(name.clone()),
+            other => Err(format!("it is {}, and must be {:?}", described(other), self.name.as_str())),
         }
     }
 

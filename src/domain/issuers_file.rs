@@ -6,9 +6,11 @@ use serde_json::Value as Json;
 use toml::{Table, Value};
 
 use super::{
+    attributes::Scopes,
     issuer::{Issuer, KeyLocation, KeySource, Requirement},
     key_url::KeyUrl,
     life::Life,
+    origin::IssuerId,
     user::Role,
     user_template::ClaimPath,
 };
@@ -16,8 +18,8 @@ use super::{
 /// The maximum number of `[[issuer]]`s in a file.
 pub const MAX_ISSUERS: usize = 100;
 
-/// The maximum length of an `iss` or `aud`, in bytes.
-const MAX_NAME_BYTES: usize = 256;
+/// The maximum length of an `aud`, in bytes.
+const MAX_AUDIENCE_BYTES: usize = 256;
 
 /// All mistakes in a file, each with its issuer and its field.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,11 +114,15 @@ impl Fields {
     /// Reads all fields. `None`: there are mistakes.
     fn issuer(&mut self, own: Option<&str>) -> Option<Issuer> {
         let name = self.require("issuer", |value| {
-            let name = visible_ascii(value)?;
-            if own == Some(&*name) { Err("this is MAYFLY_JWT_ISSUER, this service itself".into()) } else { Ok(name) }
+            let name: IssuerId = text(value)?.parse().map_err(described)?;
+            if own == Some(name.as_str()) {
+                Err("this is MAYFLY_JWT_ISSUER, this service itself".into())
+            } else {
+                Ok(name)
+            }
         });
-        let audience = self.require("audience", visible_ascii);
-        let keys = self.key_source(name.as_deref());
+        let audience = self.require("audience", audience);
+        let keys = self.key_source(name.as_ref());
         let user = self.require("user", |value| text(value)?.parse().map_err(described));
         let role = self.take("role", |value| text(value)?.parse().map_err(described)).unwrap_or(Role::User);
         let max_life = self.take("max_life", |value| Life::parse(text(value)?).map_err(described));
@@ -130,7 +136,7 @@ impl Fields {
         self.mistakes.is_empty().then_some(issuer)
     }
 
-    fn key_source(&mut self, name: Option<&str>) -> Option<KeySource> {
+    fn key_source(&mut self, name: Option<&IssuerId>) -> Option<KeySource> {
         let url = self.take("jwks_uri", |value| text(value)?.parse::<KeyUrl>().map_err(described));
         let file = self.take("jwks_file", path);
         let ca_file = self.take("ca_file", path);
@@ -143,8 +149,8 @@ impl Fields {
             (None, Some(file)) => KeyLocation::File(file),
             (None, None) => {
                 let name = name?;
-                match name.parse::<KeyUrl>() {
-                    Ok(url) => KeyLocation::Discovery(url, name.to_owned()),
+                match name.as_str().parse::<KeyUrl>() {
+                    Ok(url) => KeyLocation::Discovery(url, name.clone()),
                     Err(error) => {
                         self.add("issuer", format!("{error}; or say where its keys are, with jwks_uri or jwks_file"));
                         return None;
@@ -175,13 +181,13 @@ fn article(value: &Value) -> String {
     }
 }
 
-/// A name that is compared byte by byte: without the characters that look like others, or like none.
-fn visible_ascii(value: &Value) -> Result<String, String> {
+/// Reads the name of this service at the issuer. It is compared byte by byte, so no character may look like another.
+fn audience(value: &Value) -> Result<String, String> {
     let name = text(value)?;
-    if (1..=MAX_NAME_BYTES).contains(&name.len()) && name.chars().all(|c| c.is_ascii_graphic()) {
+    if (1..=MAX_AUDIENCE_BYTES).contains(&name.len()) && name.chars().all(|c| c.is_ascii_graphic()) {
         Ok(name.to_owned())
     } else {
-        Err(format!("must be 1 to {MAX_NAME_BYTES} visible ASCII characters"))
+        Err(format!("must be 1 to {MAX_AUDIENCE_BYTES} visible ASCII characters"))
     }
 }
 
@@ -199,8 +205,7 @@ fn scopes(value: &Value) -> Result<Vec<String>, String> {
     let scopes = value.as_array().ok_or("must be a list of texts")?;
     let scope = |value: &Value| {
         let scope = text(value)?;
-        let is_allowed = |c: char| c.is_ascii_graphic() && c != '"' && c != '\\';
-        if !scope.is_empty() && scope.chars().all(is_allowed) {
+        if Scopes::is_scope(scope) {
             Ok(scope.to_owned())
         } else {
             Err(format!("{scope:?} is no scope: visible ASCII characters without spaces, quotes and backslashes"))
@@ -276,7 +281,7 @@ mod tests {
         "#;
         let issuers = parse(text, Some("https://mayfly.example")).unwrap();
         let github = &issuers[0];
-        assert_eq!(github.name, "https://token.actions.githubusercontent.com");
+        assert_eq!(github.name.as_str(), "https://token.actions.githubusercontent.com");
         assert!(matches!(&github.keys.location, KeyLocation::Discovery(_, name) if *name == github.name));
         assert_eq!(github.max_life.map(Life::seconds), Some(3600));
         assert_eq!(github.scopes.as_deref(), Some(&["deploy".to_owned()][..]));

@@ -1,6 +1,6 @@
 //! Authenticates callers: HTTP Basic (RFC 7617) and Bearer (RFC 6750).
 
-use std::{net::Ipv4Addr, time::Duration};
+use std::{net::Ipv4Addr, sync::Arc, time::Duration};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use poem::{
@@ -19,6 +19,7 @@ use super::{
 };
 use crate::{
     domain::{
+        issuer::Admission,
         password::Password,
         throttle::{ClientAndUser, ClientNetwork},
         user::UserName,
@@ -26,6 +27,7 @@ use crate::{
     service::{
         Caller,
         external_login::{ExternalLogin, ExternalLoginError},
+        issuers::IssuerJwtRejection,
         login::LoginError,
         tokens::VerifyError,
     },
@@ -146,6 +148,24 @@ pub(super) fn too_many_failures(remaining: Duration) -> Problem {
     let detail = format!("Too many failed logins. Try again in {seconds} seconds; tokens work as ever.");
     let seconds = HeaderValue::try_from(seconds.to_string()).expect("a number is visible ASCII");
     Problem::new(StatusCode::TOO_MANY_REQUESTS, detail).with_header(header::RETRY_AFTER, seconds)
+}
+
+impl From<IssuerJwtRejection> for Problem {
+    fn from(rejection: IssuerJwtRejection) -> Self {
+        let (detail, challenge) = match rejection {
+            IssuerJwtRejection::NoKeys => return issuer_unavailable(),
+            IssuerJwtRejection::Expired => EXPIRED_TOKEN,
+            IssuerJwtRejection::Rejected => INVALID_TOKEN,
+        };
+        Self::unauthorized(detail, challenge)
+    }
+}
+
+/// 503: the keys of a trusted issuer are not known, and it does not answer.
+pub(super) fn issuer_unavailable() -> Problem {
+    Problem::unavailable(
+        "The issuer of this token does not answer, so that it cannot be checked. Try again in a moment.",
+    )
 }
 
 impl From<ExternalLoginError> for Problem {
@@ -280,12 +300,26 @@ async fn log_in(request: &Request, user: UserName, passwords: &[Password]) -> Re
     }
 }
 
+/// Logs a user in with the JWT of a trusted issuer. Also returns what the JWT says. `None`: it is not of one.
+pub(super) async fn log_in_with_issuer_jwt(
+    request: &Request,
+    jwt: &str,
+) -> Result<Option<(Caller, Arc<Admission>)>, Problem> {
+    let identified = Services::of(request).issuers.identify(jwt, client_network(request)).await?;
+    let Some(admission) = identified else { return Ok(None) };
+    let caller = log_in_externally(request, (&*admission).into()).await?;
+    Ok(Some((caller, admission)))
+}
+
 impl<'a> Identity<'a> {
     /// Logs the user of a request in, unless it presents a token.
     async fn of(request: &'a Request) -> Result<Self, Problem> {
         match Credentials::of(request)? {
             Credentials::Basic(name, passwords) => Ok(Self::User(log_in(request, name, &passwords).await?)),
-            Credentials::Bearer(jwt) => Ok(Self::Token(jwt)),
+            Credentials::Bearer(jwt) => Ok(match log_in_with_issuer_jwt(request, jwt).await? {
+                Some((caller, _)) => Self::User(caller),
+                None => Self::Token(jwt),
+            }),
             Credentials::Proxy(login) => Ok(Self::User(log_in_externally(request, login).await?)),
         }
     }

@@ -13,17 +13,20 @@ use super::{
     paths::{CHANGES, USERS},
     revocation::RevocationApi,
     token::TokenApi,
+    token_exchange::TokenExchangeApi,
     user::UserApi,
     user_token::UserTokenApi,
     whoami::WhoamiApi,
 };
 use crate::domain::{duration, password::Password, token::Description, user::UserName};
 
-type Operations = (TokenApi, RevocationApi, WhoamiApi, UserApi, UserTokenApi, OAuthApi, ChangesApi, HealthApi);
+type Operations =
+    (TokenApi, TokenExchangeApi, RevocationApi, WhoamiApi, UserApi, UserTokenApi, OAuthApi, ChangesApi, HealthApi);
 
 /// All operations of the API.
 pub(super) fn api() -> OpenApiService<Operations, ()> {
-    let operations = (TokenApi, RevocationApi, WhoamiApi, UserApi, UserTokenApi, OAuthApi, ChangesApi, HealthApi);
+    let operations =
+        (TokenApi, TokenExchangeApi, RevocationApi, WhoamiApi, UserApi, UserTokenApi, OAuthApi, ChangesApi, HealthApi);
     OpenApiService::new(operations, "Mayfly", env!("CARGO_PKG_VERSION"))
 }
 
@@ -39,6 +42,7 @@ pub fn document() -> Value {
         ("TokenRequest", "jwt_token_description", Description::PATTERN),
         ("TokenRequest", "jwt_token_life", duration::PATTERN),
         ("RotateRequest", "overlap", duration::PATTERN),
+        ("TokenExchangeForm", "requested_life", duration::PATTERN),
         ("UserRequest", "username", UserName::PATTERN),
         ("UserRequest", "password", Password::PATTERN),
         ("PasswordRequest", "password", Password::PATTERN),

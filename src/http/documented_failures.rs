@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::{
     auth::{
-        bearer_required, invalid_token, password_required, repeated_authorization, token_required, too_many_failures,
+        bearer_required, invalid_token, issuer_unavailable, password_required, repeated_authorization, token_required,
+        too_many_failures,
     },
     changes::Cursor,
     demands::malformed,
@@ -17,6 +18,7 @@ use super::{
     problem::Problem,
     revocation::wrong_number_of_ids,
     token::no_such_page,
+    token_exchange::unsupported_grant_type,
     user::invalid_field,
 };
 use crate::{
@@ -78,6 +80,12 @@ fn specific_failures(operation: &Value) -> Vec<Problem> {
             UserError::NoPassword.into(),
         ],
         "removeUser" => vec![UserError::LastAdmin.into()],
+        "exchangeToken" => vec![
+            unsupported_grant_type(),
+            Problem::from(ExternalLoginError::Disabled),
+            Problem::from(ExternalLoginError::OtherOrigin),
+            issuer_unavailable(),
+        ],
         "introspectToken" => vec![
             Problem::bad_request("The body: duplicate field `token`."),
             ExternalLoginError::Disabled.into(),

@@ -41,6 +41,7 @@ mod revocation;
 mod services;
 mod tags;
 mod token;
+mod token_exchange;
 mod user;
 mod user_token;
 mod verify;

@@ -16,6 +16,7 @@ use super::{
     problem::Problem,
     services::Services,
     tags::Tag,
+    token_exchange::GRANT_TYPE,
 };
 #[cfg(doc)]
 use crate::domain::key_rotation;
@@ -110,6 +111,12 @@ struct Metadata {
     issuer: String,
     /// The URL of the public keys.
     jwks_uri: String,
+    /// The URL where a JWT of a trusted issuer is exchanged for a token.
+    token_endpoint: String,
+    /// `none`: the JWT is enough.
+    token_endpoint_auth_methods_supported: Vec<String>,
+    /// The exchange of tokens (RFC 8693).
+    grant_types_supported: Vec<String>,
     /// The URL of introspection.
     introspection_endpoint: String,
     /// How its callers authenticate.
@@ -118,7 +125,7 @@ struct Metadata {
     revocation_endpoint: String,
     /// `none`: presenting the token is enough.
     revocation_endpoint_auth_methods_supported: Vec<String>,
-    /// `none`: tokens are issued at `/api/v1alpha/token`. RFC 8414 requires the member and forbids an empty array.
+    /// `none`: there is no authorization endpoint. RFC 8414 requires the member and forbids an empty array.
     response_types_supported: Vec<String>,
     /// The URL of the documentation page.
     service_documentation: String,
@@ -243,6 +250,9 @@ impl Metadata {
         Self {
             issuer: issuer.into(),
             jwks_uri: format!("{base}/.well-known/jwks.json"),
+            token_endpoint: format!("{base}/oauth2/token"),
+            token_endpoint_auth_methods_supported: vec!["none".into()],
+            grant_types_supported: vec![GRANT_TYPE.into()],
             introspection_endpoint: format!("{base}/oauth2/introspect"),
             introspection_endpoint_auth_methods_supported: vec!["client_secret_basic".into(), "Bearer".into()],
             revocation_endpoint: format!("{base}/oauth2/revoke"),

@@ -107,6 +107,9 @@ impl Problem {
     /// Adds the error code of RFC 6749 or RFC 6750 that clients of OAuth's endpoints expect.
     #[must_use]
     pub(super) fn with_oauth_error(self) -> Self {
+        if self.oauth_error.is_some() {
+            return self;
+        }
         let error = match self.status {
             StatusCode::UNAUTHORIZED if self.has_challenge("error=\"invalid_token\"") => "invalid_token",
             StatusCode::UNAUTHORIZED => "invalid_client",
@@ -115,6 +118,17 @@ impl Problem {
             _ => "server_error",
         };
         Self { oauth_error: Some(error), ..self }
+    }
+
+    /// Sets the error code for clients of OAuth's endpoints, where the status says too little.
+    #[must_use]
+    pub(super) fn with_error(self, error: &'static str) -> Self {
+        Self { oauth_error: Some(error), ..self }
+    }
+
+    /// What is wrong with the request.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
     }
 
     /// Whether a `WWW-Authenticate` header contains this text.

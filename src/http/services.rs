@@ -5,8 +5,8 @@ use std::sync::Arc;
 use poem::Request;
 
 use crate::service::{
-    external_login::ExternalLogins, login::Login, readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens,
-    users::Users, verifiers::Verifiers,
+    external_login::ExternalLogins, issuers::TrustedIssuers, login::Login, readiness::Readiness,
+    signing_keys::SigningKeys, tokens::Tokens, users::Users, verifiers::Verifiers,
 };
 
 /// All use cases of the service.
@@ -21,6 +21,8 @@ pub struct Services {
     pub external_logins: ExternalLogins,
     /// Tell verifiers which tokens have changed.
     pub verifiers: Verifiers,
+    /// The issuers whose JWTs log users in.
+    pub issuers: Arc<TrustedIssuers>,
     /// Whether load balancers should send requests here.
     pub readiness: Readiness,
     /// The signing keys, whose public halves are published.

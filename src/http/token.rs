@@ -394,6 +394,7 @@ impl From<IssueError> for Problem {
         match error {
             IssueError::Life(error) => Self::bad_request(format!("jwt_token_life: {error}.")),
             IssueError::Description(error) => Self::bad_request(format!("jwt_token_description: {error}.")),
+            IssueError::Scope(error) => Self::bad_request(format!("jwt_token_scopes: {error}.")),
             IssueError::TooLong(error) => too_long(error),
             IssueError::QuotaReached(quota) => quota_reached(quota),
             IssueError::Idempotency(error) => error.into(),
@@ -407,6 +408,9 @@ impl From<RotateError> for Problem {
         match error {
             RotateError::Overlap(error) => Self::bad_request(format!("overlap: {error}.")),
             RotateError::FractionOfOverlap => Self::bad_request(format!("overlap: {error}.")),
+            RotateError::Scope(error) => {
+                Self::new(StatusCode::FORBIDDEN, format!("{error}: issue a new token instead."))
+            }
             RotateError::Life(error) => Self::new(
                 StatusCode::FORBIDDEN,
                 format!("The life of this token, and so of its successor, {error}: issue a new token instead."),

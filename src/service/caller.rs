@@ -4,6 +4,7 @@ use derive_more::Deref;
 
 use crate::{
     domain::{
+        attributes::{Attribute, Scopes},
         life::Life,
         user::{Role, User},
     },
@@ -28,6 +29,21 @@ pub struct Caller {
 pub struct LoginLimits {
     /// The maximum life of a token; `None`: that of the service.
     pub max_life: Option<Life>,
+    /// The scopes that a token may have; `None`: any.
+    pub scopes: Option<Vec<String>>,
+}
+
+/// A login may not issue tokens with this scope.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("this login may not issue tokens with the scope {0:?}")]
+pub struct ScopeNotAllowed(String);
+
+impl LoginLimits {
+    /// Checks that a token may have these scopes.
+    pub(super) fn check_scopes(&self, scopes: &Scopes) -> Result<(), ScopeNotAllowed> {
+        let is_forbidden = |scope: &String| self.scopes.as_ref().is_some_and(|allowed| !allowed.contains(scope));
+        scopes.entries().find(is_forbidden).map_or(Ok(()), |scope| Err(ScopeNotAllowed(scope)))
+    }
 }
 
 /// A user who logged in by a password or a token.

@@ -107,7 +107,7 @@ mod tests {
 
     fn login(issuer: &str, role: Role) -> ExternalLogin {
         let origin = Origin::Issuer(issuer.parse().unwrap());
-        let limits = LoginLimits { max_life: Some(Life::parse("1h").unwrap()) };
+        let limits = LoginLimits { max_life: Some(Life::parse("1h").unwrap()), scopes: None };
         ExternalLogin { name: "ci".parse().unwrap(), origin, role, max_role: role, limits }
     }
 

@@ -20,6 +20,7 @@ use crate::{
         issuer::{KeyLocation, KeySource},
         issuer_jwt::{IssuerKeySet, IssuerKeySetError},
         key_url::{KeyUrl, KeyUrlError},
+        origin::IssuerId,
     },
     fetch::{FetchError, Fetcher},
     single_flight::SingleFlight,
@@ -90,7 +91,7 @@ pub struct Loaded {
 /// The keys of one issuer.
 pub struct IssuerKeys {
     /// The issuer's `iss`, for logs and metrics.
-    issuer: String,
+    issuer: IssuerId,
     source: KeySource,
     /// `None`: they were never read.
     current: ArcSwapOption<VersionedKeys>,
@@ -113,14 +114,14 @@ struct Schedule {
 
 impl IssuerKeys {
     /// Keys that were not read yet.
-    pub fn new(issuer: &str, source: KeySource) -> Self {
+    pub fn new(issuer: &IssuerId, source: KeySource) -> Self {
         let file = match &source.location {
             KeyLocation::File(path) => Some(WatchedFiles::new([path.clone()])),
             KeyLocation::Url(_) | KeyLocation::Discovery(..) => None,
         };
         let fetches = SingleFlight::new(Duration::MAX);
         let (current, schedule) = (ArcSwapOption::empty(), Mutex::default());
-        Self { issuer: issuer.to_owned(), source, current, file, fetches, schedule }
+        Self { issuer: issuer.clone(), source, current, file, fetches, schedule }
     }
 
     /// The source of the keys.
@@ -178,7 +179,7 @@ impl IssuerKeys {
 
     /// Puts new keys in force, or logs why there are none and leaves the old ones in force.
     fn put_in_force(&self, loaded: Result<Loaded, KeyFetchError>) {
-        metrics::issuer_keys_fetched(&self.issuer, loaded.is_ok());
+        metrics::issuer_keys_fetched(self.issuer.as_str(), loaded.is_ok());
         let mut schedule = self.schedule.lock();
         let now = Instant::now();
         match loaded {
@@ -189,13 +190,13 @@ impl IssuerKeys {
                 let old = self.current.load_full();
                 if old.as_ref().is_none_or(|old| old.json != json) {
                     let version = next_version();
-                    tracing::info!(issuer = self.issuer, keys = set.len(), "read the keys of an issuer");
+                    tracing::info!(issuer = %self.issuer, keys = set.len(), "read the keys of an issuer");
                     if set.is_empty() {
-                        tracing::warn!(issuer = self.issuer, "an issuer has no key that can verify: nobody logs in");
+                        tracing::warn!(issuer = %self.issuer, "an issuer has no key that can verify: nobody logs in");
                     }
                     self.current.store(Some(Arc::new(VersionedKeys { version, json, set })));
                 } else if is_back {
-                    tracing::info!(issuer = self.issuer, "an issuer answers again");
+                    tracing::info!(issuer = %self.issuer, "an issuer answers again");
                 }
             }
             Err(error) => {
@@ -203,7 +204,7 @@ impl IssuerKeys {
                 let error = error.to_string();
                 if schedule.error.as_ref() != Some(&error) {
                     let kept = self.current.load().is_some();
-                    tracing::error!(issuer = self.issuer, error, kept, "cannot get the keys of an issuer");
+                    tracing::error!(issuer = %self.issuer, error, kept, "cannot get the keys of an issuer");
                     schedule.error = Some(error);
                 }
             }
@@ -253,7 +254,7 @@ pub fn load(source: &KeySource) -> Result<Loaded, KeyFetchError> {
 
 /// The URL of the keys in an OpenID configuration, which must be of exactly this issuer (OpenID Connect Discovery 1.0,
 /// section 4.3). It may be on this machine only if the issuer is.
-fn keys_url(issuer: &KeyUrl, name: &str, url: &KeyUrl, json: &[u8]) -> Result<KeyUrl, KeyFetchError> {
+fn keys_url(issuer: &KeyUrl, name: &IssuerId, url: &KeyUrl, json: &[u8]) -> Result<KeyUrl, KeyFetchError> {
     #[derive(Deserialize)]
     struct Configuration {
         issuer: String,
@@ -262,7 +263,7 @@ fn keys_url(issuer: &KeyUrl, name: &str, url: &KeyUrl, json: &[u8]) -> Result<Ke
     let configuration = serde_json::from_slice::<Configuration>(json);
     let Configuration { issuer: found, jwks_uri } =
         configuration.map_err(|_| KeyFetchError::Configuration(url.to_string()))?;
-    if found != name {
+    if found != name.as_str() {
         return Err(KeyFetchError::OtherIssuer { url: url.to_string(), found });
     }
     let keys = jwks_uri.parse::<KeyUrl>().and_then(|keys| {

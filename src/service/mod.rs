@@ -11,7 +11,7 @@ use std::{
 
 use tokio::time::Instant;
 
-pub use self::caller::{Caller, LoginLimits};
+pub use self::caller::{Caller, LoginLimits, ScopeNotAllowed};
 use crate::{
     domain::user::UserName,
     store::{Authority, leased::LeasedStore},

@@ -5,7 +5,7 @@ use std::{collections::HashSet, net::IpAddr, sync::Arc};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::{
-    Actor, Caller, Clock,
+    Actor, Caller, Clock, ScopeNotAllowed,
     idempotency::{IdempotencyError, sign_again},
     run_to_completion,
     signing_keys::SigningKeys,
@@ -63,6 +63,9 @@ pub enum IssueError {
     /// The JWT would be longer than the service accepts.
     #[error(transparent)]
     TooLong(#[from] TooLong),
+    /// The login may not issue tokens with one of the scopes.
+    #[error(transparent)]
+    Scope(#[from] ScopeNotAllowed),
     /// The owner has as many live tokens as the quota allows: this number.
     #[error("the quota of {0} live tokens is reached")]
     QuotaReached(usize),
@@ -91,6 +94,9 @@ pub enum RotateError {
     /// The life of the token is longer than this login may issue.
     #[error(transparent)]
     Life(LifeError),
+    /// This login may not issue tokens with one of the token's scopes.
+    #[error(transparent)]
+    Scope(#[from] ScopeNotAllowed),
     /// The user has no such live token.
     #[error("no such token")]
     NoSuchToken,
@@ -168,6 +174,7 @@ impl Tokens {
     ) -> Result<IssuedToken, IssueError> {
         let description: Description = description.parse()?;
         let life = Life::parse_up_to(life, self.max_life(owner))?;
+        owner.limits.check_scopes(&attributes.scopes)?;
         let request = RequestFingerprint::of(&("issue", description.as_str(), life.seconds(), attributes.entries()));
         let (issued, issuance) = self.sign_token(&owner.name, description, life, attributes.into(), request.clone())?;
         let (store, caller, quota) = (Arc::clone(&self.store), owner.clone(), self.policy.quota);
@@ -206,7 +213,7 @@ impl Tokens {
         if owner.is_new() {
             return Err(RotateError::NoSuchToken);
         }
-        let max_life = owner.limits.max_life;
+        let limits = owner.limits.clone();
         let (owner, login) = (owner.name.clone(), owner.login_epoch);
         let request = RequestFingerprint::of(&("rotate", id.to_string(), overlap.as_secs()));
         let token = self.store.find_token(&owner, id).await?.map(|live| live.token);
@@ -226,9 +233,10 @@ impl Tokens {
                 return Err(successor.map_or(RotateError::NoSuchToken, |id| RotateError::AlreadyRotated(Some(id))));
             }
         };
-        if let Some(max_life) = max_life.filter(|max_life| token.life > *max_life) {
+        if let Some(max_life) = limits.max_life.filter(|max_life| token.life > *max_life) {
             return Err(RotateError::Life(LifeError::TooLong(max_life)));
         }
+        limits.check_scopes(&token.attributes.scopes)?;
         let (description, attributes) = (token.description.clone(), token.attributes.clone());
         let (issued, issuance) = self.sign_token(&owner, description, token.life, attributes, request.clone())?;
         let (store, quota, owner_name) = (Arc::clone(&self.store), self.policy.quota, owner.clone());

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::domain::{
     life::Life,
-    origin::Origin,
+    origin::{IssuerId, Origin},
     throttle::{ClientAndUser, ClientNetwork},
     token::TokenId,
     user::{Role, User, UserName},
@@ -49,6 +49,8 @@ struct FailedLogin {
     account: Option<UserName>,
     /// The party that would have logged the user in; `None`: a password.
     origin: Option<Origin>,
+    /// The rules of a trusted issuer that a JWT does not meet, or what is wrong with it.
+    rule: Option<String>,
     /// The site (/48) of an IPv6 client, the address of an IPv4 client. Not written: the span has the exact address.
     client: Result<Ipv6Addr, ClientNetwork>,
 }
@@ -61,7 +63,8 @@ impl FailedLogin {
     fn write(&self, repeated: Option<u64>) {
         let account = self.account.as_ref().map(tracing::field::display);
         let origin = self.origin.as_ref().map(tracing::field::display);
-        info!(target: AUDIT, reason = self.reason.label(), account, origin, repeated, "login.failed");
+        let rule = self.rule.as_deref();
+        info!(target: AUDIT, reason = self.reason.label(), account, origin, rule, repeated, "login.failed");
     }
 }
 
@@ -71,12 +74,34 @@ pub fn login_failed(reason: LoginFailure, pair: &ClientAndUser, origin: Option<&
     metrics::login_failed(reason);
     let user_exists = !matches!(reason, LoginFailure::UnknownUser | LoginFailure::Throttled);
     let account = user_exists.then(|| pair.user.clone());
-    let failure =
-        FailedLogin { reason, account, origin: origin.cloned(), client: pair.client.site().ok_or(pair.client) };
+    record_failed_login(reason, account, origin.cloned(), None, pair.client);
+}
+
+/// Records that a JWT of a trusted issuer did not log in. `rule`: the rules that it does not meet, or what is wrong
+/// with it: no text of the JWT itself, which a stranger may have written.
+pub fn issuer_jwt_rejected(reason: LoginFailure, issuer: &IssuerId, rule: &str, client: ClientNetwork) {
+    metrics::login_failed(reason);
+    metrics::issuer_login(issuer.as_str(), false);
+    record_failed_login(reason, None, Some(Origin::Issuer(issuer.clone())), Some(rule.to_owned()), client);
+}
+
+fn record_failed_login(
+    reason: LoginFailure,
+    account: Option<UserName>,
+    origin: Option<Origin>,
+    rule: Option<String>,
+    client: ClientNetwork,
+) {
+    let failure = FailedLogin { reason, account, origin, rule, client: client.site().ok_or(client) };
     let is_first = FAILED_LOGINS.lock().is_first(&failure);
     if is_first {
         failure.write(None);
     }
+}
+
+/// Records that the trusted issuers are others, and names them.
+pub fn issuers_changed<'a>(names: impl Iterator<Item = &'a str>) {
+    info!(target: AUDIT, issuers = names.collect::<Vec<_>>().join(" "), "issuers.changed");
 }
 
 /// Writes a line for each failed login that was repeated and whose line is due at `now`, with the number of

@@ -23,12 +23,27 @@ pub enum LoginFailure {
     NoPassword,
     /// Another party logged a user in who has a password or came from a third party.
     OtherOrigin,
+    /// A JWT that names a trusted issuer is malformed, or its signature is wrong.
+    IssuerJwt,
+    /// The JWT of a trusted issuer does not meet the issuer's rules, or has expired.
+    IssuerRules,
+    /// The keys of a trusted issuer are not known, and it does not answer.
+    IssuerAway,
 }
 
 impl LoginFailure {
     /// The labels of all reasons, in the order of the variants.
-    pub(super) const LABELS: [&str; 6] =
-        ["unknown_user", "wrong_password", "disabled", "throttled", "no_password", "other_origin"];
+    pub(super) const LABELS: [&str; 9] = [
+        "unknown_user",
+        "wrong_password",
+        "disabled",
+        "throttled",
+        "no_password",
+        "other_origin",
+        "issuer_jwt",
+        "issuer_rules",
+        "issuer_away",
+    ];
 
     /// This reason in audit events and metrics.
     pub(super) fn label(self) -> &'static str {

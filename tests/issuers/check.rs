@@ -170,7 +170,7 @@ fn an_issuer_that_misbehaves_has_no_keys() {
         (JWKS, Reply::json(&json!({"keys": [key.jwk(), key.jwk()]})), "two keys have the \"kid\" \"a\""),
         (JWKS, Reply::json(&json!({"keys": []})), "no key that can verify"),
         (JWKS, Reply::bytes(vec![b' '; 10 << 20]), "the document has more than 1 MiB"),
-        (JWKS, Reply::keys(&[&key]).after(Duration::from_secs(60)), "no answer in time"),
+        (JWKS, Reply::keys(&[&key]).after(Duration::from_mins(1)), "no answer in time"),
     ] {
         issuer.answer(DISCOVERY, discovery(&keys));
         issuer.answer(JWKS, Reply::keys(&[&key]));

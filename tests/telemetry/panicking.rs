@@ -7,8 +7,8 @@ use mayfly::{
     http::{self, Application, Services},
     server,
     service::{
-        Actor, Clock, external_login::ExternalLogins, hashing::Hashing, login::Login, readiness::Readiness,
-        signing_keys::SigningKeys, tokens::Tokens, users::Users, verifiers::Verifiers,
+        Actor, Clock, external_login::ExternalLogins, hashing::Hashing, issuers::TrustedIssuers, login::Login,
+        readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens, users::Users, verifiers::Verifiers,
     },
     store::{leased::LeasedStore, memory::MemoryStore},
     telemetry::{self, LogFormat, otlp},
@@ -32,6 +32,7 @@ pub(super) async fn serve(password: String, keys: String) {
     let services = Services {
         users,
         external_logins: ExternalLogins::new(Arc::clone(&store), Clock::system()),
+        issuers: Arc::new(TrustedIssuers::none()),
         tokens: Tokens::new(Arc::clone(&store), Arc::clone(&signing), clock, rules),
         login: Login::new(Arc::clone(&store), hashing),
         verifiers: Verifiers::new(Arc::clone(&store), Arc::clone(&signing)),

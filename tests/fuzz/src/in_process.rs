@@ -17,8 +17,8 @@ use mayfly::{
     },
     http::{self, BrowserAccess, Services},
     service::{
-        Clock, external_login::ExternalLogins, hashing::Hashing, login::Login, readiness::Readiness,
-        signing_keys::SigningKeys, tokens::Tokens, users::Users, verifiers::Verifiers,
+        Clock, external_login::ExternalLogins, hashing::Hashing, issuers::TrustedIssuers, login::Login,
+        readiness::Readiness, signing_keys::SigningKeys, tokens::Tokens, users::Users, verifiers::Verifiers,
     },
     store::{Authority, NewToken, leased::LeasedStore, memory::MemoryStore},
 };
@@ -152,6 +152,7 @@ async fn services() -> (Arc<Services>, String) {
         tokens: Tokens::new(Arc::clone(&store), Arc::clone(&keys), clock.clone(), rules),
         users: Users::new(Arc::clone(&store), clock.clone(), Arc::clone(&hashing)),
         external_logins: ExternalLogins::new(Arc::clone(&store), clock),
+        issuers: Arc::new(TrustedIssuers::none()),
         login: Login::new(Arc::clone(&store) as _, hashing),
         verifiers: Verifiers::new(Arc::clone(&store), Arc::clone(&keys)),
         readiness: Readiness::new(store, Duration::MAX),
