@@ -40,3 +40,4 @@ mod support;
 mod telemetry;
 mod throttle;
 mod tls;
+mod verifiers;

@@ -13,6 +13,7 @@ mod revocation;
 mod slow_redis;
 mod split_brain;
 mod support;
+mod verifiers;
 
 use std::{
     env,
@@ -24,6 +25,9 @@ use slow_redis::Slowness;
 use support::{Backend, Losses, PacedClients, Version};
 
 fn main() {
+    if verifiers::is_verifier() {
+        return verifiers::serve_lines();
+    }
     if is_wanted("revocation") {
         let begun = Instant::now();
         let seed = fastrand::u64(..);
@@ -41,6 +45,9 @@ fn main() {
         assert_eq!(report.violations, 0);
     }
 
+    if is_wanted("verifiers") {
+        verifiers_beside_faults();
+    }
     if is_wanted("nemesis") {
         nemesis();
     }
@@ -103,6 +110,26 @@ fn main() {
     repeat("primary of 2 replicas killed, waiting for one", 20, |times| failover::fail_over(times, "1"));
     repeat("primary of 2 replicas killed, waiting for none", 20, |times| failover::fail_over(times, "0"));
     assert!(losses.iter().flatten().all(|losses| (losses.lost, losses.undone) == (0, 0)));
+}
+
+/// Revokes tokens beside verifiers in other processes, without faults and with them.
+fn verifiers_beside_faults() {
+    println!(
+        "| verifiers | revocations | verifications | accepted | unavailable | accepted after the answer | seconds |"
+    );
+    println!("|---|---|---|---|---|---|---|");
+    for (name, revocations, with_faults) in [("quiet", 1_000, false), ("with faults", 10_000, true)] {
+        let (begun, seed) = (Instant::now(), fastrand::u64(..));
+        let report = verifiers::revoke_beside_verifiers(32, revocations, with_faults, seed);
+        let verifiers::Report { revocations, verifications, accepted, unavailable, violations } = report;
+        let seconds = begun.elapsed().as_secs();
+        let name = format!("{name}, seed {seed}");
+        println!(
+            "| {name} | {revocations} | {verifications} | {accepted} | {unavailable} | {violations} | {seconds} |"
+        );
+        assert_eq!(violations, 0);
+    }
+    println!();
 }
 
 /// How long the nemesis runs on each version of Redis.
