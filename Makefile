@@ -16,6 +16,7 @@ bench: ## Measure requests, tokens and signatures, and print tables
 	tests/setup wrk
 	cargo build --locked --release --example ceiling
 	cargo bench --locked
+	clients/python/benchmarks/run target/release/mayfly
 
 .PHONY: soak
 soak: setup ## Test revocation, failover and load for about an hour, and print tables
