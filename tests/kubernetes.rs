@@ -4,13 +4,15 @@ use std::{
     fs,
     os::unix::fs::symlink,
     process::{Command, Stdio},
+    time::Instant,
 };
 
+use serde_json::json;
 use serde_yaml::{Value, from_str, to_string};
 
 use crate::{
     deploy::run_documented,
-    support::{Process, eventually, free_port, run},
+    support::{Authority, Backend, Process, RedisServer, Service, eventually, free_port, run},
 };
 
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
@@ -27,6 +29,11 @@ struct Kubernetes {
 
 impl Kubernetes {
     fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// Starts it with further arguments for the API server.
+    fn start_with(arguments: &[String]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let path = |name: &str| directory.path().join(name).display().to_string();
         let [etcd_port, peer_port, port] = [free_port(), free_port(), free_port()];
@@ -62,7 +69,7 @@ impl Kubernetes {
             format!("--service-account-key-file={}", path("accounts.pem")),
             format!("--service-account-signing-key-file={}", path("accounts.pem")),
         ];
-        let api = spawn(&format!("{ROOT}/target/kubernetes/kube-apiserver"), &api);
+        let api = spawn(&format!("{ROOT}/target/kubernetes/kube-apiserver"), &[&api, arguments].concat());
         let server = format!("https://127.0.0.1:{port}");
         let kubernetes = Self { server, _api: api, _etcd: etcd, _directory: directory };
         eventually("Kubernetes is ready", || kubernetes.kubectl(&["get", "--raw", "/readyz"], "").ok());
@@ -71,8 +78,13 @@ impl Kubernetes {
 
     /// Returns the output of kubectl, or its error.
     fn kubectl(&self, arguments: &[&str], input: &str) -> Result<String, String> {
+        self.kubectl_with(TOKEN, arguments, input)
+    }
+
+    /// The same with this token.
+    fn kubectl_with(&self, token: &str, arguments: &[&str], input: &str) -> Result<String, String> {
         let mut command = Command::new("kubectl");
-        command.args(["--server", &self.server, "--insecure-skip-tls-verify", "--token", TOKEN]).args(arguments);
+        command.args(["--server", &self.server, "--insecure-skip-tls-verify", "--token", token]).args(arguments);
         let output = run(command.current_dir(ROOT), input);
         let [stdout, stderr] = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap());
         if output.status.success() { Ok(stdout) } else { Err(stderr) }
@@ -156,4 +168,69 @@ fn a_kubernetes_api_takes_every_overlay_and_its_pods() {
         let file = format!("deploy/examples/kubernetes/{example}.yaml");
         kubernetes.succeed(&["apply", "--filename", &file], "");
     }
+}
+
+#[test]
+#[ignore = "`make kubernetes` builds the API server, for minutes"]
+fn kubectl_takes_a_token_until_it_is_revoked() {
+    let service = Service::start(Backend::Redis);
+    let admin = service.admin();
+    admin.add_user("kubernetes", "introspector");
+    admin.add_user("alice", "user");
+    let directory = tempfile::tempdir().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    // The webhook is another replica, with TLS.
+    let authority = Authority::new();
+    let identity = authority.identify("127.0.0.1");
+    identity.write_certificate(&path("tls.crt"));
+    identity.write_key(&path("tls.key"));
+    fs::write(path("ca.crt"), authority.pem()).unwrap();
+    let replica = Service::launch(service.redis.as_ref().map(RedisServer::url).as_deref(), |command| {
+        command.env("MAYFLY_TLS_CERT", path("tls.crt")).env("MAYFLY_TLS_KEY", path("tls.key"));
+        command.env("MAYFLY_JWT_KEYS_FILE", &service.keys_file);
+    });
+    let webhook = path("mayfly.yaml");
+    let example = fs::read_to_string(format!("{ROOT}/deploy/examples/kubernetes/token-review.yaml")).unwrap();
+    let example = example
+        .replace("mayfly.example:25441", replica.address())
+        .replace("/etc/kubernetes/mayfly-ca.crt", path("ca.crt").to_str().unwrap())
+        .replace("change me", "secret");
+    fs::write(&webhook, example).unwrap();
+    let kubernetes = Kubernetes::start_with(&[
+        format!("--authentication-token-webhook-config-file={}", webhook.display()),
+        "--authentication-token-webhook-version=v1".into(),
+        "--authentication-token-webhook-cache-ttl=0s".into(),
+    ]);
+    kubernetes.succeed(&["create", "clusterrole", "reader", "--verb=list", "--resource=configmaps"], "");
+    kubernetes.succeed(&["create", "clusterrolebinding", "alice", "--clusterrole=reader", "--user=alice"], "");
+
+    let alice = service.client().with_basic("alice", "secret");
+    let issue = |audience: &str| {
+        let body = json!({
+            "jwt_token_description": "kubectl", "jwt_token_life": "1h", "jwt_token_scopes": ["deploy"],
+            "jwt_token_audiences": [audience],
+        });
+        let answer = alice.post("/api/v1alpha/token", &body).send().json();
+        let field = |name: &str| answer[name].as_str().unwrap().to_owned();
+        (field("jwt_token_id"), field("jwt_token"))
+    };
+    let (id, jwt) = issue("https://kubernetes.default.svc");
+    let list = ["get", "configmaps", "--namespace", "default"];
+    kubernetes.kubectl_with(&jwt, &list, "").unwrap();
+    let identity = kubernetes.kubectl_with(&jwt, &["auth", "whoami", "--output", "yaml"], "").unwrap();
+    assert!(
+        identity.contains("username: alice") && identity.contains(&id) && identity.contains("deploy"),
+        "{identity}"
+    );
+    // Allowed by RBAC, and no more.
+    let refusal = kubernetes.kubectl_with(&jwt, &["get", "secrets"], "").unwrap_err();
+    assert!(refusal.contains("Forbidden") && refusal.contains("alice"), "{refusal}");
+    let (_, other) = issue("https://elsewhere.example");
+    assert!(kubernetes.kubectl_with(&other, &list, "").unwrap_err().contains("Unauthorized"));
+
+    let revoked = Instant::now();
+    assert_eq!(alice.delete(&format!("/api/v1alpha/token/{id}")).send().status, 200);
+    eventually("the token is refused", || kubernetes.kubectl_with(&jwt, &list, "").err());
+    // By then, the cache that kube-apiserver has in front of all webhooks has forgotten it: 10 s (`TokenSuccessCacheTTL`).
+    println!("refused {:?} after the revocation was sent", revoked.elapsed());
 }

@@ -10,6 +10,8 @@ pub struct Demands<'a> {
     /// Lists of scopes, each with a space between two.
     scopes: Vec<Cow<'a, str>>,
     audiences: Vec<Cow<'a, str>>,
+    /// At least one of these audiences, if there are any.
+    any_audience: &'a [String],
 }
 
 /// Why a text is not a demand.
@@ -50,6 +52,11 @@ impl<'a> Demands<'a> {
     const MAX_SCOPE_BYTES: usize = 2 * Scopes::MAX_BYTES;
     const MAX_AUDIENCES: usize = 16;
 
+    /// Demands at least one of these audiences, if there are any.
+    pub fn for_any_audience(audiences: &'a [String]) -> Self {
+        Self { any_audience: audiences, ..Self::default() }
+    }
+
     /// Demands all scopes of this list, which has a space between two.
     pub fn demand_scopes(&mut self, list: Cow<'a, str>) -> Result<(), DemandError> {
         if !list.split(' ').all(Scopes::is_scope) {
@@ -72,7 +79,9 @@ impl<'a> Demands<'a> {
     /// Whether a token with these attributes meets the demands, and may be used from the address of the client. That
     /// address is asked for only if the token is limited to networks; `None`: it is not known.
     pub fn check(&self, attributes: &Attributes, client: impl FnOnce() -> Option<IpAddr>) -> Result<(), Unmet> {
-        if !self.audiences.iter().all(|audience| attributes.audiences.contains(audience)) {
+        let is_for = |audience: &str| attributes.audiences.contains(audience);
+        let is_for_one_of = |audiences: &[String]| audiences.is_empty() || audiences.iter().any(|one| is_for(one));
+        if !self.audiences.iter().all(|audience| is_for(audience)) || !is_for_one_of(self.any_audience) {
             return Err(Unmet::Audience);
         }
         let mut address = None;

@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, str::FromStr, sync::Arc, time::Duration};
 
-use poem::{http::StatusCode, web::Data};
+use poem::web::Data;
 use poem_openapi::{Object, OpenApi, param::Query, registry::MetaSchema};
 use serde::Serialize;
 
@@ -85,9 +85,7 @@ impl From<ChangesSince> for ChangesResponse {
 impl From<ChangesError> for Problem {
     fn from(error: ChangesError) -> Self {
         match error {
-            ChangesError::Forbidden => {
-                Self::new(StatusCode::FORBIDDEN, "Only an introspector or an administrator may do this.")
-            }
+            ChangesError::Forbidden => Self::introspectors_only(),
             ChangesError::NoWatch => Self::unavailable("This replica does not know which tokens have changed."),
         }
     }

@@ -9,6 +9,7 @@ use super::{
     changes::ChangesApi,
     documented_failures,
     health::HealthApi,
+    kubernetes::KubernetesApi,
     oauth::OAuthApi,
     paths::{CHANGES, USERS},
     revocation::RevocationApi,
@@ -20,13 +21,33 @@ use super::{
 };
 use crate::domain::{duration, password::Password, token::Description, user::UserName};
 
-type Operations =
-    (TokenApi, TokenExchangeApi, RevocationApi, WhoamiApi, UserApi, UserTokenApi, OAuthApi, ChangesApi, HealthApi);
+type Operations = (
+    TokenApi,
+    TokenExchangeApi,
+    RevocationApi,
+    WhoamiApi,
+    UserApi,
+    UserTokenApi,
+    OAuthApi,
+    ChangesApi,
+    KubernetesApi,
+    HealthApi,
+);
 
 /// All operations of the API.
 pub(super) fn api() -> OpenApiService<Operations, ()> {
-    let operations =
-        (TokenApi, TokenExchangeApi, RevocationApi, WhoamiApi, UserApi, UserTokenApi, OAuthApi, ChangesApi, HealthApi);
+    let operations = (
+        TokenApi,
+        TokenExchangeApi,
+        RevocationApi,
+        WhoamiApi,
+        UserApi,
+        UserTokenApi,
+        OAuthApi,
+        ChangesApi,
+        KubernetesApi,
+        HealthApi,
+    );
     OpenApiService::new(operations, "Mayfly", env!("CARGO_PKG_VERSION"))
 }
 

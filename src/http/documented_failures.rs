@@ -95,6 +95,11 @@ fn specific_failures(operation: &Value) -> Vec<Problem> {
         "revokePresentedToken" => {
             vec![Problem::bad_request("The body: duplicate field `token`."), Problem::store_unavailable()]
         }
+        "reviewToken" => vec![
+            Problem::introspectors_only(),
+            Problem::bad_request("apiVersion, kind: send a TokenReview of authentication.k8s.io/v1."),
+            Problem::store_unavailable(),
+        ],
         "changes" => vec![ChangesError::Forbidden.into(), ChangesError::NoWatch.into(), Cursor::error()],
         "verify" => vec![
             malformed("scope", DemandError::Scopes),

@@ -28,6 +28,7 @@ mod document;
 mod documented_failures;
 mod envelope;
 mod health;
+mod kubernetes;
 mod metrics;
 mod oauth;
 mod page;

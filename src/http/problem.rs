@@ -87,6 +87,11 @@ impl Problem {
         Self::new(StatusCode::FORBIDDEN, "Only an administrator may do this.")
     }
 
+    /// 403 for a user who may not introspect the tokens of others.
+    pub(super) fn introspectors_only() -> Self {
+        Self::new(StatusCode::FORBIDDEN, "Only an introspector or an administrator may do this.")
+    }
+
     /// 503: the service cannot answer now.
     pub(super) fn unavailable(detail: &'static str) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).with_header(RETRY_AFTER, RETRY_AFTER_SECONDS.into())

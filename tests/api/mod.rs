@@ -6,6 +6,7 @@ mod auth;
 mod browser;
 mod changes;
 mod demands;
+mod kubernetes;
 mod oauth;
 mod problem;
 mod proxy_login;
