@@ -182,8 +182,8 @@ fn kubectl_takes_a_token_until_it_is_revoked() {
     // The webhook is another replica, with TLS.
     let authority = Authority::new();
     let identity = authority.identify("127.0.0.1");
-    identity.write_certificate(&path("tls.crt"));
-    identity.write_key(&path("tls.key"));
+    identity.write_certificate(path("tls.crt"));
+    identity.write_key(path("tls.key"));
     fs::write(path("ca.crt"), authority.pem()).unwrap();
     let replica = Service::launch(service.redis.as_ref().map(RedisServer::url).as_deref(), |command| {
         command.env("MAYFLY_TLS_CERT", path("tls.crt")).env("MAYFLY_TLS_KEY", path("tls.key"));
@@ -231,6 +231,6 @@ fn kubectl_takes_a_token_until_it_is_revoked() {
     let revoked = Instant::now();
     assert_eq!(alice.delete(&format!("/api/v1alpha/token/{id}")).send().status, 200);
     eventually("the token is refused", || kubernetes.kubectl_with(&jwt, &list, "").err());
-    // By then, the cache that kube-apiserver has in front of all webhooks has forgotten it: 10 s (`TokenSuccessCacheTTL`).
+    // kube-apiserver has a cache of its own in front of all webhooks, for 10 s (`TokenSuccessCacheTTL`).
     println!("refused {:?} after the revocation was sent", revoked.elapsed());
 }
