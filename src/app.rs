@@ -6,7 +6,7 @@ use tokio::{
     net::TcpListener,
     signal::unix::{Signal, SignalKind, signal},
     task::{JoinSet, spawn_blocking},
-    time::{MissedTickBehavior, interval},
+    time::{MissedTickBehavior, interval, timeout},
 };
 
 use crate::{
@@ -30,6 +30,9 @@ use crate::{
 
 /// Time between two checks of the store. Checks also detect a dead connection while no request uses it.
 const STORE_CHECK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How long a shutdown waits for the store to take the last uses of tokens, after the last request.
+const LAST_SEND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The most connections at once to the listener for metrics.
 pub const MAX_METRICS_CONNECTIONS: usize = 64;
@@ -57,6 +60,8 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     // Aborted when this function returns.
     let mut background = JoinSet::new();
     background.spawn(async move { store.keep_leases().await });
+    let sending = Arc::clone(&services);
+    background.spawn(async move { sending.tokens.last_used().keep_sending().await });
     let hangup = signal(SignalKind::hangup())?;
     // The files with keys are read before the first request; servers are asked in the background.
     issuers.reload(Reload::IfChanged);
@@ -87,7 +92,11 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
         shutdown_delay: config.lifecycle.shutdown_delay,
         shutdown_grace: config.lifecycle.shutdown_grace,
     };
-    server::serve(listener, Application::new(endpoint, proxies), shutdown, options).await
+    let result = server::serve(listener, Application::new(endpoint, proxies), shutdown, options).await;
+    background.shutdown().await;
+    // What is not sent by then is lost.
+    let _ = timeout(LAST_SEND_TIMEOUT, services.tokens.last_used().send_all()).await;
+    result
 }
 
 /// Reloads the signing keys, the trusted issuers and the certificate: within a second when their files change, and at

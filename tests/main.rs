@@ -24,6 +24,7 @@ mod idempotency;
 mod issuers;
 mod keys;
 mod kubernetes;
+mod last_used;
 mod leaked_tokens;
 mod lifecycle;
 mod nemesis;

@@ -9,7 +9,7 @@ use mayfly::{
         listing::PageRequest,
         origin::Origin,
         password::{HashCost, Password, PasswordHash},
-        token::{Token, TokenDigest, TokenId},
+        token::{Token, TokenDigest, TokenId, TokenUse},
         user::{Credential, LoginEpoch, Role, User, UserName, UserUpdate},
     },
     store::{
@@ -37,6 +37,7 @@ mod throttle;
 mod token_index;
 mod tokens;
 mod users;
+mod uses;
 mod watch;
 
 const QUOTA: usize = 10;

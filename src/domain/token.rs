@@ -1,6 +1,14 @@
 //! Tokens, without their JWTs.
 
-use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+    time::Duration,
+};
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -140,7 +148,47 @@ pub struct SignedToken {
     pub expires_at: u64,
     /// The generation of the keys that verified the JWT. In another generation it has to be verified again.
     pub key_generation: u32,
+    /// Its last use that the store does not have yet.
+    pub unsent_use: UnsentUse,
 }
+
+/// When a token was last used, until the store has it: in seconds since 1970; zero: there is no such use. It is no part
+/// of a token's content: a clone has none, and all are equal.
+#[derive(Debug, Default)]
+pub struct UnsentUse(AtomicU32);
+
+impl UnsentUse {
+    /// Records a use, and returns whether it is the first that the store does not have. Costs one load if the token was
+    /// used in the same second.
+    pub fn record(&self, now: u64) -> bool {
+        let now = u32::try_from(now).unwrap_or(u32::MAX).max(1);
+        self.0.load(Relaxed) != now && self.0.swap(now, Relaxed) == 0
+    }
+
+    /// When the token was last used; `None`: the store has it.
+    pub fn get(&self) -> Option<u32> {
+        Some(self.0.load(Relaxed)).filter(|at| *at != 0)
+    }
+
+    /// Forgets the use at this time, which the store has; `false`: the token was used again since.
+    pub fn forget(&self, at: u32) -> bool {
+        self.0.compare_exchange(at, 0, Relaxed, Relaxed).is_ok()
+    }
+}
+
+impl Clone for UnsentUse {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl PartialEq for UnsentUse {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl Eq for UnsentUse {}
 
 impl SignedToken {
     /// Whether `exp` has passed at `now`, in seconds since 1970. Not yet in the second `exp` itself: only the store
@@ -168,6 +216,33 @@ pub struct LiveToken {
     pub token: Token,
     /// The rest of its life, by the store's clock.
     pub remaining: Duration,
+}
+
+/// A live token as its owner sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InspectedToken {
+    /// The token.
+    pub token: Token,
+    /// The rest of its life, by the store's clock.
+    pub remaining: Duration,
+    /// When a service last accepted it, in seconds since 1970, as far as replicas have told the store; `None`: never.
+    pub last_used: Option<u64>,
+}
+
+impl LiveToken {
+    /// The token with its last use.
+    pub fn with_use(self, last_used: Option<u64>) -> InspectedToken {
+        InspectedToken { token: self.token, remaining: self.remaining, last_used }
+    }
+}
+
+/// A use of a token, for the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenUse {
+    /// The id of the token.
+    pub id: TokenId,
+    /// When it was used, in seconds since 1970.
+    pub at: u64,
 }
 
 #[cfg(test)]
@@ -199,6 +274,15 @@ mod tests {
         for bad in ["", "  ", "a\nb", "a\u{7f}b", "a\u{85}b", &"x".repeat(257)] {
             assert_eq!(bad.parse::<Description>(), Err(DescriptionError), "{bad:?}");
         }
+    }
+
+    #[test]
+    fn a_use_is_unsent_until_the_store_has_the_last_one() {
+        let unsent = UnsentUse::default();
+        assert_eq!((unsent.record(7), unsent.record(7), unsent.record(8), unsent.get()), (true, false, false, Some(8)));
+        assert_eq!((unsent.forget(7), unsent.get()), (false, Some(8)));
+        assert_eq!((unsent.forget(8), unsent.get()), (true, None));
+        assert_eq!((unsent.record(8), unsent.get()), (true, Some(8)));
     }
 
     #[test]

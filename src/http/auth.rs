@@ -362,7 +362,10 @@ impl BasicOrBearerUser {
             Identity::User(caller) => caller,
             Identity::Token(jwt) => {
                 let presented = services.tokens.verify(jwt).await?;
-                services.login.find_enabled_user(&presented.signed.owner).await?.ok_or_else(invalid_token)?.into()
+                let user =
+                    services.login.find_enabled_user(&presented.signed.owner).await?.ok_or_else(invalid_token)?;
+                services.tokens.record_use(&presented);
+                user.into()
             }
         };
         Ok(Self(caller))

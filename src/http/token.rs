@@ -27,7 +27,7 @@ use crate::{
     domain::{
         idempotency::IdempotencyKey,
         listing::{Listing, PageRequest},
-        token::{LiveToken, TokenId},
+        token::{InspectedToken, TokenId},
         user::UserName,
     },
     service::{
@@ -87,6 +87,7 @@ pub(super) struct TokenList {
 
 /// A live token in a list.
 #[derive(Serialize, Object)]
+#[oai(skip_serializing_if_is_none)]
 struct TokenSummary {
     /// Its description.
     jwt_token_description: String,
@@ -97,10 +98,14 @@ struct TokenSummary {
     #[serde(flatten)]
     #[oai(flatten)]
     attributes: TokenAttributes,
+    /// When a service last accepted it, in seconds since 1970 (UTC), at most 60 s late. Missing if none ever did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jwt_token_last_used: Option<u64>,
 }
 
 /// A live token.
 #[derive(Serialize, Object)]
+#[oai(skip_serializing_if_is_none)]
 struct TokenDetails {
     /// `Tokens exists`
     message: String,
@@ -115,6 +120,9 @@ struct TokenDetails {
     #[serde(flatten)]
     #[oai(flatten)]
     attributes: TokenAttributes,
+    /// When a service last accepted it, in seconds since 1970 (UTC), at most 60 s late. Missing if none ever did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    jwt_token_last_used: Option<u64>,
 }
 
 /// A token was revoked.
@@ -199,8 +207,8 @@ impl TokenApi {
         id: Path<Param<TokenId>>,
     ) -> Result<Json<TokenDetails>, Problem> {
         let id = id.0.parsed()?;
-        let live = services.tokens.inspect(&user.name, id).await?.ok_or_else(Problem::no_such_token)?;
-        Ok(Json(live.into()))
+        let found = services.tokens.inspect(&user.name, id).await?.ok_or_else(Problem::no_such_token)?;
+        Ok(Json(found.into()))
     }
 
     /// Revoke a token
@@ -337,15 +345,16 @@ impl From<IssuedToken> for TokenIssued {
     }
 }
 
-impl From<Listing<LiveToken>> for TokenList {
-    fn from(listing: Listing<LiveToken>) -> Self {
+impl From<Listing<InspectedToken>> for TokenList {
+    fn from(listing: Listing<InspectedToken>) -> Self {
         let message = if listing.items.is_empty() { "No tokens exist" } else { "Tokens exists" };
-        let entry = |(position, LiveToken { token, remaining }): (usize, LiveToken)| {
+        let entry = |(position, InspectedToken { token, remaining, last_used })| {
             let summary = TokenSummary {
                 jwt_token_description: token.description.as_str().into(),
                 jwt_token_life: token.life.seconds(),
                 jwt_token_remaining_life: remaining.as_secs_f64(),
                 attributes: TokenAttributes::from(&*token.attributes),
+                jwt_token_last_used: last_used,
             };
             (ListedId { position, id: token.id.to_string() }, summary)
         };
@@ -353,8 +362,8 @@ impl From<Listing<LiveToken>> for TokenList {
     }
 }
 
-impl From<LiveToken> for TokenDetails {
-    fn from(LiveToken { token, remaining }: LiveToken) -> Self {
+impl From<InspectedToken> for TokenDetails {
+    fn from(InspectedToken { token, remaining, last_used }: InspectedToken) -> Self {
         Self {
             message: "Tokens exists".into(),
             jwt_token_description: token.description.as_str().into(),
@@ -362,6 +371,7 @@ impl From<LiveToken> for TokenDetails {
             jwt_token_life_remaining: remaining.as_secs_f64(),
             expiry_status: "Valid".into(),
             attributes: TokenAttributes::from(&*token.attributes),
+            jwt_token_last_used: last_used,
         }
     }
 }

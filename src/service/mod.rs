@@ -24,6 +24,7 @@ pub mod hashing;
 pub mod idempotency;
 pub mod issuer_keys;
 pub mod issuers;
+pub mod last_used;
 pub mod login;
 mod login_cache;
 pub mod readiness;

@@ -7,6 +7,7 @@ use secrecy::{ExposeSecret, SecretString};
 use super::{
     Actor, Caller, Clock, ScopeNotAllowed,
     idempotency::{IdempotencyError, sign_again},
+    last_used::LastUsed,
     run_to_completion,
     signing_keys::SigningKeys,
 };
@@ -20,7 +21,10 @@ use crate::{
         keys::InvalidToken,
         life::{Life, LifeError},
         listing::{Listing, PageRequest},
-        token::{Description, DescriptionError, LiveToken, SignedToken, Token, TokenDigest, TokenId, TokenPolicy},
+        token::{
+            Description, DescriptionError, InspectedToken, SignedToken, Token, TokenDigest, TokenId, TokenPolicy,
+            UnsentUse,
+        },
         user::{User, UserName},
     },
     store::{
@@ -41,6 +45,7 @@ pub struct Tokens {
     /// Dates new tokens, and tells whether a token's `exp` has passed.
     clock: Clock,
     policy: TokenPolicy,
+    last_used: LastUsed,
 }
 
 /// A new token with its JWT, which this service keeps nowhere.
@@ -149,7 +154,13 @@ pub enum AcceptError {
 impl Tokens {
     /// Keeps tokens in `store` and signs them with `keys`.
     pub fn new(store: Arc<LeasedStore>, keys: Arc<SigningKeys>, clock: Clock, policy: TokenPolicy) -> Self {
-        Self { store, keys, clock, policy }
+        let last_used = LastUsed::new(Arc::clone(&store));
+        Self { store, keys, clock, policy, last_used }
+    }
+
+    /// The uses of tokens that have to be sent to the store.
+    pub fn last_used(&self) -> &LastUsed {
+        &self.last_used
     }
 
     /// The maximum life of a token of this caller.
@@ -298,12 +309,16 @@ impl Tokens {
     }
 
     /// Finds a live token of this user.
-    pub async fn inspect(&self, owner: &UserName, id: TokenId) -> Result<Option<LiveToken>, StoreError> {
-        self.store.find_token(owner, id).await
+    pub async fn inspect(&self, owner: &UserName, id: TokenId) -> Result<Option<InspectedToken>, StoreError> {
+        self.store.inspect_token(owner, id).await
     }
 
     /// Lists a page of this user's live tokens. `None`: `page.after` is not a live token.
-    pub async fn list(&self, owner: &UserName, page: PageRequest) -> Result<Option<Listing<LiveToken>>, StoreError> {
+    pub async fn list(
+        &self,
+        owner: &UserName,
+        page: PageRequest,
+    ) -> Result<Option<Listing<InspectedToken>>, StoreError> {
         self.store.list_tokens(owner, page).await
     }
 
@@ -397,11 +412,11 @@ impl Tokens {
     }
 
     /// Verifies this JWT, and reads its token from the store: with its description and the rest of its life.
-    pub async fn inspect_presented(&self, jwt: &str) -> Result<LiveToken, VerifyError> {
+    pub async fn inspect_presented(&self, jwt: &str) -> Result<InspectedToken, VerifyError> {
         let digest = TokenDigest::of(jwt);
         let signed = self.signed_token(jwt, self.cached_token(&digest)).await?;
-        let live = self.store.find_token(&signed.owner, signed.id).await?.filter(|live| live.token.digest == digest);
-        live.ok_or_else(|| self.why_not_stored(&signed))
+        let found = self.store.inspect_token(&signed.owner, signed.id).await?;
+        found.filter(|found| found.token.digest == digest).ok_or_else(|| self.why_not_stored(&signed))
     }
 
     /// Finds the token of this JWT, if a key verifies it, it has not expired, and the store has a live token with its
@@ -422,7 +437,7 @@ impl Tokens {
     }
 
     /// [`Self::verify`], and checks that the token meets these demands and may be used from the address of the client
-    /// ([`Demands::check`]).
+    /// ([`Demands::check`]). Then records its use.
     pub async fn accept(
         &self,
         jwt: &str,
@@ -431,7 +446,13 @@ impl Tokens {
     ) -> Result<ActiveToken, AcceptError> {
         let token = self.verify(jwt).await?;
         demands.check(&token.attributes, client)?;
+        self.record_use(&token);
         Ok(token)
+    }
+
+    /// Records that a service accepts this token.
+    pub fn record_use(&self, token: &ActiveToken) {
+        self.last_used.record(&token.signed, self.clock.unix_seconds());
     }
 
     /// Whole seconds until a token expires in the store or by its `exp`, whichever is first. For `exp`, the later of
@@ -452,6 +473,7 @@ impl Tokens {
         if *token.signed.owner != user.name && !user.role.may_introspect() {
             return Ok(None);
         }
+        self.record_use(&token);
         // A rotated token expires earlier than its `exp`.
         let ends_at = self.clock.unix_seconds() + token.remaining().as_secs() + 1;
         let signed = Arc::make_mut(&mut token.signed);
@@ -528,7 +550,8 @@ impl Tokens {
         let (owner, id) = claims.owner_and_id().ok_or(VerifyError::Invalid)?;
         let (issued_at, expires_at, key_generation) = (claims.iat, claims.exp, keys.generation);
         let owner = self.store.shared_owner(owner);
-        Ok(Arc::new(SignedToken { owner, id, issued_at, expires_at, key_generation }))
+        let unsent_use = UnsentUse::default();
+        Ok(Arc::new(SignedToken { owner, id, issued_at, expires_at, key_generation, unsent_use }))
     }
 }
 

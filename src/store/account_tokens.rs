@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{LiveToken, Token, TokenId};
+use super::{InspectedToken, LiveToken, Token, TokenId, TokenUse};
 
 /// The most expired tokens that one operation drops.
 const MAX_DROPPED: usize = 100;
@@ -26,6 +26,8 @@ pub(super) struct AccountTokens {
 struct StoredToken {
     token: Token,
     expires_at: Instant,
+    /// In seconds since 1970.
+    last_used: Option<u64>,
 }
 
 impl StoredToken {
@@ -33,6 +35,11 @@ impl StoredToken {
     fn if_live(&self, now: Instant) -> Option<LiveToken> {
         let remaining = self.expires_at.checked_duration_since(now).filter(|left| !left.is_zero())?;
         Some(LiveToken { token: self.token.clone(), remaining })
+    }
+
+    /// The token with its last use, unless it has expired by `now`.
+    fn inspect(&self, now: Instant) -> Option<InspectedToken> {
+        Some(self.if_live(now)?.with_use(self.last_used))
     }
 }
 
@@ -55,12 +62,24 @@ impl AccountTokens {
         self.next_number += 1;
         self.numbers.insert(token.id, number);
         self.expiries.insert((expires_at, number));
-        self.tokens.insert(number, StoredToken { token: token.clone(), expires_at });
+        self.tokens.insert(number, StoredToken { token: token.clone(), expires_at, last_used: None });
     }
 
     /// The live token with this id.
     pub(super) fn find(&self, id: TokenId, now: Instant) -> Option<LiveToken> {
         self.tokens.get(self.numbers.get(&id)?)?.if_live(now)
+    }
+
+    /// The live token with this id, with its last use.
+    pub(super) fn inspect(&self, id: TokenId, now: Instant) -> Option<InspectedToken> {
+        self.tokens.get(self.numbers.get(&id)?)?.inspect(now)
+    }
+
+    /// Records a use of a token, unless a later one is recorded.
+    pub(super) fn record_use(&mut self, TokenUse { id, at }: TokenUse) {
+        if let Some(stored) = self.numbers.get(&id).and_then(|number| self.tokens.get_mut(number)) {
+            stored.last_used = stored.last_used.max(Some(at));
+        }
     }
 
     /// At most `count` tokens that are older than the one with this number, newest first, with their numbers. `None`:
@@ -70,8 +89,8 @@ impl AccountTokens {
         number: u64,
         count: usize,
         now: Instant,
-    ) -> impl Iterator<Item = (u64, Option<LiveToken>)> {
-        self.tokens.range(..number).rev().take(count).map(move |(number, stored)| (*number, stored.if_live(now)))
+    ) -> impl Iterator<Item = (u64, Option<InspectedToken>)> {
+        self.tokens.range(..number).rev().take(count).map(move |(number, stored)| (*number, stored.inspect(now)))
     }
 
     /// The number of the live token with this id.

@@ -14,10 +14,10 @@ use secrecy::ExposeSecret;
 use tokio::time::Instant;
 
 use super::{
-    AttemptScope, Authority, Changes, ClientAndUser, Creation, Health, Listing, LiveToken, LoginEpoch, NewToken,
-    PageRequest, PasswordHash, Repetition, Reservation, RevokingWrites, Rotation, Store, StoreError, StoreResult,
-    Token, TokenDigest, TokenId, UpdatedUser, User, UserChange, UserName, UserUpdate, Watch, account_keys::AccountKeys,
-    account_tokens::AccountTokens, throttle::Throttle,
+    AttemptScope, Authority, Changes, ClientAndUser, Creation, Health, InspectedToken, Listing, LiveToken, LoginEpoch,
+    NewToken, PageRequest, PasswordHash, Repetition, Reservation, RevokingWrites, Rotation, Store, StoreError,
+    StoreResult, Token, TokenDigest, TokenId, TokenUse, UpdatedUser, User, UserChange, UserName, UserUpdate, Watch,
+    account_keys::AccountKeys, account_tokens::AccountTokens, throttle::Throttle,
 };
 use crate::domain::{idempotency::IdempotencyKey, user::Credential};
 
@@ -161,7 +161,21 @@ impl Store for MemoryStore {
         Ok(accounts.get(owner).and_then(|account| account.tokens.find(id, Instant::now())))
     }
 
-    async fn list_tokens(&self, owner: &UserName, page: PageRequest) -> StoreResult<Option<Listing<LiveToken>>> {
+    async fn inspect_token(&self, owner: &UserName, id: TokenId) -> StoreResult<Option<InspectedToken>> {
+        let accounts = self.accounts.lock();
+        Ok(accounts.get(owner).and_then(|account| account.tokens.inspect(id, Instant::now())))
+    }
+
+    async fn record_uses(&self, owner: &UserName, uses: &[TokenUse]) -> StoreResult<()> {
+        if let Some(account) = self.accounts.lock().get_mut(owner) {
+            for used in uses {
+                account.tokens.record_use(*used);
+            }
+        }
+        Ok(())
+    }
+
+    async fn list_tokens(&self, owner: &UserName, page: PageRequest) -> StoreResult<Option<Listing<InspectedToken>>> {
         // One more, to know whether more follow.
         let wanted = page.limit.unwrap_or(usize::MAX).saturating_add(1);
         let (mut items, mut number, now) = (Vec::new(), u64::MAX, Instant::now());

@@ -13,7 +13,7 @@ use crate::domain::{
     listing::{Listing, PageRequest},
     password::PasswordHash,
     throttle::{AttemptScope, ClientAndUser, Reservation},
-    token::{LiveToken, Token, TokenDigest, TokenId},
+    token::{InspectedToken, LiveToken, Token, TokenDigest, TokenId, TokenUse},
     user::{LoginEpoch, User, UserName, UserUpdate},
 };
 
@@ -207,8 +207,16 @@ pub trait Store: Send + Sync {
     /// Finds a live token of this owner.
     async fn find_token(&self, owner: &UserName, id: TokenId) -> StoreResult<Option<LiveToken>>;
 
+    /// Finds a live token of this owner, with its last use, which a verification does not need.
+    async fn inspect_token(&self, owner: &UserName, id: TokenId) -> StoreResult<Option<InspectedToken>>;
+
     /// Lists live tokens of this owner. `None`: `page.after` is not a live token.
-    async fn list_tokens(&self, owner: &UserName, page: PageRequest) -> StoreResult<Option<Listing<LiveToken>>>;
+    async fn list_tokens(&self, owner: &UserName, page: PageRequest) -> StoreResult<Option<Listing<InspectedToken>>>;
+
+    /// Records uses of this owner's tokens, except of those that are not live. A use before the one that is recorded
+    /// changes nothing, so that replicas may record in any order, and twice. No [`Watch`] reports it as a change. It
+    /// does not wait for replicas of the store: a lost use takes nothing away.
+    async fn record_uses(&self, owner: &UserName, uses: &[TokenUse]) -> StoreResult<()>;
 
     /// Creates a user. `false`: the name is taken, and nothing changed.
     async fn create_user(&self, by: &Authority, user: &User) -> StoreResult<bool>;

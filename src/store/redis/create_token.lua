@@ -3,7 +3,7 @@
 -- With a new owner, also creates the owner. With an Idempotency-Key, only its first request does so; a repetition finds
 -- the token of the first one.
 -- KEYS: the new owner, if there is one; with an Idempotency-Key, its key and the index of all of its owner; the token,
--- the index of its owner's tokens, the index of their expiries; in a rotation, the predecessor.
+-- the index of its owner's tokens, the index of their expiries, their last uses; in a rotation, the predecessor.
 -- ARGV: a JSON array of the new owner's fields and values, or ''; the record of the Idempotency-Key ('' without one),
 -- for how many ms it is kept, how many are kept of its owner; the token's id, its record, its life in ms, the quota; in
 -- a rotation, the predecessor's id, its new record, and the ms that it may still live.
@@ -34,7 +34,8 @@ if idempotency then
   end
 end
 
-local id, index, expiries, predecessor, overlap = ARGV[1], KEYS[2], KEYS[3], KEYS[4], tonumber(ARGV[7])
+local id, predecessor, overlap = ARGV[1], KEYS[5], tonumber(ARGV[7])
+local index, expiries, uses = KEYS[2], KEYS[3], KEYS[4]
 if predecessor then
   local record = redis.call('GET', predecessor)
   if not record then
@@ -45,13 +46,15 @@ if predecessor then
   end
 end
 
--- Drops tokens that have expired from both indexes: at most 100, since each create at the quota drops some.
+-- Drops tokens that have expired from both indexes, with their last uses: at most 100, since each create at the quota
+-- drops some.
 local function drop_expired()
   for _, old in ipairs(redis.call('ZRANGE', expiries, '-inf', now, 'BYSCORE', 'LIMIT', 0, 100)) do
     local left = redis.call('PTTL', prefix .. old)
     if left == -2 then
       redis.call('ZREM', index, old)
       redis.call('ZREM', expiries, old)
+      forget_uses(uses, {old})
     else
       -- Its TTL was lengthened or removed by hand.
       redis.call('ZADD', expiries, left < 0 and '+inf' or now + left, old)
@@ -76,6 +79,7 @@ if overlap == 0 then
   redis.call('DEL', predecessor)
   redis.call('ZREM', index, ARGV[5])
   redis.call('ZREM', expiries, ARGV[5])
+  forget_uses(uses, {ARGV[5]})
 elseif predecessor then
   local left = math.max(math.min(overlap, redis.call('PTTL', predecessor)), 1)
   redis.call('SET', predecessor, ARGV[6], 'PX', left)

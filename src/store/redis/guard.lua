@@ -62,8 +62,9 @@ local function last_change(user, removal)
   return math.max(tonumber(redis.call('HGET', user, 'change') or 0), tonumber(redis.call('GET', removal) or 0))
 end
 
--- Deletes all tokens of a user, whose keys have this prefix, and both indexes of them. Returns the number of tokens.
-local function delete_tokens(index, expiries, prefix)
+-- Deletes all tokens of a user, whose keys have this prefix, both indexes of them and their last uses. Returns the
+-- number of tokens.
+local function delete_tokens(index, expiries, uses, prefix)
   local ids, deleted = redis.call('ZRANGE', index, 0, -1), 0
   for first = 1, #ids, 1000 do
     local keys = {}
@@ -72,6 +73,6 @@ local function delete_tokens(index, expiries, prefix)
     end
     deleted = deleted + redis.call('DEL', unpack(keys))
   end
-  redis.call('DEL', index, expiries)
+  redis.call('DEL', index, expiries, uses)
   return deleted
 end

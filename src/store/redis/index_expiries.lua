@@ -1,7 +1,7 @@
 #!lua
 -- Adds some of a user's tokens to the index of their expiries, which begins anew with the first of them, and drops
--- those that have expired from the index of tokens.
--- KEYS: the index of the user's tokens, the index of their expiries.
+-- those that have expired from the index of tokens, with their last uses.
+-- KEYS: the index of the user's tokens, the index of their expiries, their last uses.
 -- ARGV: the prefix of the tokens' keys; the position in the index of tokens to begin at; how many tokens to add.
 -- Returns the position to go on at. nil: the index has no more tokens.
 
@@ -27,5 +27,6 @@ if #added > 0 then
 end
 if #expired > 0 then
   redis.call('ZREM', KEYS[1], unpack(expired))
+  forget_uses(KEYS[3], expired)
 end
 return #ids == count and first + #ids - #expired or false

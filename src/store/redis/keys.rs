@@ -79,6 +79,23 @@ pub(super) fn idempotency_index(owner: &UserName) -> String {
     unwatched(owner, "idempotencies")
 }
 
+/// A hash: when tokens of the user were last used, in seconds since 1970, by the last 12 characters of their ids. It
+/// expires with the last of these tokens. A token takes 30 bytes where 10 were used, 21 where 100 were, and 64 where
+/// 1,000 were (beyond `hash-max-listpack-entries`, 512, Redis encodes it in another way).
+pub(super) fn token_uses(owner: &UserName) -> String {
+    unwatched(owner, "used")
+}
+
+/// The keys that change when a user's tokens do: [`token_index`], [`token_expiries`] and [`token_uses`].
+pub(super) fn token_records(owner: &UserName) -> [String; 3] {
+    [token_index(owner), token_expiries(owner), token_uses(owner)]
+}
+
+/// The field of a token in [`token_uses`], as in `uses.lua`.
+pub(super) fn use_field(id: TokenId) -> String {
+    id.to_string().split_off(24)
+}
+
 /// A hash: the user.
 pub(super) fn user(name: &UserName) -> String {
     format!("mayfly:{{{name}}}:user")
@@ -182,15 +199,9 @@ mod tests {
         assert_eq!(subject(token(&owner, id).as_bytes()), Some(Subject::Token(id)));
         assert_eq!(subject(user(&owner).as_bytes()), Some(Subject::User(owner.clone())));
         let key = "token:user".parse().unwrap();
-        for other in [
-            idempotency(&owner, &key),
-            idempotency_index(&owner),
-            token_index(&owner),
-            token_expiries(&owner),
-            user_probe(&owner),
-            NAMES_PROBE.to_owned(),
-            NAMES.to_owned(),
-        ] {
+        let idempotencies = [idempotency(&owner, &key), idempotency_index(&owner)];
+        let others = [user_probe(&owner), NAMES_PROBE.to_owned(), NAMES.to_owned()];
+        for other in token_records(&owner).into_iter().chain(idempotencies).chain(others) {
             assert_eq!(subject(other.as_bytes()), None, "{other}");
         }
     }

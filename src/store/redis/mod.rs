@@ -21,9 +21,9 @@ use self::{
     write::Write,
 };
 use super::{
-    AttemptScope, Authority, ClientAndUser, Creation, Health, Listing, LiveToken, LoginEpoch, NewToken, PageRequest,
-    Repetition, Reservation, RevokingWrites, Store, StoreError, StoreResult, TokenId, User, UserName, UserUpdate,
-    Watch, throttle::Throttle,
+    AttemptScope, Authority, ClientAndUser, Creation, Health, InspectedToken, Listing, LiveToken, LoginEpoch, NewToken,
+    PageRequest, Repetition, Reservation, RevokingWrites, Store, StoreError, StoreResult, TokenId, TokenUse, User,
+    UserName, UserUpdate, Watch, throttle::Throttle,
 };
 use crate::domain::{
     idempotency::{self, Issuance},
@@ -56,9 +56,9 @@ const CLOCK_DIFFERENCE: Duration = Duration::from_secs(2);
 /// The most tokens that one script reads: it blocks Redis for less than 2 ms.
 const TOKENS_PER_SCRIPT: usize = 1000;
 
-/// The reply of `list_tokens.lua`: ids, records and remaining ms, a list of each; and when the last one was created, if
-/// more may follow.
-type ListedTokens = (Vec<String>, Vec<Option<Vec<u8>>>, Vec<i64>, Option<String>);
+/// The reply of `list_tokens.lua`: ids, records, remaining ms and last uses, a list of each; and when the last one was
+/// created, if more may follow.
+type ListedTokens = (Vec<String>, Vec<Option<Vec<u8>>>, Vec<i64>, Vec<Option<Vec<u8>>>, Option<String>);
 
 /// A store in Redis: in one server, in the primary that Sentinel names, or in a Cluster. It need not be reachable.
 pub struct RedisStore {
@@ -105,7 +105,27 @@ impl Store for RedisStore {
         record.map_or(Ok(None), |record| records::decode_live_token(id, &record, pttl))
     }
 
-    async fn list_tokens(&self, owner: &UserName, page: PageRequest) -> StoreResult<Option<Listing<LiveToken>>> {
+    async fn inspect_token(&self, owner: &UserName, id: TokenId) -> StoreResult<Option<InspectedToken>> {
+        let key = keys::token(owner, id);
+        let mut request = pipe();
+        request.cmd("GETEX").arg(&key).pttl(&key).hget(keys::token_uses(owner), keys::use_field(id));
+        let (record, pttl, used): (Option<Vec<u8>>, i64, _) = self.connections.send_repeatable(&request).await?;
+        let Some(record) = record else { return Ok(None) };
+        let live = records::decode_live_token(id, &record, pttl)?;
+        Ok(live.map(|live| live.with_use(records::decode_use(used))))
+    }
+
+    async fn record_uses(&self, owner: &UserName, uses: &[TokenUse]) -> StoreResult<()> {
+        let mut script = SCRIPTS.record_uses.prepare_invoke();
+        script.key(keys::token_uses(owner));
+        for used in uses {
+            script.key(keys::token(owner, used.id)).arg(used.at);
+        }
+        let _recorded: u64 = self.connections.send_repeatable(&script).await?;
+        Ok(())
+    }
+
+    async fn list_tokens(&self, owner: &UserName, page: PageRequest) -> StoreResult<Option<Listing<InspectedToken>>> {
         // One more, to know whether more follow.
         let wanted = page.limit.unwrap_or(usize::MAX).saturating_add(1);
         let mut tokens = Vec::new();
@@ -113,9 +133,12 @@ impl Store for RedisStore {
         loop {
             let count = (wanted - tokens.len()).min(TOKENS_PER_SCRIPT);
             let Some(part) = self.read_tokens(owner, count, &after, &created).await? else { return Ok(None) };
-            let (mut ids, records, remaining, last_created) = part;
-            let read = ids.iter().zip(records).zip(remaining);
-            tokens.extend(read.filter_map(|((id, record), pttl)| decode_listed_token(owner, id, &record?, pttl)));
+            let (mut ids, records, remaining, uses, last_created) = part;
+            let read = ids.iter().zip(records).zip(remaining).zip(uses);
+            tokens.extend(read.filter_map(|(((id, record), pttl), used)| {
+                let live = decode_listed_token(owner, id, &record?, pttl)?;
+                Some(live.with_use(records::decode_use(used)))
+            }));
             match (ids.pop(), last_created) {
                 (Some(id), Some(time)) if tokens.len() < wanted => (after, created) = (id, time),
                 _ => break,
@@ -268,7 +291,8 @@ fn creation_write(
         .arg(idempotency.map(|(_, issuance)| records::encode_issuance(issuance)).unwrap_or_default())
         .arg(milliseconds(Issuance::retention(token.life)))
         .arg(idempotency::MAX_KEYS)
-        .keys([keys::token(owner, token.id), keys::token_index(owner), keys::token_expiries(owner)])
+        .keys([keys::token(owner, token.id)])
+        .keys(keys::token_records(owner))
         .arg(token.id.to_string())
         .arg(records::encode_token(token))
         .arg(token.life.seconds() * 1000)
@@ -295,7 +319,7 @@ impl RedisStore {
         created: &str,
     ) -> StoreResult<Option<ListedTokens>> {
         let mut script = SCRIPTS.list_tokens.prepare_invoke();
-        script.key(keys::token_index(owner)).key(keys::token_expiries(owner));
+        script.key(&keys::token_records(owner));
         script.arg(keys::token_prefix(owner)).arg(count).arg(after).arg(created);
         self.connections.send_repeatable(&script).await
     }
@@ -310,7 +334,7 @@ impl RedisStore {
         let mut position = Some(0_u64);
         while let Some(first) = position {
             let mut script = SCRIPTS.index_expiries.prepare_invoke();
-            script.key(keys::token_index(owner)).key(keys::token_expiries(owner));
+            script.key(&keys::token_records(owner));
             script.arg(keys::token_prefix(owner)).arg(first).arg(TOKENS_PER_SCRIPT);
             position = self.connections.send_repeatable(&script).await?;
         }

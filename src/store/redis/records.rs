@@ -100,6 +100,11 @@ pub(super) fn decode_live_token(id: TokenId, record: &[u8], pttl: i64) -> StoreR
     Ok(Some(LiveToken { remaining: remaining.min(token.life.duration()), token }))
 }
 
+/// When a token was last used, out of [`keys::token_uses`]. A value that is no number counts as none.
+pub(super) fn decode_use(value: Option<Vec<u8>>) -> Option<u64> {
+    str::from_utf8(&value?).ok()?.parse().ok()
+}
+
 /// The value of an Idempotency-Key's key, as compact JSON.
 #[derive(Serialize, Deserialize)]
 struct IssuanceRecord<'a> {

@@ -1,6 +1,7 @@
 #!lua flags=allow-oom
 -- Revokes these tokens of a user, even where Redis is out of memory.
--- KEYS: the index of the user's tokens, the index of their expiries. ARGV: the prefix of the tokens' keys; their ids.
+-- KEYS: the index of the user's tokens, the index of their expiries, their last uses. ARGV: the prefix of the tokens'
+-- keys; their ids.
 -- Returns the ids of the tokens revoked; any other was not live.
 
 local prefix, revoked = table.remove(ARGV, 1), {}
@@ -11,4 +12,5 @@ for _, id in ipairs(ARGV) do
 end
 redis.call('ZREM', KEYS[1], unpack(ARGV))
 redis.call('ZREM', KEYS[2], unpack(ARGV))
+forget_uses(KEYS[3], ARGV)
 return #revoked == 0 and unchanged(revoked) or revoked

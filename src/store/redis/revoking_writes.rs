@@ -61,7 +61,7 @@ impl RevokingWrites for RedisStore {
     async fn revoke_tokens(&self, by: &Authority, owner: &UserName) -> StoreResult<u64> {
         // It does not run after its own answer, so tokens that are created afterwards stay.
         let write = self.write_to_user(&SCRIPTS.revoke_tokens, owner, by);
-        let write = write.keys([keys::token_index(owner), keys::token_expiries(owner)]).arg(keys::token_prefix(owner));
+        let write = write.keys(keys::token_records(owner)).arg(keys::token_prefix(owner));
         self.connections.write(&write).await
     }
 
@@ -76,7 +76,7 @@ impl RevokingWrites for RedisStore {
         for (part, ids) in ids.chunks(TOKENS_PER_SCRIPT).enumerate() {
             let write = Write::to_user(&SCRIPTS.revoke_listed, owner, by)
                 .repeatable()
-                .keys([keys::token_index(owner), keys::token_expiries(owner)])
+                .keys(keys::token_records(owner))
                 .arg(keys::token_prefix(owner))
                 .arg(ids);
             let reply: StoreResult<Vec<String>> = self.connections.write(&write).await;
@@ -190,8 +190,9 @@ impl RedisStore {
     async fn try_removal(&self, by: &Authority, name: &UserName, number: u64) -> StoreResult<ChangeAttempt<u64>> {
         let write = self
             .write_to_user(&SCRIPTS.remove_user, name, by)
-            .keys([keys::user(name), keys::token_index(name), keys::token_expiries(name), keys::last_removal(name)])
-            .keys([keys::idempotency_index(name)])
+            .keys([keys::user(name)])
+            .keys(keys::token_records(name))
+            .keys([keys::last_removal(name), keys::idempotency_index(name)])
             .arg(number)
             .arg(keys::token_prefix(name))
             .arg(milliseconds(REMOVAL_TTL));
@@ -209,7 +210,9 @@ impl RedisStore {
         revoke_tokens: bool,
     ) -> Write {
         self.write_to_user(&SCRIPTS.update_user, name, by)
-            .keys([keys::user(name), keys::token_index(name), keys::token_expiries(name), keys::last_removal(name)])
+            .keys([keys::user(name)])
+            .keys(keys::token_records(name))
+            .keys([keys::last_removal(name)])
             .arg(number.map(|number| number.to_string()).unwrap_or_default())
             .arg(if revoke_tokens { keys::token_prefix(name) } else { String::new() })
             .arg(fields)
@@ -231,7 +234,8 @@ impl RedisStore {
 fn revocation_write(write: Write, owner: &UserName, id: TokenId, digest: Option<TokenDigest>) -> Write {
     write
         .repeatable()
-        .keys([keys::token(owner, id), keys::token_index(owner), keys::token_expiries(owner)])
+        .keys([keys::token(owner, id)])
+        .keys(keys::token_records(owner))
         .arg(id.to_string())
         .arg(digest.map(TokenDigest::to_base64).unwrap_or_default())
 }

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Changes a user, even where Redis is out of memory: the change may revoke a password, a right or the tokens.
--- KEYS: the user; the index of the user's tokens, the index of their expiries; the number of the last removal of a user
--- of this name.
+-- KEYS: the user; the index of the user's tokens, the index of their expiries, their last uses; the number of the last
+-- removal of a user of this name.
 -- ARGV: the number of the change ('' for a new password, which makes and unmakes no administrator); the prefix of the
 -- tokens' keys, if they are to be revoked, else ''; fields and values.
 -- Returns the number of tokens revoked, and all fields and values of the user. -1: no such user. -2, and the higher
@@ -14,7 +14,7 @@ if ARGV[1] == '' and redis.call('HEXISTS', KEYS[1], 'origin') == 1 then
   return unchanged({-3, {}})
 end
 if ARGV[1] ~= '' then
-  local last = last_change(KEYS[1], KEYS[4])
+  local last = last_change(KEYS[1], KEYS[5])
   if last > tonumber(ARGV[1]) then
     return unchanged({-2, {'change', tostring(last)}})
   end
@@ -22,7 +22,7 @@ end
 
 local revoked = 0
 if ARGV[2] ~= '' then
-  revoked = delete_tokens(KEYS[2], KEYS[3], ARGV[2])
+  revoked = delete_tokens(KEYS[2], KEYS[3], KEYS[4], ARGV[2])
 end
 if ARGV[1] ~= '' then
   redis.call('HSET', KEYS[1], 'change', ARGV[1])
