@@ -21,6 +21,8 @@ bench: ## Measure requests, tokens and signatures, and print tables
 .PHONY: soak
 soak: setup ## Test revocation, failover and load for about an hour, and print tables
 	cargo test --locked --release --test soak
+	cd clients/python && MAYFLY_REVOCATIONS=10000 MAYFLY_BINARY=$(CURDIR)/target/release/mayfly \
+	  $(CURDIR)/tests/.tools/bin/python -m pytest --quiet -s tests/test_replicas.py
 
 .PHONY: kubernetes
 kubernetes: setup ## Test deploy/kubernetes on a Kubernetes API, which is built first (4 minutes, needs Go and kubectl)

@@ -32,6 +32,11 @@ fn the_verifier_accepts_no_revoked_token() {
 }
 
 #[test]
+fn the_verifier_accepts_no_revoked_token_of_three_replicas_whatever_the_network_does() {
+    pytest(&["tests/test_replicas.py"]);
+}
+
+#[test]
 fn applications_under_gunicorn_and_uvicorn_accept_no_revoked_token() {
     pytest(&["tests/test_apps.py"]);
 }

@@ -79,11 +79,12 @@ class Process:
 
 
 class Service(Process):
-    """The service with the embedded store: all tokens are gone when it stops."""
+    """The service; without other settings, with the embedded store, whose tokens are gone when it stops."""
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, settings: Optional[Dict[str, str]] = None) -> None:
         env = {name: value for name, value in os.environ.items() if not name.startswith(("MAYFLY_", "OTEL_"))}
         env.update(MAYFLY_LISTEN=f"127.0.0.1:{port}", MAYFLY_METRICS_LISTEN="off", MAYFLY_ADMIN_PASSWORD=PASSWORD)
+        env.update(settings or {})
         super().__init__([BINARY], env, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         assert self.child.stdout is not None
         self.url = next(word for word in self.child.stdout.readline().split() if word.startswith("http"))

@@ -206,6 +206,22 @@ def test_a_token_of_an_introspector_is_a_credential(service: Service) -> None:
         wait_until_renewed(verifier, jwt)
 
 
+def test_demands_are_checked(service: Service) -> None:
+    fields = {"jwt_token_scopes": ["read", "repo:status"], "jwt_token_audiences": ["https://shop.example"]}
+    _, jwt = service.issue(**fields, jwt_token_networks=["192.0.2.0/24", "2001:db8::7"])
+    with service.verifier() as verifier:
+        token = verifier.verify(jwt, scope="read", audience="https://shop.example", client="2001:db8::7")
+        assert (token.scopes, token.audiences) == (("read", "repo:status"), ("https://shop.example",))
+        for demands, reason in [
+            ({"client": "192.0.3.7"}, "network"),
+            ({"client": "192.0.2.7", "scope": ["read", "write"]}, "scope"),
+            ({"client": "192.0.2.7", "audience": "https://other.example"}, "audience"),
+        ]:
+            with pytest.raises(Rejected) as rejected:
+                verifier.verify(jwt, **demands)
+            assert rejected.value.reason == reason
+
+
 @pytest.mark.parametrize(
     "jwt", ["", "a.b", "a.b.c.d", "a.b.c ", "a.b.c&x=y", "a.b.\u00e9", "a.b." + "x" * 9000, "..", "\udc80"]
 )

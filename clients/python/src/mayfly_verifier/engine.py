@@ -119,6 +119,8 @@ class Engine:
             self._stopped = True
             self._wake.set()
             self._executor.shutdown(wait=False)
+            while self._idle:
+                self._idle.pop().close()
 
     def credentials_changed(self) -> None:
         """Asks at once again, though the former credentials were rejected."""
