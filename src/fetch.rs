@@ -71,24 +71,24 @@ static MACHINE_ROOTS: LazyLock<RootCerts> = LazyLock::new(|| {
     RootCerts::from(found.iter().map(|certificate| Certificate::from_der(certificate).to_owned()))
 });
 
+/// Returns the certificates in this file (PEM), or else those of this machine. Blocks on the file system.
+pub fn trusted_roots(ca_file: Option<&Path>) -> io::Result<RootCerts> {
+    let Some(file) = ca_file else { return Ok(MACHINE_ROOTS.clone()) };
+    let pem = fs::read(file)?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let certificates = certificates.map_err(io::Error::other)?;
+    if certificates.is_empty() {
+        return Err(io::Error::other("it holds no certificate in PEM"));
+    }
+    Ok(RootCerts::from(certificates.iter().map(|one| Certificate::from_der(one).to_owned())))
+}
+
 impl Fetcher {
     /// Verifies servers with the certificates in this file (PEM), or else with those of this machine. Blocks on the
     /// file system.
     pub fn new(ca_file: Option<&Path>) -> io::Result<Self> {
-        let roots = match ca_file {
-            None => MACHINE_ROOTS.clone(),
-            Some(file) => {
-                let pem = fs::read(file)?;
-                let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-                let certificates = certificates.map_err(io::Error::other)?;
-                if certificates.is_empty() {
-                    return Err(io::Error::other("it holds no certificate in PEM"));
-                }
-                RootCerts::from(certificates.iter().map(|one| Certificate::from_der(one).to_owned()))
-            }
-        };
         let tls = TlsConfig::builder()
-            .root_certs(roots)
+            .root_certs(trusted_roots(ca_file)?)
             .unversioned_rustls_crypto_provider(Arc::new(aws_lc_rs::default_provider()));
         let config = Agent::config_builder()
             .tls_config(tls.build())

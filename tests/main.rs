@@ -10,6 +10,7 @@ mod architecture;
 mod authority;
 mod browser;
 mod cli;
+mod client;
 mod clients_python;
 mod clocks;
 mod cluster;

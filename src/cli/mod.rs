@@ -13,8 +13,10 @@ use clap::{Args as _, CommandFactory, FromArgMatches, Parser, Subcommand};
 use self::outcome::Failure;
 use crate::config::{self, ListenSettings, Settings, VARIABLES_HELP};
 
+mod client;
 mod completions;
 mod healthcheck;
+mod interruptible;
 mod issuer;
 mod key;
 mod manual;
@@ -37,12 +39,15 @@ struct Cli {
 }
 
 #[derive(Subcommand)]
-#[expect(clippy::large_enum_variant, reason = "there is only one value")]
 enum Command {
     /// Run the service (the default)
     #[command(after_help = VARIABLES_HELP, after_long_help = VARIABLES_HELP)]
     Serve(Settings),
-    /// Add, list, change and remove users, in Redis and while the service runs
+    /// Issue, list, show, rotate, revoke and verify tokens of a service
+    Token(client::TokenCommand),
+    /// Ask a service who you are, and what tokens you may have
+    Whoami(client::WhoamiCommand),
+    /// Add, list, change and remove users, in Redis and while the service runs, or by the API of a service
     User(user::UserCommand),
     /// Make, rotate and prune the keys that sign tokens
     #[command(subcommand)]
@@ -84,7 +89,8 @@ Put them where the shell finds them, and start it anew:
   zsh:   mayfly completions zsh > \"${fpath[1]}/_mayfly\"
   fish:  mayfly completions fish > ~/.config/fish/completions/mayfly.fish";
 
-/// Runs the command line. Exits with 0 on success, 1 on failure, and 2 where an argument or a setting is wrong.
+/// Runs the command line. Exits with 0 on success, 1 on failure, 2 where an argument or a setting is wrong, and 3 where
+/// a service does not answer.
 pub fn run() -> ExitCode {
     let (command, arguments) = move_settings_behind_subcommand(command(), env::args_os().collect());
     let (matches, errors) = config::parse(command, arguments);
@@ -95,6 +101,8 @@ pub fn run() -> ExitCode {
     };
     let result = match command.unwrap_or_else(|error| error.exit()) {
         Command::Serve(settings) => serve::run(settings, errors),
+        Command::Token(token) => token.run(),
+        Command::Whoami(whoami) => whoami.run(),
         Command::User(user) => user.run(errors),
         Command::Key(key) => key.run(),
         Command::Issuer(issuer) => issuer.run(),
@@ -108,6 +116,7 @@ pub fn run() -> ExitCode {
         Ok(()) => return ExitCode::SUCCESS,
         Err(Failure::Usage(message)) => (message, ExitCode::from(2)),
         Err(Failure::Runtime(message)) => (message, ExitCode::FAILURE),
+        Err(Failure::Unreachable(message)) => (message, ExitCode::from(3)),
         Err(Failure::Signal(number)) => return ExitCode::from(128 + number),
     };
     // The exit code tells the result even where standard error is closed.
@@ -117,8 +126,11 @@ pub fn run() -> ExitCode {
 
 /// The command line without the settings that may stand in front of a command.
 fn command() -> clap::Command {
-    // The settings of `user` may also follow the last word of the command: `mayfly user list --redis-url URL`.
-    Cli::command().mut_subcommand("user", |user| user.mut_args(|setting| setting.global(true)))
+    // These settings may also follow the last word of the command: `mayfly user list --redis-url URL`.
+    let with_global_settings = |command: clap::Command, name| {
+        command.mut_subcommand(name, |with| with.mut_args(|setting| setting.global(true)))
+    };
+    ["user", "token"].into_iter().fold(Cli::command(), with_global_settings)
 }
 
 /// The command line with the settings of `serve`, which runs if there is no command.

@@ -10,6 +10,8 @@ pub(super) enum Failure {
     Usage(String),
     /// The command could not do its work: exit code 1.
     Runtime(String),
+    /// The service does not answer, or something else answers in its place: exit code 3.
+    Unreachable(String),
     /// This signal ended the command: exit code 128 plus its number, like that of a process killed by it.
     Signal(u8),
 }

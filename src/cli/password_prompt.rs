@@ -1,9 +1,8 @@
-//! The prompt for a new password, at the terminal.
+//! The prompts for passwords, at the terminal.
 
 use std::{
     fs::File,
     io::{self, BufRead, BufReader, Write},
-    thread,
 };
 
 use rustix::{
@@ -11,18 +10,20 @@ use rustix::{
     termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr},
 };
 use secrecy::{ExposeSecret, SecretString};
-use tokio::{
-    signal::unix::{SignalKind, signal},
-    sync::oneshot,
-};
+use tokio::signal::unix::{SignalKind, signal};
 
-use super::outcome::Failure;
+use super::{interruptible::in_thread, outcome::Failure};
 
-/// Asks for a password and its repetition.
+/// Asks for the password of a login.
+pub(super) async fn ask(prompt: &str) -> Result<SecretString, Failure> {
+    let terminal = open_terminal()?;
+    let _hidden = EchoOff::at(&terminal)?;
+    ask_line(&terminal, prompt).await
+}
+
+/// Asks for a new password and its repetition.
 pub(super) async fn ask_twice() -> Result<SecretString, Failure> {
-    let terminal = File::options().read(true).write(true).open("/dev/tty")?;
-    // From here on Ctrl-Z does nothing: it would leave the shell with a terminal that hides what is typed.
-    let _ignored = signal(SignalKind::from_raw(Signal::TSTP.as_raw()))?;
+    let terminal = open_terminal()?;
     let _hidden = EchoOff::at(&terminal)?;
     let password = ask_line(&terminal, "Password: ").await?;
     if ask_line(&terminal, "Again: ").await?.expose_secret() != password.expose_secret() {
@@ -31,13 +32,20 @@ pub(super) async fn ask_twice() -> Result<SecretString, Failure> {
     Ok(password)
 }
 
+/// Opens the terminal of this process. From here on Ctrl-Z does nothing: it would leave the shell with a terminal that
+/// hides what is typed.
+fn open_terminal() -> io::Result<File> {
+    drop(signal(SignalKind::from_raw(Signal::TSTP.as_raw()))?);
+    File::options().read(true).write(true).open("/dev/tty")
+}
+
 /// Prints a prompt and reads a line.
 async fn ask_line(mut terminal: &File, prompt: &str) -> Result<SecretString, Failure> {
     terminal.write_all(prompt.as_bytes())?;
     let mut reader = BufReader::new(terminal.try_clone()?);
-    let line = read_in_thread(move || {
+    let line = in_thread(move || {
         let mut line = String::new();
-        reader.read_line(&mut line).map(|_| line)
+        reader.read_line(&mut line).map(|_| SecretString::from(line))
     });
     let line = line.await?;
     // Without a line end, Ctrl-D ended the input: the password may be incomplete.
@@ -46,15 +54,6 @@ async fn ask_line(mut terminal: &File, prompt: &str) -> Result<SecretString, Fai
     } else {
         Err(Failure::Usage("no password: the input ended before the line did".into()))
     }
-}
-
-/// Reads on a thread of its own. The runtime would wait for the end of one of its threads, even after a signal.
-pub(super) async fn read_in_thread(
-    read: impl FnOnce() -> io::Result<String> + Send + 'static,
-) -> io::Result<SecretString> {
-    let (sender, text) = oneshot::channel();
-    thread::spawn(move || sender.send(read().map(SecretString::from)));
-    text.await.expect("the thread sends a result")
 }
 
 /// Hides what is typed at a terminal, until the value is dropped.

@@ -1,4 +1,4 @@
-//! `mayfly user`: the users, in Redis and while the service runs.
+//! `mayfly user`: the users, in Redis and while the service runs, or by the API of a service.
 
 use std::{
     io::{self, IsTerminal},
@@ -7,17 +7,17 @@ use std::{
 };
 
 use clap::{Args, Subcommand};
-use futures_util::future::select_all;
-use secrecy::ExposeSecret;
-use tokio::signal::unix::{SignalKind, signal};
+use secrecy::{ExposeSecret, SecretString};
 use tracing::Instrument;
 
 use super::{
+    client::{self, Change},
+    interruptible::{in_thread, until_signal},
     outcome::{Failure, print},
     password_prompt,
 };
 use crate::{
-    config::{ConfigErrors, PasswordSettings, StoreConfig, StoreSettings, secret_line},
+    config::{ClientSettings, ConfigErrors, PasswordSettings, StoreConfig, StoreSettings, secret_line},
     domain::{
         listing::Listing,
         password::Password,
@@ -33,7 +33,11 @@ use crate::{
 };
 
 #[derive(Args)]
+#[command(after_help = client::USER_HELP, after_long_help = client::USER_HELP)]
 pub(super) struct UserCommand {
+    #[command(flatten)]
+    service: ClientSettings,
+
     #[command(flatten)]
     store: StoreSettings,
 
@@ -100,7 +104,27 @@ const PAGE_SIZE: usize = 500;
 impl UserCommand {
     #[tokio::main(flavor = "current_thread")]
     pub(super) async fn run(self, errors: ConfigErrors) -> Result<(), Failure> {
+        if self.service.url.is_some() {
+            return until_signal(self.execute_by_api()).await;
+        }
         audited(until_signal(self.execute(errors))).await
+    }
+
+    /// Leaves the change to a service, which checks the rights of the caller and writes the audit event.
+    async fn execute_by_api(self) -> Result<(), Failure> {
+        let api = client::log_in(&self.service).await?;
+        let (name, change) = match self.action {
+            Action::List => return in_thread(move || client::print_users(&api)).await,
+            Action::Add { name, role, password } => (name, Change::Add(role, password.read_password().await?)),
+            Action::Role { name, role } => (name, Change::Role(role)),
+            Action::Disable { name } => (name, Change::Disable),
+            Action::Enable { name } => (name, Change::Enable),
+            Action::Password { name, revoke_tokens, password } => {
+                (name, Change::Password { new: password.read_password().await?, revoke_tokens })
+            }
+            Action::Remove { name } => (name, Change::Remove),
+        };
+        in_thread(move || client::change_user(&api, &name, &change)).await
     }
 
     async fn execute(self, mut errors: ConfigErrors) -> Result<(), Failure> {
@@ -152,25 +176,6 @@ impl UserCommand {
     }
 }
 
-/// Runs a command to its end, or until a signal. The signal drops the command, which restores the terminal.
-async fn until_signal(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let kinds = [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit(), SignalKind::terminate()];
-    let signals = kinds.map(|kind| {
-        Box::pin(async move {
-            signal(kind)?.recv().await;
-            io::Result::Ok(kind)
-        })
-    });
-    tokio::select! {
-        biased;
-        (kind, ..) = select_all(signals) => {
-            let number = kind?.as_raw_value();
-            Err(Failure::Signal(u8::try_from(number).unwrap_or_default()))
-        }
-        result = command => result,
-    }
-}
-
 /// Runs a command, and writes its audit events to standard error.
 async fn audited(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
     let telemetry = telemetry::init(&telemetry::Settings::for_command(), None);
@@ -214,7 +219,7 @@ fn failure_for(name: &UserName) -> impl Fn(UserError) -> Failure {
 impl PasswordSource {
     async fn read_password(&self) -> Result<Password, Failure> {
         let text = if self.password_stdin {
-            password_prompt::read_in_thread(|| io::read_to_string(io::stdin())).await?
+            in_thread(|| io::read_to_string(io::stdin()).map(SecretString::from)).await?
         } else if io::stdin().is_terminal() {
             password_prompt::ask_twice().await?
         } else {

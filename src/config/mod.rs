@@ -18,13 +18,14 @@ use clap::{
 };
 
 pub use self::{
+    client::{ClientSettings, ServiceUrl},
     environment::{Environment, environment},
     errors::ConfigErrors,
     lifecycle::LifecycleSettings,
     network::{ListenSettings, NetworkSettings},
     passwords::{AdminConfig, AdminPassword, PasswordSettings},
     store::{StoreConfig, StoreSettings},
-    values::secret_line,
+    values::{read_secret, secret_line},
 };
 use crate::{
     domain::{password::HashCost, token::TokenPolicy},
@@ -34,6 +35,7 @@ use crate::{
     telemetry::{self, otlp},
 };
 
+mod client;
 mod environment;
 mod errors;
 mod issuers;
@@ -125,7 +127,7 @@ pub fn parse(command: Command, mut arguments: Vec<OsString>) -> (ArgMatches, Con
         };
         let flag = usage.split(' ').next().unwrap_or_default();
         let variable = flag.replacen("--", "MAYFLY_", 1).replace('-', "_").to_uppercase();
-        if !is_setting(OsStr::new(&variable)) || errors.contains(&variable) {
+        if !has_variable::<Settings>(&variable) || errors.contains(&variable) {
             error.exit();
         }
         errors.add(&variable, source);
@@ -134,9 +136,10 @@ pub fn parse(command: Command, mut arguments: Vec<OsString>) -> (ArgMatches, Con
     }
 }
 
-/// Returns whether this is the variable of a setting with a flag.
-fn is_setting(variable: &OsStr) -> bool {
-    Settings::augment_args(Command::new("")).get_arguments().any(|setting| setting.get_env() == Some(variable))
+/// Returns whether this is the variable of one of these settings.
+fn has_variable<S: Args>(variable: &str) -> bool {
+    let command = S::augment_args(Command::new(""));
+    command.get_arguments().any(|setting| setting.get_env() == Some(OsStr::new(variable)))
 }
 
 /// Makes clap ignore these variables, also in subcommands.
@@ -161,7 +164,8 @@ impl Config {
     /// [`parse`].
     pub fn load(settings: Settings, environment: &Environment, mut errors: ConfigErrors) -> Result<Self, ConfigErrors> {
         let Settings { mut network, store, tokens, passwords, admin, issuers, lifecycle, log } = settings;
-        for name in environment::setting_variables(environment).filter(|name| !is_setting(OsStr::new(name))) {
+        let is_known = |name: &&str| has_variable::<Settings>(name) || has_variable::<ClientSettings>(name);
+        for name in environment::setting_variables(environment).filter(|name| !is_known(name)) {
             errors.add_without_flag(name, "there is no such setting");
         }
         let certificate = errors.ok_or_add("MAYFLY_TLS_CERT", network.certificate());

@@ -109,7 +109,7 @@ pub(super) fn read_file(file: &Path) -> Result<Vec<u8>, String> {
 }
 
 /// Reads a file that holds a secret and nothing else ([`secret_line`]).
-pub(super) fn read_secret(file: &Path) -> Result<SecretString, String> {
+pub fn read_secret(file: &Path) -> Result<SecretString, String> {
     let bytes = SecretSlice::from(read_file(file)?);
     let text = str::from_utf8(bytes.expose_secret()).map_err(|_| "it is not UTF-8");
     let line = text.and_then(secret_line).map_err(|error| format!("{}: {error}", file.display()))?;

@@ -68,6 +68,11 @@ impl Terminal {
         eventually(text, || self.written.lock().unwrap().contains(text).then_some(()));
     }
 
+    /// Returns what the command has written so far.
+    pub fn text(&self) -> String {
+        self.written.lock().unwrap().clone()
+    }
+
     /// Sends a signal to the command.
     pub fn signal(&self, signal: Signal) {
         killpg(tcgetpgrp(&self.screen).unwrap(), signal).unwrap();
