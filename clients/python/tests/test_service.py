@@ -222,6 +222,14 @@ def test_demands_are_checked(service: Service) -> None:
             assert rejected.value.reason == reason
 
 
+def test_a_long_token_is_verified(service: Service) -> None:
+    audiences = [f"{number}{'x' * 255}" for number in range(8)]
+    _, jwt = service.issue(jwt_token_audiences=audiences, jwt_token_scopes=["y" * 1000])
+    assert len(jwt) > 4096
+    with service.verifier() as verifier:
+        assert verifier.verify(jwt, audience=audiences[7]).audiences == tuple(audiences)
+
+
 @pytest.mark.parametrize(
     "jwt", ["", "a.b", "a.b.c.d", "a.b.c ", "a.b.c&x=y", "a.b.\u00e9", "a.b." + "x" * 9000, "..", "\udc80"]
 )
