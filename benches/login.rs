@@ -25,7 +25,7 @@ use mayfly::{
 use support::{Backend, Service};
 
 /// Pairs of each kind, unless an argument gives another number.
-const PAIRS: usize = 2_000;
+const PAIRS: usize = 400;
 
 /// The first number of users that only the comparison of like with like uses.
 const SPARE: usize = 100_000;
