@@ -10,7 +10,7 @@ use rstest::rstest;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 
-use crate::support::{Backend, Client, Service, eventually};
+use crate::support::{Backend, Client, Log, Service, eventually};
 
 const CHANGES: &str = "/api/v1alpha/changes";
 const TOKEN: &str = "/api/v1alpha/token";
@@ -155,14 +155,17 @@ fn without_a_watch_there_are_no_changes() {
     });
     without_leases.admin().get(CHANGES).send().problem(503);
 
-    let service = Service::start(Backend::Redis);
+    let log = Log::new();
+    let service = Service::start_with(Backend::Redis, |command| {
+        command.stderr(log.stdio());
+    });
     let mut asking = Asking::begin(service.admin());
     let (_, jwt) = service.admin().issue("x", "1h");
-    // The login is answered from a lease for less than the time that the watch needs to fail, so a token asks.
     let bearer = service.client().with_bearer(&jwt);
     let redis = service.redis.as_ref().unwrap();
     redis.cli(&["CONFIG", "SET", "min-replicas-to-write", "1"]);
-    eventually("the watch ends", || (bearer.get(CHANGES).send().status == 503).then_some(()));
+    log.wait_for("WARN", "leases are not renewed");
+    bearer.get(CHANGES).send().problem(503);
     redis.cli(&["CONFIG", "SET", "min-replicas-to-write", "0"]);
     asking.client = bearer;
     eventually("another watch has begun", || (asking.client.get(CHANGES).send().status == 200).then_some(()));

@@ -4,6 +4,7 @@ import base64
 import ipaddress
 import os
 import random
+import uuid
 
 import requests
 import schemathesis
@@ -78,6 +79,9 @@ def before_call(context, case, kwargs):
         case.path_parameters["name"] = "somebody"
     if case.meta is None or case.meta.generation.mode.is_negative:
         return
+    if "Idempotency-Key" in case.headers:
+        # A key belongs to one request.
+        case.headers["Idempotency-Key"] = str(uuid.uuid4())
     if operation in ("rotateToken", "revokeUserToken"):
         case.path_parameters["id"] = issue()["jwt_token_id"]
     if operation == "revokeUserToken":
