@@ -12,7 +12,7 @@ use crate::domain::user::UserName;
 #[derive(Clone, Args)]
 #[command(next_help_heading = "Service")]
 pub struct ClientSettings {
-    /// Set the URL of the service: https://mayfly.example
+    /// Set the URL of the service: `https://mayfly.example`
     #[arg(long, env = "MAYFLY_URL", value_name = "URL", value_parser = text(str::parse::<ServiceUrl>))]
     pub url: Option<ServiceUrl>,
 

@@ -1,7 +1,7 @@
 //! The OpenAPI document: generated from the operations, and completed by `openapi_overlay.yaml` and
 //! [`documented_failures`].
 
-use poem_openapi::OpenApiService;
+use poem_openapi::{OpenApi, OpenApiService};
 use serde_json::{Value, json};
 
 use super::{
@@ -21,21 +21,8 @@ use super::{
 };
 use crate::domain::{duration, password::Password, token::Description, user::UserName};
 
-type Operations = (
-    TokenApi,
-    TokenExchangeApi,
-    RevocationApi,
-    WhoamiApi,
-    UserApi,
-    UserTokenApi,
-    OAuthApi,
-    ChangesApi,
-    KubernetesApi,
-    HealthApi,
-);
-
 /// All operations of the API.
-pub(super) fn api() -> OpenApiService<Operations, ()> {
+pub(super) fn api() -> OpenApiService<impl OpenApi, ()> {
     let operations = (
         TokenApi,
         TokenExchangeApi,

@@ -116,6 +116,12 @@ impl MemoryStore {
         }
     }
 
+    /// Revokes a token of this account, and returns whether it was live.
+    fn revoke(&self, account: &mut Account, id: TokenId, now: Instant) -> bool {
+        self.record([id], None);
+        account.tokens.revoke(id, now)
+    }
+
     /// Revokes all tokens of this account, and returns how many were live.
     fn revoke_all(&self, account: &mut Account) -> u64 {
         self.record(account.tokens.ids(), None);
@@ -153,6 +159,7 @@ impl Store for MemoryStore {
         let mut account = Account::new(owner);
         account.insert(&new, Instant::now());
         accounts.insert(owner.name.clone(), account);
+        self.record([new.token.id], Some(&owner.name));
         Ok(Some(Creation::Created))
     }
 
@@ -264,8 +271,7 @@ impl Store for MemoryStore {
 impl RevokingWrites for MemoryStore {
     async fn revoke_token(&self, by: &Authority, owner: &UserName, id: TokenId) -> StoreResult<bool> {
         let mut accounts = self.authorized(by, owner)?;
-        self.record([id], None);
-        Ok(accounts.get_mut(owner).is_some_and(|account| account.tokens.revoke(id, Instant::now())))
+        Ok(accounts.get_mut(owner).is_some_and(|account| self.revoke(account, id, Instant::now())))
     }
 
     async fn revoke_presented(
@@ -278,8 +284,7 @@ impl RevokingWrites for MemoryStore {
         let (mut accounts, now) = (self.accounts.lock(), Instant::now());
         let Some(account) = accounts.get_mut(owner) else { return Ok(false) };
         let is_presented = account.tokens.find(id, now).is_some_and(|live| live.token.digest == digest);
-        self.record(is_presented.then_some(id), None);
-        Ok(is_presented && account.tokens.revoke(id, now))
+        Ok(is_presented && self.revoke(account, id, now))
     }
 
     async fn wait_for_replication(&self, _owner: &UserName) -> StoreResult<()> {
@@ -298,7 +303,7 @@ impl RevokingWrites for MemoryStore {
     ) -> StoreResult<HashSet<TokenId>> {
         let (mut accounts, now) = (self.authorized(by, owner)?, Instant::now());
         let Some(account) = accounts.get_mut(owner) else { return Ok(HashSet::new()) };
-        Ok(ids.iter().copied().filter(|id| account.tokens.revoke(*id, now)).collect())
+        Ok(ids.iter().copied().filter(|id| self.revoke(account, *id, now)).collect())
     }
 
     async fn rotate_token(&self, old: &Token, overlap: Duration, new: NewToken<'_>) -> StoreResult<Rotation> {
@@ -319,14 +324,15 @@ impl RevokingWrites for MemoryStore {
         }
         // Without an overlap, the old token makes room for its successor.
         if overlap.is_zero() {
-            account.tokens.revoke(old.id, now);
+            self.revoke(account, old.id, now);
         } else if account.tokens.has_room(new.quota, now) {
             account.tokens.replace(old.id, new.token.id, overlap, now);
+            self.record([old.id], None);
         } else {
             return Ok(Rotation::QuotaReached);
         }
         account.insert(&new, now);
-        self.record([old.id, new.token.id], None);
+        self.record([new.token.id], None);
         Ok(Rotation::Rotated)
     }
 

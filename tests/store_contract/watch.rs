@@ -58,6 +58,41 @@ async fn a_watch_reports_what_changed(#[values(Kind::Memory, Kind::Redis, Kind::
     assert!(fixture.store.find_token(&alice, left.id).await.unwrap().is_some());
 }
 
+/// Otherwise a replica would renew a lease on a token that was taken away, and accept it for minutes.
+#[rstest]
+#[tokio::test]
+async fn a_watch_names_each_token_whatever_takes_it_away(
+    #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
+) {
+    let (fixture, alice) = Fixture::with_user(kind, "alice").await;
+    let (store, by) = (&fixture.store, operator());
+    let hash = user("alice").password_hash().unwrap().clone();
+    for way in 0..8 {
+        if way == 6 {
+            store.update_user(&by, &alice, UserUpdate { role: None, disabled: Some(false) }).await.unwrap();
+        }
+        let login = store.find_user(&alice).await.unwrap().unwrap().login_epoch;
+        let taken = token(3600);
+        store.create_token(new_token(&alice, login, &taken)).await.unwrap();
+        let mut watch = store.watch().await.unwrap().unwrap();
+        match way {
+            0 => drop(store.revoke_token(&by, &alice, taken.id).await.unwrap()),
+            1 => drop(store.revoke_presented(&alice, taken.id, taken.digest, true).await.unwrap()),
+            2 => drop(store.revoke_listed(&by, &alice, &HashSet::from([taken.id])).await.unwrap()),
+            3 => drop(store.revoke_tokens(&by, &alice).await.unwrap()),
+            4 => {
+                let successor = token(3600);
+                store.rotate_token(&taken, Duration::ZERO, new_token(&alice, login, &successor)).await.unwrap();
+            }
+            5 => drop(store.update_user(&by, &alice, DISABLE).await.unwrap()),
+            6 => drop(store.set_password(&by, &alice, &hash, true).await.unwrap()),
+            _ => drop(store.remove_user(&by, &alice).await.unwrap()),
+        }
+        assert_eq!(store.find_token(&alice, taken.id).await.unwrap(), None, "way {way} takes nothing away");
+        assert!(watch.changes().await.unwrap().tokens.contains(&taken.id), "way {way} is not told");
+    }
+}
+
 /// A change before the call is in its answer, even if the change itself was not answered by then: otherwise a replica
 /// would renew a lease on a revoked token.
 #[rstest]
