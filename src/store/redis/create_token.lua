@@ -22,13 +22,15 @@ local issuance, retention, max_keys = argument(), tonumber(argument()), tonumber
 local idempotency = issuance ~= '' and {key = table.remove(KEYS, 1), index = table.remove(KEYS, 1)}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
+-- Redis keeps a key during the millisecond in which its TTL ends.
+local past = '(' .. string.format('%.0f', now)
 local prefix = KEYS[1]:sub(1, -#ARGV[1] - 1)
 if idempotency then
   local repeated = repetition(idempotency.key, prefix)
   if repeated then
     return repeated
   end
-  redis.call('ZREMRANGEBYSCORE', idempotency.index, '-inf', now)
+  redis.call('ZREMRANGEBYSCORE', idempotency.index, '-inf', past)
   if redis.call('ZCARD', idempotency.index) >= max_keys then
     return unchanged(-5)
   end
@@ -49,7 +51,7 @@ end
 -- Drops tokens that have expired from both indexes, with their last uses: at most 100, since each create at the quota
 -- drops some.
 local function drop_expired()
-  for _, old in ipairs(redis.call('ZRANGE', expiries, '-inf', now, 'BYSCORE', 'LIMIT', 0, 100)) do
+  for _, old in ipairs(redis.call('ZRANGE', expiries, '-inf', past, 'BYSCORE', 'LIMIT', 0, 100)) do
     local left = redis.call('PTTL', prefix .. old)
     if left == -2 then
       redis.call('ZREM', index, old)
@@ -70,7 +72,7 @@ if size >= quota then
     return unchanged(-1)
   end
   drop_expired()
-  if redis.call('ZCARD', index) - redis.call('ZCOUNT', expiries, '-inf', now) >= quota then
+  if redis.call('ZCARD', index) - redis.call('ZCOUNT', expiries, '-inf', past) >= quota then
     return unchanged(0)
   end
 end
