@@ -64,14 +64,17 @@ fn no_replica_accepts_a_token_after_its_revocation_is_answered_in_a_cluster() {
     let tokens: Vec<_> = (0..TOKENS).map(issue).collect();
     let verify = |service: &Service, token: &Issued| service.client().with_bearer(&token.jwt).get(VERIFY).send().status;
     for service in &services {
-        let begun = (misses(service), Instant::now());
-        eventually("leases are renewed", || {
+        let mut begun = (misses(service), Instant::now());
+        // Without renewals, each token is read once a lease. On a busy machine, one may lapse now and then.
+        eventually("leases are renewed for two of their lives", || {
             let answers = tokens.iter().map(|token| verify(service, token)).collect::<Vec<_>>();
             assert!(answers.iter().all(|status| *status == 200), "{answers:?}");
-            (begun.1.elapsed() > 4 * LEASE).then_some(())
+            let misses = misses(service);
+            if misses > begun.0 {
+                begun = (misses, Instant::now());
+            }
+            (begun.1.elapsed() > 2 * LEASE).then_some(())
         });
-        // The first read of each, and perhaps a few whose lease lapsed on a busy machine.
-        assert!(misses(service) < begun.0 + 4 * TOKENS as u64, "{}", misses(service));
     }
 
     let [accepted, disturbed] = [(); 2].map(|()| AtomicU64::default());

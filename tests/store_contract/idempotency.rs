@@ -184,19 +184,18 @@ async fn a_key_outlives_a_change_of_password_and_no_removal(
 #[tokio::test]
 async fn a_user_has_a_limited_number_of_keys(#[values(Kind::Memory, Kind::Redis)] kind: Kind) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
-    let (short, long) = (token(5), token(3600));
     let create = async |number: usize, token: &Token| {
         let (key, issuance) = (key(&number.to_string()), issuance(token));
         let idempotency = Some((&key, &issuance));
         let new = NewToken { idempotency, quota: usize::MAX, ..new_token(&alice, epoch(), token) };
         fixture.store.create_token(new).await.unwrap()
     };
+    let long = token(3600);
     assert_eq!(create(0, &long).await, Creation::Created);
-    for number in 1..MAX_KEYS - 1 {
+    for number in 1..MAX_KEYS {
         let token = token(3600);
         assert_eq!(create(number, &token).await, Creation::Created);
     }
-    assert_eq!(create(MAX_KEYS - 1, &short).await, Creation::Created);
     assert_eq!(create(MAX_KEYS, &token(3600)).await, Creation::TooManyKeys);
     let rotation = fixture.rotate(&alice, &key("x"), &long, &token(3600)).await;
     assert_eq!(rotation, Rotation::TooManyKeys);
@@ -204,8 +203,24 @@ async fn a_user_has_a_limited_number_of_keys(#[values(Kind::Memory, Kind::Redis)
     let keyless = token(3600);
     let without = NewToken { quota: usize::MAX, ..new_token(&alice, epoch(), &keyless) };
     assert_eq!(fixture.store.create_token(without).await.unwrap(), Creation::Created);
+}
+
+#[rstest]
+#[tokio::test]
+async fn an_expired_key_counts_no_longer(#[values(Kind::Memory, Kind::Redis)] kind: Kind) {
+    let (fixture, alice) = Fixture::with_user(kind, "alice").await;
+    for number in 0..MAX_KEYS {
+        let token = token(if number == 0 { 1 } else { 3600 });
+        let (key, issuance) = (key(&number.to_string()), issuance(&token));
+        let new = NewToken { idempotency: Some((&key, &issuance)), ..new_token(&alice, epoch(), &token) };
+        let new = NewToken { quota: usize::MAX, ..new };
+        assert_eq!(fixture.store.create_token(new).await.unwrap(), Creation::Created);
+    }
+    let (another, token) = (key("another"), token(3600));
+    let issuance = issuance(&token);
+    let new = NewToken { idempotency: Some((&another, &issuance)), ..new_token(&alice, epoch(), &token) };
     let expired = async {
-        while create(MAX_KEYS, &token(3600)).await != Creation::Created {
+        while fixture.store.create_token(NewToken { quota: usize::MAX, ..new }).await.unwrap() != Creation::Created {
             sleep(Duration::from_millis(5)).await;
         }
     };

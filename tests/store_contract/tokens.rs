@@ -280,9 +280,7 @@ async fn a_quota_is_exact_and_counts_live_tokens_only(
     #[values(Kind::Memory, Kind::Redis, Kind::Sentinel, Kind::Cluster)] kind: Kind,
 ) {
     let (fixture, alice) = Fixture::with_user(kind, "alice").await;
-    let short = token(3);
-    fixture.store.create_token(new_token(&alice, epoch(), &short)).await.unwrap();
-    let attempts = (1..=QUOTA).map(|_| {
+    let attempts = (0..=QUOTA).map(|_| {
         let (store, alice) = (Arc::clone(&fixture.store), alice.clone());
         tokio::spawn(async move { store.create_token(new_token(&alice, epoch(), &token(3600))).await.unwrap() })
     });
@@ -290,7 +288,12 @@ async fn a_quota_is_exact_and_counts_live_tokens_only(
     for attempt in attempts.collect::<Vec<_>>() {
         created += usize::from(attempt.await.unwrap() == Creation::Created);
     }
-    assert_eq!(created, QUOTA - 1);
+    assert_eq!(created, QUOTA);
+    let revoked = fixture.ids(&alice, PageRequest::ALL).await.unwrap()[0];
+    assert!(fixture.store.revoke_token(&operator(), &alice, revoked).await.unwrap());
+    let short = token(1);
+    let creation = fixture.store.create_token(new_token(&alice, epoch(), &short)).await.unwrap();
+    assert_eq!(creation, Creation::Created);
     let refilled = async {
         while fixture.store.create_token(new_token(&alice, epoch(), &token(3600))).await.unwrap() != Creation::Created {
             sleep(Duration::from_millis(5)).await;

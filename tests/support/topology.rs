@@ -150,6 +150,9 @@ fn sentinel_cli(port: u16, arguments: &[&str]) -> String {
 pub struct Cluster {
     /// The primaries first. `None`: killed.
     pub servers: Vec<Option<RedisServer>>,
+    version: Version,
+    /// The further arguments of each server.
+    arguments: Vec<String>,
 }
 
 /// The number of primaries: the fewest that can vote.
@@ -179,7 +182,8 @@ impl Cluster {
                 (server.cli(&["CLUSTER", "REPLICATE", &primary]) == "OK").then_some(())
             });
         }
-        let cluster = Self { servers: servers.into_iter().map(Some).collect() };
+        let arguments = arguments.iter().map(|argument| argument.to_string()).collect();
+        let cluster = Self { servers: servers.into_iter().map(Some).collect(), version, arguments };
         cluster.wait_until_whole();
         cluster
     }
@@ -212,7 +216,8 @@ impl Cluster {
 
     /// Adds a primary without slots, and returns its index.
     pub fn add_primary(&mut self) -> usize {
-        let server = start_node(Version::Redis7_0, &[]);
+        let arguments: Vec<_> = self.arguments.iter().map(String::as_str).collect();
+        let server = start_node(self.version, &arguments);
         join(&server, self.server(0));
         self.servers.push(Some(server));
         self.wait_until_whole();
@@ -222,6 +227,9 @@ impl Cluster {
     /// Makes a replica change places with its primary, and waits until all nodes know.
     pub fn promote(&self, replica: usize) {
         let server = self.server(replica);
+        let primary = server.info("master_port");
+        let primary = self.servers.iter().flatten().find(|server| server.port.to_string() == primary).unwrap();
+        let [new, old] = [server, primary].map(|server| server.cli(&["CLUSTER", "MYID"]));
         let mut asked_at = None::<Instant>;
         eventually("it is promoted", || {
             // A promotion that took 5 s is given up, which may happen on a busy machine.
@@ -231,6 +239,13 @@ impl Cluster {
             }
             (server.info("role") == "master").then_some(())
         });
+        for node in self.servers.iter().flatten() {
+            eventually("each node knows that they changed places", || {
+                let nodes = node.cli(&["CLUSTER", "NODES"]);
+                let is = |id: &str, role: &str| nodes.lines().any(|line| line.starts_with(id) && line.contains(role));
+                (is(&new, "master") && is(&old, &format!("slave {new}"))).then_some(())
+            });
+        }
         self.wait_until_whole();
     }
 
