@@ -17,7 +17,13 @@ use tracing::{Span, Subscriber, field};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::{EnvFilter, Layer, fmt::layer, registry::LookupSpan};
 
-use super::events::AUDIT;
+use super::{
+    events::AUDIT,
+    json_lines::{JsonLine, JsonMembers},
+};
+
+/// The most bytes of lines that are written at once; a longer line is written alone.
+const WRITE_BYTES: usize = 64 * 1024;
 
 /// Lines that wait for the writing thread, at most: a few hundred bytes each. Further lines are dropped and counted.
 const MAX_WAITING_LINES: usize = 8192;
@@ -58,7 +64,7 @@ where
     if format == LogFormat::Text || format == LogFormat::Auto && is_terminal {
         layer().with_writer(writer).with_ansi(is_terminal).boxed()
     } else {
-        layer().with_writer(writer).json().flatten_event(true).with_span_list(false).boxed()
+        layer().with_writer(writer).fmt_fields(JsonMembers).event_format(JsonLine).boxed()
     }
 }
 
@@ -66,7 +72,7 @@ where
 /// the lines left in the queue.
 pub(super) fn start_writer() -> (NonBlocking, WorkerGuard) {
     let builder = NonBlockingBuilder::default().buffered_lines_limit(MAX_WAITING_LINES).thread_name("log");
-    let (writer, guard) = builder.finish(StandardError { reported: 0 });
+    let (writer, guard) = builder.finish(StandardError { lines: Vec::new(), reported: 0 });
     let _ = UNQUEUED.set(writer.error_counter());
     (writer, guard)
 }
@@ -81,17 +87,32 @@ fn unqueued_lines() -> u64 {
     UNQUEUED.get().map_or(0, |counter| counter.dropped_lines() as u64)
 }
 
-/// Standard error, as the writing thread uses it. Writing never fails: a line that cannot be written is counted.
+/// Standard error, as the writing thread uses it: the lines that are in the queue are written at once. Writing never
+/// fails: lines that cannot be written are counted.
 struct StandardError {
+    /// The lines to write next.
+    lines: Vec<u8>,
     /// How many of the [`unqueued_lines`] the log has reported.
     reported: u64,
 }
 
-impl Write for StandardError {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        if io::stderr().write_all(line).is_err() {
-            UNWRITTEN.fetch_add(1, Relaxed);
+impl StandardError {
+    fn write_lines(&mut self) {
+        if io::stderr().write_all(&self.lines).is_err() {
+            let lines = self.lines.iter().filter(|byte| **byte == b'\n').count();
+            UNWRITTEN.fetch_add(lines as u64, Relaxed);
         }
+        self.lines.clear();
+    }
+}
+
+impl Write for StandardError {
+    /// Takes one line.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.lines.len() + line.len() > WRITE_BYTES {
+            self.write_lines();
+        }
+        self.lines.extend_from_slice(line);
         Ok(line.len())
     }
 
@@ -103,6 +124,8 @@ impl Write for StandardError {
         if lines > 0 {
             tracing::warn!(lines, "dropped lines of the log: standard error was not read in time");
         }
+        // Last: while it blocks, the queue may become full.
+        self.write_lines();
         Ok(())
     }
 }

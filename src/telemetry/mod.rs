@@ -18,6 +18,7 @@ pub use self::logs::LogFormat;
 
 pub mod audit;
 pub mod events;
+mod json_lines;
 pub mod logs;
 pub mod metrics;
 pub mod otlp;
