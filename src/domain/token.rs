@@ -84,6 +84,12 @@ impl Description {
     }
 }
 
+impl From<Description> for String {
+    fn from(Description(text): Description) -> Self {
+        text
+    }
+}
+
 impl FromStr for Description {
     type Err = DescriptionError;
 

@@ -108,7 +108,7 @@ impl<E: Endpoint, D: DirectEndpoint> Envelope<E, D> {
             is_poll: request.uri().path() == CHANGES,
         };
         let observed = ObservedRequest::begin(info, |name| single_value(request.headers(), name));
-        let (mut response, route) = observed.run(self.call_endpoint(request, request_id)).await;
+        let (mut response, route) = observed.run(pin!(self.call_endpoint(request, request_id))).await;
         observed.end(ResponseLabels { route, status: response.status().as_u16() });
         if is_from_script {
             browser::remove_basic_challenge(response.headers_mut());

@@ -339,7 +339,7 @@ impl From<IssuedToken> for TokenIssued {
             message: "Token generated".into(),
             jwt_token_id: token.id.to_string(),
             jwt_token: jwt.expose_secret().into(),
-            jwt_token_description: token.description.as_str().into(),
+            jwt_token_description: token.description.into(),
             jwt_token_life: token.life.seconds(),
         }
     }
@@ -350,7 +350,7 @@ impl From<Listing<InspectedToken>> for TokenList {
         let message = if listing.items.is_empty() { "No tokens exist" } else { "Tokens exists" };
         let entry = |(position, InspectedToken { token, remaining, last_used })| {
             let summary = TokenSummary {
-                jwt_token_description: token.description.as_str().into(),
+                jwt_token_description: token.description.into(),
                 jwt_token_life: token.life.seconds(),
                 jwt_token_remaining_life: remaining.as_secs_f64(),
                 attributes: TokenAttributes::from(&*token.attributes),
@@ -366,7 +366,7 @@ impl From<InspectedToken> for TokenDetails {
     fn from(InspectedToken { token, remaining, last_used }: InspectedToken) -> Self {
         Self {
             message: "Tokens exists".into(),
-            jwt_token_description: token.description.as_str().into(),
+            jwt_token_description: token.description.into(),
             jwt_token_life: token.life.seconds(),
             jwt_token_life_remaining: remaining.as_secs_f64(),
             expiry_status: "Valid".into(),

@@ -1,6 +1,6 @@
 //! How tokens and users are encoded in Redis.
 
-use std::{collections::HashMap, str::FromStr, time::Duration};
+use std::{borrow::Cow, collections::HashMap, str::FromStr, time::Duration};
 
 use redis::{Pipeline, pipe};
 use secrecy::ExposeSecret;
@@ -23,14 +23,14 @@ use crate::{
 #[derive(Serialize, Deserialize)]
 struct TokenRecord<'a> {
     /// The description.
-    #[serde(rename = "d")]
-    description: std::borrow::Cow<'a, str>,
+    #[serde(rename = "d", borrow)]
+    description: Cow<'a, str>,
     /// The life, in seconds.
     #[serde(rename = "l")]
     life: u64,
     /// The SHA-256 of the JWT, in unpadded base64url.
-    #[serde(rename = "h")]
-    digest: String,
+    #[serde(rename = "h", borrow)]
+    digest: Cow<'a, str>,
     /// The id of the successor.
     #[serde(rename = "s", default, skip_serializing_if = "Option::is_none")]
     successor: Option<String>,
@@ -61,7 +61,7 @@ pub(super) fn encode_token(token: &Token) -> String {
     serde_json::to_string(&TokenRecord {
         description: token.description.as_str().into(),
         life: token.life.seconds(),
-        digest: token.digest.to_base64(),
+        digest: token.digest.to_base64().into(),
         successor: token.successor.map(|id| id.to_string()),
         scopes: encode_attribute(&token.attributes.scopes),
         audiences: encode_attribute(&token.attributes.audiences),
@@ -116,10 +116,10 @@ struct IssuanceRecord<'a> {
     issued_at: u64,
     /// The `kid` of the key that signed the JWT.
     #[serde(rename = "k")]
-    kid: std::borrow::Cow<'a, str>,
+    kid: Cow<'a, str>,
     /// The fingerprint of the request.
     #[serde(rename = "r")]
-    request: std::borrow::Cow<'a, str>,
+    request: Cow<'a, str>,
 }
 
 /// The value of the key of an Idempotency-Key.
