@@ -68,16 +68,25 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
     background.spawn(async move { issuers.keep_keys().await });
     background.spawn(reload_files(Arc::clone(&services), config.certificate.clone(), hangup));
 
-    // A store that answers is prepared before the first request; one that does not answer delays nothing.
     let mut preparation =
         StorePreparation { services: Arc::clone(&services), admin: config.admin, preparation_failed: false };
-    preparation.check_and_prepare().await;
+    // Tells the time of a store that answers before the first request; one that does not answer delays nothing.
+    let answers = services.readiness.check_store().await;
+    // Only logins wait for it, as it may hash the first administrator's password.
     background.spawn(async move {
+        if answers {
+            preparation.prepare().await;
+        }
+        preparation.services.readiness.attempt_ended();
         let mut ticks = interval(STORE_CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
-            preparation.check_and_prepare().await;
+            let readiness = &preparation.services.readiness;
+            // A store that answers for the first time or has lost its data is prepared.
+            if readiness.check_store().await && !readiness.is_started() {
+                preparation.prepare().await;
+            }
         }
     });
     let shutdown = async {
@@ -133,7 +142,7 @@ pub async fn serve_metrics(listener: TcpListener, prometheus: Prometheus) -> io:
     server::serve(listener, application, pending(), options).await
 }
 
-/// Checks the store, and prepares one that answers: adds the first administrator.
+/// Prepares a store that answers: adds the first administrator.
 struct StorePreparation {
     services: Arc<Services>,
     admin: AdminConfig,
@@ -142,18 +151,14 @@ struct StorePreparation {
 }
 
 impl StorePreparation {
-    /// Checks the store. Prepares a store that answers for the first time or has lost its data.
-    async fn check_and_prepare(&mut self) {
-        let readiness = &self.services.readiness;
-        if !readiness.check_store().await || readiness.is_started() {
-            return;
-        }
+    /// Prepares the store, and records that it is prepared.
+    async fn prepare(&mut self) {
         match bootstrap(&self.services.users, &self.admin).await {
             Ok(added_user) => {
                 if mem::take(&mut self.preparation_failed) {
                     tracing::info!("the store is prepared");
                 }
-                readiness.start(added_user);
+                self.services.readiness.start(added_user);
             }
             Err(error) => {
                 if !mem::replace(&mut self.preparation_failed, true) {

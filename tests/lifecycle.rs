@@ -51,6 +51,24 @@ fn the_banner_has_the_address_and_a_command_that_works() {
 }
 
 #[test]
+fn requests_are_served_while_the_first_administrator_is_added() {
+    let service = Service::launch(None, |command| {
+        // A hash takes many seconds, and the longer the busier the machine is.
+        command.env("MAYFLY_PASSWORD_COST", "m=131072,t=32,p=1");
+    });
+    assert_eq!(service.client().get("/livez").send().status, 200);
+    assert_eq!(service.client().get("/readyz").send().problem(503), "The service is starting.");
+}
+
+#[test]
+fn a_login_waits_until_the_first_administrator_is_added() {
+    let service = Service::launch(None, |command| {
+        command.env("MAYFLY_PASSWORD_COST", "m=65536,t=4,p=1");
+    });
+    assert_eq!(service.admin().get(TOKEN).send().status, 200);
+}
+
+#[test]
 fn a_full_or_closed_standard_output_does_not_stop_the_service() {
     for is_closed in [false, true] {
         let (reader, mut output) = pipe().unwrap();

@@ -282,6 +282,7 @@ fn starting() -> Problem {
 /// Logs a user in by the word of another party.
 async fn log_in_externally(request: &Request, login: ExternalLogin) -> Result<Caller, Problem> {
     let services = Services::of(request);
+    services.readiness.first_attempt().await;
     // Otherwise, its first token could create a user before the first administrator is added, who then never is.
     if !services.readiness.is_started() {
         return Err(starting());
@@ -293,6 +294,7 @@ async fn log_in_externally(request: &Request, login: ExternalLogin) -> Result<Ca
 async fn log_in(request: &Request, user: UserName, passwords: &[Password]) -> Result<Caller, Problem> {
     let pair = ClientAndUser { user, client: client_network(request) };
     let services = Services::of(request);
+    services.readiness.first_attempt().await;
     match services.login.log_in(&pair, passwords).await {
         // Until the first administrator was added, a right password looks wrong.
         Err(LoginError::Refused) if !services.readiness.is_started() => Err(starting()),

@@ -9,6 +9,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
+use tokio::sync::SetOnce;
 
 use crate::{
     store::{Health, Warning, leased::LeasedStore},
@@ -26,6 +27,8 @@ pub struct Readiness {
     unready_after: Duration,
     /// Set once the store was prepared; cleared when the store comes back empty.
     started: AtomicBool,
+    /// Set once the first attempt to prepare the store has ended.
+    attempted: SetOnce<()>,
     /// Set once a shutdown began.
     stopping: AtomicBool,
     last_check: Mutex<LastCheck>,
@@ -50,6 +53,7 @@ impl Readiness {
             store,
             unready_after,
             started: AtomicBool::new(false),
+            attempted: SetOnce::new(),
             stopping: AtomicBool::new(false),
             last_check: Mutex::default(),
         }
@@ -59,6 +63,19 @@ impl Readiness {
     pub fn start(&self, added_user: bool) {
         self.last_check.lock().held_users |= added_user;
         self.started.store(true, Ordering::Release);
+        self.attempt_ended();
+    }
+
+    /// Records that an attempt to prepare the store ended, even without success.
+    pub fn attempt_ended(&self) {
+        // Set already by an earlier attempt.
+        let _ = self.attempted.set(());
+    }
+
+    /// Waits until the first attempt to prepare the store has ended. A login waits: the first administrator may be
+    /// about to be added.
+    pub async fn first_attempt(&self) {
+        self.attempted.wait().await;
     }
 
     /// Whether the store was prepared, and has not come back empty since.
