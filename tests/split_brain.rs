@@ -51,7 +51,7 @@ impl Settings {
     pub fn with(max_lag: &str, down_after: &str) -> Self {
         let mut settings = Self::shipped();
         settings.redis.extend(["--min-replicas-max-lag".to_owned(), max_lag.to_owned()]);
-        settings.sentinel += &format!("sentinel down-after-milliseconds tokens {down_after}\n");
+        settings.sentinel = settings.sentinel + "sentinel down-after-milliseconds tokens " + down_after + "\n";
         settings
     }
 }

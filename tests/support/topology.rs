@@ -122,9 +122,15 @@ impl Sentinel {
 
     /// Kills the primary, waits until another is promoted, and starts it again as a replica.
     pub fn fail_over(&mut self) {
+        self.fail_over_telling(|_| ());
+    }
+
+    /// Fails over, and tells the new primary before the killed server is started again.
+    pub fn fail_over_telling(&mut self, tell: impl FnOnce(&RedisServer)) {
         let killed = self.index_of_primary();
         let stopped = self.servers[killed].take().unwrap().stop();
         eventually("another is promoted", || self.primary().map(drop));
+        tell(self.primary().expect("it runs"));
         self.servers[killed] = Some(stopped.start_again());
         self.wait_until_whole();
     }
@@ -182,7 +188,7 @@ impl Cluster {
                 (server.cli(&["CLUSTER", "REPLICATE", &primary]) == "OK").then_some(())
             });
         }
-        let arguments = arguments.iter().map(|argument| argument.to_string()).collect();
+        let arguments = arguments.iter().map(ToString::to_string).collect();
         let cluster = Self { servers: servers.into_iter().map(Some).collect(), version, arguments };
         cluster.wait_until_whole();
         cluster
