@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
@@ -118,6 +119,22 @@ def test_malformed_changes_renew_nothing_and_the_next_question_repeats_the_curso
         eventually("it asked some times", lambda: len(asked) > 3)
         assert set(asked[1:]) == {"first"}
         assert verifier.stats().renewals == 0
+
+
+# While answers fail, the pauses grow to a second.
+@pytest.mark.parametrize(("count", "answer"), [(30, (200, CHANGES)), (5, (200, {})), (5, (503, {}))])
+def test_a_verifier_asks_at_most_twelve_times_a_second(liar: Liar, count: int, answer: Tuple[int, Any]) -> None:
+    asked: List[float] = []
+
+    def changes(path: str) -> Tuple[int, bytes]:
+        asked.append(time.monotonic())
+        return answer[0], json.dumps(answer[1]).encode()
+
+    liar.changes = changes
+    with liar.verifier() as verifier:
+        verifier.verify(JWT)
+        eventually("it asks", lambda: len(asked) >= count)
+    assert (len(asked) - 1) / (asked[-1] - asked[0]) <= 12
 
 
 def test_a_late_caller_does_not_trust_a_question_that_was_sent_before(liar: Liar) -> None:

@@ -25,6 +25,8 @@ struct Answers {
     introspection: Mutex<(u16, String)>,
     changes: Mutex<(u16, String)>,
     introspections: AtomicUsize,
+    /// When questions about changes arrived.
+    asked: Mutex<Vec<Instant>>,
 }
 
 impl Answers {
@@ -60,6 +62,7 @@ async fn start() -> (Arc<Answers>, String) {
         }
     };
     let change = move || {
+        changing.asked.lock().unwrap().push(Instant::now());
         let (status, body) = changing.changes.lock().unwrap().clone();
         async move { (StatusCode::from_u16(status).unwrap(), body) }
     };
@@ -120,7 +123,8 @@ async fn a_lease_ends_when_nothing_renews_it_and_when_the_token_is_named() {
     let verifier = connect(&url).await;
     renewed(&answers, &verifier).await;
     answers.introspect(503, "");
-    for body in [changes(false, "").replace(":1", ":-1"), changes(false, "\"x\""), String::new()] {
+    let aged = |age: &str| changes(false, "").replace(":1", &format!(":{age}"));
+    for body in [aged("-1"), aged("NaN"), aged("18446744073709551615"), changes(false, "\"x\""), String::new()] {
         answers.change(200, body);
         let begun = Instant::now();
         while verifier.verify(JWT).await.is_ok() {
@@ -152,6 +156,28 @@ async fn concurrent_callers_share_a_question() {
         caller.await.unwrap();
     }
     assert_eq!(answers.introspections.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_verifier_asks_at_most_twelve_times_a_second_also_while_answers_fail() {
+    let (answers, url) = start().await;
+    let _verifier = connect(&url).await;
+    // While answers fail, the pauses grow to a second.
+    let cases = [(30, 200, changes(false, "")), (5, 200, String::new()), (5, 503, String::new())];
+    for (count, status, body) in cases {
+        answers.change(status, body);
+        let begun = answers.asked.lock().unwrap().len();
+        let times = loop {
+            let times = answers.asked.lock().unwrap()[begun..].to_vec();
+            if times.len() >= count {
+                break times;
+            }
+            sleep(Duration::from_millis(5)).await;
+        };
+        #[expect(clippy::cast_precision_loss, reason = "there are few")]
+        let rate = (times.len() - 1) as f64 / (times[times.len() - 1] - times[0]).as_secs_f64();
+        assert!(rate <= 12.0, "{rate} a second with {status}");
+    }
 }
 
 #[tokio::test]
