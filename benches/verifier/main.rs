@@ -1,11 +1,12 @@
-//! `make bench`: what a verification costs in the memory of a service, beside asking, and what verifiers cost a
-//! replica.
+//! `make bench`: what a verification costs in the memory of a service, beside asking, what verifiers cost a replica, and
+//! what a whole service costs with and without a verifier.
 
 #![expect(unreachable_pub, reason = "`support` is written like the library that it is")]
 #![allow(dead_code, unused_imports, reason = "most of `support` is for the tests")]
 
-#[path = "../tests/support/mod.rs"]
+#[path = "../../tests/support/mod.rs"]
 mod support;
+mod whole_service;
 
 use std::{
     fs,
@@ -15,7 +16,7 @@ use std::{
 };
 
 use mayfly_verifier::{Credentials, Verifier};
-use support::{ADMIN_PASSWORD, Backend, Service};
+use support::{ADMIN_PASSWORD, Backend, Process, Service};
 use tokio::runtime::Runtime;
 
 /// Rounds of each comparison. Tables show the median.
@@ -30,6 +31,7 @@ const VERIFIERS: usize = 100;
 const SECONDS: u32 = 10;
 
 fn main() {
+    whole_service::serve_if_wanted();
     let service = Service::start(Backend::Redis);
     let runtime = Runtime::new().unwrap();
     let credentials = Credentials::basic("admin", ADMIN_PASSWORD);
@@ -81,17 +83,22 @@ fn main() {
     println!("| 1 | 10 | {:.1} |", idle * 100.0);
     let rate = (renewals() - before) / u64::from(SECONDS);
     println!("| {VERIFIERS} more | {rate} | {:.1} |", busy * 100.0);
+    drop(verifiers);
+
+    whole_service::compare(&service, &jwt);
 }
 
 /// The share of one core that the service takes for this long.
 fn cpu_share(service: &Service, seconds: u32) -> f64 {
-    // Fields 14 and 15 of proc(5)'s stat, in hundredths of a second; the name before them ends with `)`.
-    let ticks = || {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", service.process.id())).unwrap();
-        let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-        fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()
-    };
-    let before = ticks();
+    let before = cpu_seconds(&service.process);
     sleep(Duration::from_secs(seconds.into()));
-    (ticks() - before) / 100.0 / f64::from(seconds)
+    (cpu_seconds(&service.process) - before) / f64::from(seconds)
+}
+
+/// The CPU time of a process so far.
+fn cpu_seconds(process: &Process) -> f64 {
+    // Fields 14 and 15 of proc(5)'s stat, in hundredths of a second; the name before them ends with `)`.
+    let stat = fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
+    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) / 100.0
 }
