@@ -15,6 +15,7 @@ mod fuzz;
 #[case::jwk_set("jwk_set", fuzz::jwk_set::check)]
 #[case::life("life", fuzz::life::check)]
 #[case::token("token", fuzz::token::check)]
+#[case::verifier("verifier", fuzz::verifier::check)]
 fn each_input_of_the_corpus_passes(#[case] target: &str, #[case] check: fn(&[u8])) {
     let archive = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("tests/fuzz/corpus/{target}.tar.gz"));
     let unpacked = tempfile::tempdir().unwrap();

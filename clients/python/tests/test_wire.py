@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import random
+import tarfile
 from typing import Any
 
 import pytest
+from conftest import PACKAGE
 
 from mayfly_verifier.wire import Malformed, parse_changes, parse_introspection
 
@@ -124,3 +126,17 @@ def test_mutated_answers_raise_nothing_else() -> None:
             parse(bytes(body))
         except Malformed:
             pass
+
+
+def test_the_inputs_that_fuzzing_collected_raise_nothing_else() -> None:
+    """The corpus is that of the parser in Rust: a line is an answer."""
+    with tarfile.open(PACKAGE.parent.parent / "tests/fuzz/corpus/verifier.tar.gz") as archive:
+        inputs = [archive.extractfile(member) for member in archive.getmembers() if member.isfile()]
+        lines = [line for file in inputs if file is not None for line in file.read().split(b"\n")]
+    assert len(lines) > 10
+    for line in lines:
+        for parse in (parse_introspection, parse_changes):
+            try:
+                parse(line)
+            except Malformed:
+                pass

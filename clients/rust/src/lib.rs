@@ -3,6 +3,8 @@
 
 mod clock;
 mod error;
+#[doc(hidden)]
+pub mod fuzzing;
 mod http;
 mod lease_table;
 #[cfg(feature = "poem")]

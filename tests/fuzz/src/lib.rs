@@ -10,3 +10,4 @@ mod in_process;
 pub mod jwk_set;
 pub mod life;
 pub mod token;
+pub mod verifier;
