@@ -6,9 +6,11 @@ use std::{
     time::Duration,
 };
 
-use fantoccini::{ClientBuilder, Locator, elements::Element};
+use fantoccini::{ClientBuilder, Locator, elements::Element, wd::WebDriverCompatibleCommand};
 use serde_json::{Value, json};
 use tokio::time::{sleep, timeout};
+use ureq::http::Method;
+use url::{ParseError, Url};
 
 use super::{Process, eventually, free_port};
 
@@ -22,9 +24,34 @@ pub struct Browser {
     _profile: tempfile::TempDir,
 }
 
+/// A command of the protocol of Chromium's developer tools, beyond WebDriver.
+#[derive(Debug)]
+struct DeveloperTools {
+    command: &'static str,
+    parameters: Value,
+}
+
+impl WebDriverCompatibleCommand for DeveloperTools {
+    fn endpoint(&self, base: &Url, session: Option<&str>) -> Result<Url, ParseError> {
+        base.join(&format!("session/{}/goog/cdp/execute", session.unwrap_or_default()))
+    }
+
+    fn method_and_body(&self, _: &Url) -> (Method, Option<String>) {
+        (Method::POST, Some(json!({"cmd": self.command, "params": self.parameters}).to_string()))
+    }
+}
+
 impl Browser {
     pub async fn start() -> Self {
         Self::start_with(json!({})).await
+    }
+
+    /// Starts a browser of a person who prefers dark pages.
+    pub async fn start_dark() -> Self {
+        let browser = Self::start().await;
+        let preference = json!({"features": [{"name": "prefers-color-scheme", "value": "dark"}]});
+        browser.developer_tools("Emulation.setEmulatedMedia", preference).await;
+        browser
     }
 
     /// Starts a browser with the screen of a telephone, of this width in pixels.
@@ -33,7 +60,7 @@ impl Browser {
         Self::start_with(json!({"mobileEmulation": {"deviceMetrics": screen}})).await
     }
 
-    pub async fn start_with(mut options: Value) -> Self {
+    async fn start_with(mut options: Value) -> Self {
         let port = free_port();
         let driver = Process::spawn(
             Command::new("chromedriver").arg(format!("--port={port}")).stdout(Stdio::null()).stderr(Stdio::null()),
@@ -80,6 +107,28 @@ impl Browser {
     /// The value of a script's `return`.
     pub async fn evaluate(&self, script: &str) -> Value {
         self.client.execute(script, Vec::new()).await.unwrap()
+    }
+
+    /// Starts to count the time that the page's own thread is on a CPU, which a busy machine does not change.
+    pub async fn count_cpu(&self) {
+        self.developer_tools("Performance.enable", json!({"timeDomain": "threadTicks"})).await;
+    }
+
+    /// The CPU time of the page's own thread since [`Self::count_cpu`].
+    pub async fn cpu(&self) -> Duration {
+        let metrics = self.developer_tools("Performance.getMetrics", json!({})).await;
+        let mut metrics = metrics["metrics"].as_array().unwrap().iter();
+        let tasks = metrics.find(|metric| metric["name"] == "TaskDuration").unwrap();
+        Duration::from_secs_f64(tasks["value"].as_f64().unwrap())
+    }
+
+    /// Empties the cache.
+    pub async fn forget_files(&self) {
+        self.developer_tools("Network.clearBrowserCache", json!({})).await;
+    }
+
+    async fn developer_tools(&self, command: &'static str, parameters: Value) -> Value {
+        self.client.issue_cmd(DeveloperTools { command, parameters }).await.unwrap()
     }
 
     /// Waits until a script returns `true`.

@@ -54,6 +54,7 @@ export function inWords(seconds) {
 }
 
 const MOMENT = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
+const DATE = new Intl.DateTimeFormat(undefined, { dateStyle: "medium" });
 const FULL_MOMENT = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
 
 /**
@@ -61,6 +62,12 @@ const FULL_MOMENT = new Intl.DateTimeFormat(undefined, { dateStyle: "full", time
  * @param {number} milliseconds since 1970
  */
 export const moment = (milliseconds) => MOMENT.format(milliseconds);
+
+/**
+ * The day of a moment in the person's own time zone.
+ * @param {number} milliseconds since 1970
+ */
+export const day = (milliseconds) => DATE.format(milliseconds);
 
 /**
  * A moment with its weekday and time zone.

@@ -89,7 +89,7 @@ export function showJwt(description, jwt) {
       element("p", { class: "warning" }, "Copy the token now: it is stored nowhere, and shown only this once."),
       text,
       element("div", { class: "buttons" },
-        element("button", { type: "button", class: "primary", click: copyFrom(text, "The token is copied.") }, "Copy token")),
+        element("button", { type: "button", class: "primary", autofocus: true, click: copyFrom(text, "The token is copied.") }, "Copy token")),
       element("details", {}, element("summary", {}, "Try it with curl"), command,
         element("button", { type: "button", click: copyFrom(command, "The command is copied.") }, "Copy command")),
       state,

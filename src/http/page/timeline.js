@@ -47,7 +47,9 @@ export class Timeline {
       ),
       this.picture,
       this.summary,
-      element("p", { class: "hint legend" }, element("span", { class: "swatch used" }), "in use ", element("span", { class: "swatch unused" }), "never used, or not for 30 days"),
+      element("p", { class: "hint legend" },
+        element("span", {}, element("span", { class: "swatch used" }), "in use"),
+        element("span", {}, element("span", { class: "swatch unused" }), "never used, or not for 30 days")),
     );
   }
 
@@ -89,10 +91,11 @@ export class Timeline {
     });
     const format = new Intl.DateTimeFormat(undefined, seconds <= DAY ? { hour: "numeric", minute: "2-digit" }
       : seconds <= 7 * DAY ? { weekday: "short", day: "numeric" } : seconds <= MONTH ? { day: "numeric", month: "short" }
-      : { month: "short", year: "2-digit" });
+      : { month: "short", year: "numeric" });
     const marks = bars.flatMap((_, index) => (index % spacing ? [] : [
       drawing("line", { x1: index * width, x2: index * width, y1: BASELINE, y2: BASELINE + 5 }),
-      drawing("text", { x: index * width + 3, y: BASELINE + 18 }, format.format(now + index * bar * 1000)),
+      // The last label is left out where it would be cut off.
+      index * width + LABEL_WIDTH <= fullWidth && drawing("text", { x: index * width + 3, y: BASELINE + 18 }, format.format(now + index * bar * 1000)),
     ]));
     const sum = (/** @type {"used" | "unused"} */ kind) => bars.reduce((total, one) => total + one[kind], 0);
     const [used, unused] = [sum("used"), sum("unused")];

@@ -12,7 +12,8 @@ const REFRESH = 4000;
 
 /**
  * @typedef {import("./api.js").Token} Token
- * @typedef {{ token: Token, row: HTMLTableRowElement, left: HTMLElement, life: HTMLElement, used: HTMLElement }} Row
+ * A row, with the text that the filter looks at.
+ * @typedef {{ token: Token, row: HTMLTableRowElement, text: string, left: HTMLElement, life: HTMLElement, used: HTMLElement }} Row
  */
 
 /** The columns that one can sort by, and what is compared. @type {Record<string, (token: Token) => string | number>} */
@@ -38,20 +39,21 @@ export class TokenView {
     this.timeline = new Timeline();
     this.isStopped = false;
 
-    this.filter = element("input", { type: "search", placeholder: "Filter by description, scope or id", "aria-label": "Filter tokens", input: () => this.arrange() });
-    this.unused = element("input", { type: "checkbox", change: () => this.arrange() });
+    this.filter = element("input", { type: "search", placeholder: "Filter by description, scope or id", "aria-label": "Filter tokens", input: () => this.filterRows() });
+    this.unused = element("input", { type: "checkbox", change: () => this.filterRows() });
     this.unusedCount = element("span");
     this.headers = Object.keys(COLUMNS).map((column) => element(
       "th",
-      { scope: "col" },
+      { scope: "col", role: "columnheader" },
       element("button", { type: "button", class: "sort", click: () => this.sortBy(column) }, column),
     ));
-    this.body = element("tbody");
+    this.body = element("tbody", { role: "rowgroup" });
+    const actions = element("th", { scope: "col", role: "columnheader" }, element("span", { class: "hidden" }, "Actions"));
     this.table = element(
       "table",
-      {},
+      { class: "tokens", role: "table" },
       element("caption", { class: "hidden" }, user === null ? "Your tokens" : `Tokens of ${user}`),
-      element("thead", {}, element("tr", {}, ...this.headers, element("th", { scope: "col" }, element("span", { class: "hidden" }, "Actions")))),
+      element("thead", { role: "rowgroup" }, element("tr", { role: "row" }, ...this.headers, actions)),
       this.body,
     );
     this.empty = element("p", { class: "empty" });
@@ -108,7 +110,13 @@ export class TokenView {
       }
     }
     this.tick();
-    if (isNew || this.rows.size === 0) this.arrange();
+    if (isNew) this.sortRows();
+    this.update();
+  }
+
+  /** Shows what is left after tokens came or went. */
+  update() {
+    this.filterRows();
     this.summarize();
   }
 
@@ -119,17 +127,18 @@ export class TokenView {
     const ownActions = this.user === null && element("button", { type: "button", click: () => this.askRotate(token), "aria-label": `Rotate ${token.description}` }, "Rotate");
     const row = element(
       "tr",
-      { "data-id": token.id },
-      element("th", { scope: "row" }, element("span", { class: "name", dir: "auto" }, token.description),
+      { "data-id": token.id, role: "row" },
+      element("th", { scope: "row", role: "rowheader" }, element("span", { class: "name", dir: "auto" }, token.description),
         marks.length > 0 && element("span", { class: "marks" }, ...marks.map((mark) => element("span", { class: "mark" }, mark)))),
-      element("td", { "data-label": "Time left" }, left, element("span", { class: "track", "aria-hidden": "true" }, life),
+      element("td", { role: "cell", "data-label": "Time left" }, left, element("span", { class: "track", "aria-hidden": "true" }, life),
         element("time", { datetime: new Date(token.expires).toISOString(), title: fullMoment(token.expires) }, `until ${moment(token.expires)}`)),
-      element("td", { "data-label": "Issued" }, element("time", { datetime: new Date(token.issued).toISOString(), title: fullMoment(token.issued) }, moment(token.issued))),
-      element("td", { "data-label": "Last used" }, used),
-      element("td", { class: "actions" }, ownActions,
+      element("td", { role: "cell", "data-label": "Issued" }, element("time", { datetime: new Date(token.issued).toISOString(), title: fullMoment(token.issued) }, moment(token.issued))),
+      element("td", { role: "cell", "data-label": "Last used" }, used),
+      element("td", { role: "cell", class: "actions" }, ownActions,
         element("button", { type: "button", class: "danger quiet", click: () => this.askRevoke(token), "aria-label": `Revoke ${token.description}` }, "Revoke")),
     );
-    return { token, row, left, life, used };
+    const text = [token.description, token.id, ...token.scopes, ...token.audiences, ...token.networks].join(" ").toLowerCase();
+    return { token, row, text, left, life, used };
   }
 
   /** @param {string} id */
@@ -141,13 +150,13 @@ export class TokenView {
   /** Lets the lives run down, and takes away what has expired. */
   tick() {
     const now = Date.now();
-    let isChanged = false;
+    /** @type {string[]} */
+    const expired = [];
     for (const [id, { token, left, life, used }] of this.rows) {
       const seconds = (token.expires - now) / 1000;
       if (seconds <= 0) {
         this.remove(id);
-        notice(`“${token.description}” has expired.`);
-        isChanged = true;
+        expired.push(token.description);
         continue;
       }
       const words = inWords(seconds);
@@ -157,44 +166,52 @@ export class TokenView {
       const usedWords = token.lastUsed === null ? "never" : ago(token.lastUsed);
       if (used.textContent !== usedWords) used.textContent = usedWords;
     }
-    if (isChanged) this.summarize();
+    if (!expired.length) return;
+    notice(expired.length > 3 ? `${expired.length} tokens have expired.` : `“${expired.join("”, “")}” has expired.`);
+    this.update();
   }
 
   /** @param {string} column */
   sortBy(column) {
     this.sort = { column, descending: this.sort.column === column ? !this.sort.descending : false };
-    this.arrange();
+    this.sortRows();
   }
 
-  /** Sorts and filters the rows. */
-  arrange() {
+  sortRows() {
     const { column, descending } = this.sort;
     for (const [index, name] of Object.keys(COLUMNS).entries()) {
       const order = name !== column ? null : descending ? "descending" : "ascending";
       if (order) this.headers[index].setAttribute("aria-sort", order);
       else this.headers[index].removeAttribute("aria-sort");
     }
-    const words = this.filter.value.toLowerCase().split(/\s+/).filter(Boolean);
     const rows = [...this.rows.values()].sort(({ token: a }, { token: b }) => {
       const [x, y] = [COLUMNS[column](a), COLUMNS[column](b)];
       return (x < y ? -1 : x > y ? 1 : 0) * (descending ? -1 : 1);
     });
-    for (const { token, row } of rows) {
-      const text = [token.description, token.id, ...token.scopes, ...token.audiences, ...token.networks].join(" ").toLowerCase();
-      row.hidden = !words.every((word) => text.includes(word)) || (this.unused.checked && !isUnused(token));
-    }
     this.body.append(...rows.map(({ row }) => row));
-    this.summarize();
   }
 
+  /** Shows the rows that match. Moving none of them keeps a thousand at the speed of typing. */
+  filterRows() {
+    const words = this.filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+    let isAnyShown = false;
+    for (const { token, row, text } of this.rows.values()) {
+      const isShown = words.every((word) => text.includes(word)) && (!this.unused.checked || isUnused(token));
+      if (row.hidden === isShown) row.hidden = !isShown;
+      isAnyShown ||= isShown;
+    }
+    this.table.hidden = !isAnyShown;
+    this.empty.textContent = isAnyShown ? ""
+      : this.rows.size ? "No token matches."
+      : this.user === null ? "You have no tokens. Make one with “New token”." : "No tokens.";
+  }
+
+  /** Draws the timeline, and counts, after a change of the tokens. */
   summarize() {
     const tokens = [...this.rows.values()].map(({ token }) => token);
     this.timeline.update(tokens);
     this.unusedCount.textContent = `(${tokens.filter(isUnused).length})`;
-    const isShown = [...this.rows.values()].some(({ row }) => !row.hidden);
-    this.table.hidden = !isShown;
     this.revokeAll.hidden = tokens.length === 0;
-    this.empty.textContent = isShown ? "" : tokens.length ? "No token matches." : this.user === null ? "You have no tokens. Make one with “New token”." : "No tokens.";
   }
 
   /** @param {Token} token */
@@ -224,7 +241,7 @@ export class TokenView {
       async () => {
         await revokeToken(this.user, token.id);
         this.remove(token.id);
-        this.summarize();
+        this.update();
         notice(`“${token.description}” is revoked.`);
       },
     );
@@ -240,7 +257,7 @@ export class TokenView {
       async () => {
         const answer = await revokeAllTokens(this.user);
         for (const id of [...this.rows.keys()]) this.remove(id);
-        this.summarize();
+        this.update();
         notice(`${answer.jwt_tokens_deleted} tokens of ${owner} are revoked.`);
       },
     );

@@ -3,7 +3,7 @@
 import { Refusal, addUser, changeUser, findUser, listUsers, removeUser, setPassword } from "./api.js";
 import { confirmThen, openForm } from "./dialogs.js";
 import { element, field, notice } from "./dom.js";
-import { moment } from "./life.js";
+import { day, fullMoment } from "./life.js";
 
 const PAGE = 50;
 const ROLES = ["user", "introspector", "admin"];
@@ -24,7 +24,7 @@ export class UserView {
     /** @type {string | null} the only enabled administrator, if there is only one */
     this.lastAdmin = null;
     this.search = element("input", { type: "search", placeholder: "Beginning of the name", "aria-label": "Search users", autocapitalize: "none", input: () => this.reload() });
-    this.body = element("tbody");
+    this.body = element("tbody", { role: "rowgroup" });
     this.more = element("button", { type: "button", hidden: true, click: () => this.loadMore() }, "More users");
     this.empty = element("p", { class: "empty" });
     this.root = element(
@@ -34,10 +34,14 @@ export class UserView {
       element("div", { class: "bar tools" }, this.search),
       element(
         "table",
-        {},
+        { class: "users", role: "table" },
         element("caption", { class: "hidden" }, "Users"),
-        element("thead", {}, element("tr", {}, ...["Name", "Role", "State", "Added"].map((name) => element("th", { scope: "col" }, name)),
-          element("th", { scope: "col" }, element("span", { class: "hidden" }, "Actions")))),
+        element("thead", { role: "rowgroup" }, element(
+          "tr",
+          { role: "row" },
+          ...["Name", "Role", "State", "Added"].map((name) => element("th", { scope: "col", role: "columnheader" }, name)),
+          element("th", { scope: "col", role: "columnheader" }, element("span", { class: "hidden" }, "Actions")),
+        )),
         this.body,
       ),
       this.empty,
@@ -104,20 +108,23 @@ export class UserView {
   /** @param {User} user */
   makeRow(user) {
     const name = user.username;
+    const added = user.created_at * 1000;
     const isLast = name === this.lastAdmin;
     const off = isLast ? { disabled: true, title: LAST_ADMIN, "aria-description": LAST_ADMIN } : {};
+    const origin = user.origin && user.origin !== "password" &&
+      element("span", { class: "marks" }, element("span", { class: "mark" }, `logged in by ${user.origin}`));
     const role = element("select", { "aria-label": `Role of ${name}`, ...off, change: () => this.change(user, { role: role.value }) },
       ...ROLES.map((one) => element("option", { selected: one === user.role }, one)));
     return element(
       "tr",
-      { "data-user": name },
-      element("th", { scope: "row" }, element("a", { href: `#users/${encodeURIComponent(name)}` }, name), user.origin && element("span", { class: "marks" }, element("span", { class: "mark" }, user.origin))),
-      element("td", { "data-label": "Role" }, role),
-      element("td", { "data-label": "State" }, user.disabled ? "disabled" : "enabled"),
-      element("td", { "data-label": "Added" }, moment(user.created_at * 1000)),
+      { "data-user": name, role: "row" },
+      element("th", { scope: "row", role: "rowheader" }, element("a", { class: "name", href: `#users/${encodeURIComponent(name)}` }, name), origin),
+      element("td", { role: "cell", "data-label": "Role" }, role),
+      element("td", { role: "cell", "data-label": "State" }, user.disabled ? "disabled" : "enabled"),
+      element("td", { role: "cell", "data-label": "Added" }, element("time", { datetime: new Date(added).toISOString(), title: fullMoment(added) }, day(added))),
       element(
         "td",
-        { class: "actions" },
+        { role: "cell", class: "actions" },
         element("button", { type: "button", click: () => this.askPassword(user), "aria-label": `Password of ${name}` }, "Password"),
         user.disabled
           ? element("button", { type: "button", click: () => this.change(user, { disabled: false }), "aria-label": `Enable ${name}` }, "Enable")
