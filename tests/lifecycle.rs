@@ -38,9 +38,10 @@ fn the_banner_has_the_address_and_a_command_that_works() {
         let service = Service::start_with(Backend::Memory, |command| configure(command));
         let lines: Vec<_> = service.greeting.lines().collect();
         assert_eq!(lines[0], format!("Mayfly {} listens on {}", env!("CARGO_PKG_VERSION"), service.url), "{name}");
-        assert_eq!(lines[1], format!("Documentation: {}/docs", service.url), "{name}");
-        assert!(lines[2].starts_with("Store: in memory"), "{name}: {}", lines[2]);
-        assert!(lines[3].starts_with("Administrator: admin, password "), "{name}: {}", lines[3]);
+        assert_eq!(lines[1], format!("Page: {}/", service.url), "{name}");
+        assert_eq!(lines[2], format!("Documentation: {}/docs", service.url), "{name}");
+        assert!(lines[3].starts_with("Store: in memory"), "{name}: {}", lines[3]);
+        assert!(lines[4].starts_with("Administrator: admin, password "), "{name}: {}", lines[4]);
         assert!(lines.last().unwrap().trim_start().starts_with("curl -u "), "{name}");
         // Without a terminal, curl reads the password from standard input.
         let mut paste = Command::new("setsid");
@@ -96,8 +97,8 @@ fn each_start_generates_another_password() {
         let service = Service::start_with(Backend::Memory, |command| {
             command.env_remove("MAYFLY_ADMIN_PASSWORD");
         });
-        let line = service.greeting.lines().nth(3).unwrap().to_owned();
-        line.strip_prefix("Administrator: admin, password ").unwrap().to_owned()
+        let words = "Administrator: admin, password ";
+        service.greeting.lines().find_map(|line| line.strip_prefix(words)).unwrap().to_owned()
     };
     let (first, second) = (password(), password());
     assert_ne!(first, second);

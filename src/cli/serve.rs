@@ -105,6 +105,9 @@ fn greeting(config: &Config, listening: SocketAddr, metrics: Option<SocketAddr>)
     let url = format!("{scheme}://{}", reachable_address(listening));
     let name = &config.admin.name;
     let mut text = format!("Mayfly {} listens on {url}\n", env!("CARGO_PKG_VERSION"));
+    if config.browser.page {
+        writeln!(text, "Page: {url}/").expect("a string takes any text");
+    }
     if config.browser.docs {
         writeln!(text, "Documentation: {url}/docs").expect("a string takes any text");
     }
