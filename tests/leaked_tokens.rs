@@ -1,4 +1,4 @@
-//! The pattern of README.md, by which secret scanners find leaked tokens.
+//! The pattern of docs/verification.md, by which secret scanners find leaked tokens.
 
 use std::{
     collections::HashSet,
@@ -31,11 +31,11 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 /// The number of tokens of each kind.
 const TOKENS: usize = 10_000;
 
-/// Returns the pattern in README.md. Go's RE2, which gitleaks uses, and Hyperscan, which GitHub uses, read it alike: as
+/// Returns the pattern in the guide. Go's RE2, which gitleaks uses, and Hyperscan, which GitHub uses, read it alike: as
 /// here, `\w` is ASCII for them.
 fn pattern() -> Regex {
-    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
-    let (_, rest) = readme.split_once("regex = '''").unwrap();
+    let guide = fs::read_to_string(Path::new(ROOT).join("docs/verification.md")).unwrap();
+    let (_, rest) = guide.split_once("regex = '''").unwrap();
     let (pattern, rest) = rest.split_once("'''").unwrap();
     // gitleaks searches only texts that contain the keyword, in lower case.
     let keyword = rest.trim_start().strip_prefix("keywords = [\"").unwrap().split('"').next().unwrap();

@@ -34,6 +34,7 @@ mod packaging;
 mod page;
 mod proxy_login;
 mod readiness;
+mod readme;
 mod redis;
 mod replicas;
 mod replication;

@@ -18,7 +18,7 @@ use super::jwk::{Algorithm, CURVE_BYTES, Jwk, JwkSetError, MIN_SECRET_BYTES, par
 pub const PUBLISHED_BEFORE_SIGNING: Duration = Duration::from_mins(6);
 
 /// The beginning of the `kid` of each generated key. So all JWTs of one algorithm begin with the same text, by which
-/// secret scanners find them: README.md has the pattern.
+/// secret scanners find them: docs/verification.md has the pattern.
 const KEY_ID_PREFIX: &str = "mayfly-";
 
 /// A JWK Set in JSON with one new key. `now`, in seconds since 1970, is its `iat`.
