@@ -69,18 +69,47 @@ page: setup ## Take the picture of the page for the README, and print how quickl
 	cargo test --locked --test mayfly -- --ignored --exact --nocapture page::picture
 
 .PHONY: deb
-deb: setup ## Build the Debian package, and test it with dpkg (as root)
-	cargo deb --version >/dev/null 2>&1 || cargo install --locked cargo-deb
-	cargo auditable --version >/dev/null 2>&1 || cargo install --locked cargo-auditable
+deb: setup sbom ## Build the Debian package, and test it with dpkg (as root)
+	cargo deb --version >/dev/null 2>&1 || cargo install --locked cargo-deb@3.8.0
+	cargo auditable --version >/dev/null 2>&1 || cargo install --locked cargo-auditable@0.7.7
 	cargo auditable build --locked --release
-	mkdir -p target/package
-	for shell in bash:mayfly.bash fish:mayfly.fish zsh:_mayfly; do \
-	  target/release/mayfly completions $${shell%:*} > target/package/$${shell#*:} || exit 1; \
+	rm -rf target/package target/debian
+	mkdir -p target/package/completions
+	for shell in bash:mayfly.bash fish:mayfly.fish zsh:_mayfly powershell:mayfly.ps1; do \
+	  target/release/mayfly completions $${shell%:*} > target/package/completions/$${shell#*:} || exit 1; \
 	done
 	target/release/mayfly manual target/package/man
-	rm -f target/debian/*.deb
-	cargo deb --no-build
-	cargo test --locked --test mayfly -- --ignored --exact packaging::the_debian_package_installs_a_service_that_starts
+	cargo deb --locked --no-build
+	cargo test --locked --test mayfly -- --ignored packaging::
+
+.PHONY: sbom
+sbom: ## Write the list of all dependencies (CycloneDX) to target/mayfly.cdx.json
+	cargo cyclonedx --version >/dev/null 2>&1 || cargo install --locked cargo-cyclonedx@0.5.9
+	@# It writes a file beside the manifest of each package.
+	SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) cargo cyclonedx --quiet --format json --spec-version 1.5
+	mkdir -p target
+	mv mayfly.cdx.json target/
+	rm clients/rust/mayfly-verifier.cdx.json
+
+# The name of the tarball, and of the directory in it.
+release_name = mayfly-$(shell sed -n 's/^version = "\(.*\)"/\1/p;T;q' Cargo.toml)-$(shell rustc --print host-tuple)
+
+.PHONY: release
+release: deb ## Make the artefacts of a release in target/artefacts: tarball, package, SBOM, checksums
+	rm -rf target/artefacts
+	mkdir -p target/artefacts/$(release_name)
+	cp -r target/release/mayfly target/package/man target/package/completions deploy/systemd deploy/settings.md \
+	  README.md CHANGELOG.md LICENSE target/artefacts/$(release_name)
+	strip --strip-debug target/artefacts/$(release_name)/mayfly
+	tar --create --gzip --directory target/artefacts --file target/artefacts/$(release_name).tar.gz --remove-files \
+	  --sort=name --owner=0 --group=0 --numeric-owner --mtime=@$$(git log -1 --format=%ct) $(release_name)
+	cp target/debian/*.deb target/mayfly.cdx.json target/artefacts
+	cd target/artefacts && sha256sum * > SHA256SUMS && cat SHA256SUMS
+	@echo 'Sign the checksums, which cover the rest, and publish the signature beside them. One of:'
+	@echo '  gpg --armor --detach-sign target/artefacts/SHA256SUMS      # check: gpg --verify SHA256SUMS.asc SHA256SUMS'
+	@echo '  minisign -Sm target/artefacts/SHA256SUMS                   # check: minisign -Vm SHA256SUMS -p minisign.pub'
+	@echo '  cosign sign-blob --bundle target/artefacts/SHA256SUMS.sigstore.json target/artefacts/SHA256SUMS'
+	@echo 'Then, as everybody who downloads them: sha256sum --check SHA256SUMS'
 
 .PHONY: setup
 setup: ## Install the tools of the tests, with apt and pip (part of `make test`)

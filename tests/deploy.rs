@@ -181,7 +181,15 @@ fn an_image_is_built_from_what_is_pinned() {
             assert_eq!(tag.split('-').next().unwrap().split('.').count(), 3, "{line} names no release");
             assert!(image.contains("_DIGEST}"), "{line} has no place for a digest");
         }
-        assert!(!line.contains("cargo build") || line.contains("--locked"), "{line}");
+        let is_cargo = ["cargo build", "cargo install", "auditable build"].iter().any(|words| line.contains(words));
+        assert!(!is_cargo || line.contains("--locked"), "{line}");
+        // A binary says which dependencies it was built from.
+        assert!(!line.contains("cargo build"), "{line}");
+        for tool in
+            line.split_once("cargo install --locked").map(|(_, tools)| tools.split_whitespace()).into_iter().flatten()
+        {
+            assert!(tool.contains('@'), "{tool} names no release");
+        }
     }
 }
 

@@ -1,7 +1,8 @@
 //! What is installed beside the service: completions, manual, settings, the unit for systemd and the Debian package.
 
-use std::{fs, os::unix::net::UnixDatagram, path::Path, process::Command};
+use std::{fs, io::Read, os::unix::net::UnixDatagram, path::Path, process::Command};
 
+use flate2::read::ZlibDecoder;
 use nix::sys::signal::Signal;
 
 use crate::support::{Backend, Client, Process, RedisServer, Service, eventually, free_port, run};
@@ -91,12 +92,27 @@ fn systemd_is_told_when_the_service_is_ready_and_when_it_stops() {
     assert_eq!(receive().trim(), "STOPPING=1");
 }
 
+/// Makes a package of a newer version, with other settings, in the returned directory.
+fn newer_version(package: &Path) -> tempfile::TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    let [content, newer] = ["content", "newer.deb"].map(|name| directory.path().join(name));
+    output(Command::new("dpkg-deb").arg("--raw-extract").args([package, &content]), "");
+    let edit = |file: &str, change: &dyn Fn(String) -> String| {
+        let text = fs::read_to_string(content.join(file)).unwrap();
+        fs::write(content.join(file), change(text)).unwrap();
+    };
+    edit("DEBIAN/control", &|text| text.replacen("\nVersion: ", "\nVersion: 99+", 1));
+    edit("etc/mayfly/mayfly.env", &|text| text + "# New\n");
+    output(Command::new("dpkg-deb").args(["--root-owner-group", "--build"]).args([&content, &newer]), "");
+    directory
+}
+
 /// `make deb` builds the package. Installs it, starts the service by hand as the unit would, and removes the package.
 #[test]
 #[ignore = "`make deb` builds the package, for minutes"]
 fn the_debian_package_installs_a_service_that_starts() {
     let packages = fs::read_dir(format!("{ROOT}/target/debian")).unwrap().map(|entry| entry.unwrap().path());
-    let package = packages.filter(|path| path.extension().is_some_and(|extension| extension == "deb")).last().unwrap();
+    let package = &packages.filter(|path| path.extension().is_some_and(|extension| extension == "deb")).last().unwrap();
     let dpkg = |arguments: &[&str]| output(Command::new("dpkg").args(arguments), "");
     dpkg(&["--install", package.to_str().unwrap()]);
     let installed = scopeguard::guard((), |()| drop(dpkg(&["--purge", "mayfly"])));
@@ -109,6 +125,17 @@ fn the_debian_package_installs_a_service_that_starts() {
     let mode = |path: &str| output(Command::new("stat").args(["--format=%U:%G %a", path]), "").trim().to_owned();
     assert_eq!(mode("/etc/mayfly/keys.json"), "root:mayfly 640");
     assert_eq!(mode("/etc/mayfly/credentials"), "root:root 700");
+
+    // The binary says what it was built from, also to who has nothing but the binary.
+    let mut dump = Command::new("objcopy");
+    let dependencies = tempfile::NamedTempFile::new().unwrap();
+    dump.arg(format!("--dump-section=.dep-v0={}", dependencies.path().display()));
+    output(dump.args(["/usr/bin/mayfly", "/dev/null"]), "");
+    let mut json = String::new();
+    ZlibDecoder::new(fs::File::open(dependencies.path()).unwrap()).read_to_string(&mut json).unwrap();
+    assert!(json.contains(r#""name":"rustls""#), "{json}");
+    let sbom = fs::read_to_string("/usr/share/doc/mayfly/mayfly.cdx.json").unwrap();
+    assert!(sbom.contains("CycloneDX") && sbom.contains("pkg:cargo/rustls@"));
 
     // As the unit does: its variables, its user, and a copy of the credential.
     let redis = RedisServer::start();
@@ -129,6 +156,17 @@ fn the_debian_package_installs_a_service_that_starts() {
     });
     assert_eq!(admin.with_bearer(&jwt).get("/api/v1alpha/verify").send().status, 200);
     drop(service);
+
+    // An upgrade keeps the settings that were changed, the key and the password.
+    let paths = ["/etc/mayfly/mayfly.env", "/etc/mayfly/keys.json", "/etc/mayfly/credentials/admin-password"];
+    fs::write(paths[0], fs::read_to_string(paths[0]).unwrap() + "MAYFLY_LOG=debug\n").unwrap();
+    let before = paths.map(|path| fs::read_to_string(path).unwrap());
+    let newer = newer_version(package);
+    dpkg(&["--force-confold", "--install", newer.path().join("newer.deb").to_str().unwrap()]);
+    assert_eq!(paths.map(|path| fs::read_to_string(path).unwrap()), before);
+    assert_eq!(mode("/etc/mayfly/mayfly.env"), "root:mayfly 640");
+    // The new settings are beside them.
+    assert!(fs::read_to_string("/etc/mayfly/mayfly.env.dpkg-dist").unwrap().ends_with("# New\n"));
 
     // Removed, it keeps the settings; purged, nothing.
     dpkg(&["--remove", "mayfly"]);
