@@ -195,7 +195,7 @@ impl Tokens {
             let new = NewToken { owner: name, login, token: &issued.token, quota, idempotency };
             let created = caller.create_token(&store, new).await;
             if let Some(outcome) = audit_outcome(&created, |creation| *creation == Creation::Created) {
-                audit::token_issued(name, issued.token.id, life, &outcome);
+                audit::token_issued(name, &issued.token, &outcome);
             }
             created.map(|created| (created, issued))
         };

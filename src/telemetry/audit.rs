@@ -16,10 +16,9 @@ use super::{
     repetitions::Repetitions,
 };
 use crate::domain::{
-    life::Life,
     origin::{IssuerId, Origin},
     throttle::{ClientAndUser, ClientNetwork},
-    token::TokenId,
+    token::{Token, TokenId},
     user::{Role, User, UserName},
 };
 
@@ -113,11 +112,15 @@ pub(super) fn write_repetitions(now: Instant) {
     }
 }
 
-/// Records that a token was issued.
-pub fn token_issued<T>(owner: &UserName, id: TokenId, life: Life, outcome: &Outcome<T>) {
+/// Records that a token was issued, and what it may be used for, for which services, and from where.
+pub fn token_issued<T>(owner: &UserName, token: &Token, outcome: &Outcome<T>) {
     Counter::TokensIssued.add(outcome.is_ok().into());
-    let (life_seconds, outcome) = (life.seconds(), outcome_label(outcome));
-    info!(target: AUDIT, %owner, token_id = %id, life_seconds, outcome, "token.issued");
+    let (id, life_seconds, outcome) = (token.id, token.life.seconds(), outcome_label(outcome));
+    let [scopes, audiences, networks] =
+        token.attributes.entries().map(|entries| (!entries.is_empty()).then(|| entries.join(" ")));
+    info!(
+        target: AUDIT, %owner, token_id = %id, life_seconds, scopes, audiences, networks, outcome, "token.issued"
+    );
 }
 
 /// Records that a token's JWT was answered again: the request repeated the Idempotency-Key that the token was issued

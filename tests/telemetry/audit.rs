@@ -53,6 +53,9 @@ fn the_event_of_a_change_names_the_user_and_the_client() {
     assert_eq!(issued["level"], "INFO");
     assert_eq!((&issued["owner"], &issued["token_id"]), (&"admin".into(), &(&*id).into()));
     assert_eq!(issued["life_seconds"], 3600);
+    for attribute in ["scopes", "audiences", "networks"] {
+        assert_eq!(issued.get(attribute), None);
+    }
     assert_eq!((&issued["span"]["user"], &issued["span"]["client"]), (&"admin".into(), &"127.0.0.1".into()));
 
     let revoke = service.admin().delete(&format!("{TOKEN}/{id}")).header("x-request-id", "the-revocation");
@@ -93,6 +96,25 @@ fn the_event_of_a_change_names_the_user_and_the_client() {
     assert_eq!(old, kid);
 
     assert!(log.lines().iter().all(|line| line["target"] == "audit"), "{}", log.text());
+}
+
+#[test]
+fn the_event_of_a_new_token_names_its_attributes() {
+    let log = Log::new();
+    let service = Service::start_with(Backend::Memory, |command| {
+        command.stderr(log.stdio());
+    });
+    let body = json!({
+        "jwt_token_description": "x", "jwt_token_life": "1h",
+        "jwt_token_scopes": ["read", "repo:status"],
+        "jwt_token_audiences": ["https://api.example"],
+        "jwt_token_networks": ["192.0.2.7/32", "2001:DB8::/32"],
+    });
+    assert_eq!(service.admin().post(TOKEN, &body).send().status, 201);
+    let issued = Trail::of(&log).next("token.issued");
+    assert_eq!(issued["scopes"], "read repo:status");
+    assert_eq!(issued["audiences"], "https://api.example");
+    assert_eq!(issued["networks"], "192.0.2.7 2001:db8::/32");
 }
 
 #[test]
