@@ -12,6 +12,7 @@ mod fuzz;
 #[case::basic("basic", fuzz::basic::check)]
 #[case::body("body", fuzz::body::check)]
 #[case::client_address("client_address", fuzz::client_address::check)]
+#[case::demands("demands", fuzz::demands::check)]
 #[case::jwk_set("jwk_set", fuzz::jwk_set::check)]
 #[case::life("life", fuzz::life::check)]
 #[case::token("token", fuzz::token::check)]

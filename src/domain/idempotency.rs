@@ -123,6 +123,24 @@ mod tests {
     }
 
     #[test]
+    fn the_pattern_of_a_key_agrees_with_the_parser() {
+        let pattern = regex::RegexBuilder::new(IdempotencyKey::PATTERN).unicode(false).build().unwrap();
+        // The first and last visible characters, their neighbours, and quotes, at all lengths around the limits.
+        let characters = ["\"", "a", "!", "#", "~", " ", "\u{7f}", "\n", "ü"];
+        let lengths = (0..4).chain(253..259);
+        for (length, edge) in lengths.flat_map(|length| characters.map(|edge| (length, edge))) {
+            for (middle, end) in characters.iter().flat_map(|middle| characters.map(|end| (middle, end))) {
+                let text = match length {
+                    0 => String::new(),
+                    1 => edge.to_owned(),
+                    _ => format!("{edge}{}{end}", middle.repeat(length - 2)),
+                };
+                assert_eq!(pattern.is_match(&text), text.parse::<IdempotencyKey>().is_ok(), "{text:?}");
+            }
+        }
+    }
+
+    #[test]
     fn a_fingerprint_tells_requests_apart() {
         let fingerprint = RequestFingerprint::of(&("issue", "a", 1));
         assert_eq!(fingerprint, RequestFingerprint::from_stored(fingerprint.as_str().to_owned()));

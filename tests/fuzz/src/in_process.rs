@@ -6,14 +6,14 @@ use std::{sync::Arc, time::Duration};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use mayfly::{
     domain::{
-        attributes::SharedAttributes,
+        attributes::{Attribute, Attributes, Audiences, Scopes, SharedAttributes},
         claims::Claims,
         keys::KeySet,
         life::Life,
         password::{HashCost, PasswordHash},
         throttle::MAX_RETENTION,
         token::{Token, TokenDigest, TokenPolicy},
-        user::{LoginEpoch, Role, User},
+        user::{LoginEpoch, Role, User, UserName},
     },
     http::{self, BrowserAccess, Services},
     service::{
@@ -44,16 +44,22 @@ const KEYS: &str = r#"{"keys": [
 /// The administrator's credentials, before Basic encodes them.
 pub const LOGIN: &str = "admin:correct horse battery staple";
 
+/// The attributes of one token.
+pub const SCOPES: [&str; 3] = ["a", "b", "c:d+e"];
+pub const AUDIENCES: [&str; 2] = ["x", "https://y/?z"];
+
 /// The time of day, in seconds since the epoch.
 pub const NOW: u64 = 1_662_720_135;
 
-/// A service with an administrator and the live token of another user.
+/// A service with an administrator and two live tokens of another user.
 pub struct InProcess {
     runtime: Runtime,
     endpoint: BoxEndpoint<'static, Response>,
     pub services: Arc<Services>,
-    /// The only JWT that was issued.
+    /// The JWT of the other user.
     pub jwt: String,
+    /// Another one of this user, with [`SCOPES`] and [`AUDIENCES`].
+    pub jwt_with_attributes: String,
 }
 
 /// An answer of the service.
@@ -75,10 +81,10 @@ pub fn with_service(check: impl FnOnce(&InProcess)) {
 impl InProcess {
     fn start() -> Self {
         let runtime = Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
-        let (services, jwt) = runtime.block_on(services());
+        let (services, [jwt, jwt_with_attributes]) = runtime.block_on(services());
         let access = BrowserAccess { docs: false, page: false, cors_origins: Vec::new() };
         let endpoint = http::endpoint(Arc::clone(&services), access, Arc::new("".parse().unwrap())).boxed();
-        Self { runtime, endpoint, services, jwt }
+        Self { runtime, endpoint, services, jwt, jwt_with_attributes }
     }
 
     pub fn run<T>(&self, future: impl Future<Output = T>) -> T {
@@ -110,7 +116,7 @@ impl InProcess {
     }
 }
 
-async fn services() -> (Arc<Services>, String) {
+async fn services() -> (Arc<Services>, [String; 2]) {
     let store = Arc::new(LeasedStore::new(Arc::new(MemoryStore::default()), Duration::ZERO));
     let keys = Arc::new(SigningKeys::fixed(KeySet::parse(KEYS).unwrap()));
     let cost: HashCost = "m=8,t=1,p=1".parse().unwrap();
@@ -128,22 +134,26 @@ async fn services() -> (Arc<Services>, String) {
         );
     }
 
-    let (owner, id) = ("alice".parse().unwrap(), "b56929f3-54f1-4dc2-9984-9bba615e26e6".parse().unwrap());
-    let (description, life) = ("Token specter".parse().unwrap(), Life::parse("999 years").unwrap());
-    let claims = Claims::new(&owner, id, &description, life, NOW, None);
-    let jwt = keys.current_keys().set.sign(&claims).expose_secret().to_owned();
-    let token = Token {
-        id,
-        description,
-        life,
-        digest: TokenDigest::of(&jwt),
-        attributes: SharedAttributes::default(),
-        successor: None,
+    let owner: UserName = "alice".parse().unwrap();
+    let attributes = Attributes {
+        scopes: Scopes::parse(SCOPES.into_iter()).unwrap(),
+        audiences: Audiences::parse(AUDIENCES.into_iter()).unwrap(),
+        ..Attributes::default()
     };
-    store
-        .create_token(NewToken { owner: &owner, login: login_epoch, token: &token, quota: 1, idempotency: None })
-        .await
-        .unwrap();
+    let mut jwts = Vec::new();
+    for (id, attributes) in [
+        ("b56929f3-54f1-4dc2-9984-9bba615e26e6", SharedAttributes::default()),
+        ("0e9a3c5f-6a3b-4d43-8d3e-2f1d5a9a7c11", attributes.into()),
+    ] {
+        let id = id.parse().unwrap();
+        let (description, life) = ("Token specter".parse().unwrap(), Life::parse("999 years").unwrap());
+        let claims = Claims::new(&owner, id, &description, life, NOW, None).with_attributes(&attributes);
+        let jwt = keys.current_keys().set.sign(&claims).expose_secret().to_owned();
+        let token = Token { id, description, life, digest: TokenDigest::of(&jwt), attributes, successor: None };
+        let new = NewToken { owner: &owner, login: login_epoch, token: &token, quota: 2, idempotency: None };
+        store.create_token(new).await.unwrap();
+        jwts.push(jwt);
+    }
 
     let rules = TokenPolicy { max_life: Life::parse("365 days").unwrap(), quota: 10, issuer: None };
     let clock = Clock::new(|| Duration::from_secs(NOW));
@@ -160,7 +170,7 @@ async fn services() -> (Arc<Services>, String) {
         issuer: None,
     };
     services.readiness.start(true);
-    (Arc::new(services), jwt)
+    (Arc::new(services), jwts.try_into().unwrap())
 }
 
 impl Answer {

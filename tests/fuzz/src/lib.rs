@@ -6,6 +6,7 @@ pub mod authorization;
 pub mod basic;
 pub mod body;
 pub mod client_address;
+pub mod demands;
 mod in_process;
 pub mod jwk_set;
 pub mod life;
