@@ -95,6 +95,38 @@ fn an_unreadable_record_does_not_hide_other_tokens() {
     service.admin().get(&format!("{TOKEN}/{odd}")).send().problem(503);
 }
 
+/// A restriction that cannot be read is not left out: the token is in doubt, and can still be revoked.
+#[test]
+fn broken_attributes_hide_no_other_tokens() {
+    let service = Service::start(Backend::Redis);
+    let (redis, admin) = (service.redis.as_ref().unwrap(), service.admin());
+    let (good, _) = admin.issue("x", "1h");
+    for (field, value) in [
+        ("c", json!("a  b")),
+        ("c", json!("a a")),
+        ("c", json!(5)),
+        ("a", json!("\u{fc}")),
+        ("n", json!("10.0.0.0/33")),
+        ("n", json!("0.0.0.0/0")),
+        ("n", json!([])),
+    ] {
+        let (broken, jwt) = admin.issue("x", "1h");
+        let key = format!("mayfly:{{admin}}:token:{broken}");
+        let mut record: Value = serde_json::from_str(&redis.cli(&["GET", &key])).unwrap();
+        record[field] = value.clone();
+        redis.cli(&["SET", &key, &record.to_string(), "KEEPTTL"]);
+        let list = admin.get(TOKEN).send();
+        assert_eq!(list.status, 200);
+        assert_eq!(list.json()["jwt_tokens"].as_object().unwrap().keys().collect::<Vec<_>>(), [&good], "{value}");
+        let bearer = service.client().with_bearer(&jwt);
+        admin.get(&format!("{TOKEN}/{broken}")).send().problem(503);
+        bearer.get("/api/v1alpha/verify").send().problem(503);
+        admin.post_form("/oauth2/introspect", &[("token", &jwt)]).send().problem(503);
+        assert_eq!(admin.delete(&format!("{TOKEN}/{broken}")).send().status, 200, "{value}");
+        bearer.get("/api/v1alpha/verify").send().problem(401);
+    }
+}
+
 #[test]
 fn a_token_of_another_life_or_content_is_not_accepted() {
     let service = Service::start(Backend::Redis);

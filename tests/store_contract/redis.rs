@@ -1,4 +1,6 @@
-//! Faults and limits that only Redis has.
+//! Faults, limits and sizes that only Redis has.
+
+use futures_util::{StreamExt, stream};
 
 use super::*;
 
@@ -104,4 +106,42 @@ async fn a_write_that_redis_rs_resends_in_a_cluster_runs_once() {
     assert!(proxy.connections() > connections, "it was resent");
     assert!(matches!(created, Err(StoreError::Unavailable(_))), "{created:?}");
     assert_eq!(other.find_token(&alice, lost.id).await.unwrap(), None);
+}
+
+/// 399 bytes, as of 1,000,000 tokens, which fill the hash tables of Redis as far as these do; the tables take up to 16
+/// more. What else the server allocates adds up to 4 bytes a token here.
+#[tokio::test]
+async fn a_token_without_attributes_takes_400_bytes() {
+    const OWNERS: usize = 16;
+    const TOKENS: usize = 16_000;
+    let redis = RedisServer::start();
+    redis.cli(&["CONFIG", "SET", "appendonly", "no"]);
+    let store = RedisStore::new(&patient_options(&redis.url())).unwrap();
+    let owners: Vec<UserName> = (0..OWNERS).map(|number| format!("user{number:04}").parse().unwrap()).collect();
+    for owner in &owners {
+        store.create_user(&operator(), &user(owner.as_str())).await.unwrap();
+    }
+    // All that the server has allocated, without the buffers of clients and the cache of scripts.
+    let used_bytes = || {
+        let stats = redis.cli(&["MEMORY", "STATS"]);
+        let mut lines = stats.lines();
+        let mut sum = 0;
+        while let Some(name) = lines.next() {
+            if ["dataset.bytes", "overhead.hashtable.main", "overhead.hashtable.expires"].contains(&name) {
+                sum += lines.next().unwrap().parse::<usize>().unwrap();
+            }
+        }
+        sum
+    };
+    let empty = used_bytes();
+    stream::iter(0..TOKENS)
+        .for_each_concurrent(32, async |number| {
+            let token = Token { description: "a token of 20 letter".parse().unwrap(), ..token(86_400) };
+            let new = NewToken { quota: TOKENS, ..new_token(&owners[number % OWNERS], epoch(), &token) };
+            assert_eq!(store.create_token(new).await.unwrap(), Creation::Created);
+        })
+        .await;
+    let bytes = (used_bytes() - empty) / TOKENS;
+    println!("{TOKENS} tokens: {bytes} bytes of Redis each");
+    assert!(bytes <= 404, "{bytes}");
 }
