@@ -112,10 +112,10 @@ fn example<'a>(files: &[&'a str], port: u16, mayfly: &str, application: u16) -> 
 }
 
 /// Sends a request byte by byte, because an HTTP library would normalise some header names.
-fn raw(port: u16, method: &str, headers: &[String]) -> Answer {
+fn raw(port: u16, method: &str, path: &str, headers: &[String]) -> Answer {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     let headers = headers.join("\r\n");
-    write!(stream, "{method} /orders/7 HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{headers}\r\n\r\n").unwrap();
+    write!(stream, "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{headers}\r\n\r\n").unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let (head, body) = answer.split_once("\r\n\r\n").expect(&answer);
@@ -180,18 +180,19 @@ fn protects(service: &mut Service, proxy: &Server) {
     let authorization = format!("Authorization: Bearer {jwt}");
     for forged in forgeries().chunks(40) {
         let mut headers = forged.to_vec();
-        assert_eq!(raw(proxy.port, "GET", &headers).status, 401);
+        assert_eq!(raw(proxy.port, "GET", "/orders/7", &headers).status, 401);
         headers.push(authorization.clone());
-        assert_eq!(identity(&raw(proxy.port, "GET", &headers)), owner, "{forged:?}");
+        assert_eq!(identity(&raw(proxy.port, "GET", "/orders/7", &headers)), owner, "{forged:?}");
     }
     // A client cannot have the proxy drop these headers by naming them in Connection.
     let named = "Connection: X-Auth-User, x-auth-token-id, X-Auth-Expires-In".to_owned();
-    assert_eq!(identity(&raw(proxy.port, "GET", &[authorization.clone(), named])), owner);
+    assert_eq!(identity(&raw(proxy.port, "GET", "/orders/7", &[authorization.clone(), named])), owner);
 
     // A preflight has no token. It reaches the application without an identity.
     let preflight = ["Origin: https://console.example".to_owned(), "Access-Control-Request-Method: PUT".to_owned()];
     for forged in forgeries().chunks(40) {
-        let answer = raw(proxy.port, "OPTIONS", &[&preflight, forged, &[authorization.clone()][..]].concat());
+        let answer =
+            raw(proxy.port, "OPTIONS", "/orders/7", &[&preflight, forged, &[authorization.clone()][..]].concat());
         assert_eq!(identity(&answer), json!([]), "{forged:?}");
         assert_eq!(
             (&answer.json()["REQUEST_METHOD"], &answer.json()["HTTP_AUTHORIZATION"]),
@@ -200,7 +201,7 @@ fn protects(service: &mut Service, proxy: &Server) {
     }
     // Any other request needs a token.
     for (method, headers) in [("OPTIONS", &preflight[..1]), ("OPTIONS", &preflight[1..]), ("GET", &preflight[..])] {
-        assert_eq!(raw(proxy.port, method, headers).status, 401, "{method} {headers:?}");
+        assert_eq!(raw(proxy.port, method, "/orders/7", headers).status, 401, "{method} {headers:?}");
     }
 
     assert_eq!(service.admin().delete(&format!("/api/v1alpha/token/{id}")).send().status, 200);
@@ -217,6 +218,56 @@ fn protects(service: &mut Service, proxy: &Server) {
     service.process.wait();
     let unanswered = client.with_bearer(&jwt).get("/orders/7").send();
     assert!((500..600).contains(&unanswered.status), "{unanswered:?}");
+}
+
+/// A service that believes its proxy about the address of the client.
+fn start_behind_proxy() -> Service {
+    Service::start_with(Backend::Redis, |command| {
+        command.env("MAYFLY_TRUSTED_PROXIES", "127.0.0.1");
+    })
+}
+
+/// Asks for a token with these fields, and returns the status and the JWT.
+fn issue(service: &Service, fields: &Value) -> (u16, String) {
+    let mut body = json!({"jwt_token_description": "x", "jwt_token_life": "1h"});
+    body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    let answer = service.admin().post("/api/v1alpha/token", &body).send();
+    (answer.status, answer.json()["jwt_token"].as_str().unwrap_or_default().to_owned())
+}
+
+/// A part of each example is only for tokens with a scope, and tokens are limited to networks.
+fn demands_a_scope(service: &Service, proxy: &Server) {
+    let client = Client::new(&format!("http://127.0.0.1:{}", proxy.port));
+    // Envoy reports the address of its machine in the place of a client on the same machine.
+    let everywhere = ["0.0.0.0/1", "128.0.0.0/1", "::/1", "8000::/1"];
+    for (fields, elsewhere, reports) in [
+        (json!({}), 200, 403),
+        (json!({"jwt_token_scopes": ["reports:write"]}), 200, 403),
+        (json!({"jwt_token_scopes": ["reports:write", "reports:read"]}), 200, 200),
+        (json!({"jwt_token_scopes": ["reports:read"], "jwt_token_networks": everywhere}), 200, 200),
+        (json!({"jwt_token_scopes": ["reports:read"], "jwt_token_networks": ["203.0.113.0/24"]}), 403, 403),
+    ] {
+        let bearer = client.with_bearer(&issue(service, &fields).1);
+        assert_eq!(bearer.get("/orders/7").send().status, elsewhere, "{fields}");
+        let answer = bearer.get("/reports/2026?page=2").header("x-auth-require-scope", "reports:write").send();
+        assert_eq!(answer.status, reports, "{fields}");
+    }
+    assert_eq!(client.get("/reports/2026").send().status, 401);
+    // Spellings of the same path, which the application may read alike.
+    let authorization = format!("Authorization: Bearer {}", issue(service, &json!({})).1);
+    for path in [
+        "/reports/2026",
+        "/%72eports/2026",
+        "/reports%2F2026",
+        "//reports/2026",
+        "/./reports/2026",
+        "/orders/../reports/2026",
+        "/orders/%2e%2e/reports/2026",
+        "/orders/..%2Freports/2026",
+    ] {
+        let answer = raw(proxy.port, "GET", path, &[authorization.clone()]);
+        assert!((400..500).contains(&answer.status), "{path}: {answer:?}");
+    }
 }
 
 /// A request fails soon while Mayfly accepts connections and answers none.
@@ -238,7 +289,7 @@ fn nginx(directory: &Path) -> Command {
 
 #[test]
 fn nginx_lets_live_tokens_through() {
-    let mut service = Service::start(Backend::Redis);
+    let mut service = start_behind_proxy();
     let (application, port) = (Server::application(), free_port());
     let proxy = Server::start(port, &example(&["nginx.conf"], port, &service.url, application.port), nginx);
     // Large cookies are not passed on to Mayfly.
@@ -247,37 +298,16 @@ fn nginx_lets_live_tokens_through() {
     let many = (0..4).fold(bearer.get("/"), |request, _| request.header("cookie", &"x".repeat(6000)));
     assert_eq!(many.send().status, 200);
     gives_up_soon(&service, &proxy);
+    demands_a_scope(&service, &proxy);
     protects(&mut service, &proxy);
 }
 
-/// A location of the example demands a scope.
 #[test]
-fn nginx_demands_a_scope_and_takes_the_longest_token() {
-    let service = Service::start_with(Backend::Redis, |command| {
-        command.env("MAYFLY_TRUSTED_PROXIES", "127.0.0.1");
-    });
+fn nginx_takes_the_longest_token() {
+    let service = Service::start(Backend::Redis);
     let (application, port) = (Server::application(), free_port());
     let _proxy = Server::start(port, &example(&["nginx.conf"], port, &service.url, application.port), nginx);
     let client = Client::new(&format!("http://127.0.0.1:{port}"));
-    let issue = |fields: Value| {
-        let mut body = json!({"jwt_token_description": "x", "jwt_token_life": "1h"});
-        body.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
-        let answer = service.admin().post("/api/v1alpha/token", &body).send();
-        (answer.status, answer.json()["jwt_token"].as_str().unwrap_or_default().to_owned())
-    };
-    for (fields, elsewhere, reports) in [
-        (json!({}), 200, 403),
-        (json!({"jwt_token_scopes": ["reports:write"]}), 200, 403),
-        (json!({"jwt_token_scopes": ["reports:write", "reports:read"]}), 200, 200),
-        (json!({"jwt_token_scopes": ["reports:read"], "jwt_token_networks": ["127.0.0.0/8"]}), 200, 200),
-        (json!({"jwt_token_scopes": ["reports:read"], "jwt_token_networks": ["192.0.2.0/24"]}), 403, 403),
-    ] {
-        let bearer = client.with_bearer(&issue(fields.clone()).1);
-        assert_eq!(bearer.get("/orders/7").send().status, elsewhere, "{fields}");
-        assert_eq!(bearer.get("/reports/2026?scope=x").send().status, reports, "{fields}");
-    }
-    assert_eq!(client.get("/reports/2026").send().status, 401);
-
     // A token with all attributes at their limits, and beyond: what is issued can be presented, as a password, too.
     let scopes: Vec<_> = (100..131).map(|number| format!("{number:x>31}")).chain(["reports:read".to_owned()]).collect();
     let audiences: Vec<_> = (1..8).map(|number| format!("{number:x>256}")).collect();
@@ -285,10 +315,13 @@ fn nginx_demands_a_scope_and_takes_the_longest_token() {
     // A backslash takes two bytes in JSON.
     for backslashes in 0..256 {
         let last = "\\".repeat(backslashes) + &"y".repeat(256 - backslashes);
-        let (status, jwt) = issue(json!({
-            "jwt_token_description": "🜁".repeat(256), "jwt_token_scopes": scopes,
-            "jwt_token_audiences": ([&audiences[..], &[last]].concat()),
-        }));
+        let (status, jwt) = issue(
+            &service,
+            &json!({
+                "jwt_token_description": "🜁".repeat(256), "jwt_token_scopes": scopes,
+                "jwt_token_audiences": ([&audiences[..], &[last]].concat()),
+            }),
+        );
         if status != 201 {
             assert_eq!(status, 400);
             break;
@@ -377,45 +410,49 @@ fn nginx_takes_a_token_as_a_basic_password() {
 
 #[test]
 fn caddy_lets_live_tokens_through() {
-    let mut service = Service::start(Backend::Redis);
+    let mut service = start_behind_proxy();
     let (application, port) = (Server::application(), free_port());
     let mut files = example(&["Caddyfile"], port, &service.url, application.port);
     // Without its administration interface, whose port is fixed.
     files[0].1.insert_str(0, "{\n\tadmin off\n}\n");
     let proxy = Server::start(port, &files, |_| command("caddy", &["run", "--config", "Caddyfile"]));
     gives_up_soon(&service, &proxy);
+    demands_a_scope(&service, &proxy);
     protects(&mut service, &proxy);
 }
 
 #[test]
 fn haproxy_lets_live_tokens_through() {
-    let mut service = Service::start(Backend::Redis);
+    let mut service = start_behind_proxy();
     let (application, port) = (Server::application(), free_port());
     let files = example(&["haproxy.cfg", "verify.lua"], port, &service.url, application.port);
     let proxy = Server::start(port, &files, |_| command("haproxy", &["-db", "-f", "haproxy.cfg"]));
     gives_up_soon(&service, &proxy);
+    demands_a_scope(&service, &proxy);
     protects(&mut service, &proxy);
 }
 
 #[test]
 fn envoy_lets_live_tokens_through() {
-    let mut service = Service::start(Backend::Redis);
+    let mut service = start_behind_proxy();
     let (application, port) = (Server::application(), free_port());
     let files = example(&["envoy.yaml"], port, &service.url, application.port);
     // Without the shared memory that other instances use.
     let alone = ["--config-path", "envoy.yaml", "--use-dynamic-base-id", "--concurrency", "1"];
     let proxy = Server::start(port, &files, |_| command(&format!("{ROOT}/tests/.tools/bin/envoy"), &alone));
     gives_up_soon(&service, &proxy);
+    demands_a_scope(&service, &proxy);
     protects(&mut service, &proxy);
 }
 
 #[test]
 #[ignore = "`make traefik` builds it, for minutes"]
 fn traefik_lets_live_tokens_through() {
-    let mut service = Service::start(Backend::Redis);
+    let mut service = start_behind_proxy();
     let (application, port) = (Server::application(), free_port());
     let files = example(&["traefik.yaml", "traefik-routes.yaml"], port, &service.url, application.port);
     let traefik = format!("{ROOT}/target/traefik/traefik");
     let proxy = Server::start(port, &files, |_| command(&traefik, &["--configfile", "traefik.yaml"]));
+    demands_a_scope(&service, &proxy);
     protects(&mut service, &proxy);
 }

@@ -1,5 +1,6 @@
 -- The action `verify` of haproxy.cfg: asks Mayfly about the token of a request. Only a 200 lets the request through,
--- with the X-Auth-* headers of that answer. Any other answer goes to the client, and no answer is a 503 or 504.
+-- with the X-Auth-* headers of that answer. Any other answer goes to the client, and no answer is a 503 or 504. The
+-- variable txn.demands is the query for Mayfly.
 
 local URL = os.getenv("MAYFLY") .. "/api/v1alpha/verify"
 -- For each of the four attempts that HAProxy's client makes: a Mayfly that hangs is an error after 5 s.
@@ -17,7 +18,10 @@ core.register_action("verify", { "http-req" }, function(txn)
             table.insert(question[name], value)
         end)
     end
-    local answer = core.httpclient():get({ url = URL, headers = question, timeout = MILLISECONDS })
+    -- For tokens that are limited to networks; name this proxy in MAYFLY_TRUSTED_PROXIES.
+    question["x-forwarded-for"] = { txn.f:src() }
+    local url = URL .. (txn:get_var("txn.demands") or "")
+    local answer = core.httpclient():get({ url = url, headers = question, timeout = MILLISECONDS })
 
     if answer.status == 200 then
         for name, values in pairs(answer.headers) do
