@@ -32,6 +32,11 @@ impl TokenId {
         Self(Uuid::new_v4())
     }
 
+    /// The 16 bytes of the id.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+
     /// The id as a text: lower case with hyphens.
     pub fn to_ascii(self) -> [u8; Hyphenated::LENGTH] {
         let mut text = [0; Hyphenated::LENGTH];

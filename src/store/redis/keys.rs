@@ -79,9 +79,8 @@ pub(super) fn idempotency_index(owner: &UserName) -> String {
     unwatched(owner, "idempotencies")
 }
 
-/// A hash: when tokens of the user were last used, in seconds since 1970, by the last 12 characters of their ids. It
-/// expires with the last of these tokens. A token takes 30 bytes where 10 were used, 21 where 100 were, and 64 where
-/// 1,000 were (beyond `hash-max-listpack-entries`, 512, Redis encodes it in another way).
+/// A hash: when tokens of the user were last used, as in `uses.lua`. It expires with the last of these tokens. A token
+/// takes 12 to 31 bytes of it, depending on how many there are.
 pub(super) fn token_uses(owner: &UserName) -> String {
     unwatched(owner, "used")
 }
@@ -91,9 +90,9 @@ pub(super) fn token_records(owner: &UserName) -> [String; 3] {
     [token_index(owner), token_expiries(owner), token_uses(owner)]
 }
 
-/// The field of a token in [`token_uses`], as in `uses.lua`.
+/// The field of [`token_uses`] that holds the part with this token, as in `uses.lua`.
 pub(super) fn use_field(id: TokenId) -> String {
-    id.to_string().split_off(24)
+    format!("{:02x}", id.as_bytes()[10])
 }
 
 /// A hash: the user.

@@ -4,8 +4,8 @@
 -- KEYS: the index of the user's tokens, the index of their expiries, their last uses.
 -- ARGV: the prefix of the tokens' keys; how many tokens of the index to read; the token to begin after ('' for the
 -- newest); when that token was created, if it may be gone by now, else ''.
--- Returns the ids, their records (nil for one that has expired), their remaining ms and when they were last used (nil:
--- never), a list of each; and when the last one was created, if the index may have more.
+-- Returns the ids, their records (nil for one that has expired), their remaining ms and the parts of the last uses that
+-- they are in, a list of each; and when the last one was created, if the index may have more.
 -- Returns nil if the token to begin after is not live.
 
 local prefix, count, after, created = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
@@ -28,7 +28,7 @@ local last = #ids == count and redis.call('ZREVRANGE', KEYS[1], start + count - 
 local keys, fields, expired = {}, {}, {}
 for position, id in ipairs(ids) do
   keys[position] = prefix .. id
-  fields[position] = use_field(id)
+  fields[position] = use_place(id)
 end
 local uses = redis.call('HMGET', KEYS[3], unpack(fields))
 local records = redis.call('MGET', unpack(keys))

@@ -56,8 +56,8 @@ const CLOCK_DIFFERENCE: Duration = Duration::from_secs(2);
 /// The most tokens that one script reads: it blocks Redis for less than 2 ms.
 const TOKENS_PER_SCRIPT: usize = 1000;
 
-/// The reply of `list_tokens.lua`: ids, records, remaining ms and last uses, a list of each; and when the last one was
-/// created, if more may follow.
+/// The reply of `list_tokens.lua`: ids, records, remaining ms and parts of last uses, a list of each; and when the last
+/// one was created, if more may follow.
 type ListedTokens = (Vec<String>, Vec<Option<Vec<u8>>>, Vec<i64>, Vec<Option<Vec<u8>>>, Option<String>);
 
 /// A store in Redis: in one server, in the primary that Sentinel names, or in a Cluster. It need not be reachable.
@@ -109,10 +109,10 @@ impl Store for RedisStore {
         let key = keys::token(owner, id);
         let mut request = pipe();
         request.cmd("GETEX").arg(&key).pttl(&key).hget(keys::token_uses(owner), keys::use_field(id));
-        let (record, pttl, used): (Option<Vec<u8>>, i64, _) = self.connections.send_repeatable(&request).await?;
+        let (record, pttl, uses): (Option<Vec<u8>>, i64, _) = self.connections.send_repeatable(&request).await?;
         let Some(record) = record else { return Ok(None) };
         let live = records::decode_live_token(id, &record, pttl)?;
-        Ok(live.map(|live| live.with_use(records::decode_use(used))))
+        Ok(live.map(|live| live.with_use(records::decode_use(id, uses))))
     }
 
     async fn record_uses(&self, owner: &UserName, uses: &[TokenUse]) -> StoreResult<()> {
@@ -137,7 +137,8 @@ impl Store for RedisStore {
             let read = ids.iter().zip(records).zip(remaining).zip(uses);
             tokens.extend(read.filter_map(|(((id, record), pttl), used)| {
                 let live = decode_listed_token(owner, id, &record?, pttl)?;
-                Some(live.with_use(records::decode_use(used)))
+                let last_used = records::decode_use(live.token.id, used);
+                Some(live.with_use(last_used))
             }));
             match (ids.pop(), last_created) {
                 (Some(id), Some(time)) if tokens.len() < wanted => (after, created) = (id, time),

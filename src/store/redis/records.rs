@@ -100,9 +100,13 @@ pub(super) fn decode_live_token(id: TokenId, record: &[u8], pttl: i64) -> StoreR
     Ok(Some(LiveToken { remaining: remaining.min(token.life.duration()), token }))
 }
 
-/// When a token was last used, out of [`keys::token_uses`]. A value that is no number counts as none.
-pub(super) fn decode_use(value: Option<Vec<u8>>) -> Option<u64> {
-    str::from_utf8(&value?).ok()?.parse().ok()
+/// When this token was last used, out of its part of [`keys::token_uses`], as in `uses.lua`. A part that cannot be read
+/// counts as none.
+pub(super) fn decode_use(id: TokenId, part: Option<Vec<u8>>) -> Option<u64> {
+    const ENTRY_BYTES: usize = 9;
+    let part = part.filter(|part| part.len().is_multiple_of(ENTRY_BYTES))?;
+    let at = part.chunks_exact(ENTRY_BYTES).find_map(|entry| entry.strip_prefix(&id.as_bytes()[11..]))?;
+    Some(u32::from_be_bytes(at.try_into().ok()?).into())
 }
 
 /// The value of an Idempotency-Key's key, as compact JSON.
