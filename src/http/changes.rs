@@ -21,7 +21,7 @@ pub(super) struct ChangesApi;
 
 /// The tokens that have changed since a cursor.
 #[derive(Serialize, Object)]
-struct ChangesResponse {
+struct ChangedTokens {
     /// The cursor of the next question.
     cursor: String,
     /// The time in milliseconds since the changes were complete, at most: since this replica asked Redis for them.
@@ -67,14 +67,14 @@ impl ChangesApi {
         /// The cursor of the last answer. Without one, or with one that this replica cannot continue (of another
         /// replica, from before Redis was connected to again, too old, or not a cursor), the answer is a reset.
         after: Query<Option<Param<Cursor>>>,
-    ) -> Result<Json<ChangesResponse>, Problem> {
+    ) -> Result<Json<ChangedTokens>, Problem> {
         let cursor = after.0.map(Param::parsed).transpose()?;
         let changes = services.verifiers.changes(&caller, cursor.as_ref().map(|Cursor(text)| text.as_str()))?;
         Ok(Json(changes.into()))
     }
 }
 
-impl From<ChangesSince> for ChangesResponse {
+impl From<ChangesSince> for ChangedTokens {
     fn from(ChangesSince { cursor, age, tokens }: ChangesSince) -> Self {
         let (reset, tokens) = (tokens.is_none(), tokens.unwrap_or_default());
         let tokens = tokens.into_iter().map(|token| token.to_string()).collect();

@@ -31,7 +31,8 @@ func main() {
 	}
 	client := must(NewClientWithResponses(os.Getenv("MAYFLY_URL"), WithRequestEditorFn(login)))
 
-	issued := must(client.IssueTokenWithResponse(ctx, TokenRequest{JwtTokenDescription: "go", JwtTokenLife: "1 hour"})).JSON201
+	request := TokenRequest{JwtTokenDescription: "go", JwtTokenLife: "1 hour"}
+	issued := must(client.IssueTokenWithResponse(ctx, &IssueTokenParams{}, request)).JSON201
 	check(issued != nil, "issue")
 	id := uuid.MustParse(issued.JwtTokenId)
 	list := must(client.ListTokensWithResponse(ctx, &ListTokensParams{})).JSON200
