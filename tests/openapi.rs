@@ -85,7 +85,9 @@ fn every_answer_has_a_body_with_an_example() {
             }
             let content = response["content"].as_object().expect(&name);
             let (media_type, body) = content.iter().next().expect(&name);
-            let expected = if status.starts_with('2') { "application/json" } else { "application/problem+json" };
+            // OAuth's clients read errors of this type alone (RFC 6749, section 5.2).
+            let is_json = status.starts_with('2') || name.contains(" /oauth2/");
+            let expected = if is_json { "application/json" } else { "application/problem+json" };
             assert_eq!(media_type, expected, "{name} {status}");
             let schema = match body["schema"]["$ref"].as_str() {
                 Some(reference) => &document["components"]["schemas"][reference.rsplit('/').next().unwrap()],

@@ -78,7 +78,7 @@ pub fn document() -> Value {
                     parameter["schema"]["pattern"] = json!(UserName::PATTERN);
                 }
             }
-            documented_failures::add_to(operation);
+            documented_failures::add_to(path, operation);
         }
     }
     document

@@ -13,6 +13,7 @@ use super::{
     demands::malformed,
     envelope::headers_too_large,
     param::{AllTokens, PageLimit, Parameter},
+    paths::OAUTH,
     payload::{MAX_BODY_BYTES, MAX_LONG_BODY_BYTES, body_too_large, body_too_slow, media_type_expected},
     poem_errors::internal_error,
     problem::Problem,
@@ -41,13 +42,15 @@ use crate::{
 /// The `Retry-After` in the example of 429. The service computes its own: [`too_many_failures`].
 const EXAMPLE_RETRY_AFTER: Duration = Duration::from_secs(8);
 
-/// Adds the failures of an operation to its responses. Of two with one status, the specific one is the example.
-pub(super) fn add_to(operation: &mut Value) {
+/// Adds the failures of the operation at this path to its responses. Of two with one status, the specific one is the
+/// example.
+pub(super) fn add_to(path: &str, operation: &mut Value) {
     let mut failures = BTreeMap::new();
     for problem in specific_failures(operation).into_iter().chain(common_failures(operation)) {
         failures.entry(problem.status()).or_insert(problem);
     }
     for (status, problem) in failures {
+        let problem = if path.starts_with(OAUTH) { problem.with_oauth_error() } else { problem };
         operation["responses"][status.as_str()] = problem.to_openapi_response();
     }
 }

@@ -1,4 +1,7 @@
 //! Errors as answers: every one is a problem of RFC 9457 (`application/problem+json`).
+//!
+//! At OAuth's endpoints it is also an error of RFC 6749, section 5.2, which RFC 7009, 7662 and 8693 refer to:
+//! `application/json`, with `error` and `error_description`. OAuth's clients read no other type.
 
 use std::borrow::Cow;
 
@@ -19,7 +22,10 @@ use serde_json::{Value, json};
 use crate::{service::hashing::Busy, store::StoreError};
 
 /// The media type of RFC 9457.
-const CONTENT_TYPE: &str = "application/problem+json";
+const PROBLEM_JSON: &str = "application/problem+json";
+
+/// The media type of an error of RFC 6749, section 5.2.
+const JSON: &str = "application/json";
 
 const BASIC_CHALLENGE: HeaderValue = HeaderValue::from_static(r#"Basic realm="mayfly", charset="UTF-8""#);
 
@@ -147,7 +153,7 @@ impl Problem {
         let body = self.body(request_id);
         let mut response = Response::builder()
             .status(self.status)
-            .content_type(CONTENT_TYPE)
+            .content_type(self.media_type())
             .header(CACHE_CONTROL, "no-store")
             .body(body.to_string());
         for (name, value) in self.headers {
@@ -161,11 +167,15 @@ impl Problem {
         self.status
     }
 
+    fn media_type(&self) -> &'static str {
+        if self.oauth_error.is_some() { JSON } else { PROBLEM_JSON }
+    }
+
     /// This problem as a response of the OpenAPI document.
     pub(super) fn to_openapi_response(&self) -> Value {
         let mut response = json!({
             "description": self.status.canonical_reason(),
-            "content": { CONTENT_TYPE: {
+            "content": { self.media_type(): {
                 "schema": { "$ref": "#/components/schemas/Problem" },
                 "example": self.body("0f1c7c5e-4d4e-4a52-8b0e-0f3a5f0c7d11"),
             } },
@@ -193,9 +203,21 @@ impl Problem {
         });
         if let Some(error) = self.oauth_error {
             body["error"] = error.into();
+            body["error_description"] = error_description(&self.detail).into();
         }
         body
     }
+}
+
+/// The detail in the characters that RFC 6749, section 5.2, allows: ASCII without `"` and `\`.
+fn error_description(detail: &str) -> String {
+    let allowed = |c| match c {
+        '"' => '\'',
+        '\\' => '/',
+        ' '..='~' => c,
+        _ => '?',
+    };
+    detail.chars().map(allowed).collect()
 }
 
 /// A problem passes through poem as an error, and `envelope` answers it.

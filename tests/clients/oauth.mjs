@@ -43,4 +43,10 @@ const insecure = { [oauth.allowInsecureRequests]: true };
   assert.equal((await openid.tokenIntrospection(config, token)).active, true);
   await openid.tokenRevocation(config, token);
   assert.equal((await openid.tokenIntrospection(config, token)).active, false);
+  for (const call of [openid.tokenIntrospection, openid.tokenRevocation]) {
+    const failed = await call(config, "Bearer x").then(() => assert.fail("it is no token"), (failed) => failed);
+    assert(failed instanceof openid.ResponseBodyError, failed);
+    assert.equal(failed.error, "invalid_request");
+    assert.match(failed.error_description, /^token: send the token alone/);
+  }
 }

@@ -141,15 +141,24 @@ impl Answer {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
 
-    /// Asserts that the response is a problem with this status, and returns its `detail`.
+    /// Asserts that the response is a problem with this status, and returns its `detail`. One of OAuth's endpoints is
+    /// an error of RFC 6749, section 5.2, too.
     #[track_caller]
     pub fn problem(&self, status: u16) -> String {
         assert_eq!(self.status, status, "{self:?}");
-        assert_eq!(self.header("content-type"), "application/problem+json");
         let problem = self.json();
         let members: Vec<_> = problem.as_object().unwrap().keys().map(String::as_str).collect();
         let common = ["type", "title", "status", "detail", "message", "request_id"];
-        assert!(members.starts_with(&common) && members[common.len()..].iter().all(|member| *member == "error"));
+        let more = members.strip_prefix(&common).unwrap_or_else(|| panic!("{self:?}"));
+        match self.header("content-type") {
+            "application/problem+json" => assert!(more.is_empty(), "{self:?}"),
+            "application/json" => {
+                assert_eq!(more, ["error", "error_description"]);
+                let description = problem["error_description"].as_str().unwrap();
+                assert!(description.chars().all(|c| (' '..='~').contains(&c) && !"\"\\".contains(c)), "{description}");
+            }
+            other => panic!("{other}"),
+        }
         assert_eq!(problem["status"], status);
         assert_eq!(problem["message"], problem["detail"]);
         assert_eq!(problem["request_id"], self.header("x-request-id"));

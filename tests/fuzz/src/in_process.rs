@@ -187,8 +187,10 @@ impl Answer {
         let (_, password) = LOGIN.split_once(':').unwrap();
         assert!(!text.contains(password) && !text.contains(jwt), "{text}");
         if status.is_client_error() {
-            assert_eq!(of(header::CONTENT_TYPE), "application/problem+json");
             let problem = self.json();
+            let is_oauth = problem["error"].is_string() && problem["error_description"].is_string();
+            let expected = if is_oauth { "application/json" } else { "application/problem+json" };
+            assert_eq!(of(header::CONTENT_TYPE), expected);
             assert_eq!(problem["status"], status.as_u16());
             assert!(problem["detail"].is_string() && problem["detail"] == problem["message"], "{text}");
         }
