@@ -35,6 +35,11 @@ traefik: setup ## Test the example for Traefik, which is built first (6 minutes,
 	tests/build-traefik
 	cargo test --locked --test mayfly -- --ignored --exact forward_auth::traefik_lets_live_tokens_through
 
+.PHONY: login-proxy
+login-proxy: setup ## Test logins by oauth2-proxy, which is built first (minutes, needs Go)
+	tests/build-oauth2-proxy
+	cargo test --locked --test mayfly -- --ignored proxy_login::oauth2_proxy
+
 .PHONY: fuzz
 fuzz: ## Fuzz parsers and logins, 10 minutes each at most (needs nightly Rust)
 	cargo fuzz --version >/dev/null 2>&1 || cargo install --locked cargo-fuzz

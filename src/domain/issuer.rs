@@ -308,6 +308,16 @@ mod tests {
     }
 
     #[test]
+    fn a_subject_that_is_too_long_is_not_kept() {
+        let subject = |length: usize| {
+            let admission =
+                issuer().admit(&claims(|claims| drop(claims.insert("sub".into(), "x".repeat(length).into()))), NOW);
+            admission.unwrap().subject.map(|subject| subject.len())
+        };
+        assert_eq!([200, 201].map(subject), [Some(200), None]);
+    }
+
+    #[test]
     fn times_have_a_minute_of_skew_and_may_be_fractions() {
         for (claim, value) in [
             ("exp", json!(NOW - 59)),

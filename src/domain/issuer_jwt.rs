@@ -1,4 +1,7 @@
 //! JWTs of other issuers, and the public keys that verify them.
+//!
+//! Not with the crate `openidconnect`: 4.1 depends on `rsa` 0.9 (RUSTSEC-2023-0071) without any of its features, and is
+//! for the flows of a relying party, which this service is not.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, crypto};
@@ -280,4 +283,54 @@ impl Jwk {
 
 fn decode(text: &str) -> Option<Vec<u8>> {
     BASE64_URL_SAFE_NO_PAD.decode(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn encode(bytes: impl AsRef<[u8]>) -> String {
+        BASE64_URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    fn jwt(header: &Value, claims: &Value) -> String {
+        format!("{}.{}.{}", encode(header.to_string()), encode(claims.to_string()), encode([0; 64]))
+    }
+
+    #[test]
+    fn a_jwt_is_an_object_of_bounded_length() {
+        let header = json!({"alg": "ES256"});
+        let of_length = |length: usize| {
+            let overhead = jwt(&header, &json!({"iss": "a", "pad": ""})).len();
+            jwt(&header, &json!({"iss": "a", "pad": "x".repeat((length - overhead) * 3 / 4)}))
+        };
+        let (longest, too_long) = (of_length(MAX_ISSUER_JWT_BYTES), of_length(MAX_ISSUER_JWT_BYTES + 4));
+        assert!((MAX_ISSUER_JWT_BYTES - 3..=MAX_ISSUER_JWT_BYTES).contains(&longest.len()), "{}", longest.len());
+        assert!(too_long.len() > MAX_ISSUER_JWT_BYTES);
+        assert_eq!((IssuerJwt::parse(&longest).err(), unverified_issuer(&longest).as_deref()), (None, Some("a")));
+        assert_eq!(IssuerJwt::parse(&too_long).err(), Some(IssuerJwtError::Malformed));
+        assert_eq!(unverified_issuer(&too_long), None);
+        for claims in [json!([]), json!("a"), json!(1), json!(null), json!([{"iss": "a"}])] {
+            assert_eq!(IssuerJwt::parse(&jwt(&header, &claims)).err(), Some(IssuerJwtError::Malformed), "{claims}");
+        }
+    }
+
+    #[test]
+    fn keys_of_unsafe_or_impossible_lengths_are_left_out() {
+        let count = |jwk: Value| IssuerKeySet::parse(json!({"keys": [jwk]}).to_string().as_bytes()).unwrap().len();
+        let rsa = |bytes: usize| count(json!({"kty": "RSA", "n": encode(vec![0xff; bytes]), "e": "AQAB"}));
+        assert_eq!([128, 255, 256, 1024, 1025, 2048].map(rsa), [0, 0, 1, 1, 0, 0]);
+        // Zeros in front make no key longer.
+        let padded = [vec![0; 200], vec![0xff; 128]].concat();
+        assert_eq!(count(json!({"kty": "RSA", "n": encode(padded), "e": "AQAB"})), 0);
+        let ec = |crv: &str, x: usize, y: usize| {
+            count(json!({"kty": "EC", "crv": crv, "x": encode(vec![1; x]), "y": encode(vec![1; y])}))
+        };
+        assert_eq!([ec("P-256", 32, 32), ec("P-256", 31, 32), ec("P-256", 32, 33), ec("P-256", 48, 48)], [1, 0, 0, 0]);
+        assert_eq!([ec("P-384", 48, 48), ec("P-384", 32, 32), ec("secp256k1", 32, 32)], [1, 0, 0]);
+        let ed = |length: usize| count(json!({"kty": "OKP", "crv": "Ed25519", "x": encode(vec![1; length])}));
+        assert_eq!([31, 32, 33].map(ed), [0, 1, 0]);
+    }
 }

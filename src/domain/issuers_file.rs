@@ -350,6 +350,26 @@ mod tests {
     }
 
     #[test]
+    fn fields_that_contradict_each_other_or_can_never_be_met_are_mistakes() {
+        let too_long = format!("audience = \"{}\"", "x".repeat(MAX_AUDIENCE_BYTES + 1));
+        for (lines, expected) in [
+            (
+                "audience = \"x\"\njwks_uri = \"https://a/keys\"\njwks_file = \"/keys\"",
+                "jwks_uri: set either this or jwks_file",
+            ),
+            ("audience = \"x\"\njwks_file = \"/keys\"\nca_file = \"/ca\"", "ca_file: jwks_file is read without"),
+            ("audience = \"x\"\nrequire = { \"\" = \"x\" }", "require: : a claim has a name"),
+            ("audience = \"\"", "audience: must be 1 to 256"),
+            (&too_long, "audience: must be 1 to 256"),
+        ] {
+            let text = format!("[[issuer]]\nissuer = \"https://a\"\nuser = \"x\"\n{lines}\n");
+            let error = parse(&text, None).unwrap_err();
+            assert_eq!(error.mistakes().len(), 1, "{error}");
+            assert!(error.to_string().starts_with(&format!("issuer 1 (https://a): {expected}")), "{error}");
+        }
+    }
+
+    #[test]
     fn a_file_that_is_no_toml_names_the_line() {
         let error = parse("[[issuer]]\nissuer = \"a\naudience = 1\n", None).unwrap_err();
         assert!(error.to_string().starts_with("line 2: "), "{error}");

@@ -122,6 +122,8 @@ mod tests {
             ("issuer.example", KeyUrlError::Malformed),
             ("https://", KeyUrlError::Malformed),
             ("https://a:b@issuer.example", KeyUrlError::Extra),
+            ("https://a@issuer.example", KeyUrlError::Extra),
+            ("https://:b@issuer.example", KeyUrlError::Extra),
             ("https://issuer.example/#keys", KeyUrlError::Extra),
             ("https://169.254.169.254/latest", KeyUrlError::Address),
             ("https://0xa9fea9fe/latest", KeyUrlError::Address),
@@ -130,6 +132,10 @@ mod tests {
             ("https://[fe80::1]/", KeyUrlError::Address),
             ("https://[fd00:ec2::254]/", KeyUrlError::Address),
             ("https://0.0.0.0/", KeyUrlError::Address),
+            ("https://[::]/", KeyUrlError::Address),
+            ("https://255.255.255.255/", KeyUrlError::Address),
+            ("https://224.0.0.1/", KeyUrlError::Address),
+            ("https://[ff02::1]/", KeyUrlError::Address),
         ] {
             assert_eq!(bad.parse::<KeyUrl>(), Err(error), "{bad}");
         }

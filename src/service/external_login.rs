@@ -99,8 +99,13 @@ mod tests {
 
     use super::*;
     use crate::{
-        domain::{life::Life, user::UserUpdate},
-        store::{Authority, leased::LEASE, memory::MemoryStore},
+        domain::{
+            attributes::SharedAttributes,
+            life::Life,
+            token::{Token, TokenDigest},
+            user::UserUpdate,
+        },
+        store::{Authority, Creation, NewToken, leased::LEASE, memory::MemoryStore},
     };
 
     const ROLES: [Role; 3] = [Role::User, Role::Introspector, Role::Admin];
@@ -120,6 +125,8 @@ mod tests {
         let store = Arc::new(LeasedStore::new(Arc::new(MemoryStore::default()), Duration::ZERO));
         let logins = ExternalLogins::new(Arc::clone(&store), Clock::system());
         let by = Authority::Until(Instant::now() + Duration::from_mins(1));
+        let bounded = ExternalLogin { max_role: Role::User, ..login("https://idp.example", Role::Admin) };
+        assert_eq!(logins.log_in(bounded, client()).await.unwrap().role, Role::User);
         let new = logins.log_in(login("https://idp.example", Role::Admin), client()).await.unwrap();
         assert!(new.is_new() && new.role == Role::Admin && !new.is_administrator());
         assert!(store.create_user(&by, &new).await.unwrap());
@@ -135,6 +142,36 @@ mod tests {
                 assert_eq!(caller.limits.max_life.unwrap().seconds(), 3600);
             }
         }
+    }
+
+    /// Several parties may log in a user of one name before there is one.
+    #[tokio::test]
+    async fn the_first_token_decides_whose_user_it_is() {
+        let store = Arc::new(LeasedStore::new(Arc::new(MemoryStore::default()), Duration::ZERO));
+        let logins = ExternalLogins::new(Arc::clone(&store), Clock::system());
+        let mut callers = Vec::new();
+        for issuer in ["https://a.example", "https://b.example", "https://a.example", "https://a.example"] {
+            callers.push(logins.log_in(login(issuer, Role::User), client()).await.unwrap());
+        }
+        let issue = async |caller: &Caller, id: u8| {
+            let token = Token {
+                id: format!("00000000-0000-4000-8000-0000000000{id:02}").parse().unwrap(),
+                description: "x".parse().unwrap(),
+                life: Life::parse("1h").unwrap(),
+                digest: TokenDigest::of(&id.to_string()),
+                attributes: SharedAttributes::default(),
+                successor: None,
+            };
+            let (owner, login) = (&caller.name, caller.login_epoch);
+            caller.create_token(&store, NewToken { owner, login, token: &token, quota: 9, idempotency: None }).await
+        };
+        assert!(matches!(issue(&callers[0], 0).await, Ok(Creation::Created)));
+        assert!(matches!(issue(&callers[1], 1).await, Err(StoreError::LoginEnded)));
+        assert!(matches!(issue(&callers[2], 2).await, Ok(Creation::Created)));
+        let by = Authority::Until(Instant::now() + Duration::from_mins(1));
+        let disabled = UserUpdate { role: None, disabled: Some(true) };
+        store.write(|store| store.update_user(&by, &callers[0].name, disabled)).await.unwrap();
+        assert!(matches!(issue(&callers[3], 3).await, Err(StoreError::LoginEnded)));
     }
 
     #[tokio::test]

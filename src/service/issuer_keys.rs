@@ -271,3 +271,81 @@ fn keys_url(issuer: &KeyUrl, name: &IssuerId, url: &KeyUrl, json: &[u8]) -> Resu
     });
     keys.map_err(|error| KeyFetchError::KeysUrl(jwks_uri, error))
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokio::time::advance;
+
+    use super::*;
+
+    /// Keys at a URL that is never asked here.
+    fn keys() -> IssuerKeys {
+        let location = KeyLocation::Url("https://issuer.example/keys".parse().unwrap());
+        IssuerKeys::new(&"https://issuer.example".parse().unwrap(), KeySource { location, ca_file: None })
+    }
+
+    /// A set with one key, as it is read.
+    fn loaded(kid: &str, max_age: Option<u64>) -> Result<Loaded, KeyFetchError> {
+        let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+        let json = json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": kid, "x": x}]}).to_string().into_bytes();
+        let set = IssuerKeySet::parse(&json).unwrap();
+        Ok(Loaded { json, set, max_age: max_age.map(Duration::from_secs) })
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn keys_are_fetched_as_often_as_their_issuer_says_within_bounds() {
+        for (max_age, seconds) in
+            [(None, 300), (Some(0), 60), (Some(59), 60), (Some(600), 600), (Some(86_400), 3600), (Some(u64::MAX), 3600)]
+        {
+            let keys = keys();
+            assert!(keys.is_due());
+            keys.put_in_force(loaded("a", max_age));
+            advance(Duration::from_secs(seconds - 1)).await;
+            assert!(!keys.is_due(), "{max_age:?}");
+            advance(Duration::from_secs(1)).await;
+            assert!(keys.is_due(), "{max_age:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_error_leaves_the_keys_in_force_and_is_followed_by_another_fetch() {
+        let keys = keys();
+        keys.put_in_force(loaded("a", Some(3600)));
+        keys.put_in_force(Err(KeyFetchError::Configuration("x".into())));
+        assert_eq!(keys.current().unwrap().set.len(), 1);
+        assert!(!keys.is_due());
+        advance(MIN_FETCH_INTERVAL).await;
+        assert!(keys.is_due());
+    }
+
+    #[tokio::test]
+    async fn the_same_keys_are_the_same_version() {
+        let keys = keys();
+        let version_of = |kid: &str| {
+            keys.put_in_force(loaded(kid, None));
+            keys.current().unwrap().version
+        };
+        let first = version_of("a");
+        assert_eq!(version_of("a"), first);
+        assert_ne!(version_of("b"), first);
+    }
+
+    #[test]
+    fn the_configuration_is_of_this_issuer_and_names_no_address_of_this_machine() {
+        let url = |issuer: &str, found: &str, uri: &str| {
+            let (of, name) = (issuer.parse().unwrap(), issuer.parse().unwrap());
+            let json = json!({"issuer": found, "jwks_uri": uri}).to_string();
+            keys_url(&of, &name, &of, json.as_bytes()).map(|url| url.to_string()).map_err(|error| error.to_string())
+        };
+        let (far, near) = ("https://issuer.example", "http://127.0.0.1:1");
+        assert_eq!(url(far, far, "https://keys.example/").as_deref(), Ok("https://keys.example/"));
+        assert_eq!(url(near, near, "http://127.0.0.1:2/").as_deref(), Ok("http://127.0.0.1:2/"));
+        for here in ["https://127.0.0.1/", "http://localhost:8080/", "https://[::1]/", "https://[::ffff:127.0.0.1]/"] {
+            assert!(url(far, far, here).unwrap_err().contains("its address is"), "{here}");
+        }
+        for other in ["https://issuer.example/", "https://Issuer.example", "https://issuer.example.evil.example"] {
+            assert!(url(far, other, "https://keys.example/").unwrap_err().contains("exactly as configured"), "{other}");
+        }
+    }
+}

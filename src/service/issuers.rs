@@ -316,3 +316,161 @@ pub fn read(path: &Path, own: Option<&str>) -> Result<Vec<Issuer>, IssuersError>
     let text = String::from_utf8(bytes).map_err(|_| unreadable(io::Error::other("it is no text")))?;
     issuers_file::parse(&text, own).map_err(|error| IssuersError::File(path.to_owned(), error))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        io::{Read, Write},
+        net::{IpAddr, TcpListener},
+    };
+
+    use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
+    use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// The key of an issuer.
+    struct Signer(Ed25519KeyPair);
+
+    impl Signer {
+        fn new() -> Self {
+            Self(Ed25519KeyPair::generate().unwrap())
+        }
+
+        fn jwks(&self) -> String {
+            let x = BASE64_URL_SAFE_NO_PAD.encode(self.0.public_key());
+            json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "x": x}]}).to_string()
+        }
+
+        /// A JWT with these claims beside `iss` and `aud`.
+        fn sign(&self, mut claims: Value) -> String {
+            claims["iss"] = json!("ci");
+            claims["aud"] = json!("mayfly");
+            let encode = |value: Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
+            let message = format!("{}.{}", encode(json!({"alg": "EdDSA"})), encode(claims));
+            format!("{message}.{}", BASE64_URL_SAFE_NO_PAD.encode(self.0.sign(message.as_bytes())))
+        }
+    }
+
+    /// A file of issuers.
+    struct Files(tempfile::TempDir);
+
+    impl Files {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            fs::write(self.path(name), text).unwrap();
+        }
+
+        /// The rules of an issuer whose keys are there, with these further lines.
+        fn write_issuer(&self, keys: &str, lines: &str) {
+            let common = "issuer = \"ci\"\naudience = \"mayfly\"\nuser = \"ci\"";
+            self.write("issuers.toml", &format!("[[issuer]]\n{common}\n{keys}\n{lines}\n"));
+        }
+
+        fn open(&self) -> TrustedIssuers {
+            TrustedIssuers::open(&self.path("issuers.toml"), None).unwrap()
+        }
+    }
+
+    fn client() -> ClientNetwork {
+        IpAddr::from([192, 0, 2, 1]).into()
+    }
+
+    const FUTURE: u64 = 4_000_000_000;
+
+    #[tokio::test]
+    async fn a_jwt_is_checked_once_for_its_bytes_and_the_versions_of_the_file_and_of_the_keys() {
+        let (files, signer) = (Files::new(), Signer::new());
+        files.write("keys.json", &signer.jwks());
+        let keys = format!("jwks_file = \"{}\"", files.path("keys.json").display());
+        files.write_issuer(&keys, "");
+        let issuers = files.open();
+        issuers.reload(Reload::Always);
+        let jwt = signer.sign(json!({"exp": FUTURE}));
+        let is_cached = |jwt: &str| issuers.checked_before(&issuers.current.load(), &TokenDigest::of(jwt)).is_some();
+        assert!(!is_cached(&jwt));
+        assert!(issuers.identify(&jwt, client()).await.unwrap().is_some());
+        assert!(is_cached(&jwt) && !is_cached(&signer.sign(json!({"exp": FUTURE, "a": 1}))));
+        // One that is not let in is checked each time.
+        let expired = signer.sign(json!({"exp": 1}));
+        assert_eq!(issuers.identify(&expired, client()).await.unwrap_err(), IssuerJwtRejection::Expired);
+        assert!(!is_cached(&expired));
+
+        // Other rules.
+        files.write_issuer(&keys, "max_life = \"1 hour\"");
+        issuers.reload(Reload::Always);
+        assert!(!is_cached(&jwt) && issuers.checked.is_empty());
+        let admission = issuers.identify(&jwt, client()).await.unwrap().unwrap();
+        assert!(admission.issuer.max_life.is_some() && is_cached(&jwt));
+        // Other keys.
+        files.write("keys.json", &Signer::new().jwks());
+        issuers.reload(Reload::Always);
+        assert!(!is_cached(&jwt));
+        assert_eq!(issuers.identify(&jwt, client()).await.unwrap_err(), IssuerJwtRejection::Rejected);
+    }
+
+    /// A check that ended before the file changed may be cached after it.
+    #[tokio::test]
+    async fn a_check_by_old_rules_is_of_no_use_to_new_ones() {
+        let (files, signer) = (Files::new(), Signer::new());
+        files.write("keys.json", &signer.jwks());
+        let keys = format!("jwks_file = \"{}\"", files.path("keys.json").display());
+        files.write_issuer(&keys, "");
+        let issuers = files.open();
+        issuers.reload(Reload::Always);
+        let jwt = signer.sign(json!({"exp": FUTURE}));
+        issuers.identify(&jwt, client()).await.unwrap().unwrap();
+        let digest = TokenDigest::of(&jwt);
+        let late = issuers.checked.get(&digest).unwrap();
+        files.write_issuer(&keys, "require = { ref = \"main\" }");
+        issuers.reload(Reload::Always);
+        issuers.checked.insert(digest, late);
+        assert_eq!(issuers.identify(&jwt, client()).await.unwrap_err(), IssuerJwtRejection::Rejected);
+    }
+
+    #[tokio::test]
+    async fn an_issuer_that_is_removed_while_a_login_waits_for_its_keys_logs_nobody_in() {
+        let (files, signer) = (Files::new(), Signer::new());
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        files.write_issuer(&format!("jwks_uri = \"http://{}/\"", server.local_addr().unwrap()), "");
+        let issuers = Arc::new(files.open());
+        let (jwt, waiting) = (signer.sign(json!({"exp": FUTURE})), Arc::clone(&issuers));
+        let login = tokio::spawn(async move { waiting.identify(&jwt, client()).await.map(|found| found.is_some()) });
+        let answer = tokio::task::spawn_blocking(move || {
+            let (mut stream, _) = server.accept().unwrap();
+            let _ = stream.read(&mut [0; 1024]).unwrap();
+            files.write("issuers.toml", "");
+            issuers.reload(Reload::Always);
+            let body = signer.jwks();
+            write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).unwrap();
+        });
+        answer.await.unwrap();
+        assert_eq!(login.await.unwrap(), Ok(false));
+    }
+
+    #[tokio::test]
+    async fn a_jwt_expires_by_the_clock_by_which_it_expires_earlier() {
+        let (files, signer) = (Files::new(), Signer::new());
+        files.write("keys.json", &signer.jwks());
+        files.write_issuer(&format!("jwks_file = \"{}\"", files.path("keys.json").display()), "");
+        let at = |seconds: u64| {
+            let issuers = files.open().with_clock(Clock::new(move || Duration::from_secs(seconds)));
+            issuers.reload(Reload::Always);
+            issuers
+        };
+        let (long, short) = (signer.sign(json!({"exp": FUTURE})), signer.sign(json!({"exp": 1_000_000})));
+        assert!(at(0).identify(&long, client()).await.unwrap().is_some());
+        // The store's clock is ahead, and behind.
+        assert_eq!(at(FUTURE + 60).identify(&long, client()).await.unwrap_err(), IssuerJwtRejection::Expired);
+        assert_eq!(at(0).identify(&short, client()).await.unwrap_err(), IssuerJwtRejection::Expired);
+    }
+}

@@ -11,6 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use rustls::{
     ServerConfig, ServerConnection, StreamOwned,
     pki_types::{PrivateKeyDer, pem::PemObject},
@@ -135,6 +136,15 @@ fn all_mistakes_in_a_file_are_told_at_once() {
     assert_eq!(file.passes(None), "");
     fs::set_permissions(&file.path, std::os::unix::fs::PermissionsExt::from_mode(0o666)).unwrap();
     assert!(file.fails(None).contains("others can write"));
+    // Those who write the keys can log in, too.
+    let directory = tempfile::tempdir().unwrap();
+    let keys = directory.path().join("jwks.json");
+    fs::write(&keys, json!({"keys": [IssuerKey::new("a", "EdDSA").jwk()]}).to_string()).unwrap();
+    let lines = format!("user = \"ci\"\naudience = \"x\"\njwks_file = \"{}\"", keys.display());
+    let file = File::new(&format!("[[issuer]]\nissuer = \"ci\"\n{lines}\n"));
+    assert!(file.passes(None).contains("ok: 1 keys"));
+    fs::set_permissions(&keys, std::os::unix::fs::PermissionsExt::from_mode(0o662)).unwrap();
+    assert!(file.fails(None).contains("others can write"));
 }
 
 #[test]
@@ -209,6 +219,37 @@ fn only_keys_that_fit_verify() {
     assert!(!changed(&|jwk| jwk["kty"] = json!("oct")));
     // 1024 bits.
     assert!(!changed(&|jwk| jwk["n"] = json!(jwk["n"].as_str().unwrap()[..171])));
+    // Some encoders write a zero in front, which changes nothing.
+    assert!(changed(&|jwk| {
+        let n = BASE64_URL_SAFE_NO_PAD.decode(jwk["n"].as_str().unwrap()).unwrap();
+        jwk["n"] = json!(BASE64_URL_SAFE_NO_PAD.encode([&[0][..], &n].concat()));
+    }));
+}
+
+#[test]
+fn a_jwt_without_a_key_id_is_of_the_only_key_that_fits() {
+    let keys = [IssuerKey::new("a", "ES256"), IssuerKey::new("b", "ES256"), IssuerKey::new("c", "EdDSA")];
+    let issuer = LocalIssuer::start(&keys.each_ref());
+    let file = File::new(&issuer.entry("user = \"ci\""));
+    let check = |key: &IssuerKey| key.sign_with(&json!({"alg": key.alg}), &issuer.claims());
+    assert!(file.passes(Some(&check(&keys[2]))).contains("signature: ok: no kid, EdDSA"));
+    for key in &keys[..2] {
+        let text = file.fails(Some(&check(key)));
+        assert!(text.contains("no \"kid\", and the issuer has several keys for its \"alg\""), "{text}");
+    }
+}
+
+#[test]
+fn an_issuer_on_this_machine_is_asked_without_a_proxy() {
+    let issuer = LocalIssuer::start(&[&IssuerKey::new("a", "ES256")]);
+    let file = File::new(&issuer.entry("user = \"ci\""));
+    let mut command = Service::command();
+    command.args(["issuer", "check"]).arg(&file.path);
+    // Nothing listens there.
+    command.envs(["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"].map(|name| (name, "http://127.0.0.1:1")));
+    command.env_remove("NO_PROXY").env_remove("no_proxy");
+    let output = run(&mut command, "");
+    assert!(output.status.success(), "{output:?}");
 }
 
 #[test]

@@ -39,7 +39,7 @@ fn a_jwt_is_exchanged_for_a_token() {
 fn a_token_has_the_scopes_and_audiences_that_were_asked_for() {
     let (issuer, key) = issuer();
     let entry = |more: &str| issuer.entry(&format!("user = \"ci\"\n{more}"));
-    let trusting = Trusting::start(Backend::Redis, &entry("scopes = [\"deploy\", \"read\"]"));
+    let trusting = Trusting::start(Backend::Redis, &entry("scopes = [\"deploy\", \"read\"]\nmax_life = \"1 hour\""));
     let jwt = key.sign(&issuer.claims());
     let fields = [("scope", "deploy read"), ("audience", "shop"), ("audience", "billing")];
     let body = trusting.exchange(&jwt, &fields).json();
@@ -62,13 +62,19 @@ fn a_token_has_the_scopes_and_audiences_that_were_asked_for() {
     // A rotation is no way around a rule that became stricter.
     let listed = trusting.list(&jwt).json();
     let id = listed["jwt_tokens"].as_object().unwrap().keys().next().unwrap().clone();
-    trusting.replace(&entry("scopes = [\"read\"]"));
-    let rotate = || trusting.with(&jwt).request("POST", &format!("{TOKEN}/{id}/rotate")).send().status;
+    trusting.replace(&entry("scopes = [\"read\"]\nmax_life = \"1 hour\""));
+    let rotate = || trusting.with(&jwt).request("POST", &format!("{TOKEN}/{id}/rotate")).send();
     assert_eq!(
         eventually("the rule is in force", || (trusting.exchange(&jwt, &[("scope", "deploy")]).status == 400)
-            .then(rotate)),
+            .then(rotate))
+        .status,
         403
     );
+    // The token lives for an hour.
+    trusting.replace(&entry("max_life = \"59 minutes\""));
+    let is_in_force = || trusting.exchange(&jwt, &[]).json()["expires_in"] == 3540;
+    eventually("the rule is in force", || is_in_force().then_some(()));
+    assert!(rotate().problem(403).contains("must be at most 59 minutes here"));
 }
 
 #[test]

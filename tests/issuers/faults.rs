@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Trusting, issuer, with};
 use crate::support::{
-    Backend, eventually,
+    Backend, Client, eventually,
     issuer::{DISCOVERY, IssuerKey, JWKS, Reply},
 };
 
@@ -71,4 +71,54 @@ fn a_new_key_logs_in_and_the_keys_are_kept_while_the_issuer_is_away() {
     assert_eq!(line["kept"], true, "{line}");
     assert_eq!(trusting.list(&new_jwt).status, 200);
     assert_eq!(trusting.list(&new.sign(&with(&issuer.claims(), "sub", "b"))).status, 200);
+}
+
+#[test]
+fn keys_are_fetched_before_they_are_needed_and_a_slow_issuer_delays_no_other() {
+    let (good, key) = issuer();
+    let slow: Vec<_> = (0..8).map(|_| issuer().0).collect();
+    for issuer in &slow {
+        issuer.answer(DISCOVERY, Reply::bytes("").after(Duration::from_mins(1)));
+    }
+    let entries: Vec<_> = slow.iter().chain([&good]).map(|issuer| issuer.entry("user = \"ci\"")).collect();
+    let trusting = Trusting::start(Backend::Memory, &entries.concat());
+    // Nobody has logged in yet.
+    eventually("all keys are asked for", || {
+        let all_asked = slow.iter().all(|issuer| !issuer.requests(DISCOVERY).is_empty());
+        (all_asked && !good.requests(JWKS).is_empty()).then_some(())
+    });
+    let asked: Vec<_> = slow.iter().chain([&good]).map(|issuer| issuer.requests(DISCOVERY)[0]).collect();
+    // A fetch gives up after 5 s: had one waited for another, it would have begun later.
+    let between = *asked.iter().max().unwrap() - *asked.iter().min().unwrap();
+    assert!(between < Duration::from_secs(5), "{between:?}");
+    assert_eq!(trusting.list(&key.sign(&good.claims())).status, 200);
+    assert_eq!(good.requests(JWKS).len(), 1);
+}
+
+#[test]
+fn an_error_is_logged_when_it_changes() {
+    let (issuer, key) = issuer();
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("jwks.json");
+    let write = |text: &str| {
+        let new = directory.path().join("new");
+        std::fs::write(&new, text).unwrap();
+        std::fs::rename(new, &file).unwrap();
+    };
+    let keys = serde_json::json!({"keys": [key.jwk()]}).to_string();
+    write(&keys);
+    let entry = issuer.entry(&format!("user = \"ci\"\njwks_file = \"{}\"", file.display()));
+    let trusting = Trusting::start(Backend::Memory, &entry);
+    let failures = |number: u32| {
+        let series = format!("mayfly_issuer_key_fetches_total{{issuer=\"{}\",result=\"failed\"}} {number}", issuer.url);
+        let page = || Client::new(&trusting.service.metrics_url).get("").send().text;
+        eventually("the file is read", || page().contains(&series).then_some(()));
+    };
+    for (number, text) in [(1, "garbage"), (2, "more garbage")] {
+        write(text);
+        failures(number);
+    }
+    write(&keys);
+    trusting.log.wait_for("INFO", "an issuer answers again");
+    assert_eq!(trusting.log.count("cannot get the keys of an issuer"), 1);
 }

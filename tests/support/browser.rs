@@ -79,6 +79,8 @@ impl Browser {
             "--disable-component-update",
             "--disable-sync",
             "--window-size=1200,2000",
+            // Sites of several names, without a server of names.
+            "--host-resolver-rules=MAP *.example 127.0.0.1",
             &profile_flag,
         ];
         options["args"] = json!(flags);
