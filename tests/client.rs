@@ -243,6 +243,13 @@ fn a_terminal_gets_a_prompt_and_a_table_in_colours() {
     let plain = list("1");
     assert!(!plain.contains('\u{1b}') && plain.contains("29 days 23 hours    30 days"), "{plain:?}");
     assert!(plain.contains("backup 配置  5 hours 59 minutes"), "{plain:?}");
+    // The README shows the same columns.
+    let columns = |text: &str| {
+        let heading = text.lines().find(|line| line.starts_with("ID ")).unwrap();
+        heading.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let readme = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/README.md")).unwrap();
+    assert_eq!(columns(&readme), columns(&plain));
 }
 
 #[test]

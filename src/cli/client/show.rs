@@ -59,7 +59,7 @@ impl Token {
     fn last_used(&self) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         let ago = |used| format!("{} ago", in_words(now.saturating_sub(used)));
-        self.fields.jwt_token_last_used.map_or("-".into(), ago)
+        self.fields.jwt_token_last_used.map_or("never".into(), ago)
     }
 
     /// The id, the remaining life, the whole life, the description and the scopes, separated by tabs.

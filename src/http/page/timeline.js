@@ -25,7 +25,7 @@ export const isUnused = (token) => token.lastUsed === null || Date.now() - token
 /** The picture, with a choice of spans. */
 export class Timeline {
   constructor() {
-    this.span = SPANS[1];
+    this.span = SPANS[2];
     /** @type {import("./api.js").Token[]} */
     this.tokens = [];
     this.picture = element("div", { class: "picture" });

@@ -58,6 +58,7 @@ export class TokenView {
     );
     this.empty = element("p", { class: "empty" });
     this.revokeAll = element("button", { type: "button", class: "danger quiet", click: () => this.askRevokeAll() }, "Revoke all");
+    this.tools = element("div", { class: "bar tools" }, this.filter, element("label", { class: "check" }, this.unused, "Unused ", this.unusedCount), this.revokeAll);
     this.root = element(
       "div",
       {},
@@ -68,10 +69,12 @@ export class TokenView {
         user === null && element("button", { type: "button", class: "primary", click: () => openNewToken(caller, () => this.refresh()) }, "New token"),
       ),
       this.timeline.root,
-      element("div", { class: "bar tools" }, this.filter, element("label", { class: "check" }, this.unused, "Unused ", this.unusedCount), this.revokeAll),
+      this.tools,
       this.table,
       this.empty,
     );
+    // They say nothing without a token.
+    this.timeline.root.hidden = this.tools.hidden = this.table.hidden = true;
   }
 
   /** Reads and shows the tokens until {@link stop}. */
@@ -211,7 +214,7 @@ export class TokenView {
     const tokens = [...this.rows.values()].map(({ token }) => token);
     this.timeline.update(tokens);
     this.unusedCount.textContent = `(${tokens.filter(isUnused).length})`;
-    this.revokeAll.hidden = tokens.length === 0;
+    this.timeline.root.hidden = this.tools.hidden = tokens.length === 0;
   }
 
   /** @param {Token} token */
