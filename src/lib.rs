@@ -15,8 +15,8 @@
 //! - [`domain`]: values and rules, without I/O.
 //! - [`telemetry`]: logs, audit events, metrics and traces. Only this module uses OpenTelemetry.
 //! - [`fetch`]: documents from other servers, within limits.
-//! - [`single_flight`]: callers that want the same result share one run of the work. [`watched_files`]: files that are
-//!   read again when they change.
+//! - [`single_flight`]: callers that want the same result share one run of the work. [`turns`]: a user who repeats
+//!   costly work is served one at a time. [`watched_files`]: files that are read again when they change.
 //!
 //! Imports run one way, `main → cli → app → config → http → {server, service} → store → domain`: a module may import
 //! any module further on, but `server` does not import `store`. All modules except `domain` may report to
@@ -70,4 +70,5 @@ pub mod service;
 pub mod single_flight;
 pub mod store;
 pub mod telemetry;
+pub mod turns;
 pub mod watched_files;

@@ -99,7 +99,7 @@ struct StandardError {
 impl StandardError {
     fn write_lines(&mut self) {
         if io::stderr().write_all(&self.lines).is_err() {
-            let lines = self.lines.iter().filter(|byte| **byte == b'\n').count();
+            let lines = self.lines.split_inclusive(|byte| *byte == b'\n').count();
             UNWRITTEN.fetch_add(lines as u64, Relaxed);
         }
         self.lines.clear();

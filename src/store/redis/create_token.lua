@@ -12,38 +12,37 @@
 -- owner's name. -5: too many Idempotency-Keys. Or two records: those of the Idempotency-Key, which was used before, and
 -- of its token (nil: it is gone).
 
-local owner_fields = argument()
+local owner_fields, issuance, retention, max_keys, id, record, life, quota, old_id, old_record, overlap = unpack(ARGV)
 local new_owner = owner_fields ~= '' and table.remove(KEYS, 1)
 if new_owner and redis.call('EXISTS', new_owner) == 1 then
   return unchanged(-4)
 end
 
-local issuance, retention, max_keys = argument(), tonumber(argument()), tonumber(argument())
 local idempotency = issuance ~= '' and {key = table.remove(KEYS, 1), index = table.remove(KEYS, 1)}
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 -- Redis keeps a key during the millisecond in which its TTL ends.
 local past = '(' .. string.format('%.0f', now)
-local prefix = KEYS[1]:sub(1, -#ARGV[1] - 1)
+local prefix = KEYS[1]:sub(1, -#id - 1)
 if idempotency then
   local repeated = repetition(idempotency.key, prefix)
   if repeated then
     return repeated
   end
   redis.call('ZREMRANGEBYSCORE', idempotency.index, '-inf', past)
-  if redis.call('ZCARD', idempotency.index) >= max_keys then
+  if redis.call('ZCARD', idempotency.index) >= tonumber(max_keys) then
     return unchanged(-5)
   end
 end
 
-local id, predecessor, overlap = ARGV[1], KEYS[5], tonumber(ARGV[7])
-local index, expiries, uses = KEYS[2], KEYS[3], KEYS[4]
+local token, index, expiries, uses, predecessor = unpack(KEYS)
+overlap = tonumber(overlap)
 if predecessor then
-  local record = redis.call('GET', predecessor)
-  if not record then
+  local found = redis.call('GET', predecessor)
+  if not found then
     return unchanged(-2)
   end
-  if cjson.decode(record).s then
+  if cjson.decode(found).s then
     return unchanged(-3)
   end
 end
@@ -65,7 +64,7 @@ local function drop_expired()
 end
 
 -- A predecessor without an overlap is revoked and does not count towards the quota.
-local quota = tonumber(ARGV[4]) + (overlap == 0 and 1 or 0)
+quota = quota + (overlap == 0 and 1 or 0)
 local size, indexed = redis.call('ZCARD', index), redis.call('ZCARD', expiries)
 if size >= quota then
   if indexed ~= size then
@@ -79,22 +78,22 @@ end
 
 if overlap == 0 then
   redis.call('DEL', predecessor)
-  redis.call('ZREM', index, ARGV[5])
-  redis.call('ZREM', expiries, ARGV[5])
-  forget_uses(uses, {ARGV[5]})
+  redis.call('ZREM', index, old_id)
+  redis.call('ZREM', expiries, old_id)
+  forget_uses(uses, {old_id})
 elseif predecessor then
   local left = math.max(math.min(overlap, redis.call('PTTL', predecessor)), 1)
-  redis.call('SET', predecessor, ARGV[6], 'PX', left)
-  redis.call('ZADD', expiries, 'XX', now + left, ARGV[5])
+  redis.call('SET', predecessor, old_record, 'PX', left)
+  redis.call('ZADD', expiries, 'XX', now + left, old_id)
 end
 
 if new_owner then
   redis.call('HSET', new_owner, unpack(cjson.decode(owner_fields)))
 end
-redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+redis.call('SET', token, record, 'PX', life)
 redis.call('ZADD', index, time[1] .. string.format('%06d', time[2]), id)
 if indexed > 0 then
-  redis.call('ZADD', expiries, now + ARGV[3], id)
+  redis.call('ZADD', expiries, now + life, id)
 end
 if idempotency then
   redis.call('SET', idempotency.key, issuance, 'PX', retention)

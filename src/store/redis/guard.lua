@@ -6,22 +6,19 @@
 -- the role that the user must have ('' for any); the earliest and the latest moment for the write, in us since 1970 by
 -- this server's clock ('' for any); then the script's own.
 
-local function argument()
-  return table.remove(ARGV, 1)
-end
-local mark, run_id, epoch, role = argument(), argument(), argument(), argument()
-local from, to = tonumber(argument()), tonumber(argument())
+local mark, run_id, epoch, role, from, to = unpack(ARGV, 1, 6)
+local ARGV = {unpack(ARGV, 7)}
 local principal = epoch ~= '' and table.remove(KEYS, 1)
 
 -- Checked first: the other checks may fail just because the first run succeeded.
 if run_id ~= '' and redis.call('EXISTS', mark .. ':' .. run_id) == 1 then
   return redis.error_reply('TWICE this write has run before')
 end
-if to then
+if to ~= '' then
   local time = redis.call('TIME')
   local now = time[1] * 1000000 + time[2]
   -- Before `from`: this clock was set back, so it is unknown how old the write is.
-  if now < from or now > to then
+  if now < tonumber(from) or now > tonumber(to) then
     return redis.error_reply('TOOLATE the authority of this write has lapsed')
   end
 end

@@ -5,7 +5,7 @@
 //! administrators ([`admins`]). A script is sent by its hash; its first use on a server that does not have it costs two
 //! more round trips.
 
-use std::{sync::Arc, time::Duration};
+use std::{iter, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
@@ -25,9 +25,12 @@ use super::{
     PageRequest, Repetition, Reservation, RevokingWrites, Store, StoreError, StoreResult, TokenId, TokenUse, User,
     UserName, UserUpdate, Watch, throttle::Throttle,
 };
-use crate::domain::{
-    idempotency::{self, Issuance},
-    throttle::{self, CounterRule},
+use crate::{
+    domain::{
+        idempotency::{self, Issuance},
+        throttle::{self, CounterRule},
+    },
+    turns::Turns,
 };
 
 mod address;
@@ -56,13 +59,18 @@ const CLOCK_DIFFERENCE: Duration = Duration::from_secs(2);
 /// The most tokens that one script reads: it blocks Redis for less than 2 ms.
 const TOKENS_PER_SCRIPT: usize = 1000;
 
-/// The reply of `list_tokens.lua`: ids, records, remaining ms and parts of last uses, a list of each; and when the last
-/// one was created, if more may follow.
-type ListedTokens = (Vec<String>, Vec<Option<Vec<u8>>>, Vec<i64>, Vec<Option<Vec<u8>>>, Option<String>);
+/// The most tokens of a list that one script reads, so that the requests of others come in between.
+const LISTED_PER_SCRIPT: usize = 250;
+
+/// The reply of `list_tokens.lua`: ids, records, remaining ms with spaces, parts of last uses if there are any; and when
+/// the last token was created, if more may follow.
+type ListedTokens = (Vec<String>, Vec<Option<Vec<u8>>>, String, Vec<Option<Vec<u8>>>, Option<String>);
 
 /// A store in Redis: in one server, in the primary that Sentinel names, or in a Cluster. It need not be reachable.
 pub struct RedisStore {
     connections: Arc<Connections>,
+    /// Of users who list more tokens than one script reads.
+    long_lists: Turns,
     /// Counts failed logins in this process while Redis has no memory for them. It grows no faster than passwords are
     /// hashed.
     throttle_here: Mutex<Throttle>,
@@ -71,7 +79,8 @@ pub struct RedisStore {
 impl RedisStore {
     /// Prepares a store; nothing is connected yet.
     pub fn new(options: &RedisOptions) -> Result<Self, AddressError> {
-        Ok(Self { connections: Arc::new(Connections::new(options)?), throttle_here: Mutex::default() })
+        let connections = Arc::new(Connections::new(options)?);
+        Ok(Self { connections, long_lists: Turns::default(), throttle_here: Mutex::default() })
     }
 }
 
@@ -128,13 +137,14 @@ impl Store for RedisStore {
     async fn list_tokens(&self, owner: &UserName, page: PageRequest) -> StoreResult<Option<Listing<InspectedToken>>> {
         // One more, to know whether more follow.
         let wanted = page.limit.unwrap_or(usize::MAX).saturating_add(1);
-        let mut tokens = Vec::new();
+        let (mut tokens, mut turn) = (Vec::new(), None);
         let (mut after, mut created) = (page.after.map(|id| id.to_string()).unwrap_or_default(), String::new());
         loop {
-            let count = (wanted - tokens.len()).min(TOKENS_PER_SCRIPT);
+            let count = (wanted - tokens.len()).min(LISTED_PER_SCRIPT);
             let Some(part) = self.read_tokens(owner, count, &after, &created).await? else { return Ok(None) };
             let (mut ids, records, remaining, uses, last_created) = part;
-            let read = ids.iter().zip(records).zip(remaining).zip(uses);
+            let uses = uses.into_iter().chain(iter::repeat(None));
+            let read = ids.iter().zip(records).zip(remaining.split(' ')).zip(uses);
             tokens.extend(read.filter_map(|(((id, record), pttl), used)| {
                 let live = decode_listed_token(owner, id, &record?, pttl)?;
                 let last_used = records::decode_use(live.token.id, used);
@@ -143,6 +153,9 @@ impl Store for RedisStore {
             match (ids.pop(), last_created) {
                 (Some(id), Some(time)) if tokens.len() < wanted => (after, created) = (id, time),
                 _ => break,
+            }
+            if turn.is_none() {
+                turn = Some(self.long_lists.wait(owner).await);
             }
         }
         let more = tokens.len() == wanted;
@@ -301,9 +314,9 @@ fn creation_write(
 }
 
 /// A token out of a list. A record that cannot be read hides no others: it is logged and left out.
-fn decode_listed_token(owner: &UserName, id: &str, record: &[u8], pttl: i64) -> Option<LiveToken> {
-    let token = id.parse().map_err(|_| StoreError::Corrupt("token index"));
-    token.and_then(|id| records::decode_live_token(id, record, pttl)).unwrap_or_else(|error| {
+fn decode_listed_token(owner: &UserName, id: &str, record: &[u8], pttl: &str) -> Option<LiveToken> {
+    let id_and_pttl = id.parse().ok().zip(pttl.parse().ok()).ok_or(StoreError::Corrupt("token index"));
+    id_and_pttl.and_then(|(id, pttl)| records::decode_live_token(id, record, pttl)).unwrap_or_else(|error| {
         tracing::error!(%error, %owner, id, "a token is left out of a list");
         None
     })
