@@ -13,6 +13,7 @@ mod fuzz;
 #[case::body("body", fuzz::body::check)]
 #[case::client_address("client_address", fuzz::client_address::check)]
 #[case::demands("demands", fuzz::demands::check)]
+#[case::issuer("issuer", fuzz::issuer::check)]
 #[case::jwk_set("jwk_set", fuzz::jwk_set::check)]
 #[case::life("life", fuzz::life::check)]
 #[case::token("token", fuzz::token::check)]

@@ -8,6 +8,7 @@ pub mod body;
 pub mod client_address;
 pub mod demands;
 mod in_process;
+pub mod issuer;
 pub mod jwk_set;
 pub mod life;
 pub mod token;
