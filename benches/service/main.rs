@@ -11,6 +11,7 @@ mod comparison;
 mod connection;
 mod databases;
 mod idle;
+mod logins;
 mod neighbours;
 mod start;
 #[path = "../../tests/support/mod.rs"]
@@ -32,7 +33,7 @@ const ISSUE: &str = r#"{"jwt_token_description":"a token of 20 letter","jwt_toke
 /// Runs the parts that the arguments name, by default all.
 fn main() {
     let named: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let parts: [(&str, fn()); 8] = [
+    let parts: [(&str, fn()); 9] = [
         ("comparison", comparison::run),
         ("verification", verification::run),
         ("demands", verification::run_demands),
@@ -41,6 +42,7 @@ fn main() {
         ("idle", idle::run),
         ("start", start::run),
         ("neighbours", neighbours::run),
+        ("logins", logins::run),
     ];
     for (name, part) in parts {
         if named.is_empty() || named.iter().any(|wanted| wanted == name) {
