@@ -48,8 +48,8 @@
 //!   login, and for an administrator the role. The operator's writes carry a deadline instead. Writes whose arguments
 //!   prove the right (the JWT to revoke, the old password hash to replace) carry no authority. Nor does the first token
 //!   of a user whom another party logs in: it creates the user, and so is not stored if there is one by then
-//!   ([`service::Caller`]). The store checks the authority in the same atomic step as the write, so that a delayed write
-//!   never uses a right that was lost meanwhile: in `store/redis/guard.lua` and in `store/memory.rs`. In a Redis
+//!   ([`service::Caller`]). The store checks the authority in the same atomic step as the write, so that a delayed
+//!   write never uses a right that was lost meanwhile: in `store/redis/guard.lua` and in `store/memory.rs`. In a Redis
 //!   Cluster, a script cannot read the keys of another slot. So `store/redis/connections.rs` reads the administrator's
 //!   right first, and the write has to run within one lease of that read, by the clock of its Redis node.
 //! - **The mark.** `WAIT` waits until Redis replicas have the last write of its own connection. A script that changes

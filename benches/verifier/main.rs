@@ -1,5 +1,5 @@
-//! `make bench`: what a verification costs in the memory of a service, beside asking, what verifiers cost a replica, and
-//! what a whole service costs with and without a verifier.
+//! `make bench`: what a verification costs in the memory of a service, beside asking, what verifiers cost a replica,
+//! and what a whole service costs with and without a verifier.
 
 #![expect(unreachable_pub, reason = "`support` is written like the library that it is")]
 #![allow(dead_code, unused_imports, reason = "most of `support` is for the tests")]

@@ -1,5 +1,5 @@
-//! A whole small service with axum: open, behind the layer, and asking about each request. Each is this binary again, in
-//! a process of its own.
+//! A whole small service with axum: open, behind the layer, and asking about each request. Each is this binary again,
+//! in a process of its own.
 
 use std::{
     env,

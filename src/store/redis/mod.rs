@@ -62,8 +62,8 @@ const TOKENS_PER_SCRIPT: usize = 1000;
 /// The most tokens of a list that one script reads, so that the requests of others come in between.
 const LISTED_PER_SCRIPT: usize = 250;
 
-/// The reply of `list_tokens.lua`: ids, records, remaining ms with spaces, parts of last uses if there are any; and when
-/// the last token was created, if more may follow.
+/// The reply of `list_tokens.lua`: ids, records, remaining ms with spaces, parts of last uses if there are any; and
+/// when the last token was created, if more may follow.
 type ListedTokens = (Vec<String>, Vec<Option<Vec<u8>>>, String, Vec<Option<Vec<u8>>>, Option<String>);
 
 /// A store in Redis: in one server, in the primary that Sentinel names, or in a Cluster. It need not be reachable.
