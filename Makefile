@@ -70,7 +70,7 @@ settings: ## Write the references of all settings from the code
 	target/debug/mayfly settings --format env > deploy/systemd/mayfly.env
 
 .PHONY: page
-page: setup ## Take the picture of the page for the README, and print how quickly the page shows
+page: setup ## Take the picture of the page for the README, and print how quickly it shows (on a quiet machine)
 	cargo test --locked --test mayfly -- --ignored --exact --nocapture page::picture
 
 .PHONY: deb
