@@ -235,17 +235,25 @@ impl Builder {
     }
 }
 
-/// The SHA-256 of a JWT; `None`: the text cannot be one.
+/// The SHA-256 of a JWT; `None`: the text is too long for one.
 fn digest_of(jwt: &str) -> Option<Digest> {
-    let is_jwt = jwt.len() <= MAX_JWT_BYTES
-        && jwt.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
-        && jwt.bytes().filter(|byte| *byte == b'.').count() == 2;
-    is_jwt.then(|| digest(&SHA256, jwt.as_bytes()).as_ref().try_into().expect("SHA-256 has 32 bytes"))
+    let is_short = jwt.len() <= MAX_JWT_BYTES;
+    is_short.then(|| digest(&SHA256, jwt.as_bytes()).as_ref().try_into().expect("SHA-256 has 32 bytes"))
+}
+
+/// Whether the service may be asked about this text, which becomes part of a form.
+fn may_be_jwt(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        && text.bytes().filter(|byte| *byte == b'.').count() == 2
 }
 
 impl Inner {
     /// Asks the service about a token, for a caller who came at `asked_at`.
     async fn ask(self: &Arc<Self>, jwt: &str, digest: Digest, asked_at: Moment) -> Result<Token, VerifyError> {
+        // Checked only here, as no other text gets a lease: a hit took 0.65 µs with this check, and takes 0.31 without.
+        if !may_be_jwt(jwt) {
+            return Err(Rejection::NotLive.into());
+        }
         loop {
             let Asked { sent, found } = self.share_question(jwt, digest).await;
             let Some(token) = found? else { return Err(Rejection::NotLive.into()) };
@@ -395,10 +403,11 @@ mod tests {
 
     #[test]
     fn only_what_may_be_a_jwt_is_asked_about() {
-        assert!(digest_of("eyJh.eyJ1.c2ln_-").is_some());
-        for other in ["", "a.b", "a.b.c.d", "a.b.c ", "a.b.c&x=y", "a.b.\u{e9}", &format!("a.b.{}", "x".repeat(9000))] {
-            assert!(digest_of(other).is_none(), "{other:.20}");
+        assert!(may_be_jwt("eyJh.eyJ1.c2ln_-"));
+        for other in ["", "a.b", "a.b.c.d", "a.b.c ", "a.b.c&x=y", "a.b.\u{e9}"] {
+            assert!(!may_be_jwt(other), "{other}");
         }
+        assert!(digest_of(&"x".repeat(MAX_JWT_BYTES)).is_some() && digest_of(&"x".repeat(MAX_JWT_BYTES + 1)).is_none());
     }
 
     #[test]
