@@ -141,6 +141,7 @@ pub fn revoke_beside_verifiers(workers: usize, revocations: u64, with_faults: bo
         report: Mutex::default(),
     };
     thread::scope(|scope| {
+        scopeguard::defer! { run.is_done.store(true, SeqCst) }
         let worker = |number| {
             let (run, rng) = (&run, Rng::with_seed(seed ^ number));
             scope.spawn(move || run.work(rng))
@@ -154,7 +155,6 @@ pub fn revoke_beside_verifiers(workers: usize, revocations: u64, with_faults: bo
             }
             sleep(Duration::from_millis(10));
         }
-        run.is_done.store(true, SeqCst);
     });
     run.expect_leases();
     Report { revocations: run.revocations.into_inner(), ..run.report.into_inner().unwrap() }
@@ -211,14 +211,14 @@ impl Run {
     fn work(&self, mut rng: Rng) {
         while !self.is_done.load(SeqCst) {
             let token = self.issue(&mut rng);
+            let is_over = AtomicBool::new(false);
             thread::scope(|scope| {
                 let mut verifying = rng.fork();
-                let (token, until) = (&token, Duration::from_millis(rng.u64(..800)));
+                let (token, until, is_over) = (&token, Duration::from_millis(rng.u64(..800)), &is_over);
+                // Also if the revocation panics.
+                scopeguard::defer! { is_over.store(true, SeqCst) }
                 scope.spawn(move || {
-                    // Until some time after the revocation was answered.
-                    let mut after = 0;
-                    while after < 5 {
-                        after += u32::from(token.ended.load(SeqCst));
+                    while !is_over.load(SeqCst) {
                         self.verify(verifying.usize(..VERIFIERS.len()), token);
                         sleep(Duration::from_millis(verifying.u64(..10)));
                     }
@@ -229,7 +229,9 @@ impl Run {
                     sleep(Duration::from_millis(rng.u64(..10)));
                 }
                 self.revoke(&mut rng, token);
-                (0..VERIFIERS.len()).for_each(|verifier| self.verify(verifier, token));
+                for verifier in (0..VERIFIERS.len()).cycle().take(2 * VERIFIERS.len()) {
+                    self.verify(verifier, token);
+                }
             });
         }
     }
