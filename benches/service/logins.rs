@@ -30,7 +30,7 @@ pub fn run() {
     let file = directory.path().join("issuers.toml");
     fs::write(&file, issuer.entry("user = \"ci\"")).unwrap();
     let service = Service::start_with(Backend::Redis, |command| {
-        command.env("MAYFLY_METRICS_LISTEN", "off").env("MAYFLY_TOKEN_QUOTA", "200000");
+        command.env("MAYFLY_METRICS_LISTEN", "off").env("MAYFLY_TOKEN_QUOTA", "100000");
         command.env("MAYFLY_LOG", "warn").env("MAYFLY_ISSUERS_FILE", &file);
     });
     service.add_user("creator", "user");
