@@ -205,6 +205,7 @@ mod tests {
             ("{", "braces"),
             ("{}", "braces"),
             ("a}", "braces"),
+            ("{a{b}", "braces"),
             ("{a{b}}", "braces"),
             ("{a}}", "braces"),
             ("{a}{b}", "put text between {a} and {b}"),

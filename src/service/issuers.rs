@@ -344,9 +344,13 @@ mod tests {
             json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "x": x}]}).to_string()
         }
 
-        /// A JWT with these claims beside `iss` and `aud`.
-        fn sign(&self, mut claims: Value) -> String {
-            claims["iss"] = json!("ci");
+        /// A JWT of the issuer `ci` with these claims beside `iss` and `aud`.
+        fn sign(&self, claims: Value) -> String {
+            self.sign_as("ci", claims)
+        }
+
+        fn sign_as(&self, issuer: &str, mut claims: Value) -> String {
+            claims["iss"] = json!(issuer);
             claims["aud"] = json!("mayfly");
             let encode = |value: Value| BASE64_URL_SAFE_NO_PAD.encode(value.to_string());
             let message = format!("{}.{}", encode(json!({"alg": "EdDSA"})), encode(claims));
@@ -435,6 +439,45 @@ mod tests {
         issuers.reload(Reload::Always);
         issuers.checked.insert(digest, late);
         assert_eq!(issuers.identify(&jwt, client()).await.unwrap_err(), IssuerJwtRejection::Rejected);
+    }
+
+    #[tokio::test]
+    async fn keys_are_kept_under_other_rules_and_not_from_another_place() {
+        let (files, signers) = (Files::new(), [Signer::new(), Signer::new()]);
+        let [first, second] =
+            ["a.json", "b.json"].map(|name| format!("jwks_file = \"{}\"", files.path(name).display()));
+        files.write("a.json", &signers[0].jwks());
+        files.write_issuer(&first, "");
+        let issuers = files.open();
+        issuers.reload(Reload::Always);
+        let [old, new] = signers.each_ref().map(|signer| signer.sign(json!({"exp": FUTURE})));
+        assert!(issuers.identify(&old, client()).await.unwrap().is_some());
+        // As if the issuer were away.
+        fs::remove_file(files.path("a.json")).unwrap();
+        files.write_issuer(&first, "max_life = \"1 hour\"");
+        issuers.reload(Reload::Always);
+        assert!(issuers.identify(&old, client()).await.unwrap().unwrap().issuer.max_life.is_some());
+        files.write_issuer(&second, "");
+        issuers.reload(Reload::Always);
+        assert_eq!(issuers.identify(&old, client()).await.unwrap_err(), IssuerJwtRejection::NoKeys);
+        files.write("b.json", &signers[1].jwks());
+        issuers.reload(Reload::Always);
+        assert!(issuers.identify(&new, client()).await.unwrap().is_some());
+        assert_eq!(issuers.identify(&old, client()).await.unwrap_err(), IssuerJwtRejection::Rejected);
+    }
+
+    /// Such a JWT may be one of this service.
+    #[tokio::test]
+    async fn a_jwt_of_another_issuer_is_not_checked() {
+        let (files, signer) = (Files::new(), Signer::new());
+        files.write("keys.json", &signer.jwks());
+        files.write_issuer(&format!("jwks_file = \"{}\"", files.path("keys.json").display()), "");
+        let issuers = files.open();
+        issuers.reload(Reload::Always);
+        for issuer in ["c", "ci/", "CI", ""] {
+            let jwt = signer.sign_as(issuer, json!({"exp": FUTURE}));
+            assert!(matches!(issuers.identify(&jwt, client()).await, Ok(None)), "{issuer:?}");
+        }
     }
 
     #[tokio::test]

@@ -61,7 +61,9 @@ fn the_first_token_creates_the_user(#[values(Backend::Memory, Backend::Redis)] b
     let unknown = format!("{TOKEN}/b56929f3-54f1-4dc2-9984-9bba615e26e6");
     alice("GET", &unknown).problem(404);
     alice("DELETE", &unknown).problem(404);
-    by(service.client().post(&format!("{unknown}/rotate"), &json!({})), "alice").send().problem(404);
+    let rotate = || by(service.client().post(&format!("{unknown}/rotate"), &json!({})), "alice");
+    rotate().send().problem(404);
+    rotate().header("idempotency-key", "a").send().problem(404);
     assert_eq!(alice("DELETE", &format!("{TOKEN}?all=true")).json()["jwt_tokens_deleted"], 0);
     alice("GET", USER).problem(403);
     by(service.client().put(&format!("{USER}/alice/password"), &json!({"password": "x"})), "alice").send().problem(409);
@@ -303,6 +305,7 @@ fn the_header_is_refused_at_the_start_without_proxies() {
 #[case::no_metadata_sandbox(&[("origin", "null")], false)]
 #[case::metadata_decides(&[("sec-fetch-site", "cross-site"), ("origin", "http://mayfly.example:8000")], false)]
 #[case::cors_page(&[("sec-fetch-site", "cross-site"), ("origin", "https://console.example")], false)]
+#[case::cors_page_of_a_subdomain(&[("sec-fetch-site", "same-site"), ("origin", "https://console.example")], false)]
 #[case::no_metadata_cors_page(&[("origin", "https://console.example")], false)]
 #[case::form(&[("content-type", "text/plain")], false)]
 #[case::form_of_another_type(&[("content-type", "text/plain; application/json")], false)]
