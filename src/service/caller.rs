@@ -77,7 +77,8 @@ impl Caller {
     }
 
     /// Creates a token of this user, and with it the user, if new. If another request created the user meanwhile, the
-    /// login counts as one of that user, unless the user is disabled or of another origin.
+    /// login counts as one of that user, unless the user is of another origin. The store rejects it if the user is
+    /// disabled.
     pub(super) async fn create_token(&self, store: &LeasedStore, new: NewToken<'_>) -> StoreResult<Creation> {
         if !self.is_new {
             return store.create_token(new).await;
@@ -92,7 +93,7 @@ impl Caller {
             return Ok(creation);
         }
         let user = store.find_user(&self.user.name).await?;
-        let user = user.filter(|user| !user.disabled && user.origin() == self.user.origin());
+        let user = user.filter(|user| user.origin() == self.user.origin());
         let login = user.ok_or(StoreError::LoginEnded)?.login_epoch;
         store.create_token(NewToken { login, ..new }).await
     }
