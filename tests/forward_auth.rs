@@ -6,6 +6,7 @@ use std::{
     net::TcpStream,
     path::Path,
     process::{Command, Stdio},
+    slice,
     time::{Duration, Instant},
 };
 
@@ -265,7 +266,7 @@ fn demands_a_scope(service: &Service, proxy: &Server) {
         "/orders/%2e%2e/reports/2026",
         "/orders/..%2Freports/2026",
     ] {
-        let answer = raw(proxy.port, "GET", path, &[authorization.clone()]);
+        let answer = raw(proxy.port, "GET", path, slice::from_ref(&authorization));
         assert!((400..500).contains(&answer.status), "{path}: {answer:?}");
     }
 }

@@ -286,11 +286,11 @@ mod tests {
     }
 
     /// A set with one key, as it is read.
-    fn loaded(kid: &str, max_age: Option<u64>) -> Result<Loaded, KeyFetchError> {
+    fn loaded(kid: &str, max_age: Option<u64>) -> Loaded {
         let x = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
         let json = json!({"keys": [{"kty": "OKP", "crv": "Ed25519", "kid": kid, "x": x}]}).to_string().into_bytes();
         let set = IssuerKeySet::parse(&json).unwrap();
-        Ok(Loaded { json, set, max_age: max_age.map(Duration::from_secs) })
+        Loaded { json, set, max_age: max_age.map(Duration::from_secs) }
     }
 
     #[tokio::test(start_paused = true)]
@@ -300,7 +300,7 @@ mod tests {
         {
             let keys = keys();
             assert!(keys.is_due());
-            keys.put_in_force(loaded("a", max_age));
+            keys.put_in_force(Ok(loaded("a", max_age)));
             advance(Duration::from_secs(seconds - 1)).await;
             assert!(!keys.is_due(), "{max_age:?}");
             advance(Duration::from_secs(1)).await;
@@ -311,7 +311,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_error_leaves_the_keys_in_force_and_is_followed_by_another_fetch() {
         let keys = keys();
-        keys.put_in_force(loaded("a", Some(3600)));
+        keys.put_in_force(Ok(loaded("a", Some(3600))));
         keys.put_in_force(Err(KeyFetchError::Configuration("x".into())));
         assert_eq!(keys.current().unwrap().set.len(), 1);
         assert!(!keys.is_due());
@@ -323,7 +323,7 @@ mod tests {
     async fn the_same_keys_are_the_same_version() {
         let keys = keys();
         let version_of = |kid: &str| {
-            keys.put_in_force(loaded(kid, None));
+            keys.put_in_force(Ok(loaded(kid, None)));
             keys.current().unwrap().version
         };
         let first = version_of("a");
