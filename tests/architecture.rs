@@ -5,6 +5,7 @@ mod circles;
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 /// The directory of the package.
@@ -159,4 +160,15 @@ fn no_line_is_wider_than_120_characters() {
         }
     }
     assert!(wide.is_empty(), "{wide:#?}");
+}
+
+/// The fuzz targets are no members of the workspace, so that no build in it asks for their lock file.
+#[test]
+fn the_lock_file_of_the_fuzz_targets_has_all_dependencies() {
+    let manifest = format!("{ROOT}/tests/fuzz/Cargo.toml");
+    let mut command = Command::new(env!("CARGO"));
+    command.args(["tree", "--locked", "--depth", "0", "--manifest-path", &manifest]);
+    let output = command.output().unwrap();
+    let reason = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{reason}\nRun `cargo metadata --manifest-path tests/fuzz/Cargo.toml`.");
 }
