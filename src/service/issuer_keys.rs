@@ -274,6 +274,12 @@ fn keys_url(issuer: &KeyUrl, name: &IssuerId, url: &KeyUrl, json: &[u8]) -> Resu
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        io::{Read, Write},
+        net::TcpListener,
+        thread,
+    };
+
     use serde_json::json;
     use tokio::time::advance;
 
@@ -317,6 +323,38 @@ mod tests {
         assert!(!keys.is_due());
         advance(MIN_FETCH_INTERVAL).await;
         assert!(keys.is_due());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn callers_share_a_fetch_and_the_next_one_is_ten_seconds_later() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let location = KeyLocation::Url(format!("http://{}/", server.local_addr().unwrap()).parse().unwrap());
+        let source = KeySource { location, ca_file: None };
+        let keys = Arc::new(IssuerKeys::new(&"https://issuer.example".parse().unwrap(), source));
+        let accept = server.try_clone().unwrap();
+        let answers = thread::spawn(move || {
+            for kid in ["a", "b"] {
+                let (mut stream, _) = accept.accept().unwrap();
+                let _ = stream.read(&mut [0; 1024]).unwrap();
+                let body = loaded(kid, None).unwrap().json;
+                write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).unwrap();
+                stream.write_all(&body).unwrap();
+            }
+        });
+        let fetch = async || {
+            keys.fetch().await;
+            keys.current().map(|keys| keys.version)
+        };
+        // Both wait for the keys.
+        let (one, other) = tokio::join!(fetch(), fetch());
+        assert!(one.is_some() && one == other, "{one:?}, {other:?}");
+        advance(MIN_FETCH_INTERVAL - Duration::from_millis(1)).await;
+        assert_eq!(fetch().await, one);
+        advance(Duration::from_millis(1)).await;
+        assert_ne!(fetch().await, one);
+        answers.join().unwrap();
+        server.set_nonblocking(true).unwrap();
+        assert!(server.accept().is_err(), "a third fetch");
     }
 
     #[tokio::test]
