@@ -259,6 +259,17 @@ mod tests {
     }
 
     #[test]
+    fn users_are_named_by_some_hosts_and_not_by_all() {
+        let with = |trusted: &str| {
+            trusted.parse::<TrustedProxies>().unwrap().with_user_header(HeaderName::from_static("remote-user"))
+        };
+        assert!(with("10.0.0.1, 192.0.2.0/24").is_ok());
+        for trusted in ["", "0.0.0.0/0", "10.0.0.1, ::/0", "::ffff:0.0.0.0/96"] {
+            assert!(with(trusted).is_err(), "{trusted:?}");
+        }
+    }
+
+    #[test]
     fn an_ipv4_network_may_be_written_as_ipv6() {
         let claim = [("x-forwarded-for", "192.0.2.1")];
         for trusted in ["::ffff:10.0.0.0/104", "::ffff:10.1.2.3", "::ffff:0:0/96"] {
