@@ -336,7 +336,7 @@ mod tests {
             for kid in ["a", "b"] {
                 let (mut stream, _) = accept.accept().unwrap();
                 let _ = stream.read(&mut [0; 1024]).unwrap();
-                let body = loaded(kid, None).unwrap().json;
+                let body = loaded(kid, None).json;
                 write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", body.len()).unwrap();
                 stream.write_all(&body).unwrap();
             }
