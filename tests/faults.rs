@@ -36,7 +36,8 @@ impl Scene {
     }
 
     fn with(arguments: &[&str]) -> Self {
-        let redis = RedisServer::start_with(free_port(), arguments);
+        // Some tests kill it: what it answered is on the disk.
+        let redis = RedisServer::start_with(free_port(), &[arguments, &["--appendfsync", "always"]].concat());
         let proxy = Proxy::to(redis.port);
         let service = Service::launch(Some(&format!("redis://127.0.0.1:{}", proxy.port)), |_| {});
         service.wait_until_ready();

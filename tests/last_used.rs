@@ -10,7 +10,7 @@ use nix::sys::signal::Signal;
 use rstest::rstest;
 use serde_json::{Value, json};
 
-use crate::support::{Client, Cluster, Log, RedisServer, Service, eventually};
+use crate::support::{Client, Cluster, Log, RedisServer, Service, eventually, free_port};
 
 const TOKEN: &str = "/api/v1alpha/token";
 const VERIFY: &str = "/api/v1alpha/verify";
@@ -153,7 +153,8 @@ fn only_a_token_that_a_service_accepted_counts_as_used(#[values("0", "250ms")] l
 
 #[test]
 fn a_use_waits_while_redis_is_down() {
-    let redis = RedisServer::start();
+    // It is killed: what it answered is on the disk.
+    let redis = RedisServer::start_with(free_port(), &["--appendfsync", "always"]);
     let log = Log::new();
     let first = start(&redis.url(), None);
     let second = Service::launch(Some(&redis.url()), |command| {
