@@ -52,6 +52,7 @@ fn output_of(commands: &str) -> String {
 #[test]
 fn the_command_line_works_as_it_is_shown() {
     let output = output_of(&commands(&["**In a shell:**", "## Command line"]));
+    assert!(output.ends_with("Token deleted\n"), "{output}");
     // Both are verified and listed: with tabs, since this is no terminal.
     assert_eq!(output.matches("user\tadmin\n").count(), 2, "{output}");
     let listed: Vec<_> = output.lines().filter(|line| line.split('\t').count() > 3).collect();
