@@ -115,7 +115,7 @@ fn a_port_in_use_is_an_error() {
     let environment = [("MAYFLY_LISTEN", "127.0.0.1:0"), ("MAYFLY_METRICS_LISTEN", address)];
     let (code, stdout, stderr) = mayfly(&[], &environment, "");
     assert_eq!((code, &*stdout), (1, ""));
-    assert!(stderr.contains("MAYFLY_METRICS_LISTEN"), "{stderr}");
+    assert!(stderr.contains("set MAYFLY_METRICS_LISTEN to another address, or off"), "{stderr}");
 }
 
 #[test]
@@ -372,6 +372,7 @@ fn an_empty_variable_counts_as_unset() {
     let (code, _, stderr) = mayfly(&["user", "list"], &[("MAYFLY_REDIS_URL", ""), ("MAYFLY_REDIS_CA_FILE", "")], "");
     assert_eq!(code, 2);
     assert!(stderr.contains("MAYFLY_REDIS_URL (--redis-url) is missing"), "{stderr}");
+    assert!(stderr.contains("set MAYFLY_URL (--url)"), "{stderr}");
     let address = service.address();
     let empty = [("MAYFLY_LISTEN", ""), ("MAYFLY_TLS_CERT", "")];
     assert_eq!(mayfly(&["healthcheck", "--listen", address], &empty, "").0, 0);
@@ -485,7 +486,7 @@ fn an_interrupted_password_prompt_restores_the_terminal() {
         let mut command = Service::command();
         command.args(["user", "add", "bob"]).env("MAYFLY_REDIS_URL", &url);
         let mut process = terminal.spawn(&command);
-        terminal.wait_for("Password: ");
+        terminal.wait_for("Password of bob: ");
         eventually("it hides what is typed", || (terminal.settings() != before).then_some(()));
         match what {
             "Ctrl-C" => terminal.write(b"hunt\x03"),
@@ -511,7 +512,7 @@ fn a_password_typed_twice_is_accepted() {
         let mut command = Service::command();
         command.args(["user", "add", &format!("bob{code}")]).env("MAYFLY_REDIS_URL", &url);
         let mut process = terminal.spawn(&command);
-        terminal.wait_for("Password: ");
+        terminal.wait_for(&format!("Password of bob{code}: "));
         eventually("it hides what is typed", || (terminal.settings() != before).then_some(()));
         terminal.write(format!("{first}\n").as_bytes());
         terminal.wait_for("Again: ");
@@ -576,7 +577,7 @@ fn the_end_of_the_input_at_a_password_prompt_is_an_error() {
         let mut command = Service::command();
         command.args(["user", "add", "bob"]).env("MAYFLY_REDIS_URL", &url);
         let mut process = terminal.spawn(&command);
-        for (prompt, line) in ["Password: ", "Again: "].into_iter().zip(typed) {
+        for (prompt, line) in ["Password of bob: ", "Again: "].into_iter().zip(typed) {
             terminal.wait_for(prompt);
             eventually("it hides what is typed", || (terminal.settings() != before).then_some(()));
             terminal.write(line.as_bytes());
@@ -599,7 +600,7 @@ fn a_password_prompt_is_not_suspended() {
     shell.args(["-mc", "\"$@\"; echo \"it ended with $?\"", "-"]);
     shell.arg(Service::command().get_program()).args(["user", "add", "bob"]).env("MAYFLY_REDIS_URL", &url);
     let mut process = terminal.spawn(&shell);
-    terminal.wait_for("Password: ");
+    terminal.wait_for("Password of bob: ");
     eventually("it hides what is typed", || (terminal.settings() != before).then_some(()));
     terminal.write(b"\x1a");
     terminal.signal(Signal::SIGTSTP);

@@ -148,6 +148,8 @@ fn a_script_gets_a_token_and_does_all_with_it() {
     assert!((3590..=3600).contains(&seconds.parse().unwrap()), "{seconds}");
     let json: Value = serde_json::from_str(&verify(&jwt, &["--json"]).stdout).unwrap();
     assert_eq!((&json["jwt_token_id"], &json["jwt_token_scopes"][1]), (&id.into(), &"read".into()));
+    let empty = verify("\n", &[]);
+    assert_eq!((empty.code, &*empty.stderr), (2, "mayfly: standard input has no token\n"));
     let other = verify(&jwt, &["--scope=admin"]);
     assert_eq!((other.code, &*other.stdout), (1, ""), "{other:?}");
 
@@ -188,6 +190,8 @@ fn a_revocation_needs_to_say_what() {
         let result = outcome(home.command(arguments).env("MAYFLY_TOKEN_FILE", home.path("token")), "");
         assert_eq!((result.code, &*result.stdout), (2, ""), "{arguments:?}: {result:?}");
     }
+    let result = home.run(&["token", "revoke"]);
+    assert!(result.stderr.contains("self") && result.stderr.contains("--all"), "{result:?}");
     assert_eq!(service.client().with_bearer(&jwt).get("/api/v1alpha/verify").send().status, 200);
 }
 
@@ -243,6 +247,14 @@ fn a_terminal_gets_a_prompt_and_a_table_in_colours() {
     let plain = list("1");
     assert!(!plain.contains('\u{1b}') && plain.contains("29 days 23 hours    30 days"), "{plain:?}");
     assert!(plain.contains("backup 配置  5 hours 59 minutes"), "{plain:?}");
+    // A verification says its result first.
+    fs::write(home.path("token"), home.output(&["token", "issue", "CI", "1 hour"])).unwrap();
+    let terminal = Terminal::open();
+    let mut command = home.stranger(&["token", "verify"]);
+    let mut process = terminal.spawn(command.env("MAYFLY_TOKEN_FILE", home.path("token")));
+    assert!(process.wait().success(), "{}", terminal.text());
+    terminal.wait_for("remaining");
+    assert!(terminal.text().starts_with("valid\r\n"), "{:?}", terminal.text());
     // The README shows the same columns.
     let columns = |text: &str| {
         let heading = text.lines().find(|line| line.starts_with("ID ")).unwrap();

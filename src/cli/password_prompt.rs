@@ -22,10 +22,10 @@ pub(super) async fn ask(prompt: &str) -> Result<SecretString, Failure> {
 }
 
 /// Asks for a new password and its repetition.
-pub(super) async fn ask_twice() -> Result<SecretString, Failure> {
+pub(super) async fn ask_twice(prompt: &str) -> Result<SecretString, Failure> {
     let terminal = open_terminal()?;
     let _hidden = EchoOff::at(&terminal)?;
-    let password = ask_line(&terminal, "Password: ").await?;
+    let password = ask_line(&terminal, prompt).await?;
     if ask_line(&terminal, "Again: ").await?.expose_secret() != password.expose_secret() {
         return Err(Failure::Usage("the passwords differ".into()));
     }

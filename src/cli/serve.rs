@@ -33,9 +33,12 @@ pub(super) async fn run(settings: Settings, errors: ConfigErrors) -> Result<(), 
     let telemetry = telemetry::init(&config.telemetry, prometheus.as_ref().map(|(_, prometheus)| prometheus));
 
     config.network.max_connections = fit_into_open_files(config.network.max_connections)?;
-    let listener = listen("MAYFLY_LISTEN", config.network.endpoint.listen).await?;
+    let listener = listen("set MAYFLY_LISTEN to another address", config.network.endpoint.listen).await?;
     let metrics = match prometheus {
-        Some((address, prometheus)) => Some((listen("MAYFLY_METRICS_LISTEN", address).await?, prometheus)),
+        Some((address, prometheus)) => {
+            let listener = listen("set MAYFLY_METRICS_LISTEN to another address, or off", address).await?;
+            Some((listener, prometheus))
+        }
         None => None,
     };
     let mut terminate = signal(SignalKind::terminate())?;
@@ -68,10 +71,10 @@ fn notify_systemd(state: NotifyState) {
     }
 }
 
-/// Listens on an address; `variable` is that of its setting.
-async fn listen(variable: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
+/// Listens on an address; `advice` says what to do where it is taken.
+async fn listen(advice: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
     let listening = TcpListener::bind(address).await;
-    listening.map_err(|error| Failure::Runtime(format!("cannot listen on {address}: {error} ({variable})")))
+    listening.map_err(|error| Failure::Runtime(format!("cannot listen on {address}: {error} ({advice})")))
 }
 
 /// Raises the limit of open files to the system's maximum, and lowers the number of connections to what fits into it.

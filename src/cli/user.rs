@@ -115,12 +115,16 @@ impl UserCommand {
         let api = client::log_in(&self.service).await?;
         let (name, change) = match self.action {
             Action::List => return in_thread(move || client::print_users(&api)).await,
-            Action::Add { name, role, password } => (name, Change::Add(role, password.read_password().await?)),
+            Action::Add { name, role, password } => {
+                let password = password.read_password(&name).await?;
+                (name, Change::Add(role, password))
+            }
             Action::Role { name, role } => (name, Change::Role(role)),
             Action::Disable { name } => (name, Change::Disable),
             Action::Enable { name } => (name, Change::Enable),
             Action::Password { name, revoke_tokens, password } => {
-                (name, Change::Password { new: password.read_password().await?, revoke_tokens })
+                let new = password.read_password(&name).await?;
+                (name, Change::Password { new, revoke_tokens })
             }
             Action::Remove { name } => (name, Change::Remove),
         };
@@ -132,7 +136,7 @@ impl UserCommand {
         let store = errors.into_result(Some(store))?;
         if let StoreConfig::Memory = store {
             let reason = "MAYFLY_REDIS_URL (--redis-url) is missing. Users of the embedded store live in the memory of \
-                          the service that runs: no other process can reach them";
+                          the service that runs: set MAYFLY_URL (--url) to change them by its API";
             return Err(Failure::Usage(reason.into()));
         }
         // This process has no leases, but its writes wait until those of the service have lapsed.
@@ -144,7 +148,7 @@ impl UserCommand {
         let report = match self.action {
             Action::List => return print_users(&users).await,
             Action::Add { name, role, password } => {
-                let password = password.read_password().await?;
+                let password = password.read_password(&name).await?;
                 users.add(Actor::Operator, name.clone(), role, password).await.map_err(failure_for(&name))?;
                 format!("added {role} {name}\n")
             }
@@ -161,7 +165,7 @@ impl UserCommand {
                 format!("enabled {name}\n")
             }
             Action::Password { name, revoke_tokens, password } => {
-                let password = password.read_password().await?;
+                let password = password.read_password(&name).await?;
                 let revoked = users.set_password(Actor::Operator, &name, password, revoke_tokens).await;
                 let revoked = revoked.map_err(failure_for(&name))?;
                 let tokens = if revoke_tokens { format!(" and revoked {revoked} tokens") } else { String::new() };
@@ -217,11 +221,12 @@ fn failure_for(name: &UserName) -> impl Fn(UserError) -> Failure {
 }
 
 impl PasswordSource {
-    async fn read_password(&self) -> Result<Password, Failure> {
+    /// Reads the new password of this user.
+    async fn read_password(&self, name: &UserName) -> Result<Password, Failure> {
         let text = if self.password_stdin {
             in_thread(|| io::read_to_string(io::stdin()).map(SecretString::from)).await?
         } else if io::stdin().is_terminal() {
-            password_prompt::ask_twice().await?
+            password_prompt::ask_twice(&format!("Password of {name}: ")).await?
         } else {
             return Err(Failure::Usage("there is no terminal to ask for the password: use --password-stdin".into()));
         };

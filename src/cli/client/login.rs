@@ -49,7 +49,11 @@ pub(super) async fn present_token(settings: &ClientSettings) -> Result<Api, Fail
         }
         None => {
             let text = in_thread(|| io::read_to_string(io::stdin()).map(SecretString::from)).await?;
-            secret_line(text.expose_secret()).map_err(|error| usage(format!("the token: {error}")))?.into()
+            let token = secret_line(text.expose_secret()).map_err(|error| usage(format!("the token: {error}")))?;
+            if token.trim().is_empty() {
+                return Err(usage("standard input has no token"));
+            }
+            token.into()
         }
     };
     connect(settings, url, bearer(&token)).await

@@ -75,7 +75,6 @@ enum Action {
     /// Revoke tokens: no replica accepts them again
     Revoke {
         /// Its id, or self: the token in --token-file or at standard input
-        #[arg(required_unless_present = "all")]
         id: Option<Reference>,
         /// Revoke all your tokens
         #[arg(long, conflicts_with = "id")]
@@ -148,6 +147,11 @@ impl TokenCommand {
     #[tokio::main(flavor = "current_thread")]
     pub(in crate::cli) async fn run(self) -> Result<(), Failure> {
         until_signal(async {
+            if let Action::Revoke { id: None, all: false } = self.action {
+                let reason = "say what to revoke: the id of a token, self (the token in --token-file or at standard \
+                              input), or --all";
+                return Err(Failure::Usage(reason.into()));
+            }
             let api = if self.action.presents_token() {
                 present_token(&self.service).await?
             } else {
@@ -251,10 +255,13 @@ fn show_verified(answer: &Answer, json: bool) -> Result<String, ApiError> {
         }
         return Ok(format!("{text}\n"));
     }
-    Ok(values_of(&[
+    // A script has the exit code.
+    let result = if is_terminal() { "valid\n" } else { "" };
+    let values = values_of(&[
         ("user", user, None),
         ("id", id, None),
         ("remaining", seconds.to_string(), Some(in_words(seconds))),
         ("scopes", scope.unwrap_or_default(), None),
-    ]))
+    ]);
+    Ok(format!("{result}{values}"))
 }
