@@ -108,8 +108,11 @@ async fn a_person_creates_copies_and_revokes_a_token() {
     browser
         .wait_until("it is copied", "return document.querySelector('dialog [role=status]').textContent !== ''")
         .await;
+    assert_eq!(browser.find("dialog .primary").await.text().await.unwrap(), "Copied");
     press(&browser, "//dialog", "Done").await;
     browser.wait_until("it is listed", &is_listed("Token specter")).await;
+    let summary = browser.find(".timeline > .hint").await.text().await.unwrap();
+    assert_eq!(summary, "1 token expires in the next 30 days, unused.");
 
     // Its life runs down.
     let left = "return document.querySelector('td[data-label=\"Time left\"] span').textContent";
@@ -167,9 +170,18 @@ async fn a_token_that_was_not_copied_is_not_lost_by_accident() {
     press(&browser, "//dialog", "Done").await;
     assert!(browser.client.get_alert_text().await.unwrap().contains("cannot be shown again"));
     browser.client.dismiss_alert().await.unwrap();
-    browser.find("dialog textarea.jwt").await;
-    press(&browser, "//dialog", "Done").await;
-    browser.client.accept_alert().await.unwrap();
+    // Escape asks each time, also without a click in between. A dialog of the browser would block the driver's keys.
+    browser
+        .evaluate("window.asked = 0; window.answer = false; window.confirm = () => { asked += 1; return answer }")
+        .await;
+    for time in 1..=3 {
+        browser.type_into("dialog textarea.jwt", &Key::Escape.to_string()).await;
+        let stays = "return document.querySelector('dialog')?.open === true";
+        browser.wait_until(&format!("it asks, time {time}"), &format!("return asked === {time}")).await;
+        assert_eq!(browser.evaluate(stays).await, json!(true), "after time {time}");
+    }
+    browser.evaluate("window.answer = true").await;
+    browser.type_into("dialog textarea.jwt", &Key::Escape.to_string()).await;
     browser.wait_until("the dialog is closed", "return document.querySelector('dialog') === null").await;
     browser.client.clone().close().await.unwrap();
 }
@@ -452,6 +464,13 @@ fn the_page_is_small_and_confined() {
         command.env("MAYFLY_UI", "off");
     });
     without.client().get("/page/main.js").send().problem(404);
+    // It leads to the documentation where there is one.
+    let page_of = |service: &Service| service.client().get("/").send().text;
+    assert!(page_of(&service).contains("href=\"docs\""));
+    let without_docs = Service::start_with(Backend::Memory, |command| {
+        command.env("MAYFLY_DOCS", "off");
+    });
+    assert!(!page_of(&without_docs).contains("docs"));
 }
 
 /// A token in the picture: description, scopes, life, how much of it is left, and how long ago it was last used.

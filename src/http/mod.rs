@@ -76,7 +76,7 @@ pub fn endpoint(
     let files = if access.docs { docs::routes(&document) } else { Route::new() };
     let files = if access.page { files.nest(page::FILES, page::files()) } else { files };
     let front_page = match access {
-        BrowserAccess { page: true, .. } => Some(page::page().map_to_response().boxed()),
+        BrowserAccess { page: true, docs, .. } => Some(page::page(docs).map_to_response().boxed()),
         BrowserAccess { docs: true, .. } => Some(docs::redirect().map_to_response().boxed()),
         _ => None,
     };

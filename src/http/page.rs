@@ -34,9 +34,13 @@ macro_rules! files {
     };
 }
 
-/// The page itself, at [`PAGE`].
-pub(super) fn page() -> impl Endpoint {
-    with_headers(compressed_text(HTML, include_str!("page/index.html").into()))
+/// The part of the page that leads to the documentation.
+const FOOTER: &str = "<footer><a href=\"docs\">API documentation</a></footer>\n";
+
+/// The page itself, at [`PAGE`]. With `docs`, it leads to the documentation.
+pub(super) fn page(docs: bool) -> impl Endpoint {
+    let html = include_str!("page/index.html");
+    with_headers(compressed_text(HTML, if docs { html.into() } else { html.replace(FOOTER, "") }))
 }
 
 /// Its files, below [`FILES`].

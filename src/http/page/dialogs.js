@@ -7,17 +7,24 @@ import { element } from "./dom.js";
  * Opens a dialog, and resolves once it is closed.
  * @param {string} title
  * @param {import("./dom.js").Child[]} content
- * @param {{ mayClose?: () => boolean }} [options] `mayClose` is asked before Escape closes the dialog
+ * @param {{ mayClose?: () => boolean }} [options] `mayClose` is asked whenever Escape would close the dialog
  * @returns {{ dialog: HTMLDialogElement, closed: Promise<void> }}
  */
-export function openDialog(title, content, { mayClose = () => true } = {}) {
+export function openDialog(title, content, { mayClose } = {}) {
   const heading = element("h2", { id: "dialog-title" }, title);
   const dialog = element("dialog", { "aria-labelledby": heading.id }, heading, ...content);
-  dialog.addEventListener("cancel", (event) => { if (!mayClose()) event.preventDefault(); });
+  dialog.addEventListener("cancel", (event) => { if (mayClose && !mayClose()) event.preventDefault(); });
+  // Without a click in between, Chromium lets a second `cancel` be prevented no more: the key itself always can be.
+  const onKey = (/** @type {KeyboardEvent} */ event) => {
+    if (!mayClose || event.key !== "Escape" || event.isComposing) return;
+    event.preventDefault();
+    if (mayClose()) dialog.close();
+  };
+  addEventListener("keydown", onKey);
   document.body.append(dialog);
   dialog.showModal();
   const closed = new Promise((/** @type {(nothing: void) => void} */ resolve) => {
-    dialog.addEventListener("close", () => { dialog.remove(); resolve(); });
+    dialog.addEventListener("close", () => { removeEventListener("keydown", onKey); dialog.remove(); resolve(); });
   });
   return { dialog, closed };
 }

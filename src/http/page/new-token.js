@@ -43,7 +43,7 @@ export function openNewToken(caller, then) {
       element(
         "details",
         {},
-        element("summary", {}, "What it may do, for whom, from where"),
+        element("summary", {}, "Limits (optional): scopes, audiences, networks"),
         field("Scopes", scopes, "Separated by spaces. Services demand them at verification."),
         field("Audiences", audiences, "The services that may accept it, one a line. Left out: all."),
         field("Networks", networks, "The addresses that may use it, one a line. Left out: all."),
@@ -78,7 +78,14 @@ export function showJwt(description, jwt) {
   command.value = `curl -i -H "Authorization: Bearer ${jwt}" ${url}`;
   const state = element("p", { class: "hint", role: "status" });
   /** @param {HTMLTextAreaElement} source @param {string} said */
-  const copyFrom = (source, said) => async () => { await copy(source); isCopied = true; state.textContent = said; };
+  const copyFrom = (source, said) => async (/** @type {MouseEvent} */ { currentTarget }) => {
+    // Gone once the copy is awaited.
+    const button = /** @type {HTMLButtonElement} */ (currentTarget);
+    await copy(source);
+    isCopied = true;
+    button.textContent = "Copied";
+    state.textContent = said;
+  };
   const mayClose = () => isCopied || confirm("You have not copied the token, and it cannot be shown again. Close all the same?");
   const beforeUnload = (/** @type {Event} */ event) => { if (!isCopied) event.preventDefault(); };
   text.addEventListener("copy", () => { isCopied = true; });

@@ -22,7 +22,7 @@ export function showSignIn(view, message, then) {
     field("Password", password),
     error,
     button,
-    element("p", { class: "hint" }, "The password stays in this tab, and is gone when you close or reload it."),
+    element("p", { class: "hint" }, "The password stays in this tab alone: closing or reloading it signs you out."),
   );
 
   /** @param {number} seconds */

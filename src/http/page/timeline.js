@@ -101,7 +101,7 @@ export class Timeline {
     const [used, unused] = [sum("used"), sum("unused")];
     const text = used + unused === 0 ? `Nothing expires in ${words}.`
       : `${used + unused} ${used + unused === 1 ? "token expires" : "tokens expire"} in ${words}` +
-        (unused ? `, ${unused === used + unused ? "all" : unused} of them unused.` : ".");
+        (!unused ? "." : used + unused === 1 ? ", unused." : `, ${used ? unused : "all"} of them unused.`);
     this.summary.textContent = text;
     this.picture.replaceChildren(drawing(
       "svg",

@@ -24,6 +24,9 @@ const COLUMNS = {
   "Last used": (token) => token.lastUsed ?? 0,
 };
 
+/** Said where one points at the heading of a column. @type {Record<string, string>} */
+const HINTS = { "Last used": "Up to 60 seconds late" };
+
 /** The view of a list of tokens. */
 export class TokenView {
   /**
@@ -45,7 +48,7 @@ export class TokenView {
     this.headers = Object.keys(COLUMNS).map((column) => element(
       "th",
       { scope: "col", role: "columnheader" },
-      element("button", { type: "button", class: "sort", click: () => this.sortBy(column) }, column),
+      element("button", { type: "button", class: "sort", title: HINTS[column], click: () => this.sortBy(column) }, column),
     ));
     this.body = element("tbody", { role: "rowgroup" });
     const actions = element("th", { scope: "col", role: "columnheader" }, element("span", { class: "hidden" }, "Actions"));
@@ -219,7 +222,7 @@ export class TokenView {
 
   /** @param {Token} token */
   askRotate(token) {
-    const overlap = element("input", { maxlength: 64, value: "", placeholder: "at once", autocomplete: "off" });
+    const overlap = element("input", { maxlength: 64, value: "", placeholder: "not at all", autocomplete: "off" });
     openForm(
       `Rotate “${token.description}”`,
       [
