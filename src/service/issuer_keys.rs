@@ -348,7 +348,7 @@ mod tests {
         // Both wait for the keys.
         let (one, other) = tokio::join!(fetch(), fetch());
         assert!(one.is_some() && one == other, "{one:?}, {other:?}");
-        advance(MIN_FETCH_INTERVAL - Duration::from_millis(1)).await;
+        advance(MIN_FETCH_INTERVAL.saturating_sub(Duration::from_millis(1))).await;
         assert_eq!(fetch().await, one);
         advance(Duration::from_millis(1)).await;
         assert_ne!(fetch().await, one);
