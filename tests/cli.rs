@@ -277,7 +277,7 @@ fn errors_of_user_commands_are_explained() {
     }
     let (code, _, stderr) = mayfly(&["user", "list"], &[], "");
     assert_eq!(code, 2);
-    assert!(stderr.contains("no other process can reach them"), "{stderr}");
+    assert!(stderr.contains("set MAYFLY_URL (--url) to change them by its API"), "{stderr}");
     let (code, _, stderr) = mayfly(&["user", "list"], &[("MAYFLY_REDIS_URL", "redis://127.0.0.1:1")], "");
     assert_eq!(code, 1);
     assert!(stderr.contains("the store is unavailable"), "{stderr}");
