@@ -1,27 +1,33 @@
 //! Texts that never change while the service runs, compressed for clients that accept it.
 
-use std::{io::Write, sync::OnceLock};
+use std::{io::Write, sync::Arc};
 
 use bytes::Bytes;
 use flate2::{Compression, write::GzEncoder};
 use poem::{
     Endpoint, Request, Response,
-    endpoint::make_sync,
+    endpoint::make,
     get,
     http::{HeaderMap, header},
 };
+use tokio::{sync::OnceCell, task::spawn_blocking};
 
 /// Serves a text, compressed for clients that accept gzip: the documentation has 1.9 MB, and 0.4 MB compressed.
+///
+/// It is compressed for the first of them, beside all other requests: at the start, the documentation made the first
+/// answer 32 ms later (`cargo bench --bench service start`).
 pub(super) fn compressed_text(content_type: &'static str, text: String) -> impl Endpoint {
-    // All answers share these two buffers: many slow clients need no more memory. The first request that accepts gzip
-    // has the text compressed, which takes 25 ms of a start otherwise.
-    let (compressed, plain) = (OnceLock::new(), Bytes::from(text));
-    get(make_sync(move |request: Request| {
-        let response = Response::builder().content_type(content_type).header(header::VARY, "Accept-Encoding");
-        if accepts_gzip(request.headers()) {
-            response.header(header::CONTENT_ENCODING, "gzip").body(compressed.get_or_init(|| compress(&plain)).clone())
-        } else {
-            response.body(plain.clone())
+    // All answers share these two buffers: many slow clients need no more memory.
+    let (compressed, plain) = (Arc::new(OnceCell::new()), Bytes::from(text));
+    get(make(move |request: Request| {
+        let (compressed, plain) = (Arc::clone(&compressed), plain.clone());
+        async move {
+            let response = Response::builder().content_type(content_type).header(header::VARY, "Accept-Encoding");
+            if !accepts_gzip(request.headers()) {
+                return response.body(plain);
+            }
+            let compress = || async { spawn_blocking(move || compress(&plain)).await.expect("it does not panic") };
+            response.header(header::CONTENT_ENCODING, "gzip").body(compressed.get_or_init(compress).await.clone())
         }
     }))
 }
