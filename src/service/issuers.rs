@@ -366,6 +366,19 @@ mod tests {
             Self(tempfile::tempdir().unwrap())
         }
 
+        /// The rules of an issuer with the keys of this signer, in `keys.json`.
+        fn of(signer: &Signer) -> Self {
+            let files = Self::new();
+            files.write("keys.json", &signer.jwks());
+            files.write_issuer(&files.keys_in("keys.json"), "");
+            files
+        }
+
+        /// The line of the rules that names this file of keys.
+        fn keys_in(&self, name: &str) -> String {
+            format!("jwks_file = \"{}\"", self.path(name).display())
+        }
+
         fn path(&self, name: &str) -> PathBuf {
             self.0.path().join(name)
         }
@@ -380,8 +393,16 @@ mod tests {
             self.write("issuers.toml", &format!("[[issuer]]\n{common}\n{keys}\n{lines}\n"));
         }
 
+        /// The issuers of the file, whose keys are not read yet.
         fn open(&self) -> TrustedIssuers {
             TrustedIssuers::open(&self.path("issuers.toml"), None).unwrap()
+        }
+
+        /// The issuers of the file, with their keys.
+        fn load(&self) -> TrustedIssuers {
+            let issuers = self.open();
+            issuers.reload(Reload::Always);
+            issuers
         }
     }
 
@@ -393,12 +414,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_jwt_is_checked_once_for_its_bytes_and_the_versions_of_the_file_and_of_the_keys() {
-        let (files, signer) = (Files::new(), Signer::new());
-        files.write("keys.json", &signer.jwks());
-        let keys = format!("jwks_file = \"{}\"", files.path("keys.json").display());
-        files.write_issuer(&keys, "");
-        let issuers = files.open();
-        issuers.reload(Reload::Always);
+        let signer = Signer::new();
+        let files = Files::of(&signer);
+        let (keys, issuers) = (files.keys_in("keys.json"), files.load());
         let jwt = signer.sign(json!({"exp": FUTURE}));
         let is_cached = |jwt: &str| issuers.checked_before(&issuers.current.load(), &TokenDigest::of(jwt)).is_some();
         assert!(!is_cached(&jwt));
@@ -425,12 +443,9 @@ mod tests {
     /// A check that ended before the file changed may be cached after it.
     #[tokio::test]
     async fn a_check_by_old_rules_is_of_no_use_to_new_ones() {
-        let (files, signer) = (Files::new(), Signer::new());
-        files.write("keys.json", &signer.jwks());
-        let keys = format!("jwks_file = \"{}\"", files.path("keys.json").display());
-        files.write_issuer(&keys, "");
-        let issuers = files.open();
-        issuers.reload(Reload::Always);
+        let signer = Signer::new();
+        let files = Files::of(&signer);
+        let (keys, issuers) = (files.keys_in("keys.json"), files.load());
         let jwt = signer.sign(json!({"exp": FUTURE}));
         issuers.identify(&jwt, client()).await.unwrap().unwrap();
         let digest = TokenDigest::of(&jwt);
@@ -444,12 +459,10 @@ mod tests {
     #[tokio::test]
     async fn keys_are_kept_under_other_rules_and_not_from_another_place() {
         let (files, signers) = (Files::new(), [Signer::new(), Signer::new()]);
-        let [first, second] =
-            ["a.json", "b.json"].map(|name| format!("jwks_file = \"{}\"", files.path(name).display()));
+        let [first, second] = ["a.json", "b.json"].map(|name| files.keys_in(name));
         files.write("a.json", &signers[0].jwks());
         files.write_issuer(&first, "");
-        let issuers = files.open();
-        issuers.reload(Reload::Always);
+        let issuers = files.load();
         let [old, new] = signers.each_ref().map(|signer| signer.sign(json!({"exp": FUTURE})));
         assert!(issuers.identify(&old, client()).await.unwrap().is_some());
         // As if the issuer were away.
@@ -469,11 +482,8 @@ mod tests {
     /// Such a JWT may be one of this service.
     #[tokio::test]
     async fn a_jwt_of_another_issuer_is_not_checked() {
-        let (files, signer) = (Files::new(), Signer::new());
-        files.write("keys.json", &signer.jwks());
-        files.write_issuer(&format!("jwks_file = \"{}\"", files.path("keys.json").display()), "");
-        let issuers = files.open();
-        issuers.reload(Reload::Always);
+        let signer = Signer::new();
+        let issuers = Files::of(&signer).load();
         for issuer in ["c", "ci/", "CI", ""] {
             let jwt = signer.sign_as(issuer, json!({"exp": FUTURE}));
             assert!(matches!(issuers.identify(&jwt, client()).await, Ok(None)), "{issuer:?}");
@@ -502,9 +512,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_jwt_expires_by_the_clock_by_which_it_expires_earlier() {
-        let (files, signer) = (Files::new(), Signer::new());
-        files.write("keys.json", &signer.jwks());
-        files.write_issuer(&format!("jwks_file = \"{}\"", files.path("keys.json").display()), "");
+        let signer = Signer::new();
+        let files = Files::of(&signer);
         let at = |seconds: u64| {
             let issuers = files.open().with_clock(Clock::new(move || Duration::from_secs(seconds)));
             issuers.reload(Reload::Always);
