@@ -250,7 +250,7 @@ fn may_be_jwt(text: &str) -> bool {
 impl Inner {
     /// Asks the service about a token, for a caller who came at `asked_at`.
     async fn ask(self: &Arc<Self>, jwt: &str, digest: Digest, asked_at: Moment) -> Result<Token, VerifyError> {
-        // Checked only here, as no other text gets a lease: a hit took 0.65 µs with this check, and takes 0.31 without.
+        // Checked only here, as no other text gets a lease: a hit took 0.65 µs with this check, and takes 0.39 without.
         if !may_be_jwt(jwt) {
             return Err(Rejection::NotLive.into());
         }

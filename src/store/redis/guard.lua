@@ -7,6 +7,7 @@
 -- this server's clock ('' for any); then the script's own.
 
 local mark, run_id, epoch, role, from, to = unpack(ARGV, 1, 6)
+-- From here on, the script's own. Removing the first six one by one moves all others each time.
 local ARGV = {unpack(ARGV, 7)}
 local principal = epoch ~= '' and table.remove(KEYS, 1)
 
