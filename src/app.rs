@@ -77,7 +77,7 @@ pub async fn serve(config: Config, listener: TcpListener, shutdown: impl Future<
         if answers {
             preparation.prepare().await;
         }
-        preparation.services.readiness.first_attempt_ended();
+        preparation.services.readiness.attempt_ended();
         let mut ticks = interval(STORE_CHECK_INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {

@@ -63,14 +63,13 @@ impl Readiness {
     pub fn start(&self, added_user: bool) {
         self.last_check.lock().held_users |= added_user;
         self.started.store(true, Ordering::Release);
+        self.attempt_ended();
     }
 
-    /// Records that the first attempt to prepare the store ended, even without success.
-    ///
-    /// # Panics
-    /// On a second call.
-    pub fn first_attempt_ended(&self) {
-        self.attempted.set(()).expect("there is one first attempt");
+    /// Records that an attempt to prepare the store ended, even without success.
+    pub fn attempt_ended(&self) {
+        // Set already by an earlier attempt.
+        let _ = self.attempted.set(());
     }
 
     /// Waits until the first attempt to prepare the store has ended. A login waits: the first administrator may be
