@@ -53,7 +53,7 @@ pub(super) struct TokenSettings {
 
     /// Set the memory for verified tokens, such as `64 MiB`, from 1 MiB to 64 GiB
     ///
-    /// A token takes 168 bytes: 64 MiB hold 400,000 tokens. Tokens that are used least are evicted, and cost Redis a
+    /// A token takes 152 bytes: 64 MiB hold 440,000 tokens. Tokens that are used least are evicted, and cost Redis a
     /// read when they are used again. Set it to hold all tokens in use.
     #[arg(long, env = "MAYFLY_CACHE_MEMORY", value_name = "SIZE", default_value = "64 MiB")]
     #[arg(value_parser = bytes(MIN_CACHE_MEMORY..=64 << 30))]

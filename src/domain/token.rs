@@ -153,14 +153,47 @@ pub struct SignedToken {
     pub owner: Arc<UserName>,
     /// Its `jti`.
     pub id: TokenId,
-    /// When the token was issued, in seconds since 1970: its `iat`.
-    pub issued_at: u64,
-    /// The second in which the token expires, in seconds since 1970: its `exp`.
-    pub expires_at: u64,
+    /// When the token was issued, and when it expires.
+    pub validity: Validity,
     /// The generation of the keys that verified the JWT. In another generation it has to be verified again.
     pub key_generation: u32,
     /// Its last use that the store does not have yet.
     pub unsent_use: UnsentUse,
+}
+
+/// A [`SignedToken`] that its copies share. `Arc` of the standard library would count weak references in 8 more bytes.
+pub type SharedToken = triomphe::Arc<SignedToken>;
+
+/// The `iat` and `exp` of a token, in eight bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    issued_at: u32,
+    seconds: u32,
+}
+
+impl Validity {
+    /// From `iat` and `exp`, in seconds since 1970. A token that is issued after 2106 passes for one of that year, and
+    /// one that expires after more than 136 years for one that does so after as many: both only shorten its life.
+    pub fn new(issued_at: u64, expires_at: u64) -> Self {
+        let fit = |seconds| u32::try_from(seconds).unwrap_or(u32::MAX);
+        Self { issued_at: fit(issued_at), seconds: fit(expires_at.saturating_sub(issued_at)) }
+    }
+
+    /// When the token was issued, in seconds since 1970: its `iat`.
+    pub fn issued_at(self) -> u64 {
+        self.issued_at.into()
+    }
+
+    /// The second in which the token expires, in seconds since 1970: its `exp`.
+    pub fn expires_at(self) -> u64 {
+        self.issued_at() + u64::from(self.seconds)
+    }
+
+    /// The same, but expiring at `latest` if that is earlier.
+    #[must_use]
+    pub fn until(self, latest: u64) -> Self {
+        Self::new(self.issued_at(), self.expires_at().min(latest))
+    }
 }
 
 /// When a token was last used, until the store has it: in seconds since 1970; zero: there is no such use. It is no part
@@ -205,7 +238,7 @@ impl SignedToken {
     /// Whether `exp` has passed at `now`, in seconds since 1970. Not yet in the second `exp` itself: only the store
     /// knows the millisecond in which the token expires.
     pub fn is_expired(&self, now: u64) -> bool {
-        self.expires_at < now
+        self.validity.expires_at() < now
     }
 }
 

@@ -26,7 +26,7 @@ use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use crate::{
-    domain::token::{SignedToken, TokenUse},
+    domain::token::{SharedToken, SignedToken, TokenUse},
     store::{StoreError, StoreResult, leased::LeasedStore},
 };
 
@@ -58,7 +58,7 @@ pub struct LastUsed {
 }
 
 /// A part of the queue: the tokens of some users.
-type Part = Mutex<Vec<Arc<SignedToken>>>;
+type Part = Mutex<Vec<SharedToken>>;
 
 impl LastUsed {
     /// Keeps uses until they are sent to `store`.
@@ -68,17 +68,17 @@ impl LastUsed {
     }
 
     /// Records a use of a token at `now`, in seconds since 1970.
-    pub(super) fn record(&self, token: &Arc<SignedToken>, now: u64) {
+    pub(super) fn record(&self, token: &SharedToken, now: u64) {
         if token.unsent_use.record(now) {
             self.enqueue(token, now);
         }
     }
 
     #[cold]
-    fn enqueue(&self, token: &Arc<SignedToken>, now: u64) {
+    fn enqueue(&self, token: &SharedToken, now: u64) {
         let mut part = self.part(token).lock();
         if part.len() < PART_CAPACITY {
-            part.push(Arc::clone(token));
+            part.push(SharedToken::clone(token));
         } else {
             // The next use is the first one again.
             token.unsent_use.forget(u32::try_from(now).unwrap_or(u32::MAX));
@@ -136,12 +136,12 @@ impl LastUsed {
     }
 
     /// Sends the uses of these tokens of one user, and returns the tokens that were used again meanwhile.
-    async fn send_uses(&self, tokens: &[Arc<SignedToken>]) -> StoreResult<Vec<Arc<SignedToken>>> {
+    async fn send_uses(&self, tokens: &[SharedToken]) -> StoreResult<Vec<SharedToken>> {
         let unsent: Vec<_> = tokens.iter().filter_map(|token| Some((token, token.unsent_use.get()?))).collect();
         let uses: Vec<_> = unsent.iter().map(|(token, at)| TokenUse { id: token.id, at: (*at).into() }).collect();
         self.store.record_uses(&tokens[0].owner, &uses).await?;
         let used_again = unsent.into_iter().filter(|(token, at)| !token.unsent_use.forget(*at));
-        Ok(used_again.map(|(token, _)| Arc::clone(token)).collect())
+        Ok(used_again.map(|(token, _)| SharedToken::clone(token)).collect())
     }
 
     /// Logs the first failure, and the first success after it.
@@ -169,14 +169,14 @@ mod tests {
             attributes::SharedAttributes,
             life::Life,
             password::{HashCost, PasswordHash},
-            token::{Token, TokenDigest, TokenId, UnsentUse},
+            token::{Token, TokenDigest, TokenId, UnsentUse, Validity},
             user::{Role, User, UserName},
         },
         store::{Authority, NewToken, leased::LEASE, memory::MemoryStore},
     };
 
     /// A store with these users, and a live token of each.
-    async fn fixture(users: usize) -> (LastUsed, Vec<Arc<SignedToken>>) {
+    async fn fixture(users: usize) -> (LastUsed, Vec<SharedToken>) {
         let store = Arc::new(LeasedStore::new(Arc::new(MemoryStore::default()), LEASE));
         let by = Authority::Until(Instant::now() + Duration::from_hours(1));
         let mut tokens = Vec::new();
@@ -194,11 +194,10 @@ mod tests {
             };
             let new = NewToken { owner: &owner, login: user.login_epoch, token: &token, quota: 1, idempotency: None };
             store.create_token(new).await.unwrap();
-            tokens.push(Arc::new(SignedToken {
+            tokens.push(SharedToken::new(SignedToken {
                 owner: owner.into(),
                 id: token.id,
-                issued_at: 0,
-                expires_at: 3600,
+                validity: Validity::new(0, 3600),
                 key_generation: 0,
                 unsent_use: UnsentUse::default(),
             }));
@@ -261,7 +260,7 @@ mod tests {
     async fn memory_is_bounded_and_what_does_not_fit_is_recorded_later() {
         let (last_used, tokens) = fixture(1).await;
         let others: Vec<_> = (0..PART_CAPACITY)
-            .map(|_| Arc::new(SignedToken { id: TokenId::random(), ..SignedToken::clone(&tokens[0]) }))
+            .map(|_| SharedToken::new(SignedToken { id: TokenId::random(), ..SignedToken::clone(&tokens[0]) }))
             .collect();
         for token in &others {
             last_used.record(token, 1);

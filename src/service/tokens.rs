@@ -22,8 +22,8 @@ use crate::{
         life::{Life, LifeError},
         listing::{Listing, PageRequest},
         token::{
-            Description, DescriptionError, InspectedToken, SignedToken, Token, TokenDigest, TokenId, TokenPolicy,
-            UnsentUse,
+            Description, DescriptionError, InspectedToken, SharedToken, SignedToken, Token, TokenDigest, TokenId,
+            TokenPolicy, UnsentUse, Validity,
         },
         user::{User, UserName},
     },
@@ -459,7 +459,7 @@ impl Tokens {
     /// the store's time and this machine's counts, as the store's clock may have been set back.
     pub fn expires_in(&self, token: &ActiveToken) -> u64 {
         let now = self.clock.unix_seconds().max(Clock::system().unix_seconds());
-        token.remaining().as_secs().min(token.signed.expires_at.saturating_sub(now))
+        token.remaining().as_secs().min(token.signed.validity.expires_at().saturating_sub(now))
     }
 
     /// A live token, its `exp` no later than its end; `None` if it is not live, or if `user` neither owns it nor has a
@@ -476,8 +476,8 @@ impl Tokens {
         self.record_use(&token);
         // A rotated token expires earlier than its `exp`.
         let ends_at = self.clock.unix_seconds() + token.remaining().as_secs() + 1;
-        let signed = Arc::make_mut(&mut token.signed);
-        signed.expires_at = signed.expires_at.min(ends_at);
+        let signed = SharedToken::make_mut(&mut token.signed);
+        signed.validity = signed.validity.until(ends_at);
         Ok(Some(token))
     }
 
@@ -496,7 +496,7 @@ impl Tokens {
             cached => {
                 let read = async {
                     let signed = self.signed_token(jwt, cached).await?;
-                    let active = self.store.find_active_token(digest, Arc::clone(&signed)).await?;
+                    let active = self.store.find_active_token(digest, SharedToken::clone(&signed)).await?;
                     active.ok_or_else(|| self.why_not_stored(&signed))
                 };
                 Box::pin(read).await
@@ -511,11 +511,7 @@ impl Tokens {
     }
 
     /// The content of a JWT, from its cached token or after a check of its signature. An error if it has expired.
-    async fn signed_token(
-        &self,
-        jwt: &str,
-        cached: Option<Cached<ActiveToken>>,
-    ) -> Result<Arc<SignedToken>, VerifyError> {
+    async fn signed_token(&self, jwt: &str, cached: Option<Cached<ActiveToken>>) -> Result<SharedToken, VerifyError> {
         let signed = match cached {
             Some(cached) => cached.value.signed,
             None => self.verify_signature(jwt).await?,
@@ -533,12 +529,16 @@ impl Tokens {
     /// Why the store does not have a token. In the second `exp`, which [`Self::check_expiry`] still accepts, it has
     /// expired in the store.
     fn why_not_stored(&self, signed: &SignedToken) -> VerifyError {
-        if signed.expires_at <= self.clock.unix_seconds() { VerifyError::Expired } else { VerifyError::Revoked }
+        if signed.validity.expires_at() <= self.clock.unix_seconds() {
+            VerifyError::Expired
+        } else {
+            VerifyError::Revoked
+        }
     }
 
     /// Checks the signature and the issuer of a JWT, and returns its content. Reads the key file again if a key is
     /// unknown.
-    async fn verify_signature(&self, jwt: &str) -> Result<Arc<SignedToken>, VerifyError> {
+    async fn verify_signature(&self, jwt: &str) -> Result<SharedToken, VerifyError> {
         let mut keys = Arc::clone(&self.keys.current_keys());
         let mut verified = keys.set.verify(jwt);
         // Another replica may have read a new key, and signed with it, before this replica read it.
@@ -548,10 +548,13 @@ impl Tokens {
         }
         let claims = verified.ok().filter(|claims| claims.iss == self.policy.issuer).ok_or(VerifyError::Invalid)?;
         let (owner, id) = claims.owner_and_id().ok_or(VerifyError::Invalid)?;
-        let (issued_at, expires_at, key_generation) = (claims.iat, claims.exp, keys.generation);
-        let owner = self.store.shared_owner(owner);
-        let unsent_use = UnsentUse::default();
-        Ok(Arc::new(SignedToken { owner, id, issued_at, expires_at, key_generation, unsent_use }))
+        Ok(SharedToken::new(SignedToken {
+            owner: self.store.shared_owner(owner),
+            id,
+            validity: Validity::new(claims.iat, claims.exp),
+            key_generation: keys.generation,
+            unsent_use: UnsentUse::default(),
+        }))
     }
 }
 

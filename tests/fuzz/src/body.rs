@@ -70,7 +70,8 @@ fn issue(service: &InProcess, body: &[u8]) {
     assert!((1..=MAX_LIFE).contains(&life));
     super::life::check(asked["jwt_token_life"].as_str().unwrap().as_bytes());
     let presented = service.run(service.services.tokens.verify(issued["jwt_token"].as_str().unwrap())).unwrap();
-    assert_eq!(presented.signed.expires_at - presented.signed.issued_at, life);
+    let validity = presented.signed.validity;
+    assert_eq!(validity.expires_at() - validity.issued_at(), life);
     let inspected =
         service.run(service.services.tokens.inspect_presented(issued["jwt_token"].as_str().unwrap())).unwrap();
     assert_eq!(inspected.token.description.as_str(), issued["jwt_token_description"]);
