@@ -20,7 +20,12 @@ mod tokens;
 mod verification;
 mod wrk;
 
-use std::fs;
+use std::time::Duration;
+
+use nix::{
+    time::{clock_getcpuclockid, clock_gettime},
+    unistd::Pid,
+};
 
 use support::{Process, Service};
 
@@ -60,15 +65,14 @@ fn unobserved(redis_url: &str, environment: &[(&str, &str)]) -> Service {
     service
 }
 
-/// CPU time of these processes so far in µs, user and system, from `/proc/PID/stat` (proc(5)), in ticks of 10 ms.
+/// CPU time of these processes so far in µs, user and system (clock_getcpuclockid(3)).
 fn cpu_microseconds<'a>(processes: impl IntoIterator<Item = &'a Process>) -> f64 {
-    processes.into_iter().map(|process| ticks(process) * 10_000.0).sum()
+    processes.into_iter().map(|process| cpu_time(process).as_secs_f64() * 1e6).sum()
 }
 
-fn ticks(process: &Process) -> f64 {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", process.id())).unwrap();
-    let fields: Vec<&str> = stat.rsplit(") ").next().unwrap().split(' ').collect();
-    fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()
+fn cpu_time(process: &Process) -> Duration {
+    let pid = Pid::from_raw(process.id().try_into().unwrap());
+    clock_gettime(clock_getcpuclockid(pid).unwrap()).unwrap().into()
 }
 
 fn median(values: impl IntoIterator<Item = f64>) -> f64 {
