@@ -10,6 +10,8 @@ use std::{
         OnceLock,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    thread,
+    time::Duration,
 };
 
 use clap::ValueEnum;
@@ -27,6 +29,10 @@ const WRITE_BYTES: usize = 64 * 1024;
 
 /// Lines that wait for the writing thread, at most: a few hundred bytes each. Further lines are dropped and counted.
 const MAX_WAITING_LINES: usize = 8192;
+
+/// The pause of the writing thread after it has written, so that what is logged meanwhile is written together: a thread
+/// that is woken for each line takes as much time as the line itself.
+const WRITE_PAUSE: Duration = Duration::from_millis(2);
 
 /// Lines dropped because the queue was full.
 static UNQUEUED: OnceLock<ErrorCounter> = OnceLock::new();
@@ -87,8 +93,8 @@ fn unqueued_lines() -> u64 {
     UNQUEUED.get().map_or(0, |counter| counter.dropped_lines() as u64)
 }
 
-/// Standard error, as the writing thread uses it: the lines that are in the queue are written at once. Writing never
-/// fails: lines that cannot be written are counted.
+/// Standard error, as the writing thread uses it: a line is written at once, and those that follow within
+/// [`WRITE_PAUSE`] together. Writing never fails: lines that cannot be written are counted.
 struct StandardError {
     /// The lines to write next.
     lines: Vec<u8>,
@@ -126,6 +132,7 @@ impl Write for StandardError {
         }
         // Last: while it blocks, the queue may become full.
         self.write_lines();
+        thread::sleep(WRITE_PAUSE);
         Ok(())
     }
 }
