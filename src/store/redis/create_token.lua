@@ -22,7 +22,7 @@ local idempotency = issuance ~= '' and {key = table.remove(KEYS, 1), index = tab
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 -- Redis keeps a key during the millisecond in which its TTL ends.
-local past = '(' .. string.format('%.0f', now)
+local past = '(' .. now
 local prefix = KEYS[1]:sub(1, -#id - 1)
 if idempotency then
   local repeated = repetition(idempotency.key, prefix)
@@ -47,9 +47,15 @@ if predecessor then
   end
 end
 
--- Drops tokens that have expired from both indexes, with their last uses: at most 100, since each create at the quota
--- drops some.
-local function drop_expired()
+-- A predecessor without an overlap is revoked and does not count towards the quota.
+quota = quota + (overlap == 0 and 1 or 0)
+local size, indexed = redis.call('ZCARD', index), redis.call('ZCARD', expiries)
+if size >= quota then
+  if indexed ~= size then
+    return unchanged(-1)
+  end
+  -- Drops tokens that have expired from both indexes, with their last uses: at most 100, since each create at the quota
+  -- drops some.
   for _, old in ipairs(redis.call('ZRANGE', expiries, '-inf', past, 'BYSCORE', 'LIMIT', 0, 100)) do
     local left = redis.call('PTTL', prefix .. old)
     if left == -2 then
@@ -61,16 +67,6 @@ local function drop_expired()
       redis.call('ZADD', expiries, left < 0 and '+inf' or now + left, old)
     end
   end
-end
-
--- A predecessor without an overlap is revoked and does not count towards the quota.
-quota = quota + (overlap == 0 and 1 or 0)
-local size, indexed = redis.call('ZCARD', index), redis.call('ZCARD', expiries)
-if size >= quota then
-  if indexed ~= size then
-    return unchanged(-1)
-  end
-  drop_expired()
   if redis.call('ZCARD', index) - redis.call('ZCOUNT', expiries, '-inf', past) >= quota then
     return unchanged(0)
   end

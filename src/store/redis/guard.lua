@@ -1,5 +1,5 @@
--- Begins each script that is `guarded` in scripts.rs: checks the authority of a write in the same atomic step as the
--- write. The scripts without it count login attempts, and drop expired tokens from lists.
+-- Begins most scripts that write: checks the authority of the write in the same atomic step. Those without it count
+-- login attempts, and drop expired tokens from lists.
 -- KEYS: the user whose login the write rests on, if a login epoch is given; then the script's own.
 -- ARGV: the mark, a key in the Cluster slot of the script's keys that exists only while a script runs; an id of this
 -- run ('' if the write may run twice, or nothing resends it); the login epoch that the user must have ('' for none);
@@ -45,32 +45,4 @@ local function unchanged(reply)
   redis.call('SET', mark, '')
   redis.call('DEL', mark)
   return reply
-end
-
--- The record of an Idempotency-Key, and the record of its token (false: it is gone); nil if the key is unused.
--- `token_prefix`: the prefix of the keys of its owner's tokens.
-local function repetition(key, token_prefix)
-  local issuance = redis.call('GET', key)
-  return issuance and unchanged({issuance, redis.call('GET', token_prefix .. cjson.decode(issuance).i)})
-end
-
--- The number of the last change of a user that may have made or unmade an administrator, or of the last removal of a
--- user of this name, whichever is higher.
-local function last_change(user, removal)
-  return math.max(tonumber(redis.call('HGET', user, 'change') or 0), tonumber(redis.call('GET', removal) or 0))
-end
-
--- Deletes all tokens of a user, whose keys have this prefix, both indexes of them and their last uses. Returns the
--- number of tokens.
-local function delete_tokens(index, expiries, uses, prefix)
-  local ids, deleted = redis.call('ZRANGE', index, 0, -1), 0
-  for first = 1, #ids, 1000 do
-    local keys = {}
-    for position = first, math.min(first + 999, #ids) do
-      keys[#keys + 1] = prefix .. ids[position]
-    end
-    deleted = deleted + redis.call('DEL', unpack(keys))
-  end
-  redis.call('DEL', index, expiries, uses)
-  return deleted
 end

@@ -112,7 +112,7 @@ pub(super) fn decode_use(id: TokenId, part: Option<Vec<u8>>) -> Option<u64> {
 /// The value of an Idempotency-Key's key, as compact JSON.
 #[derive(Serialize, Deserialize)]
 struct IssuanceRecord<'a> {
-    /// The id of the token. `guard.lua` reads it, too.
+    /// The id of the token. `repetition.lua` reads it, too.
     #[serde(rename = "i")]
     token_id: String,
     /// The `iat` of the JWT.
