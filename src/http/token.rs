@@ -3,7 +3,7 @@
 //! Clients depend on each path, field and message here: `tests/api/token.rs` compares them letter for letter.
 //! The examples of the OpenAPI document are in `openapi_overlay.yaml`.
 
-use std::{collections::BTreeMap, convert::Infallible, fmt, str::FromStr, sync::Arc};
+use std::{collections::BTreeMap, fmt, str::FromStr, sync::Arc};
 
 use poem::{http::StatusCode, web::Data};
 use poem_openapi::{
@@ -11,7 +11,7 @@ use poem_openapi::{
     param::{Path, Query},
 };
 use secrecy::ExposeSecret;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, Serializer};
 
 use super::{
     attributes::{self, TokenAttributes},
@@ -27,7 +27,7 @@ use crate::{
     domain::{
         idempotency::IdempotencyKey,
         listing::{Listing, PageRequest},
-        token::{InspectedToken, TokenId},
+        token::{InspectedToken, TokenId, TokenIdError},
         user::UserName,
     },
     service::{
@@ -356,7 +356,7 @@ impl From<Listing<InspectedToken>> for TokenList {
                 attributes: TokenAttributes::from(&*token.attributes),
                 jwt_token_last_used: last_used,
             };
-            (ListedId { position, id: token.id.to_string() }, summary)
+            (ListedId { position, id: token.id }, summary)
         };
         Self { message: message.into(), jwt_tokens: listing.items.into_iter().enumerate().map(entry).collect() }
     }
@@ -377,25 +377,29 @@ impl From<InspectedToken> for TokenDetails {
 }
 
 /// The id of a token in a list, sorted by its position: poem-openapi has no map that keeps the order of insertion.
-#[derive(PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(transparent)]
+#[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct ListedId {
-    #[serde(skip)]
     position: usize,
-    id: String,
+    id: TokenId,
+}
+
+impl Serialize for ListedId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.id)
+    }
 }
 
 impl fmt::Display for ListedId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.id)
+        self.id.fmt(f)
     }
 }
 
 impl FromStr for ListedId {
-    type Err = Infallible;
+    type Err = TokenIdError;
 
-    fn from_str(id: &str) -> Result<Self, Infallible> {
-        Ok(Self { position: 0, id: id.into() })
+    fn from_str(id: &str) -> Result<Self, TokenIdError> {
+        Ok(Self { position: 0, id: id.parse()? })
     }
 }
 

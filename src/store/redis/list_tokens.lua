@@ -4,9 +4,9 @@
 -- KEYS: the index of the user's tokens, the index of their expiries, their last uses.
 -- ARGV: the prefix of the tokens' keys; how many tokens of the index to read; the token to begin after ('' for the
 -- newest); when that token was created, if it may be gone by now, else ''.
--- Returns the ids; their records (nil for one that has expired); their remaining ms, as one text with spaces, which
--- costs the client less than a list; the parts of the last uses that they are in, an empty list where none was used;
--- and when the last one was created, if the index may have more.
+-- Returns the ids, and their remaining ms, each as one text with spaces, which costs the client less than a list; their
+-- records (nil for one that has expired); the parts of the last uses that they are in, an empty list where none was
+-- used; and when the last one was created, if the index may have more.
 -- Returns nil if the token to begin after is not live.
 
 local prefix, count, after, created = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
@@ -21,7 +21,7 @@ end
 
 local ids = redis.call('ZREVRANGE', KEYS[1], start, start + count - 1)
 if #ids == 0 then
-  return {ids, ids, '', ids, false}
+  return {'', '', ids, ids, false}
 end
 local last = #ids == count and redis.call('ZREVRANGE', KEYS[1], start + count - 1, start + count - 1, 'WITHSCORES')[2]
 
@@ -50,4 +50,4 @@ if #expired > 0 then
   redis.call('ZREM', KEYS[2], unpack(expired))
   forget_uses(KEYS[3], expired)
 end
-return {ids, records, table.concat(left, ' '), uses, last}
+return {table.concat(ids, ' '), table.concat(left, ' '), records, uses, last}

@@ -62,9 +62,9 @@ const TOKENS_PER_SCRIPT: usize = 1000;
 /// The most tokens of a list that one script reads, so that the requests of others come in between.
 const LISTED_PER_SCRIPT: usize = 250;
 
-/// The reply of `list_tokens.lua`: ids, records, remaining ms with spaces, parts of last uses if there are any; and
-/// when the last token was created, if more may follow.
-type ListedTokens = (Vec<String>, Vec<Option<Vec<u8>>>, String, Vec<Option<Vec<u8>>>, Option<String>);
+/// The reply of `list_tokens.lua`: ids and remaining ms, each with spaces; records; parts of last uses if there are
+/// any; and when the last token was created, if more may follow.
+type ListedTokens = (String, String, Vec<Option<Vec<u8>>>, Vec<Option<Vec<u8>>>, Option<String>);
 
 /// A store in Redis: in one server, in the primary that Sentinel names, or in a Cluster. It need not be reachable.
 pub struct RedisStore {
@@ -142,16 +142,16 @@ impl Store for RedisStore {
         loop {
             let count = (wanted - tokens.len()).min(LISTED_PER_SCRIPT);
             let Some(part) = self.read_tokens(owner, count, &after, &created).await? else { return Ok(None) };
-            let (mut ids, records, remaining, uses, last_created) = part;
+            let (ids, remaining, records, uses, last_created) = part;
             let uses = uses.into_iter().chain(iter::repeat(None));
-            let read = ids.iter().zip(records).zip(remaining.split(' ')).zip(uses);
+            let read = ids.split(' ').zip(records).zip(remaining.split(' ')).zip(uses);
             tokens.extend(read.filter_map(|(((id, record), pttl), used)| {
                 let live = decode_listed_token(owner, id, &record?, pttl)?;
                 let last_used = records::decode_use(live.token.id, used);
                 Some(live.with_use(last_used))
             }));
-            match (ids.pop(), last_created) {
-                (Some(id), Some(time)) if tokens.len() < wanted => (after, created) = (id, time),
+            match last_created.zip(ids.rsplit(' ').next()) {
+                Some((time, last)) if tokens.len() < wanted => (after, created) = (last.to_owned(), time),
                 _ => break,
             }
             if turn.is_none() {
