@@ -9,7 +9,7 @@ use std::{future::ready, sync::Arc};
 use poem::{
     Endpoint, EndpointExt, IntoEndpoint, Request, Response, Route,
     http::Uri,
-    middleware::{AddData, NormalizePath, TrailingSlash},
+    middleware::{NormalizePath, TrailingSlash},
 };
 
 use self::{allow::AllowedMethods, browser::CrossOrigin, envelope::Envelope, verify::VerifyEndpoint};
@@ -97,17 +97,24 @@ pub fn endpoint(
                 }
             }
         })
-        .before(move |mut request: Request| {
-            if metadata.as_deref() == Some(request.uri().path()) {
-                *request.uri_mut() = Uri::from_static(oauth::METADATA_PATH);
+        .before({
+            let proxies = Arc::clone(&proxies);
+            // One closure for three things: each layer of an endpoint keeps the request once more.
+            move |mut request: Request| {
+                if metadata.as_deref() == Some(request.uri().path()) {
+                    *request.uri_mut() = Uri::from_static(oauth::METADATA_PATH);
+                }
+                request.set_data(Arc::clone(&services));
+                request.set_data(Arc::clone(&proxies));
+                ready(Ok(request))
             }
-            ready(Ok(request))
         })
-        .with(AddData::new(services))
-        .with(AddData::new(Arc::clone(&proxies)))
         .with(NormalizePath::new(TrailingSlash::Trim))
-        .before(paths::reject_inner_empty_name)
-        .before(move |request| ready(browser::reject_cross_site_writes(request, &write_origins)));
+        .before(move |request| {
+            let is_allowed = browser::reject_cross_site_writes(&request, &write_origins);
+            let checked = is_allowed.and_then(|()| paths::reject_inner_empty_name(&request));
+            ready(checked.map(|()| request).map_err(Into::into))
+        });
     Envelope { endpoint, direct, allowed: AllowedMethods::of(&document), proxies }
         .with_if(!origins.is_empty(), CrossOrigin { origins })
         .into_endpoint()

@@ -1,6 +1,6 @@
 //! The base paths of the resources, and the 404 for paths below them that cannot name anything.
 
-use poem::{Request, Result};
+use poem::Request;
 
 use super::problem::Problem;
 use crate::domain::user::UserName;
@@ -32,7 +32,7 @@ pub(super) fn non_utf8_segment(path: &str) -> Problem {
 
 /// 404 for an empty name or id before another segment: `/user//token` is rejected, and would otherwise be the path of
 /// the user `token`; `/user/` is not. Other doubled slashes, and trailing ones, make no difference.
-pub(super) async fn reject_inner_empty_name(request: Request) -> Result<Request> {
+pub(super) fn reject_inner_empty_name(request: &Request) -> Result<(), Problem> {
     // The segment after the base is empty, and another one follows.
     let has_empty_name = |base: &str| {
         let mut segments = request.uri().path().split('/');
@@ -40,11 +40,11 @@ pub(super) async fn reject_inner_empty_name(request: Request) -> Result<Request>
         base[1..].split('/').all(is_next) && segments.next() == Some("") && segments.any(|segment| !segment.is_empty())
     };
     if has_empty_name(USERS) {
-        Err(Problem::no_such_user().into())
+        Err(Problem::no_such_user())
     } else if has_empty_name(TOKENS) {
-        Err(Problem::no_such_token().into())
+        Err(Problem::no_such_token())
     } else {
-        Ok(request)
+        Ok(())
     }
 }
 
@@ -52,8 +52,8 @@ pub(super) async fn reject_inner_empty_name(request: Request) -> Result<Request>
 mod tests {
     use super::*;
 
-    #[tokio::test]
-    async fn an_empty_name_is_found() {
+    #[test]
+    fn an_empty_name_is_found() {
         for (path, refused) in [
             ("/api/v1alpha/user//token", true),
             ("//api//v1alpha/user///token/", true),
@@ -64,7 +64,7 @@ mod tests {
             ("/api/v1alpha/user", false),
         ] {
             let request = Request::builder().uri_str(path).finish();
-            assert_eq!(reject_inner_empty_name(request).await.is_err(), refused, "{path}");
+            assert_eq!(reject_inner_empty_name(&request).is_err(), refused, "{path}");
         }
     }
 }

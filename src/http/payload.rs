@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited, combinators::BoxBody};
 use poem::{
     IntoResponse, Request, RequestBody, Response, Result,
-    error::ReadBodyError,
     http::{HeaderValue, StatusCode, header},
     web::Json as JsonResponse,
 };
@@ -115,7 +116,7 @@ pub(super) fn not_null<'de, T: Deserialize<'de>, D: Deserializer<'de>>(field: D)
 }
 
 /// Reads the body of a request. A body that is too large by its Content-Length is rejected unread.
-async fn read_body(request: &Request, body: &mut RequestBody, max_bytes: usize) -> Result<Vec<u8>, Problem> {
+async fn read_body(request: &Request, body: &mut RequestBody, max_bytes: usize) -> Result<Bytes, Problem> {
     let unreadable = || Problem::bad_request("The body of the request could not be read.");
     let length = request.header(header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
     if length.is_some_and(|length: u64| length > max_bytes as u64) {
@@ -127,13 +128,13 @@ async fn read_body(request: &Request, body: &mut RequestBody, max_bytes: usize) 
         return Err(Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail)
             .with_header(header::ACCEPT_ENCODING, HeaderValue::from_static("identity")));
     }
-    let body = body.take().map_err(|_| unreadable())?;
-    let read = timeout(BODY_TIMEOUT, body.into_bytes_limit(max_bytes)).await.map_err(|_| body_too_slow())?;
-    let bytes = read.map_err(|error| match error {
-        ReadBodyError::PayloadTooLarge => body_too_large(max_bytes),
-        _ => unreadable(),
-    })?;
-    Ok(bytes.into())
+    let body = BoxBody::from(body.take().map_err(|_| unreadable())?);
+    // poem's own `into_bytes_limit` keeps a buffer of 4 KB in the future of each request.
+    let reading = Limited::new(body, max_bytes).collect();
+    let read = timeout(BODY_TIMEOUT, reading).await.map_err(|_| body_too_slow())?;
+    let bytes =
+        read.map_err(|error| if error.is::<LengthLimitError>() { body_too_large(max_bytes) } else { unreadable() })?;
+    Ok(bytes.to_bytes())
 }
 
 /// 408: the body did not arrive within [`BODY_TIMEOUT`].

@@ -196,10 +196,11 @@ impl<A: Application> Connection<A> {
             } else {
                 Empty::new().map_err(|never| match never {}).boxed()
             };
-            let answer = self.server.application.answer(Request::from_parts(parts, body), self.client, S::IS_TLS);
+            let request = Request::from_parts(parts, body);
             let progress = &progress;
             async move {
-                let mut response = answer.await;
+                // Called in here: a future that is captured takes its memory twice, and is copied.
+                let mut response = self.server.application.answer(request, self.client, S::IS_TLS).await;
                 // A client that was too slow with its body gets no more time for the rest of it.
                 let drops_rest = response.status() != StatusCode::REQUEST_TIMEOUT;
                 let is_reusable = progress.end_request(expects_continue, drops_rest);

@@ -372,7 +372,8 @@ impl Connections {
         script: &ScriptInvocation<'_>,
     ) -> Result<T, Failure> {
         let pending = Gauge::RedisConnectionsPending.raise();
-        let mut connection = match timeout_at(deadline, self.pool.get()).await {
+        // Boxed: with the opening of a connection, the future has 10 KB, which all other writes would reserve, too.
+        let mut connection = match timeout_at(deadline, self.pool.get().boxed()).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(PoolError::Backend(error))) => return Err(Failure::Unconnected(error)),
             _ => {
