@@ -38,8 +38,9 @@ impl EarlierVersion<'_> {
         let id = TokenId::random();
         let record = format!(r#"{{"d":"x","l":60,"h":"{}"}}"#, TokenDigest::of("x").to_base64());
         self.0.cli(&["SET", &key(id), &record, "PX", &life_ms.to_string()]);
-        let time = self.0.cli(&["TIME"]).replace('\n', "");
-        assert_eq!(self.0.cli(&["ZADD", INDEX, &time, &id.to_string()]), "1");
+        let time = self.0.cli(&["TIME"]);
+        let (seconds, microseconds) = time.split_once('\n').unwrap();
+        assert_eq!(self.0.cli(&["ZADD", INDEX, &format!("{seconds}{microseconds:0>6}"), &id.to_string()]), "1");
         id
     }
 
