@@ -59,7 +59,7 @@ impl Readiness {
         }
     }
 
-    /// Records that the store was prepared, and whether that added a user.
+    /// Records that the store was prepared, and whether that added a user. This ends the first attempt, too.
     pub fn start(&self, added_user: bool) {
         self.last_check.lock().held_users |= added_user;
         self.started.store(true, Ordering::Release);
