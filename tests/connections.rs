@@ -486,14 +486,46 @@ fn read_whole_response(stream: &mut TcpStream) -> Answer {
     Answer { status, headers, text: String::from_utf8(body).unwrap() }
 }
 
+/// The memory of the service that is in RAM, in bytes.
+fn resident(service: &Service) -> usize {
+    let status = fs::read_to_string(format!("/proc/{}/status", service.process.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
+}
+
+/// A part of a body that is kept as it was read keeps a whole buffer in memory.
+#[test]
+fn a_body_that_arrives_byte_by_byte_takes_little_memory() {
+    const BODY_BYTES: usize = 2_000;
+    let service = Service::start(Backend::Memory);
+    let head = format!(
+        "POST /oauth2/token HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/x-www-form-urlencoded\r\n\
+         Content-Length: {BODY_BYTES}\r\n\r\n"
+    );
+    let begin = |_| {
+        let mut stream = connect(&service);
+        stream.set_nodelay(true).unwrap();
+        stream.write_all(head.as_bytes()).unwrap();
+        stream
+    };
+    let mut streams: Vec<_> = (0..50).map(begin).collect();
+    let before = resident(&service);
+    for _ in 1..BODY_BYTES {
+        for stream in &mut streams {
+            stream.write_all(b"x").unwrap();
+        }
+    }
+    let more = resident(&service).saturating_sub(before);
+    assert!(more < 16 << 20, "{more} bytes more");
+    for mut stream in streams {
+        stream.write_all(b"x").unwrap();
+        assert!(read_response(&mut stream).starts_with("HTTP/1.1 400 "));
+    }
+}
+
 #[test]
 fn the_kernel_buffers_little_for_clients_that_do_not_read() {
     let service = Service::start(Backend::Memory);
-    let resident = || {
-        let status = fs::read_to_string(format!("/proc/{}/status", service.process.id())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().strip_suffix(" kB").unwrap().parse::<usize>().unwrap() * 1024
-    };
     let port = service.address().rsplit_once(':').unwrap().1;
     // Returns the bytes of the service's sockets: received, to be sent, and reserved for either.
     let buffered = || {
@@ -506,7 +538,7 @@ fn the_kernel_buffers_little_for_clients_that_do_not_read() {
         bytes.sum::<usize>()
     };
     assert_eq!(service.client().get("/docs").send().status, 200);
-    let before = resident();
+    let before = resident(&service);
     let _deaf: Vec<_> = (0..300)
         .map(|_| {
             let mut stream = connect(&service);
@@ -520,7 +552,7 @@ fn the_kernel_buffers_little_for_clients_that_do_not_read() {
         let now = buffered();
         (std::mem::replace(&mut last, now) == now && now > 0).then_some(())
     });
-    let more = resident().saturating_sub(before);
+    let more = resident(&service).saturating_sub(before);
     println!("{} KiB in the kernel, {} KiB in the process", last >> 10, more >> 10);
     assert!(last + more < 64 << 20, "{last} bytes in the kernel, {more} in the process");
 }
