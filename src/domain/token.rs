@@ -168,15 +168,16 @@ pub type SharedToken = triomphe::Arc<SignedToken>;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
     issued_at: u32,
-    seconds: u32,
+    life_seconds: u32,
 }
 
 impl Validity {
-    /// From `iat` and `exp`, in seconds since 1970. A token that is issued after 2106 passes for one of that year, and
-    /// one that expires after more than 136 years for one that does so after as many: both only shorten its life.
+    /// From `iat` and `exp`, in seconds since 1970. Never ends after `exp`: times of issue after 2106 count as 2106,
+    /// lives of more than 136 years as 136 years, and where `exp` is before `iat`, both are `exp`.
     pub fn new(issued_at: u64, expires_at: u64) -> Self {
         let fit = |seconds| u32::try_from(seconds).unwrap_or(u32::MAX);
-        Self { issued_at: fit(issued_at), seconds: fit(expires_at.saturating_sub(issued_at)) }
+        let issued_at = fit(issued_at.min(expires_at));
+        Self { issued_at, life_seconds: fit(expires_at - u64::from(issued_at)) }
     }
 
     /// When the token was issued, in seconds since 1970: its `iat`.
@@ -186,7 +187,7 @@ impl Validity {
 
     /// The second in which the token expires, in seconds since 1970: its `exp`.
     pub fn expires_at(self) -> u64 {
-        self.issued_at() + u64::from(self.seconds)
+        self.issued_at() + u64::from(self.life_seconds)
     }
 
     /// The same, but expiring at `latest` if that is earlier.
@@ -292,6 +293,23 @@ pub struct TokenUse {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_validity_never_ends_after_exp() {
+        const LAST: u64 = u32::MAX as u64;
+        for (iat, exp, expected) in [
+            (1_662_720_135, 1_662_723_735, (1_662_720_135, 1_662_723_735)),
+            (0, 10_000_000_000, (0, LAST)),
+            (5_000_000_000, 5_000_000_060, (LAST, 5_000_000_060)),
+            (10, 5, (5, 5)),
+        ] {
+            let validity = Validity::new(iat, exp);
+            assert_eq!((validity.issued_at(), validity.expires_at()), expected);
+            for latest in [0, iat.saturating_sub(1), iat, exp, u64::MAX] {
+                assert_eq!(validity.until(latest).expires_at(), validity.expires_at().min(latest));
+            }
+        }
+    }
 
     #[test]
     fn an_id_has_one_written_form() {
