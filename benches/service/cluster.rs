@@ -86,7 +86,7 @@ fn run_beside_changes([standalone, clustered]: &[Target<'_>; 2], cluster: &Clust
     ];
     println!("\nThe same for {CHANGE_SECONDS} s in which the Cluster changes once\n");
     println!(
-        "| | the change took, s | requests/s | of one Redis | reads a request | refused, % |\n|---|---|---|---|---|---|"
+        "| | the change took, s | requests/s | of one Redis | reads a request | failed, % |\n|---|---|---|---|---|---|"
     );
     for (name, change) in changes {
         eprintln!("{name} …");
@@ -106,7 +106,7 @@ fn run_beside_changes([standalone, clustered]: &[Target<'_>; 2], cluster: &Clust
             load.requests_per_second,
             load.requests_per_second / other.requests_per_second,
             load.reads,
-            load.refused * 100.0,
+            load.failed * 100.0,
         );
         cluster.wait_until_whole();
     }

@@ -49,19 +49,19 @@ pub struct Load {
     pub redis_microseconds: f64,
     /// Reads of a token in Redis for each request.
     pub reads: f64,
-    /// The part of the requests that were not answered with a success.
-    pub refused: f64,
+    /// Requests without a success, for each request that was answered.
+    pub failed: f64,
 }
 
 impl Target<'_> {
     /// Sends requests for this long. Each response must be a success.
     pub fn load(&self, seconds: u32) -> Load {
         let load = self.load_beside_faults(seconds);
-        assert!(load.refused == 0.0, "{}: {} of the requests were refused", self.name, load.refused);
+        assert!(load.failed == 0.0, "{}: {} of the requests failed", self.name, load.failed);
         load
     }
 
-    /// Sends requests for this long, of which some may be refused.
+    /// Sends requests for this long, of which some may fail.
     pub fn load_beside_faults(&self, seconds: u32) -> Load {
         let before = (self.cpu(), self.reads());
         let order = match self.tokens.order {
@@ -91,7 +91,7 @@ impl Target<'_> {
             service_microseconds: (after.0[0] - before.0[0]) / requests,
             redis_microseconds: (after.0[1] - before.0[1]) / requests,
             reads: (after.1 - before.1) / requests,
-            refused: errors / requests,
+            failed: errors / requests,
         }
     }
 
