@@ -199,7 +199,8 @@ impl<A: Application> Connection<A> {
             let request = Request::from_parts(parts, body);
             let progress = &progress;
             async move {
-                // Called in here: a future that is captured takes its memory twice, and is copied.
+                // `answer` is called in this block: a future made outside would be moved into it, which copies it and
+                // takes its memory twice.
                 let mut response = self.server.application.answer(request, self.client, S::IS_TLS).await;
                 // A client that was too slow with its body gets no more time for the rest of it.
                 let drops_rest = response.status() != StatusCode::REQUEST_TIMEOUT;

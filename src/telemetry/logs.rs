@@ -130,7 +130,7 @@ impl Write for StandardError {
         if lines > 0 {
             tracing::warn!(lines, "dropped lines of the log: standard error was not read in time");
         }
-        // Last: while it blocks, the queue may become full.
+        // After the report: while this blocks, the queue may become full.
         self.write_lines();
         thread::sleep(WRITE_PAUSE);
         Ok(())

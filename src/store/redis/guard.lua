@@ -1,5 +1,5 @@
 -- Begins most scripts that write: checks the authority of the write in the same atomic step. Those without it count
--- login attempts, and drop expired tokens from lists.
+-- login attempts, record last uses and keep the indexes of tokens in order, which needs no authority.
 -- KEYS: the user whose login the write rests on, if a login epoch is given; then the script's own.
 -- ARGV: the mark, a key in the Cluster slot of the script's keys that exists only while a script runs; an id of this
 -- run ('' if the write may run twice, or nothing resends it); the login epoch that the user must have ('' for none);

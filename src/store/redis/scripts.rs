@@ -32,7 +32,7 @@ macro_rules! scripts {
     };
 }
 
-// Each script with what comes before it.
+// Each script, and the files that are put before it, in this order.
 scripts! {
     create_token: [GUARD, USES, REPETITION];
     revoke_token: [GUARD, USES];
