@@ -1,8 +1,8 @@
 //! Passwords and their argon2id hashes.
 
-use std::str::FromStr;
+use std::{cell::RefCell, str::FromStr};
 
-use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Version, password_hash::phc};
+use argon2::{Algorithm, Argon2, Block, Params, Version, password_hash::phc};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use derive_more::{Deref, Display};
 use secrecy::{ExposeSecret, SecretString};
@@ -132,9 +132,16 @@ impl PasswordHash {
     /// If the operating system provides no randomness, or not the memory.
     pub fn of(password: &Password, cost: HashCost) -> Self {
         let params = cost.params().expect("a cost that exists is valid");
-        let hash = Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
-            .hash_password(password.expose_secret().as_bytes())
+        let salt = phc::Salt::generate();
+        let hash = output(password, &salt, Version::V0x13, params.clone(), Params::DEFAULT_OUTPUT_LEN)
             .expect("the parameters are valid, the salt is random");
+        let hash = phc::PasswordHash {
+            algorithm: Algorithm::Argon2id.ident(),
+            version: Some(Version::V0x13.into()),
+            params: (&params).try_into().expect("the parameters are valid"),
+            salt: Some(salt),
+            hash: Some(hash),
+        };
         Self(hash.to_string().into())
     }
 
@@ -147,8 +154,15 @@ impl PasswordHash {
 
     /// Whether this is a hash of this password. Blocks for as long as the cost of the hash asks for.
     pub fn verify(&self, password: &Password) -> bool {
-        phc::PasswordHash::new(self.0.expose_secret())
-            .is_ok_and(|hash| Argon2::default().verify_password(password.expose_secret().as_bytes(), &hash).is_ok())
+        let Ok(hash) = phc::PasswordHash::new(self.0.expose_secret()) else { return false };
+        let version = hash.version.map_or(Ok(Version::default()), Version::try_from);
+        match (version, Params::try_from(&hash), hash.salt, hash.hash) {
+            // `Output` is compared in constant time.
+            (Ok(version), Ok(params), Some(salt), Some(expected)) => {
+                output(password, &salt, version, params, expected.len()) == Some(expected)
+            }
+            _ => false,
+        }
     }
 
     /// The cost of a verification against this hash.
@@ -158,6 +172,24 @@ impl PasswordHash {
     pub fn cost(&self) -> HashCost {
         cost_of(self.0.expose_secret()).expect("a hash that exists is valid")
     }
+}
+
+thread_local! {
+    /// The memory of the last hash that this thread computed: the kernel would take about half as long as a hash to
+    /// hand out new memory for it (measured).
+    static MEMORY: RefCell<Vec<Block>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The output of argon2id, of this many bytes; `None`: argon2 does not allow such a salt or length.
+fn output(password: &Password, salt: &[u8], version: Version, params: Params, length: usize) -> Option<phc::Output> {
+    let mut buffer = [0; phc::Output::MAX_LENGTH];
+    let bytes = buffer.get_mut(..length)?;
+    MEMORY.with_borrow_mut(|memory| {
+        memory.resize(params.block_count(), Block::default());
+        let argon2id = Argon2::new(Algorithm::Argon2id, version, params);
+        argon2id.hash_password_into_with_memory(password.expose_secret().as_bytes(), salt, bytes, memory).ok()
+    })?;
+    phc::Output::new(bytes).ok()
 }
 
 /// The cost of the hash in this PHC string; `None`: it is no argon2id hash, or its cost is not allowed.
@@ -193,6 +225,18 @@ mod tests {
             assert!(hash.expose_secret().parse::<PasswordHash>().unwrap().verify(&password));
         }
         assert_eq!(HashCost::default().to_string(), "m=19456,t=2,p=1");
+    }
+
+    /// The hash is one of the tests of argon2's reference implementation.
+    #[test]
+    fn hashes_of_other_implementations_verify() {
+        let hash = "$argon2id$v=19$m=256,t=2,p=1$c29tZXNhbHQ$nf65EOgLrQMR/uIPnA4rEsF5h7TKyQwu9U1bMCHGi/4";
+        let password = "password".parse().unwrap();
+        let verifies = |text: &str| text.parse::<PasswordHash>().is_ok_and(|hash| hash.verify(&password));
+        assert!(verifies(hash));
+        for (part, other) in [("v=19", "v=16"), ("v=19", "v=1"), ("$c29tZXNhbHQ", "$c29tZXRhc3Q"), ("/4", "/8")] {
+            assert!(!verifies(&hash.replace(part, other)), "{other}");
+        }
     }
 
     #[test]
