@@ -49,7 +49,7 @@ pub struct Load {
     pub redis_microseconds: f64,
     /// Reads of a token in Redis for each request.
     pub reads: f64,
-    /// Requests without a success, for each request that was answered.
+    /// How many requests failed for each one that was answered.
     pub failed: f64,
 }
 

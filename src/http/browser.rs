@@ -103,7 +103,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for CrossOriginEndpoint<E> {
             // poem's middleware rejects requests of unknown origins, and passes on those without an origin.
             request.headers_mut().remove(header::ORIGIN);
         }
-        // Boxed, so that requests take no more memory where no site is allowed.
+        // The call is boxed: each request would reserve its memory, also where no site is allowed.
         let mut response = Box::pin(self.cors.call(request)).await?;
         if is_allowed {
             // poem's middleware overwrites the `Accept-Encoding` that the documentation set.

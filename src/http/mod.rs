@@ -99,7 +99,7 @@ pub fn endpoint(
         })
         .before({
             let proxies = Arc::clone(&proxies);
-            // One closure for three things: each layer of an endpoint keeps the request once more.
+            // One layer for three things: each layer keeps the request in memory once more.
             move |mut request: Request| {
                 if metadata.as_deref() == Some(request.uri().path()) {
                     *request.uri_mut() = Uri::from_static(oauth::METADATA_PATH);

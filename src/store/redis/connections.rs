@@ -372,7 +372,7 @@ impl Connections {
         script: &ScriptInvocation<'_>,
     ) -> Result<T, Failure> {
         let pending = Gauge::RedisConnectionsPending.raise();
-        // Boxed: it may open a connection, which takes 10 KB. Writes that do not use the pool would reserve them, too.
+        // The future is boxed: to open a connection, it has 10 KB, which writes without the pool would reserve, too.
         let mut connection = match timeout_at(deadline, self.pool.get().boxed()).await {
             Ok(Ok(connection)) => connection,
             Ok(Err(PoolError::Backend(error))) => return Err(Failure::Unconnected(error)),

@@ -7,7 +7,7 @@ use redis::Script;
 /// Begins each script that [`super::write::Write`] sends: checks its authority.
 const GUARD: &str = include_str!("guard.lua");
 
-/// Functions that several scripts need. A function costs each run of its script about 0.1 µs, called or not.
+/// Functions that several scripts need. Eight of them cost each run of a script 0.5 µs, called or not.
 const USES: &str = include_str!("uses.lua");
 const REPETITION: &str = include_str!("repetition.lua");
 const LAST_CHANGE: &str = include_str!("last_change.lua");
